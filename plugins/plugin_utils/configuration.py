@@ -1,0 +1,325 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""orthanc.json from the settings of a clinic: built, checked, masked.
+
+Pure functions over plain data, without Ansible. The settings are the
+`orthanc_config_*` variables without their prefix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+OPTIONS: dict[str, dict[str, str]] = {
+    option["name"]: option
+    for option in json.loads(
+        Path(__file__).with_name("orthanc_options.json").read_text(encoding="utf-8")
+    )
+}
+# Sections that plugins read, and the two that the options table does not carry as top level.
+SECTIONS = ("DicomWeb", "Worklists")
+TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "string": (str,),
+    "list": (list,),
+    "object": (dict,),
+}
+# What a device may do, and Orthanc's name for it (Orthanc Book, "Configuration of DICOM modalities").
+RIGHTS = {
+    "echo": "AllowEcho",
+    "store": "AllowStore",
+    "find": "AllowFind",
+    "find_worklist": "AllowFindWorklist",
+    "move": "AllowMove",
+    "get": "AllowGet",
+}
+ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")
+# Of Debian's fragments, Orthanc's sources and the guides that clinics follow.
+KNOWN_PASSWORDS = ("orthanc", "change-this-password", "changeme", "password", "admin", "alice")
+PASSWORD_LENGTH = 12
+MASK = "********"
+SECRET = re.compile(r"password|secret|token|registeredusers|httpheaders", re.IGNORECASE)
+
+Problem = dict[str, str]
+
+
+def problem(path: str, message: str, remedy: str) -> Problem:
+    return {"path": path, "message": message, "remedy": remedy}
+
+
+def release(version: str) -> tuple[int, ...]:
+    """'1.12.7+dfsg-4' as (1, 12, 7)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+
+
+def build(settings: dict[str, Any]) -> dict[str, Any]:
+    """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
+    worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
+    configuration: dict[str, Any] = {
+        "Name": settings["name"],
+        "StorageDirectory": settings["storage_dir"],
+        "IndexDirectory": settings["storage_dir"],
+        "TemporaryDirectory": settings["tmp_dir"],
+        "StorageCompression": False,
+        "Plugins": settings["plugins"],
+        "ConcurrentJobs": 2,
+        # text in answers: with the default, Latin1, a Greek name cannot be given back
+        "DefaultEncoding": "Utf8",
+        "HttpPort": int(settings["http_port"]),
+        "RemoteAccessAllowed": False,
+        # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {user["name"]: user["password"] for user in settings["users"]},
+        "WebDavEnabled": False,
+        "ExecuteLuaEnabled": False,
+        "DicomAet": settings["aet"],
+        "DicomPort": int(settings["dicom_port"]),
+        "DicomCheckCalledAet": True,
+        # one of these true, and associations are no longer refused by AE title and address
+        "DicomAlwaysAllowEcho": False,
+        "DicomAlwaysAllowStore": False,
+        "DicomAlwaysAllowFind": False,
+        "DicomAlwaysAllowFindWorklist": False,
+        "DicomAlwaysAllowGet": False,
+        "DicomAlwaysAllowMove": False,
+        "DicomCheckModalityHost": True,
+        "DicomModalitiesInDatabase": False,
+        "DicomModalities": {
+            device["name"]: {
+                "AET": device["aet"],
+                "Host": device["host"],
+                "Port": int(device["port"]),
+                **{option: right in device["may"] for right, option in RIGHTS.items()},
+            }
+            for device in [*settings["modalities"], *settings["local_modalities"]]
+        },
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False, "Ssl": True},
+        "Worklists": {"Enable": True, worklist_path: settings["worklist_dir"]},
+    }
+    for name, value in settings["settings"].items():
+        if isinstance(value, dict) and isinstance(configuration.get(name), dict):
+            configuration[name] = {**configuration[name], **value}
+        else:
+            configuration[name] = value
+    return configuration
+
+
+def problems(settings: dict[str, Any]) -> list[Problem]:
+    """Everything that is wrong with the settings, in the order of the settings."""
+    found: list[Problem] = []
+    if not settings.get("hostname"):
+        found.append(
+            problem(
+                "orthanc_hostname",
+                "is not set",
+                "set it to the name in https://<name>/, for example pacs.clinic.example",
+            )
+        )
+    elif not re.fullmatch(
+        r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+        str(settings["hostname"]),
+    ):
+        found.append(
+            problem("orthanc_hostname", f"{settings['hostname']!r} is not a DNS name", "use lower-case letters, digits, dots and hyphens")
+        )
+    found += _ae_title("orthanc_aet", settings["aet"])
+    for name in ("dicom_port", "http_port"):
+        found += _port(f"orthanc_{name}", settings[name])
+    if str(settings["dicom_port"]) == str(settings["http_port"]):
+        found.append(
+            problem("orthanc_http_port", "is the DICOM port as well", "give each service a port of its own")
+        )
+    for name in ("storage_dir", "tmp_dir", "worklist_dir"):
+        if not str(settings[name]).startswith("/"):
+            found.append(
+                problem(f"orthanc_{name}", f"{settings[name]!r} is not absolute", "start the path with /")
+            )
+    found += _users(settings["users"])
+    found += _modalities(settings["modalities"])
+    found += _options(settings["settings"], settings["version"])
+    return found
+
+
+def _ae_title(path: str, value: Any) -> list[Problem]:
+    """DICOM PS3.5, VR AE: at most 16 characters; spaces at either end do not count."""
+    if isinstance(value, str) and re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value):
+        return []
+    return [
+        problem(
+            path,
+            f"{value!r} is not an AE title",
+            "use 1 to 16 characters, best A-Z, 0-9 and _, no backslash, no space at either end",
+        )
+    ]
+
+
+def _port(path: str, value: Any) -> list[Problem]:
+    if not isinstance(value, bool) and str(value).isascii() and str(value).isdigit():
+        if 1 <= int(value) <= 65535:
+            return []
+    return [problem(path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535")]
+
+
+def _users(users: Any) -> list[Problem]:
+    if not isinstance(users, list) or not users:
+        return [
+            problem(
+                "orthanc_users",
+                "names nobody, and a default password does not exist",
+                "list at least one user with name, password (from a vault) and role",
+            )
+        ]
+    found = []
+    seen: set[str] = set()
+    for number, user in enumerate(users):
+        path = f"orthanc_users[{number}]"
+        if not isinstance(user, dict):
+            found.append(problem(path, "is not a user", "write name, password and role"))
+            continue
+        name, password = user.get("name"), user.get("password")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            found.append(
+                problem(f"{path}.name", f"{name!r} is not a user name", "use letters, digits, dot, hyphen and _")
+            )
+        elif name in seen:
+            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user one entry"))
+        else:
+            seen.add(name)
+        # the message never repeats the password
+        if not isinstance(password, str) or len(password) < PASSWORD_LENGTH:
+            if isinstance(password, str) and password.lower() in KNOWN_PASSWORDS:
+                reason = "is a default that everybody knows"
+            else:
+                reason = f"is not a text of at least {PASSWORD_LENGTH} characters"
+        elif password.lower() in KNOWN_PASSWORDS or password == name:
+            reason = "is a default that everybody knows"
+        elif "$" in password or not password.isprintable():
+            reason = "holds a $ or a control character, which Orthanc replaces when it reads its file"
+        else:
+            reason = ""
+        if reason:
+            found.append(
+                problem(f"{path}.password", reason, "generate one: openssl rand -base64 18, and keep it in a vault")
+            )
+        if user.get("role") not in ROLES:
+            found.append(
+                problem(f"{path}.role", f"{user.get('role')!r} is not a role", f"use one of {', '.join(ROLES)}")
+            )
+    return found
+
+
+def _modalities(modalities: Any) -> list[Problem]:
+    if not isinstance(modalities, list):
+        return [problem("orthanc_modalities", "is not a list", "list name, aet, host, port and may of each device")]
+    found = []
+    seen: dict[str, dict[str, str]] = {"name": {}, "aet": {}, "host": {}}
+    for number, device in enumerate(modalities):
+        path = f"orthanc_modalities[{number}]"
+        if not isinstance(device, dict):
+            found.append(problem(path, "is not a device", "write name, aet, host, port and may"))
+            continue
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(device.get("name", ""))):
+            found.append(
+                problem(
+                    f"{path}.name",
+                    f"{device.get('name')!r} is not a name that Orthanc takes",
+                    "use letters, digits, hyphen and _",
+                )
+            )
+        found += _ae_title(f"{path}.aet", device.get("aet"))
+        try:
+            ipaddress.ip_address(str(device.get("host")))
+        except ValueError:
+            found.append(
+                problem(
+                    f"{path}.host",
+                    f"{device.get('host')!r} is not an IP address",
+                    "write the device's fixed address: Orthanc compares addresses, and a name never matches",
+                )
+            )
+        found += _port(f"{path}.port", device.get("port"))
+        rights = device.get("may")
+        if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
+            found.append(
+                problem(f"{path}.may", f"{rights!r} is not a list of rights", f"choose from {', '.join(RIGHTS)}")
+            )
+        for key, known in seen.items():
+            value = str(device.get(key, "")).upper()
+            if value in known:
+                found.append(
+                    problem(
+                        f"{path}.{key}",
+                        f"{device.get(key)!r} is used by {known[value]} already",
+                        "give each device a name, an AE title and an address of its own",
+                    )
+                )
+            known.setdefault(value, path)
+    return found
+
+
+def _options(options: Any, version: str) -> list[Problem]:
+    """Orthanc ignores an option that it does not know, without a word in its log."""
+    if not isinstance(options, dict):
+        return [problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
+    found = []
+    for name, value in options.items():
+        path = f"orthanc_config_settings.{name}"
+        if name in SECTIONS:
+            if not isinstance(value, dict):
+                found.append(problem(path, f"{value!r} is not a section", "write a dictionary"))
+            continue
+        option = OPTIONS.get(name)
+        if option is None:
+            near = difflib.get_close_matches(str(name), [*OPTIONS, *SECTIONS], n=1)
+            found.append(
+                problem(
+                    path,
+                    "is no option of Orthanc, which would ignore it in silence",
+                    f"did you mean {near[0]}?" if near else "take it out",
+                )
+            )
+        elif release(option["first_release"]) > release(version):
+            found.append(
+                problem(
+                    path,
+                    f"came with Orthanc {option['first_release']}, and {version} would ignore it in silence",
+                    "take it out, or deploy a newer Orthanc",
+                )
+            )
+        elif not isinstance(value, TYPES[option["type"]]) or (
+            option["type"] == "int" and isinstance(value, bool)
+        ):
+            found.append(
+                problem(
+                    path,
+                    f"{value!r} is not of type {option['type']}, and Orthanc would not start",
+                    f"write a value of type {option['type']}",
+                )
+            )
+    return found
+
+
+def masked(value: Any) -> Any:
+    """The same structure with every secret replaced, fit for a diff or a log."""
+    if isinstance(value, dict):
+        return {
+            key: _all_masked(inner) if SECRET.search(str(key)) else masked(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [masked(inner) for inner in value]
+    return value
+
+
+def _all_masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _all_masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_all_masked(inner) for inner in value]
+    return MASK

@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""The test bed: a container engine, base images, networks and machines.
+
+It uses the Docker Engine that answers; where none does it starts Debian's, as
+root, and remembers the pid. Images come from `debian:<suite>` where a registry
+can be reached and from Debian's own archive (mmdebstrap) where not. They are
+tagged with a hash of their recipe, so a second run builds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STATE = Path(__file__).resolve().parents[2] / ".bed"
+PID_FILE = STATE / "dockerd.pid"
+
+MACHINE = (
+    "systemd systemd-sysv dbus python3 python3-apt iproute2 nftables procps sudo cron"
+    " ca-certificates tzdata"
+).split()
+CLIENT = "dcmtk curl openssl iproute2 ca-certificates".split()
+IMAGES: dict[str, tuple[str, list[str]]] = {
+    "debian12": ("bookworm", MACHINE),
+    "debian13": ("trixie", MACHINE),
+    "client": ("trixie", CLIENT),
+}
+# An RFC 5737 documentation network in three: the example inventory runs here as it is written.
+NETWORKS = {
+    "clinic": "198.51.100.0/26",
+    "office": "198.51.100.64/26",
+    "outside": "198.51.100.128/26",
+}
+# What systemd needs in a container; --privileged can be refused by the host.
+SYSTEMD = [
+    *(
+        f"--cap-add={cap}"
+        for cap in (
+            "SYS_ADMIN NET_ADMIN NET_RAW SYS_PTRACE MKNOD SYS_CHROOT SETFCAP AUDIT_WRITE"
+            " DAC_READ_SEARCH IPC_LOCK SYS_NICE SYSLOG LINUX_IMMUTABLE"
+        ).split()
+    ),
+    "--security-opt=seccomp=unconfined",
+    "--security-opt=apparmor=unconfined",
+    "--security-opt=systempaths=unconfined",
+    "--cgroupns=host",
+    "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
+    "--tmpfs=/run",
+    "--tmpfs=/run/lock",
+    "--tmpfs=/tmp",
+    "--env=container=docker",
+    "--stop-signal=SIGRTMIN+3",
+]
+
+
+def say(text: str) -> None:
+    print(f"bed: {text}", file=sys.stderr, flush=True)
+
+
+def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if check and done.returncode:
+        sys.exit(f"bed: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done
+
+
+def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return run("docker", *arguments, check=check)
+
+
+def engine_answers() -> bool:
+    return bool(shutil.which("docker")) and docker("info", check=False).returncode == 0
+
+
+def apt_install(*packages: str) -> None:
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        sys.exit("bed: no Docker Engine answers. Start one, or run this as root on Debian.")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "-qq")
+    run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages, env=quiet)
+
+
+def engine_up() -> None:
+    """Use the engine that answers, or start Debian's."""
+    if engine_answers():
+        return
+    if not shutil.which("dockerd"):
+        say("installing Debian's Docker Engine")
+        apt_install("docker.io", "iptables", "mmdebstrap")
+    if not shutil.which("docker"):
+        apt_install("docker-cli")  # a package of its own from Debian 13 on
+    STATE.mkdir(exist_ok=True)
+    start = "exec dockerd"
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        # systemd 257 boots on cgroup v2 only; the host's own mounts stay as they are
+        start = f"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; {start}"
+    say("starting dockerd")
+    with (STATE / "dockerd.log").open("w") as log:
+        daemon = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", start],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    PID_FILE.write_text(str(daemon.pid))
+    for _ in range(300):
+        if engine_answers():
+            return
+        if daemon.poll() is not None:
+            break
+        time.sleep(0.2)
+    sys.exit(f"bed: dockerd did not start, see {STATE / 'dockerd.log'}")
+
+
+def engine_down() -> None:
+    """End the engine if this checkout started it."""
+    if not PID_FILE.exists():
+        return
+    pid = int(PID_FILE.read_text())
+    PID_FILE.unlink()
+    command = Path(f"/proc/{pid}/cmdline")
+    if not command.exists() or b"dockerd" not in command.read_bytes():
+        return  # the pid belongs to somebody else by now
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(300):
+        if not command.exists() or not command.read_bytes():
+            return
+        time.sleep(0.1)
+
+
+def debian_sources(suite: str) -> list[str]:
+    """The mirror that the host itself uses, and its security archive."""
+    targets = run(
+        "apt-get", "indextargets", "--format", "$(LABEL)|$(REPO_URI)", "Created-By: Packages"
+    ).stdout.split()
+    uris = dict(reversed([target.split("|", 1) for target in targets if "|" in target]))
+    if "Debian" not in uris:
+        sys.exit("bed: no Debian mirror in the apt sources; run apt-get update")
+    sources = [f"deb {uris['Debian']} {suite} main"]
+    if "Debian-Security" in uris:
+        sources.append(f"deb {uris['Debian-Security']} {suite}-security main")
+    return sources
+
+
+def dockerfile(suite: str, packages: list[str]) -> str:
+    return (
+        f"FROM {os.environ.get('BED_BASE', 'debian')}:{suite}\n"
+        "RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq"
+        f" --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
+        'CMD ["/lib/systemd/systemd"]\n'
+    )
+
+
+def image(name: str) -> str:
+    """The tag of an image; it is built if it is not there."""
+    suite, packages = IMAGES[name]
+    recipe = hashlib.sha256(dockerfile(suite, packages).encode()).hexdigest()[:12]
+    tag = f"clinicops-bed/{name}:{recipe}"
+    if docker("image", "inspect", tag, check=False).returncode == 0:
+        return tag
+    STATE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=STATE) as scratch:
+        if os.geteuid() == 0 and shutil.which("apt-get"):
+            if not shutil.which("mmdebstrap"):
+                apt_install("mmdebstrap")
+            say(f"building image {name} from Debian {suite}")
+            tar = f"{scratch}/image.tar"
+            options = ["--variant=minbase", f"--include={','.join(packages)}"]
+            run("mmdebstrap", *options, suite, tar, *debian_sources(suite))
+            docker("import", "-c", 'CMD ["/lib/systemd/systemd"]', tar, tag)
+        else:
+            say(f"building image {name} on debian:{suite}")
+            Path(scratch, "Dockerfile").write_text(dockerfile(suite, packages))
+            docker("build", "-t", tag, scratch)
+    return tag
+
+
+def networks_up() -> None:
+    for name, subnet in NETWORKS.items():
+        if docker("network", "inspect", f"clinicops-{name}", check=False).returncode:
+            docker("network", "create", f"--subnet={subnet}", f"clinicops-{name}")
+
+
+def machine_up(name: str, kind: str, addresses: list[str]) -> None:
+    """Start one container with the given addresses; the network follows from the address."""
+    if docker("inspect", name, check=False).returncode == 0:
+        return
+    options = [f"--name={name}", f"--hostname={name}", "--label=clinicops-bed"]
+    command: list[str] = []
+    if kind == "client":
+        command = ["sleep", "infinity"]
+        options.append("--init")
+    else:
+        # images are refused on the overlay file system of a container: a volume, as a VM has a disk
+        options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc"]
+    for number, address in enumerate(addresses):
+        subnet = next(
+            key
+            for key, value in NETWORKS.items()
+            if ipaddress.ip_address(address) in ipaddress.ip_network(value)
+        )
+        if number == 0:
+            docker(
+                "create",
+                *options,
+                f"--network=clinicops-{subnet}",
+                f"--ip={address}",
+                image(kind),
+                *command,
+            )
+        else:
+            docker("network", "connect", f"--ip={address}", f"clinicops-{subnet}", name)
+    docker("start", name)
+    if kind == "client":
+        return
+    for _ in range(300):
+        state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
+        if state in ("running", "degraded"):
+            return
+        time.sleep(0.2)
+    sys.exit(f"bed: systemd in {name} did not come up: {state}")
+
+
+def machine_down(name: str, *, keep_volume: bool = False) -> None:
+    docker("rm", "--force", "--volumes", name, check=False)
+    if not keep_volume:
+        docker("volume", "rm", "--force", f"{name}-data", check=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
+    commands.add_parser("engine-down", help="end the engine if this checkout started it")
+    up = commands.add_parser("up", help="start containers")
+    up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
+    down = commands.add_parser("down", help="remove containers and their volumes")
+    down.add_argument("names", nargs="+")
+    chosen = parser.parse_args()
+    if chosen.command == "engine":
+        engine_up()
+    elif chosen.command == "engine-down":
+        engine_down()
+    elif chosen.command == "up":
+        engine_up()
+        networks_up()
+        for platform in json.loads(chosen.platforms):
+            say(f"machine {platform['name']} ({platform['image']})")
+            machine_up(platform["name"], platform["image"], platform["addresses"])
+    else:
+        for name in chosen.names:
+            machine_down(name)
+
+
+if __name__ == "__main__":
+    main()
