@@ -1,0 +1,45 @@
+# make demo: a deployed Orthanc to look at. make test: everything that proves it.
+SHELL := /bin/bash
+VENV := .venv
+BED := python3 tests/testbed/bed.py
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+.PHONY: demo demo-down test lint unit scenarios clean
+
+# Ansible finds the checkout as a collection; Galaxy is not asked.
+.collections/ansible_collections/clinicops/orthanc:
+	mkdir -p $(@D)
+	ln -sfn ../../.. $@
+
+$(VENV)/%.stamp: %.txt
+	@test -x $(VENV)/bin/pip || python3 -m venv $(VENV) || { rm -rf $(VENV); apt-get update -qq && apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
+	@echo "installing $< (a minute or two the first time)"
+	@$(VENV)/bin/pip install --quiet --quiet --requirement $<
+	@touch $@
+
+demo: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	@python3 tests/testbed/demo.py up
+
+demo-down:
+	@python3 tests/testbed/demo.py down
+	@$(BED) engine-down
+
+test: lint scenarios unit
+
+lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	ruff check . && ruff format --check .
+	mypy plugins tests
+	yamllint --strict .
+	ansible-lint --offline
+
+scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	molecule test --scenario-name default
+
+unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	pytest tests/unit
+
+clean:
+	@$(BED) engine-down
+	rm -rf $(VENV) .collections .bed .demo

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""The demo: one machine, one scanner, one office PC; deployed, proven, left running."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import bed
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / ".demo"
+SERVER, SCANNER, OFFICE = "orthanc-demo", "orthanc-demo-us1", "orthanc-demo-office"
+PLATFORMS = {
+    SERVER: ("debian13", ["198.51.100.10", "198.51.100.70"]),
+    SCANNER: ("client", ["198.51.100.21"]),
+    OFFICE: ("client", ["198.51.100.81"]),
+}
+HOSTNAME = "pacs.clinic.example"
+
+
+def up() -> None:
+    bed.networks_up()
+    for name, (image, addresses) in PLATFORMS.items():
+        bed.say(f"machine {name}")
+        bed.machine_up(name, image, addresses)
+    DEMO.mkdir(mode=0o700, exist_ok=True)
+    overlay = DEMO / "overlay.json"  # what the example inventory leaves to the clinic
+    if not overlay.exists():
+        passwords = {
+            f"vault_orthanc_{user}_password": secrets.token_urlsafe(18) for user in ("it", "viewer", "gateway")
+        }
+        host = {"ansible_connection": "community.docker.docker", "ansible_host": SERVER}
+        overlay.touch(mode=0o600)
+        overlay.write_text(
+            json.dumps(
+                {
+                    "orthanc": {
+                        "hosts": {"pacs": host},
+                        "vars": {**passwords, "orthanc_proxy_ca_directory": str(DEMO)},
+                    }
+                }
+            )
+        )
+    inventories = ["-i", "inventories/single_clinic", "-i", str(overlay)]
+    done = subprocess.run(
+        ["ansible-playbook", *inventories, "clinicops.orthanc.deploy"], cwd=ROOT, check=False
+    )
+    if done.returncode:
+        sys.exit(done.returncode)
+    access = write_access(json.loads(overlay.read_text())["orthanc"]["vars"])
+    print(f"""
+Orthanc is running, and has passed its acceptance test.
+
+  address    {access["url"]} on {access["https_address"]}
+  user       viewer / {access["users"]["viewer"]["password"]}   (all users: .demo/access.json)
+  CA         .demo/pacs.crt
+  DICOM      {access["aet"]} at {access["dicom_address"]} port {access["dicom_port"]}
+
+Send a first image, as the ultrasound machine US1:
+  docker cp image.dcm {SCANNER}:/tmp/
+  docker exec {SCANNER} storescu -aet US1 -aec {access["aet"]} {access["dicom_address"]} {access["dicom_port"]} /tmp/image.dcm
+Find it, as an external system:
+  curl --cacert .demo/pacs.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
+
+make demo-down removes it.""")
+
+
+def write_access(settings: dict[str, str]) -> dict[str, object]:
+    roles = {"it": "admin", "viewer": "dicomweb_reader", "gateway": "dicomweb_writer"}
+    access = {
+        "hostname": HOSTNAME,
+        "url": f"https://{HOSTNAME}/dicom-web/",
+        "https_address": "198.51.100.70",
+        "https_port": 443,
+        "dicom_address": "198.51.100.10",
+        "dicom_port": 4242,
+        "http_port": 8042,
+        "aet": "ORTHANC",
+        "devices": [{"aet": "US1", "address": "198.51.100.21", "container": SCANNER}],
+        "users": {
+            name: {"role": role, "password": settings[f"vault_orthanc_{name}_password"]}
+            for name, role in roles.items()
+        },
+        "ca_file": str(DEMO / "pacs.crt"),
+        "worklist_dir": "/var/lib/orthanc/worklists",
+        "containers": {"server": SERVER, "scanner": SCANNER, "office": OFFICE},
+    }
+    target = DEMO / "access.json"
+    target.touch(mode=0o600)
+    target.write_text(json.dumps(access, indent=2) + "\n")
+    return access
+
+
+def down() -> None:
+    if not bed.engine_answers():
+        return
+    for name in PLATFORMS:
+        bed.machine_down(name)
+    for name in ("access.json", "overlay.json", "pacs.crt"):
+        (DEMO / name).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    {"up": up, "down": down}[sys.argv[1]]()
