@@ -93,7 +93,12 @@ class Day:
 
     def check(self, name: str, expected: str, seen: str) -> None:
         self.checks.append(
-            {"name": name, "expected": expected, "seen": seen, "passed": expected == seen}
+            {
+                "name": name,
+                "expected": expected,
+                "seen": seen,
+                "passed": expected == seen,
+            }
         )
 
     # --- clients -----------------------------------------------------------------------------
@@ -112,25 +117,50 @@ class Day:
         """'accepted', 'refused' (of any kind), or what the tool said."""
         peer = ["127.0.0.1", str(self.settings["dicom_port"])]
         done = self.dcmtk(
-            tool, "-v", "-to", "10", "-aet", caller, "-aec", called or self.settings["aet"], *peer, *arguments
+            tool,
+            "-v",
+            "-to",
+            "10",
+            "-aet",
+            caller,
+            "-aec",
+            called or self.settings["aet"],
+            *peer,
+            *arguments,
         )
         said = done.stdout + done.stderr
         if "Association Rejected" in said or "Refused" in said:
             return "refused"
         if done.returncode == 0:
             return "accepted"
-        return said.strip().splitlines()[-1] if said.strip() else f"exit code {done.returncode}"
+        return (
+            said.strip().splitlines()[-1]
+            if said.strip()
+            else f"exit code {done.returncode}"
+        )
 
     def https(
-        self, method: str, path: str, user: str, password: str, body: bytes = b"", **headers: str
+        self,
+        method: str,
+        path: str,
+        user: str,
+        password: str,
+        body: bytes = b"",
+        **headers: str,
     ) -> tuple[int, str, bytes]:
         """Status, content type and body; a failure of TLS is an exception that says so."""
         context = ssl.create_default_context(cafile=self.settings["ca_file"])
-        connection = Connection(self.settings["hostname"], 443, timeout=60, context=context)
+        connection = Connection(
+            self.settings["hostname"], 443, timeout=60, context=context
+        )
         return self.ask(connection, method, path, user, password, body, headers)
 
-    def local(self, method: str, path: str, user: str, password: str) -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
+    def local(
+        self, method: str, path: str, user: str, password: str
+    ) -> tuple[int, str, bytes]:
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", int(self.settings["http_port"]), timeout=60
+        )
         return self.ask(connection, method, path, user, password, b"", {})
 
     @staticmethod
@@ -158,7 +188,11 @@ class Day:
         text = self.scratch / f"{name}.txt"
         text.write_text(
             template.format(
-                accession=self.accession, patient=PATIENT, study=self.study, series=self.series, **values
+                accession=self.accession,
+                patient=PATIENT,
+                study=self.study,
+                series=self.series,
+                **values,
             ),
             encoding="utf-8",
         )
@@ -175,7 +209,9 @@ class Day:
     def data_set(self, path: Path) -> Any:
         """Everything in the file but its meta header, pixel data included."""
         content = json.loads(self.dcmtk("dcm2json", str(path)).stdout)
-        return {tag: value for tag, value in content.items() if not tag.startswith("0002")}
+        return {
+            tag: value for tag, value in content.items() if not tag.startswith("0002")
+        }
 
     # --- the day -----------------------------------------------------------------------------
     def play(self) -> None:
@@ -186,34 +222,61 @@ class Day:
             self.worklist()
             self.images()
             self.users()
-        except (OSError, RuntimeError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as error:
-            self.check("the test itself runs to its end", "no error", f"{type(error).__name__}: {error}")
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+            IndexError,
+            subprocess.SubprocessError,
+        ) as error:
+            self.check(
+                "the test itself runs to its end",
+                "no error",
+                f"{type(error).__name__}: {error}",
+            )
         finally:
             self.clean_up()
 
     def service(self) -> None:
         user = self.settings["users"][0]
-        status, _type, body = self.local("GET", "/plugins", user["name"], user["password"])
+        status, _type, body = self.local(
+            "GET", "/plugins", user["name"], user["password"]
+        )
         self.check("Orthanc answers on this machine", "200", str(status))
         plugins = json.loads(body) if status == 200 else []
         for plugin in ("dicom-web", "worklists"):
-            self.check(f"plugin {plugin} is loaded", "yes", "yes" if plugin in plugins else "no")
+            self.check(
+                f"plugin {plugin} is loaded",
+                "yes",
+                "yes" if plugin in plugins else "no",
+            )
 
     def devices(self) -> None:
         caller = self.settings["calling_aet"]
-        self.check("C-ECHO from a listed device", "accepted", self.scu("echoscu", caller))
         self.check(
-            "C-ECHO to a wrong called AE title", "refused", self.scu("echoscu", caller, called="WRONG_AET")
+            "C-ECHO from a listed device", "accepted", self.scu("echoscu", caller)
+        )
+        self.check(
+            "C-ECHO to a wrong called AE title",
+            "refused",
+            self.scu("echoscu", caller, called="WRONG_AET"),
         )
         for aet in self.settings["device_aets"]:
             self.check(
-                f"C-ECHO as {aet} from an address that is not its own", "refused", self.scu("echoscu", aet)
+                f"C-ECHO as {aet} from an address that is not its own",
+                "refused",
+                self.scu("echoscu", aet),
             )
 
     def strangers(self) -> None:
         image, _sop = self.image("stranger.dcm")
         self.check("C-ECHO from a stranger", "refused", self.scu("echoscu", "STRANGER"))
-        self.check("C-STORE from a stranger", "refused", self.scu("storescu", "STRANGER", str(image)))
+        self.check(
+            "C-STORE from a stranger",
+            "refused",
+            self.scu("storescu", "STRANGER", str(image)),
+        )
         self.check(
             "worklist query from a stranger",
             "refused",
@@ -235,7 +298,14 @@ class Day:
                 "findscu",
                 self.settings["calling_aet"],
                 *("-W", "-X", "-od", str(answers)),
-                *("-k", f"AccessionNumber={self.accession}", "-k", "PatientName", "-k", "StudyInstanceUID"),
+                *(
+                    "-k",
+                    f"AccessionNumber={self.accession}",
+                    "-k",
+                    "PatientName",
+                    "-k",
+                    "StudyInstanceUID",
+                ),
                 *("-k", "ScheduledProcedureStepSequence[0].Modality"),
             )
             found = [self.data_set(answer) for answer in sorted(answers.iterdir())]
@@ -248,7 +318,10 @@ class Day:
     def user(self, *roles: str) -> dict[str, str]:
         """The first user with the first of these roles that anybody has."""
         return next(
-            user for role in roles for user in self.settings["users"] if user["role"] == role
+            user
+            for role in roles
+            for user in self.settings["users"]
+            if user["role"] == role
         )
 
     def images(self) -> None:
@@ -261,16 +334,26 @@ class Day:
         reader = self.user("dicomweb_reader", "dicomweb_writer", "admin")
         name, password = reader["name"], reader["password"]
         status, _type, body = self.https(
-            "GET", f"/dicom-web/studies?StudyInstanceUID={self.study}", name, password, Accept="application/dicom+json"
+            "GET",
+            f"/dicom-web/studies?StudyInstanceUID={self.study}",
+            name,
+            password,
+            Accept="application/dicom+json",
         )
         found = json.loads(body) if status == 200 else []
         self.check("QIDO-RS finds the study", "1 study", f"{len(found)} study")
         url = found[0]["00081190"]["Value"][0] if found else ""
         start = f"https://{self.settings['hostname']}/dicom-web/"
         self.check("its RetrieveURL", f"{start}studies/{self.study}", url)
-        self.check("WADO-RS gives it back", "bit-identical", self.same(urllib.parse.urlsplit(url).path, image, reader))
+        self.check(
+            "WADO-RS gives it back",
+            "bit-identical",
+            self.same(urllib.parse.urlsplit(url).path, image, reader),
+        )
 
-        writers = [user for user in self.settings["users"] if user["role"] != "dicomweb_reader"]
+        writers = [
+            user for user in self.settings["users"] if user["role"] != "dicomweb_reader"
+        ]
         if writers:
             second, sop = self.image("second.dcm")
             boundary = secrets.token_hex(12)
@@ -288,8 +371,14 @@ class Day:
                 Content_Type=f'multipart/related; type="application/dicom"; boundary={boundary}',
             )
             self.check("STOW-RS stores an image", "200", str(status))
-            path = f"/dicom-web/studies/{self.study}/series/{self.series}/instances/{sop}"
-            self.check("WADO-RS gives that back", "bit-identical", self.same(path, second, reader))
+            path = (
+                f"/dicom-web/studies/{self.study}/series/{self.series}/instances/{sop}"
+            )
+            self.check(
+                "WADO-RS gives that back",
+                "bit-identical",
+                self.same(path, second, reader),
+            )
 
     def same(self, path: str, image: Path, user: dict[str, str]) -> str:
         status, kind, body = self.https(
@@ -306,23 +395,49 @@ class Day:
         )
         received = self.scratch / "received.dcm"
         received.write_bytes(next(iter(message.iter_parts())).get_payload(decode=True))  # type: ignore[attr-defined]
-        return "bit-identical" if self.data_set(received) == self.data_set(image) else "different"
+        return (
+            "bit-identical"
+            if self.data_set(received) == self.data_set(image)
+            else "different"
+        )
 
     def users(self) -> None:
         studies = "/dicom-web/studies?limit=1"
-        self.check("HTTPS without a password", "401", str(self.https("GET", studies, "", "")[0]))
+        self.check(
+            "HTTPS without a password",
+            "401",
+            str(self.https("GET", studies, "", "")[0]),
+        )
         for user in self.settings["users"]:
             name, password = user["name"], user["password"]
-            status = str(self.https("GET", studies, name, "wrong-" + secrets.token_hex(4))[0])
+            status = str(
+                self.https("GET", studies, name, "wrong-" + secrets.token_hex(4))[0]
+            )
             self.check(f"{name} with a wrong password", "401", status)
-            self.check(f"{name} reads studies", "200", str(self.https("GET", studies, name, password)[0]))
+            self.check(
+                f"{name} reads studies",
+                "200",
+                str(self.https("GET", studies, name, password)[0]),
+            )
             if user["role"] == "admin":
                 continue
             for path in ("/system", "/dicom-web/servers", "/patients"):
-                self.check(f"{name} at {path}", "403", str(self.https("GET", path, name, password)[0]))
-            status = str(self.https("DELETE", f"/dicom-web/studies/{self.study}", name, password)[0])
+                self.check(
+                    f"{name} at {path}",
+                    "403",
+                    str(self.https("GET", path, name, password)[0]),
+                )
+            status = str(
+                self.https(
+                    "DELETE", f"/dicom-web/studies/{self.study}", name, password
+                )[0]
+            )
             self.check(f"{name} deletes a study", "403", status)
-        self.check("port 8042 without a password", "401", str(self.local("GET", "/system", "", "")[0]))
+        self.check(
+            "port 8042 without a password",
+            "401",
+            str(self.local("GET", "/system", "", "")[0]),
+        )
 
     def clean_up(self) -> None:
         """Takes the synthetic patient away, whatever happened before."""
@@ -330,19 +445,45 @@ class Day:
         try:
             user = self.settings["users"][0]
             name, password = user["name"], user["password"]
-            connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", int(self.settings["http_port"]), timeout=60
+            )
             body = self.ask(
-                connection, "POST", "/tools/lookup", name, password, self.study.encode(), {}
+                connection,
+                "POST",
+                "/tools/lookup",
+                name,
+                password,
+                self.study.encode(),
+                {},
             )[2]
             for found in json.loads(body):
                 self.local("DELETE", found["Path"], name, password)
-            connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
-            left = json.loads(
-                self.ask(connection, "POST", "/tools/lookup", name, password, self.study.encode(), {})[2]
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", int(self.settings["http_port"]), timeout=60
             )
-            self.check("the synthetic patient is gone again", "yes", "yes" if not left else str(left))
+            left = json.loads(
+                self.ask(
+                    connection,
+                    "POST",
+                    "/tools/lookup",
+                    name,
+                    password,
+                    self.study.encode(),
+                    {},
+                )[2]
+            )
+            self.check(
+                "the synthetic patient is gone again",
+                "yes",
+                "yes" if not left else str(left),
+            )
         except (OSError, ValueError, KeyError, IndexError) as error:
-            self.check("the synthetic patient is gone again", "yes", f"{type(error).__name__}: {error}")
+            self.check(
+                "the synthetic patient is gone again",
+                "yes",
+                f"{type(error).__name__}: {error}",
+            )
 
     def table(self) -> list[str]:
         width = max(len(check["name"]) for check in self.checks)

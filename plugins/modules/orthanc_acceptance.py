@@ -123,7 +123,12 @@ def main() -> None:
             "calling_aet": {"type": "str", "required": True},
             "dicom_port": {"type": "int", "required": True},
             "http_port": {"type": "int", "required": True},
-            "users": {"type": "list", "elements": "dict", "required": True, "options": user},
+            "users": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": user,
+            },
             "device_aets": {"type": "list", "elements": "str", "default": []},
             "worklist_dir": {"type": "path", "required": True},
         },

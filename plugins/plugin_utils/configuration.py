@@ -41,7 +41,14 @@ RIGHTS = {
 }
 ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")
 # Of Debian's fragments, Orthanc's sources and the guides that clinics follow.
-KNOWN_PASSWORDS = ("orthanc", "change-this-password", "changeme", "password", "admin", "alice")
+KNOWN_PASSWORDS = (
+    "orthanc",
+    "change-this-password",
+    "changeme",
+    "password",
+    "admin",
+    "alice",
+)
 PASSWORD_LENGTH = 12
 MASK = "********"
 SECRET = re.compile(r"password|secret|token|registeredusers|httpheaders", re.IGNORECASE)
@@ -60,7 +67,11 @@ def release(version: str) -> tuple[int, ...]:
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
     """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
-    worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
+    worklist_path = (
+        "Directory"
+        if settings["worklist_plugin"] == "orthanc-worklists"
+        else "Database"
+    )
     configuration: dict[str, Any] = {
         "Name": settings["name"],
         "StorageDirectory": settings["storage_dir"],
@@ -75,7 +86,9 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "RemoteAccessAllowed": False,
         # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
         "AuthenticationEnabled": True,
-        "RegisteredUsers": {user["name"]: user["password"] for user in settings["users"]},
+        "RegisteredUsers": {
+            user["name"]: user["password"] for user in settings["users"]
+        },
         "WebDavEnabled": False,
         "ExecuteLuaEnabled": False,
         "DicomAet": settings["aet"],
@@ -99,7 +112,12 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
             }
             for device in [*settings["modalities"], *settings["local_modalities"]]
         },
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False, "Ssl": True},
+        "DicomWeb": {
+            "Enable": True,
+            "Root": "/dicom-web/",
+            "EnableWado": False,
+            "Ssl": True,
+        },
         "Worklists": {"Enable": True, worklist_path: settings["worklist_dir"]},
     }
     for name, value in settings["settings"].items():
@@ -126,19 +144,31 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
         str(settings["hostname"]),
     ):
         found.append(
-            problem("orthanc_hostname", f"{settings['hostname']!r} is not a DNS name", "use lower-case letters, digits, dots and hyphens")
+            problem(
+                "orthanc_hostname",
+                f"{settings['hostname']!r} is not a DNS name",
+                "use lower-case letters, digits, dots and hyphens",
+            )
         )
     found += _ae_title("orthanc_aet", settings["aet"])
     for name in ("dicom_port", "http_port"):
         found += _port(f"orthanc_{name}", settings[name])
     if str(settings["dicom_port"]) == str(settings["http_port"]):
         found.append(
-            problem("orthanc_http_port", "is the DICOM port as well", "give each service a port of its own")
+            problem(
+                "orthanc_http_port",
+                "is the DICOM port as well",
+                "give each service a port of its own",
+            )
         )
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
         if not str(settings[name]).startswith("/"):
             found.append(
-                problem(f"orthanc_{name}", f"{settings[name]!r} is not absolute", "start the path with /")
+                problem(
+                    f"orthanc_{name}",
+                    f"{settings[name]!r} is not absolute",
+                    "start the path with /",
+                )
             )
     found += _users(settings["users"])
     found += _modalities(settings["modalities"])
@@ -148,7 +178,9 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
 
 def _ae_title(path: str, value: Any) -> list[Problem]:
     """DICOM PS3.5, VR AE: at most 16 characters; spaces at either end do not count."""
-    if isinstance(value, str) and re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value):
+    if isinstance(value, str) and re.fullmatch(
+        r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value
+    ):
         return []
     return [
         problem(
@@ -163,7 +195,11 @@ def _port(path: str, value: Any) -> list[Problem]:
     if not isinstance(value, bool) and str(value).isascii() and str(value).isdigit():
         if 1 <= int(value) <= 65535:
             return []
-    return [problem(path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535")]
+    return [
+        problem(
+            path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535"
+        )
+    ]
 
 
 def _users(users: Any) -> list[Problem]:
@@ -180,15 +216,25 @@ def _users(users: Any) -> list[Problem]:
     for number, user in enumerate(users):
         path = f"orthanc_users[{number}]"
         if not isinstance(user, dict):
-            found.append(problem(path, "is not a user", "write name, password and role"))
+            found.append(
+                problem(path, "is not a user", "write name, password and role")
+            )
             continue
         name, password = user.get("name"), user.get("password")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             found.append(
-                problem(f"{path}.name", f"{name!r} is not a user name", "use letters, digits, dot, hyphen and _")
+                problem(
+                    f"{path}.name",
+                    f"{name!r} is not a user name",
+                    "use letters, digits, dot, hyphen and _",
+                )
             )
         elif name in seen:
-            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user one entry"))
+            found.append(
+                problem(
+                    f"{path}.name", f"{name!r} stands twice", "give each user one entry"
+                )
+            )
         else:
             seen.add(name)
         # the message never repeats the password
@@ -205,24 +251,40 @@ def _users(users: Any) -> list[Problem]:
             reason = ""
         if reason:
             found.append(
-                problem(f"{path}.password", reason, "generate one: openssl rand -base64 18, and keep it in a vault")
+                problem(
+                    f"{path}.password",
+                    reason,
+                    "generate one: openssl rand -base64 18, and keep it in a vault",
+                )
             )
         if user.get("role") not in ROLES:
             found.append(
-                problem(f"{path}.role", f"{user.get('role')!r} is not a role", f"use one of {', '.join(ROLES)}")
+                problem(
+                    f"{path}.role",
+                    f"{user.get('role')!r} is not a role",
+                    f"use one of {', '.join(ROLES)}",
+                )
             )
     return found
 
 
 def _modalities(modalities: Any) -> list[Problem]:
     if not isinstance(modalities, list):
-        return [problem("orthanc_modalities", "is not a list", "list name, aet, host, port and may of each device")]
+        return [
+            problem(
+                "orthanc_modalities",
+                "is not a list",
+                "list name, aet, host, port and may of each device",
+            )
+        ]
     found = []
     seen: dict[str, dict[str, str]] = {"name": {}, "aet": {}, "host": {}}
     for number, device in enumerate(modalities):
         path = f"orthanc_modalities[{number}]"
         if not isinstance(device, dict):
-            found.append(problem(path, "is not a device", "write name, aet, host, port and may"))
+            found.append(
+                problem(path, "is not a device", "write name, aet, host, port and may")
+            )
             continue
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(device.get("name", ""))):
             found.append(
@@ -245,9 +307,17 @@ def _modalities(modalities: Any) -> list[Problem]:
             )
         found += _port(f"{path}.port", device.get("port"))
         rights = device.get("may")
-        if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
+        if (
+            not isinstance(rights, list)
+            or not rights
+            or any(right not in RIGHTS for right in rights)
+        ):
             found.append(
-                problem(f"{path}.may", f"{rights!r} is not a list of rights", f"choose from {', '.join(RIGHTS)}")
+                problem(
+                    f"{path}.may",
+                    f"{rights!r} is not a list of rights",
+                    f"choose from {', '.join(RIGHTS)}",
+                )
             )
         for key, known in seen.items():
             value = str(device.get(key, "")).upper()
@@ -266,13 +336,19 @@ def _modalities(modalities: Any) -> list[Problem]:
 def _options(options: Any, version: str) -> list[Problem]:
     """Orthanc ignores an option that it does not know, without a word in its log."""
     if not isinstance(options, dict):
-        return [problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
+        return [
+            problem(
+                "orthanc_config_settings", "is not a dictionary", "write Option: value"
+            )
+        ]
     found = []
     for name, value in options.items():
         path = f"orthanc_config_settings.{name}"
         if name in SECTIONS:
             if not isinstance(value, dict):
-                found.append(problem(path, f"{value!r} is not a section", "write a dictionary"))
+                found.append(
+                    problem(path, f"{value!r} is not a section", "write a dictionary")
+                )
             continue
         option = OPTIONS.get(name)
         if option is None:

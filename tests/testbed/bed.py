@@ -68,8 +68,12 @@ def say(text: str) -> None:
     print(f"bed: {text}", file=sys.stderr, flush=True)
 
 
-def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def run(
+    *command: str, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, **options
+    )
     if check and done.returncode:
         sys.exit(f"bed: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done
@@ -85,10 +89,20 @@ def engine_answers() -> bool:
 
 def apt_install(*packages: str) -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit("bed: no Docker Engine answers. Start one, or run this as root on Debian.")
+        sys.exit(
+            "bed: no Docker Engine answers. Start one, or run this as root on Debian."
+        )
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq")
-    run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages, env=quiet)
+    run(
+        "apt-get",
+        "install",
+        "-qq",
+        "-y",
+        "--no-install-recommends",
+        *packages,
+        env=quiet,
+    )
 
 
 def engine_up() -> None:
@@ -104,7 +118,9 @@ def engine_up() -> None:
     start = "exec dockerd"
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
         # systemd 257 boots on cgroup v2 only; the host's own mounts stay as they are
-        start = f"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; {start}"
+        start = (
+            f"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; {start}"
+        )
     say("starting dockerd")
     with (STATE / "dockerd.log").open("w") as log:
         daemon = subprocess.Popen(
@@ -143,7 +159,11 @@ def engine_down() -> None:
 def debian_sources(suite: str) -> list[str]:
     """The mirror that the host itself uses, and its security archive."""
     targets = run(
-        "apt-get", "indextargets", "--format", "$(LABEL)|$(REPO_URI)", "Created-By: Packages"
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(LABEL)|$(REPO_URI)",
+        "Created-By: Packages",
     ).stdout.split()
     uris = dict(reversed([target.split("|", 1) for target in targets if "|" in target]))
     if "Debian" not in uris:
@@ -226,7 +246,9 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     if kind == "client":
         return
     for _ in range(300):
-        state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
+        state = docker(
+            "exec", name, "systemctl", "is-system-running", check=False
+        ).stdout.strip()
         if state in ("running", "degraded"):
             return
         time.sleep(0.2)
@@ -242,10 +264,16 @@ def machine_down(name: str, *, keep_volume: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
-    commands.add_parser("engine-down", help="end the engine if this checkout started it")
+    commands.add_parser(
+        "engine", help="use the Docker Engine that answers, or start one"
+    )
+    commands.add_parser(
+        "engine-down", help="end the engine if this checkout started it"
+    )
     up = commands.add_parser("up", help="start containers")
-    up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
+    up.add_argument(
+        "platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]'
+    )
     down = commands.add_parser("down", help="remove containers and their volumes")
     down.add_argument("names", nargs="+")
     chosen = parser.parse_args()

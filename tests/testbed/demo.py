@@ -31,7 +31,8 @@ def up() -> None:
     overlay = DEMO / "overlay.json"  # what the example inventory leaves to the clinic
     if not overlay.exists():
         passwords = {
-            f"vault_orthanc_{user}_password": secrets.token_urlsafe(18) for user in ("it", "viewer", "gateway")
+            f"vault_orthanc_{user}_password": secrets.token_urlsafe(18)
+            for user in ("it", "viewer", "gateway")
         }
         host = {"ansible_connection": "community.docker.docker", "ansible_host": SERVER}
         overlay.touch(mode=0o600)
@@ -47,7 +48,9 @@ def up() -> None:
         )
     inventories = ["-i", "inventories/single_clinic", "-i", str(overlay)]
     done = subprocess.run(
-        ["ansible-playbook", *inventories, "clinicops.orthanc.deploy"], cwd=ROOT, check=False
+        ["ansible-playbook", *inventories, "clinicops.orthanc.deploy"],
+        cwd=ROOT,
+        check=False,
     )
     if done.returncode:
         sys.exit(done.returncode)

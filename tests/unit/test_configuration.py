@@ -1,0 +1,172 @@
+"""What a clinic may write, and what it is told when it may not."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration
+
+GOOD: dict[str, Any] = {
+    "name": "Clinic Orthanc",
+    "hostname": "pacs.clinic.example",
+    "aet": "ORTHANC",
+    "dicom_port": 4242,
+    "http_port": 8042,
+    "storage_dir": "/var/lib/orthanc/db",
+    "tmp_dir": "/var/lib/orthanc/tmp",
+    "worklist_dir": "/var/lib/orthanc/worklists",
+    "users": [{"name": "it", "password": "long-enough-password", "role": "admin"}],
+    "modalities": [
+        {
+            "name": "us1",
+            "aet": "US1",
+            "host": "198.51.100.21",
+            "port": 104,
+            "may": ["store"],
+        }
+    ],
+    "settings": {},
+    "version": "1.12.7+dfsg-4",
+    "plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+    "local_modalities": [],
+    "worklist_plugin": "worklists",
+}
+
+
+def with_change(path: str, value: Any) -> dict[str, Any]:
+    settings = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    target: Any = settings
+    for step in parents:
+        target = target[int(step)] if step.isdigit() else target[step]
+    target[last] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    "version", ["1.10.1+dfsg-2+deb12u1", "1.12.7+dfsg-4", "1.13.0"]
+)
+def test_good_settings_have_no_problem(version: str) -> None:
+    assert configuration.problems(with_change("version", version)) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where", "says"),
+    [
+        ("hostname", "", "orthanc_hostname", "not set"),
+        ("hostname", "pacs clinic", "orthanc_hostname", "not a DNS name"),
+        ("aet", "SEVENTEEN_LETTERS", "orthanc_aet", "not an AE title"),
+        ("aet", "", "orthanc_aet", "not an AE title"),
+        ("dicom_port", 0, "orthanc_dicom_port", "not a TCP port"),
+        ("dicom_port", True, "orthanc_dicom_port", "not a TCP port"),
+        ("http_port", "4242", "orthanc_http_port", "DICOM port as well"),
+        ("storage_dir", "OrthancStorage", "orthanc_storage_dir", "not absolute"),
+        ("users", [], "orthanc_users", "names nobody"),
+        (
+            "users.0.password",
+            "change-this-password",
+            "orthanc_users[0].password",
+            "everybody knows",
+        ),
+        ("users.0.password", "orthanc", "orthanc_users[0].password", "everybody knows"),
+        ("users.0.password", "short", "orthanc_users[0].password", "at least 12"),
+        (
+            "users.0.password",
+            "dollar$dollar$dollar",
+            "orthanc_users[0].password",
+            "holds a $",
+        ),
+        ("users.0.name", "a:b", "orthanc_users[0].name", "not a user name"),
+        ("users.0.role", "root", "orthanc_users[0].role", "not a role"),
+        (
+            "modalities.0.host",
+            "us1.clinic.example",
+            "orthanc_modalities[0].host",
+            "not an IP address",
+        ),
+        ("modalities.0.name", "us 1", "orthanc_modalities[0].name", "not a name"),
+        (
+            "modalities.0.may",
+            ["stor"],
+            "orthanc_modalities[0].may",
+            "not a list of rights",
+        ),
+        ("modalities", GOOD["modalities"] * 2, "orthanc_modalities[1].aet", "used by"),
+        (
+            "settings",
+            {"DicomAlwaysAllowStor": 1},
+            "orthanc_config_settings.DicomAlwaysAllowStor",
+            "no option",
+        ),
+        (
+            "settings",
+            {"ZipUseUtf8": True},
+            "orthanc_config_settings.ZipUseUtf8",
+            "came with Orthanc 1.12.11",
+        ),
+        (
+            "settings",
+            {"HttpThreadsCount": "50"},
+            "orthanc_config_settings.HttpThreadsCount",
+            "not of type int",
+        ),
+    ],
+)
+def test_each_problem_names_its_setting_and_a_remedy(
+    path: str, value: Any, where: str, says: str
+) -> None:
+    found = [
+        item
+        for item in configuration.problems(with_change(path, value))
+        if item["path"] == where
+    ]
+    assert len(found) == 1
+    assert says in found[0]["message"]
+    assert found[0]["remedy"]
+
+
+def test_a_typo_gets_the_nearest_right_name() -> None:
+    (found,) = configuration.problems(with_change("settings", {"StabelAge": 60}))
+    assert found["remedy"] == "did you mean StableAge?"
+
+
+def test_no_problem_repeats_a_password() -> None:
+    settings = with_change("users.0.password", "dollar$dollar$dollar")
+    assert "dollar$" not in json.dumps(configuration.problems(settings))
+
+
+def test_ports_written_as_text_become_numbers() -> None:
+    built = configuration.build(with_change("dicom_port", "104"))
+    assert built["DicomPort"] == 104
+
+
+def test_what_is_built_is_closed() -> None:
+    built = configuration.build(GOOD)
+    assert built["AuthenticationEnabled"] is True
+    assert built["RemoteAccessAllowed"] is False
+    assert built["DicomCheckCalledAet"] is True
+    assert built["DicomCheckModalityHost"] is True
+    assert not any(
+        value for name, value in built.items() if name.startswith("DicomAlwaysAllow")
+    )
+    us1 = built["DicomModalities"]["us1"]
+    assert us1["AllowStore"] is True
+    assert not any(
+        us1[name]
+        for name in (
+            "AllowEcho",
+            "AllowFind",
+            "AllowFindWorklist",
+            "AllowMove",
+            "AllowGet",
+        )
+    )
+
+
+def test_masking_leaves_no_password() -> None:
+    shown = configuration.masked(configuration.build(GOOD))
+    assert "long-enough-password" not in json.dumps(shown)
+    assert shown["DicomAet"] == "ORTHANC"
