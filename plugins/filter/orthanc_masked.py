@@ -41,9 +41,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configura
 
 def orthanc_masked(value: Any) -> Any:
     if not isinstance(value, dict):
-        raise AnsibleFilterError(
-            f"clinicops.orthanc.orthanc_masked: expects a dictionary, not {type(value).__name__}"
-        )
+        raise AnsibleFilterError(f"clinicops.orthanc.orthanc_masked: expects a dictionary, not {type(value).__name__}")
     return configuration.masked(value)
 
 

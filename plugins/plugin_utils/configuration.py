@@ -17,9 +17,7 @@ from typing import Any
 
 OPTIONS: dict[str, dict[str, str]] = {
     option["name"]: option
-    for option in json.loads(
-        Path(__file__).with_name("orthanc_options.json").read_text(encoding="utf-8")
-    )
+    for option in json.loads(Path(__file__).with_name("orthanc_options.json").read_text(encoding="utf-8"))
 }
 # Sections that plugins read, and the two that the options table does not carry as top level.
 SECTIONS = ("DicomWeb", "Worklists")
@@ -67,11 +65,7 @@ def release(version: str) -> tuple[int, ...]:
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
     """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
-    worklist_path = (
-        "Directory"
-        if settings["worklist_plugin"] == "orthanc-worklists"
-        else "Database"
-    )
+    worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
     configuration: dict[str, Any] = {
         "Name": settings["name"],
         "StorageDirectory": settings["storage_dir"],
@@ -86,9 +80,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "RemoteAccessAllowed": False,
         # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
         "AuthenticationEnabled": True,
-        "RegisteredUsers": {
-            user["name"]: user["password"] for user in settings["users"]
-        },
+        "RegisteredUsers": {user["name"]: user["password"] for user in settings["users"]},
         "WebDavEnabled": False,
         "ExecuteLuaEnabled": False,
         "DicomAet": settings["aet"],
@@ -178,9 +170,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
 
 def _ae_title(path: str, value: Any) -> list[Problem]:
     """DICOM PS3.5, VR AE: at most 16 characters; spaces at either end do not count."""
-    if isinstance(value, str) and re.fullmatch(
-        r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value
-    ):
+    if isinstance(value, str) and re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value):
         return []
     return [
         problem(
@@ -192,14 +182,9 @@ def _ae_title(path: str, value: Any) -> list[Problem]:
 
 
 def _port(path: str, value: Any) -> list[Problem]:
-    if not isinstance(value, bool) and str(value).isascii() and str(value).isdigit():
-        if 1 <= int(value) <= 65535:
-            return []
-    return [
-        problem(
-            path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535"
-        )
-    ]
+    if not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,5}", str(value)) and 1 <= int(value) <= 65535:
+        return []
+    return [problem(path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535")]
 
 
 def _users(users: Any) -> list[Problem]:
@@ -216,9 +201,7 @@ def _users(users: Any) -> list[Problem]:
     for number, user in enumerate(users):
         path = f"orthanc_users[{number}]"
         if not isinstance(user, dict):
-            found.append(
-                problem(path, "is not a user", "write name, password and role")
-            )
+            found.append(problem(path, "is not a user", "write name, password and role"))
             continue
         name, password = user.get("name"), user.get("password")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
@@ -230,11 +213,7 @@ def _users(users: Any) -> list[Problem]:
                 )
             )
         elif name in seen:
-            found.append(
-                problem(
-                    f"{path}.name", f"{name!r} stands twice", "give each user one entry"
-                )
-            )
+            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user one entry"))
         else:
             seen.add(name)
         # the message never repeats the password
@@ -282,9 +261,7 @@ def _modalities(modalities: Any) -> list[Problem]:
     for number, device in enumerate(modalities):
         path = f"orthanc_modalities[{number}]"
         if not isinstance(device, dict):
-            found.append(
-                problem(path, "is not a device", "write name, aet, host, port and may")
-            )
+            found.append(problem(path, "is not a device", "write name, aet, host, port and may"))
             continue
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(device.get("name", ""))):
             found.append(
@@ -307,11 +284,7 @@ def _modalities(modalities: Any) -> list[Problem]:
             )
         found += _port(f"{path}.port", device.get("port"))
         rights = device.get("may")
-        if (
-            not isinstance(rights, list)
-            or not rights
-            or any(right not in RIGHTS for right in rights)
-        ):
+        if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
             found.append(
                 problem(
                     f"{path}.may",
@@ -336,19 +309,13 @@ def _modalities(modalities: Any) -> list[Problem]:
 def _options(options: Any, version: str) -> list[Problem]:
     """Orthanc ignores an option that it does not know, without a word in its log."""
     if not isinstance(options, dict):
-        return [
-            problem(
-                "orthanc_config_settings", "is not a dictionary", "write Option: value"
-            )
-        ]
+        return [problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
     found = []
     for name, value in options.items():
         path = f"orthanc_config_settings.{name}"
         if name in SECTIONS:
             if not isinstance(value, dict):
-                found.append(
-                    problem(path, f"{value!r} is not a section", "write a dictionary")
-                )
+                found.append(problem(path, f"{value!r} is not a section", "write a dictionary"))
             continue
         option = OPTIONS.get(name)
         if option is None:
@@ -368,9 +335,7 @@ def _options(options: Any, version: str) -> list[Problem]:
                     "take it out, or deploy a newer Orthanc",
                 )
             )
-        elif not isinstance(value, TYPES[option["type"]]) or (
-            option["type"] == "int" and isinstance(value, bool)
-        ):
+        elif not isinstance(value, TYPES[option["type"]]) or (option["type"] == "int" and isinstance(value, bool)):
             found.append(
                 problem(
                     path,
@@ -384,10 +349,7 @@ def _options(options: Any, version: str) -> list[Problem]:
 def masked(value: Any) -> Any:
     """The same structure with every secret replaced, fit for a diff or a log."""
     if isinstance(value, dict):
-        return {
-            key: _all_masked(inner) if SECRET.search(str(key)) else masked(inner)
-            for key, inner in value.items()
-        }
+        return {key: _all_masked(inner) if SECRET.search(str(key)) else masked(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [masked(inner) for inner in value]
     return value

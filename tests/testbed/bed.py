@@ -26,11 +26,11 @@ from typing import Any
 STATE = Path(__file__).resolve().parents[2] / ".bed"
 PID_FILE = STATE / "dockerd.pid"
 
-MACHINE = (
-    "systemd systemd-sysv dbus python3 python3-apt iproute2 nftables procps sudo cron"
-    " ca-certificates tzdata"
-).split()
-CLIENT = "dcmtk curl openssl iproute2 ca-certificates".split()
+MACHINE = [
+    *("systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "iproute2", "nftables"),
+    *("procps", "sudo", "cron", "ca-certificates", "tzdata"),
+]
+CLIENT = ["dcmtk", "curl", "openssl", "iproute2", "ca-certificates"]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
     "debian13": ("trixie", MACHINE),
@@ -43,14 +43,12 @@ NETWORKS = {
     "outside": "198.51.100.128/26",
 }
 # What systemd needs in a container; --privileged can be refused by the host.
+CAPABILITIES = [
+    *("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "MKNOD", "SYS_CHROOT", "SETFCAP"),
+    *("AUDIT_WRITE", "DAC_READ_SEARCH", "IPC_LOCK", "SYS_NICE", "SYSLOG", "LINUX_IMMUTABLE"),
+]
 SYSTEMD = [
-    *(
-        f"--cap-add={cap}"
-        for cap in (
-            "SYS_ADMIN NET_ADMIN NET_RAW SYS_PTRACE MKNOD SYS_CHROOT SETFCAP AUDIT_WRITE"
-            " DAC_READ_SEARCH IPC_LOCK SYS_NICE SYSLOG LINUX_IMMUTABLE"
-        ).split()
-    ),
+    *(f"--cap-add={capability}" for capability in CAPABILITIES),
     "--security-opt=seccomp=unconfined",
     "--security-opt=apparmor=unconfined",
     "--security-opt=systempaths=unconfined",
@@ -68,12 +66,8 @@ def say(text: str) -> None:
     print(f"bed: {text}", file=sys.stderr, flush=True)
 
 
-def run(
-    *command: str, check: bool = True, **options: Any
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, **options
-    )
+def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if check and done.returncode:
         sys.exit(f"bed: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done
@@ -89,9 +83,7 @@ def engine_answers() -> bool:
 
 def apt_install(*packages: str) -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit(
-            "bed: no Docker Engine answers. Start one, or run this as root on Debian."
-        )
+        sys.exit("bed: no Docker Engine answers. Start one, or run this as root on Debian.")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq")
     run(
@@ -118,9 +110,7 @@ def engine_up() -> None:
     start = "exec dockerd"
     if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
         # systemd 257 boots on cgroup v2 only; the host's own mounts stay as they are
-        start = (
-            f"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; {start}"
-        )
+        start = f"umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; {start}"
     say("starting dockerd")
     with (STATE / "dockerd.log").open("w") as log:
         daemon = subprocess.Popen(
@@ -227,9 +217,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc"]
     for number, address in enumerate(addresses):
         subnet = next(
-            key
-            for key, value in NETWORKS.items()
-            if ipaddress.ip_address(address) in ipaddress.ip_network(value)
+            key for key, value in NETWORKS.items() if ipaddress.ip_address(address) in ipaddress.ip_network(value)
         )
         if number == 0:
             docker(
@@ -246,9 +234,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     if kind == "client":
         return
     for _ in range(300):
-        state = docker(
-            "exec", name, "systemctl", "is-system-running", check=False
-        ).stdout.strip()
+        state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
         if state in ("running", "degraded"):
             return
         time.sleep(0.2)
@@ -264,16 +250,10 @@ def machine_down(name: str, *, keep_volume: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser(
-        "engine", help="use the Docker Engine that answers, or start one"
-    )
-    commands.add_parser(
-        "engine-down", help="end the engine if this checkout started it"
-    )
+    commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
+    commands.add_parser("engine-down", help="end the engine if this checkout started it")
     up = commands.add_parser("up", help="start containers")
-    up.add_argument(
-        "platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]'
-    )
+    up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
     down = commands.add_parser("down", help="remove containers and their volumes")
     down.add_argument("names", nargs="+")
     chosen = parser.parse_args()

@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bed
 
@@ -31,8 +32,7 @@ def up() -> None:
     overlay = DEMO / "overlay.json"  # what the example inventory leaves to the clinic
     if not overlay.exists():
         passwords = {
-            f"vault_orthanc_{user}_password": secrets.token_urlsafe(18)
-            for user in ("it", "viewer", "gateway")
+            f"vault_orthanc_{user}_password": secrets.token_urlsafe(18) for user in ("it", "viewer", "gateway")
         }
         host = {"ansible_connection": "community.docker.docker", "ansible_host": SERVER}
         overlay.touch(mode=0o600)
@@ -55,6 +55,7 @@ def up() -> None:
     if done.returncode:
         sys.exit(done.returncode)
     access = write_access(json.loads(overlay.read_text())["orthanc"]["vars"])
+    dicom = f"{access['dicom_address']} {access['dicom_port']}"
     print(f"""
 Orthanc is running, and has passed its acceptance test.
 
@@ -65,14 +66,14 @@ Orthanc is running, and has passed its acceptance test.
 
 Send a first image, as the ultrasound machine US1:
   docker cp image.dcm {SCANNER}:/tmp/
-  docker exec {SCANNER} storescu -aet US1 -aec {access["aet"]} {access["dicom_address"]} {access["dicom_port"]} /tmp/image.dcm
+  docker exec {SCANNER} storescu -aet US1 -aec {access["aet"]} {dicom} /tmp/image.dcm
 Find it, as an external system:
   curl --cacert .demo/pacs.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
 
 make demo-down removes it.""")
 
 
-def write_access(settings: dict[str, str]) -> dict[str, object]:
+def write_access(settings: dict[str, str]) -> dict[str, Any]:
     roles = {"it": "admin", "viewer": "dicomweb_reader", "gateway": "dicomweb_writer"}
     access = {
         "hostname": HOSTNAME,
@@ -85,8 +86,7 @@ def write_access(settings: dict[str, str]) -> dict[str, object]:
         "aet": "ORTHANC",
         "devices": [{"aet": "US1", "address": "198.51.100.21", "container": SCANNER}],
         "users": {
-            name: {"role": role, "password": settings[f"vault_orthanc_{name}_password"]}
-            for name, role in roles.items()
+            name: {"role": role, "password": settings[f"vault_orthanc_{name}_password"]} for name, role in roles.items()
         },
         "ca_file": str(DEMO / "pacs.crt"),
         "worklist_dir": "/var/lib/orthanc/worklists",

@@ -46,9 +46,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize(
-    "version", ["1.10.1+dfsg-2+deb12u1", "1.12.7+dfsg-4", "1.13.0"]
-)
+@pytest.mark.parametrize("version", ["1.10.1+dfsg-2+deb12u1", "1.12.7+dfsg-4", "1.13.0"])
 def test_good_settings_have_no_problem(version: str) -> None:
     assert configuration.problems(with_change("version", version)) == []
 
@@ -115,14 +113,8 @@ def test_good_settings_have_no_problem(version: str) -> None:
         ),
     ],
 )
-def test_each_problem_names_its_setting_and_a_remedy(
-    path: str, value: Any, where: str, says: str
-) -> None:
-    found = [
-        item
-        for item in configuration.problems(with_change(path, value))
-        if item["path"] == where
-    ]
+def test_each_problem_names_its_setting_and_a_remedy(path: str, value: Any, where: str, says: str) -> None:
+    found = [item for item in configuration.problems(with_change(path, value)) if item["path"] == where]
     assert len(found) == 1
     assert says in found[0]["message"]
     assert found[0]["remedy"]
@@ -149,9 +141,7 @@ def test_what_is_built_is_closed() -> None:
     assert built["RemoteAccessAllowed"] is False
     assert built["DicomCheckCalledAet"] is True
     assert built["DicomCheckModalityHost"] is True
-    assert not any(
-        value for name, value in built.items() if name.startswith("DicomAlwaysAllow")
-    )
+    assert not any(value for name, value in built.items() if name.startswith("DicomAlwaysAllow"))
     us1 = built["DicomModalities"]["us1"]
     assert us1["AllowStore"] is True
     assert not any(

@@ -18,9 +18,7 @@ from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts(
-    "orthanc"
-)
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 SCANNER, UNLISTED, OFFICE, OUTSIDE = (
     "orthanc-us1",
@@ -44,9 +42,7 @@ IMAGES = [
 ]
 
 
-def client(
-    name: str, *command: str, stdin: bytes = b""
-) -> subprocess.CompletedProcess[bytes]:
+def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         ["docker", "exec", "-i", name, *command],
         input=stdin,
@@ -85,9 +81,7 @@ def scu(
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
-def https(
-    host: Host, name: str, path: str, user: str = VIEWER, *arguments: str
-) -> tuple[int, str, bytes]:
+def https(host: Host, name: str, path: str, user: str = VIEWER, *arguments: str) -> tuple[int, str, bytes]:
     """Status, content type and body as the client `name` gets them, the CA verified."""
     machine = host.backend.get_hostname()
     put(name, f"/tmp/{machine}.crt", host.file("/etc/nginx/orthanc/ca.crt").content)
@@ -127,9 +121,7 @@ def study() -> tuple[str, dict[str, pydicom.Dataset]]:
         assert isinstance(path, str)
         image = pydicom.dcmread(path)
         image.StudyInstanceUID, image.SeriesInstanceUID = uid, generate_uid()
-        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = (
-            generate_uid()
-        )
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.PatientID = "FOUR"
         images[image.SOPInstanceUID] = image
     return uid, images
@@ -140,9 +132,7 @@ def address(host: Host) -> str:
     return ADDRESSES[host.backend.get_hostname()][0]
 
 
-def test_the_four_images_come_back_over_https(
-    host: Host, address: str, study: Any
-) -> None:
+def test_the_four_images_come_back_over_https(host: Host, address: str, study: Any) -> None:
     uid, images = study
     names = []
     for sop, image in images.items():
@@ -155,23 +145,17 @@ def test_the_four_images_come_back_over_https(
         status, said = scu(SCANNER, "storescu", "US1", address, option, name)
         assert status == 0, said
 
-    status, _kind, body = https(
-        host, OFFICE, f"/dicom-web/instances?StudyInstanceUID={uid}"
-    )
+    status, _kind, body = https(host, OFFICE, f"/dicom-web/instances?StudyInstanceUID={uid}")
     assert status == 200
     found = json.loads(body)
     assert {item["00080018"]["Value"][0] for item in found} == set(images)
     for item in found:
         url = item["00081190"]["Value"][0]
         assert url.startswith(f"https://{HOSTNAME}/dicom-web/")
-        accept = (
-            'Accept: multipart/related; type="application/dicom"; transfer-syntax=*'
-        )
+        accept = 'Accept: multipart/related; type="application/dicom"; transfer-syntax=*'
         status, kind, body = https(host, OFFICE, url, VIEWER, "--header", accept)
         assert status == 200, url
-        message = email.message_from_bytes(
-            f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP
-        )
+        message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
         payload = next(iter(message.iter_parts())).get_payload(decode=True)  # type: ignore[attr-defined]
         received = pydicom.dcmread(io.BytesIO(payload))
         sent = images[received.SOPInstanceUID]
@@ -214,37 +198,23 @@ def test_echo_by_right_and_by_address(host: Host, address: str) -> None:
         assert "Association Rejected" in said
 
 
-def test_an_unlisted_ae_title_cannot_store_or_query(
-    host: Host, address: str, study: Any
-) -> None:
+def test_an_unlisted_ae_title_cannot_store_or_query(host: Host, address: str, study: Any) -> None:
     image = get_testdata_file(IMAGES[1])
     assert isinstance(image, str)
     put(SCANNER, "/tmp/stranger.dcm", Path(image).read_bytes())
-    assert (
-        "Association Rejected"
-        in scu(SCANNER, "storescu", "US9", address, "/tmp/stranger.dcm")[1]
-    )
-    assert (
-        "Association Rejected"
-        in scu(SCANNER, "findscu", "US9", address, "-W", "-k", "PatientName")[1]
-    )
+    assert "Association Rejected" in scu(SCANNER, "storescu", "US9", address, "/tmp/stranger.dcm")[1]
+    assert "Association Rejected" in scu(SCANNER, "findscu", "US9", address, "-W", "-k", "PatientName")[1]
 
 
-def test_an_unlisted_machine_does_not_reach_the_dicom_port(
-    host: Host, address: str
-) -> None:
+def test_an_unlisted_machine_does_not_reach_the_dicom_port(host: Host, address: str) -> None:
     status, said = scu(UNLISTED, "echoscu", "US1", address)
     assert status != 0
     assert "Rejected" not in said  # not even a TCP connection
 
 
-@pytest.mark.parametrize(
-    ("place", "network"), [(SCANNER, 0), (UNLISTED, 0), (OFFICE, 1), (OUTSIDE, 2)]
-)
+@pytest.mark.parametrize(("place", "network"), [(SCANNER, 0), (UNLISTED, 0), (OFFICE, 1), (OUTSIDE, 2)])
 @pytest.mark.parametrize("port", [8042, 80])
-def test_no_plain_http_from_anywhere(
-    host: Host, place: str, network: int, port: int
-) -> None:
+def test_no_plain_http_from_anywhere(host: Host, place: str, network: int, port: int) -> None:
     url = f"http://{ADDRESSES[host.backend.get_hostname()][network]}:{port}/system"
     assert client(place, "curl", "--silent", "--max-time", "2", url).returncode in (
         7,
@@ -266,9 +236,7 @@ def test_https_is_for_the_office_alone(host: Host) -> None:
     assert done.returncode == 28
 
 
-@pytest.mark.parametrize(
-    "user", ["", "viewer:wrong", "nobody:wrong", "orthanc:orthanc", "it:wrong"]
-)
+@pytest.mark.parametrize("user", ["", "viewer:wrong", "nobody:wrong", "orthanc:orthanc", "it:wrong"])
 def test_no_or_a_wrong_password_is_401(host: Host, user: str) -> None:
     assert https(host, OFFICE, "/dicom-web/studies", user)[0] == 401
 
@@ -283,15 +251,11 @@ def test_a_reader_reads_and_no_more(host: Host) -> None:
         "/dicom-web/studies/../servers",
     ):
         assert https(host, OFFICE, path, VIEWER, "--path-as-is")[0] == 403, path
-    assert (
-        https(host, OFFICE, "/dicom-web/studies", VIEWER, "--request", "POST")[0] == 403
-    )
+    assert https(host, OFFICE, "/dicom-web/studies", VIEWER, "--request", "POST")[0] == 403
 
 
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
-    starts = host.run(
-        "journalctl --unit orthanc.service --output cat --no-pager"
-    ).stdout
+    starts = host.run("journalctl --unit orthanc.service --output cat --no-pager").stdout
     read = [line for line in starts.splitlines() if "Reading the configuration" in line]
     assert read
     assert all("/etc/orthanc/site/orthanc.json" in line for line in read), read
@@ -305,10 +269,6 @@ def test_secrets_are_for_root_and_orthanc(host: Host) -> None:
 
 def test_vendor_files_stay_as_shipped(host: Host) -> None:
     changed = [
-        line
-        for line in host.run(
-            "dpkg --verify orthanc orthanc-dicomweb"
-        ).stdout.splitlines()
-        if "/etc/" in line
+        line for line in host.run("dpkg --verify orthanc orthanc-dicomweb").stdout.splitlines() if "/etc/" in line
     ]
     assert changed == []
