@@ -141,7 +141,7 @@ def test_the_four_images_come_back_over_https(host: Host, address: str, study: A
         names.append(f"/tmp/{sop}.dcm")
         put(SCANNER, names[-1], buffer.getvalue())
     # -xs and the like propose one syntax each: every file goes in the syntax that it has
-    for option, name in zip(["-xe", "-xe", "-xw", "-xy"], names, strict=True):
+    for option, name in zip(["-xe", "-xe", "-xv", "-xy"], names, strict=True):
         status, said = scu(SCANNER, "storescu", "US1", address, option, name)
         assert status == 0, said
 
