@@ -1,0 +1,60 @@
+"""What holds between files: defaults, argument specs, documentation."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+PYTHON_TYPES = {"str": str, "path": str, "int": int, "list": list, "dict": dict}
+SHARED = re.compile(r"(?<![a-z_])(orthanc_[a-z_]+) \| default\((.*?)\)")
+
+
+def load(role: str, file: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / "roles" / role / file).read_text()) or {}
+    return content
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specs_equal_defaults(role: str) -> None:
+    defaults = load(role, "defaults/main.yml")
+    options = load(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert set(options) == set(defaults)
+    for name, value in defaults.items():
+        if isinstance(value, str) and "{{" in value:
+            assert "default" not in options[name], name
+        else:
+            assert options[name]["default"] == value, name
+            assert isinstance(value, PYTHON_TYPES[options[name]["type"]]), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_s_variables_carry_its_name(role: str) -> None:
+    files = list((ROOT / "roles" / role / "vars").glob("*.yml"))
+    names = [name for path in files for name in yaml.safe_load(path.read_text())]
+    for name in [*names, *load(role, "defaults/main.yml")]:
+        assert name.startswith((f"{role}_", f"__{role}_")), name
+
+
+def test_a_shared_variable_has_one_fallback_everywhere() -> None:
+    fallbacks: dict[str, set[str]] = defaultdict(set)
+    for role in ROLES:
+        text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
+        for name, fallback in SHARED.findall(text):
+            fallbacks[name].add(fallback)
+    assert len(fallbacks) > 10
+    assert {name: values for name, values in fallbacks.items() if len(values) > 1} == {}
+
+
+def test_every_shared_variable_is_documented() -> None:
+    documented = (ROOT / "docs" / "variables.md").read_text()
+    for role in ROLES:
+        text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
+        for name, _fallback in SHARED.findall(text):
+            assert f"| {name} |" in documented, name
