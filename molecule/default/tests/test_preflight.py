@@ -1,0 +1,69 @@
+"""What is refused before anything changes, and that nothing did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+ROOT = Path(__file__).resolve().parents[3]
+INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
+testinfra_hosts = [AnsibleRunner(INVENTORY).get_hosts("orthanc")[-1]]
+
+US1: dict[str, Any] = {"name": "us1", "aet": "US1", "host": "198.51.100.31", "port": 104, "may": ["store"]}
+IT = {"name": "it", "role": "admin"}
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"orthanc_hostname": ""}, "orthanc_hostname is not set", "set it to the name"),
+    ({"orthanc_users": []}, "orthanc_users names nobody", "list at least one user"),
+    (
+        {"orthanc_users": [{**IT, "password": "change-this-password"}]},
+        "orthanc_users[0].password is a default",
+        "openssl rand",
+    ),
+    (
+        {"orthanc_users": [{"name": "orthanc", "role": "admin", "password": "orthanc"}]},
+        "orthanc_users[0].password is a default",
+        "openssl rand",
+    ),
+    ({"orthanc_aet": "MORE_THAN_SIXTEEN"}, "is not an AE title", "use 1 to 16 characters"),
+    ({"orthanc_modalities": [US1, {**US1, "name": "us2"}]}, "orthanc_modalities[1].aet", "of its own"),
+    ({"orthanc_config_settings": {"StabelAge": 60}}, "is no option of Orthanc", "did you mean StableAge"),
+    ({"orthanc_storage_dir": "/tmp/images"}, "orthanc_storage_dir: /tmp/images is on tmpfs", "Put it on a disk"),
+    ({"orthanc_storage_dir": "/srv/images"}, "orthanc_storage_dir: /srv/images is on overlay", "Put it on a disk"),
+    ({"orthanc_storage_dir": "/var/lib/orthanc/other"}, "has no file .orthanc-storage", "Is the data disk mounted"),
+    ({"orthanc_proxy_certificate": "provided"}, "orthanc_proxy_certificate", "orthanc_proxy_certificate_chain"),
+    ({"orthanc_https_sources": ["office"]}, "neither addresses nor networks: office", "Write them like"),
+]
+
+
+def fingerprint(host: Host) -> str:
+    """Everything that a deploy would write, and when each service started."""
+    places = "/etc/orthanc /etc/nginx /etc/nftables.d /etc/systemd/system /var/lib/orthanc /srv"
+    files = host.check_output(f"find {places} -printf '%p %m %u %g %T@\\n' | grep -v -e '/db' -e '/tmp' | sort")
+    services = host.check_output("systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx")
+    return files + services + host.check_output("nft list table inet orthanc | sed 's/packets [0-9]* bytes [0-9]*//'")
+
+
+@pytest.mark.parametrize(("settings", "reason", "remedy"), REFUSED, ids=[reason for _, reason, _ in REFUSED])
+def test_it_is_refused_and_nothing_changes(host: Host, settings: dict[str, Any], reason: str, remedy: str) -> None:
+    before = fingerprint(host)
+    limit = ["--limit", host.backend.get_hostname(), "--extra-vars", json.dumps(settings)]
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", INVENTORY, *limit, "clinicops.orthanc.deploy"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    said = " ".join(done.stdout.split())
+    assert reason in said, done.stdout
+    assert remedy in said
+    assert "changed=0" in said
+    assert fingerprint(host) == before
