@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
 OPTIONS: dict[str, dict[str, str]] = {
     option["name"]: option
     for option in json.loads(Path(__file__).with_name("orthanc_options.json").read_text(encoding="utf-8"))
@@ -48,14 +50,39 @@ KNOWN_PASSWORDS = (
     "alice",
 )
 PASSWORD_LENGTH = 12
+# What keeps strangers out and images in: the same in every clinic.
+CLOSED: dict[str, Any] = {
+    "RemoteAccessAllowed": False,
+    # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
+    "AuthenticationEnabled": True,
+    "WebDavEnabled": False,
+    "ExecuteLuaEnabled": False,
+    "DicomCheckCalledAet": True,
+    "DicomCheckModalityHost": True,
+    # one of these true, and associations are no longer refused by AE title and address
+    "DicomAlwaysAllowEcho": False,
+    "DicomAlwaysAllowStore": False,
+    "DicomAlwaysAllowFind": False,
+    "DicomAlwaysAllowFindWorklist": False,
+    "DicomAlwaysAllowGet": False,
+    "DicomAlwaysAllowMove": False,
+    "DicomModalitiesInDatabase": False,
+}
+# Options that are made of the clinic's other settings.
+DERIVED = {
+    "Name": "orthanc_name",
+    "StorageDirectory": "orthanc_storage_dir",
+    "IndexDirectory": "orthanc_storage_dir",
+    "TemporaryDirectory": "orthanc_tmp_dir",
+    "Plugins": "orthanc_install_method",
+    "HttpPort": "orthanc_http_port",
+    "RegisteredUsers": "orthanc_users",
+    "DicomAet": "orthanc_aet",
+    "DicomPort": "orthanc_dicom_port",
+    "DicomModalities": "orthanc_modalities",
+}
 MASK = "********"
 SECRET = re.compile(r"password|secret|token|registeredusers|httpheaders", re.IGNORECASE)
-
-Problem = dict[str, str]
-
-
-def problem(path: str, message: str, remedy: str) -> Problem:
-    return {"path": path, "message": message, "remedy": remedy}
 
 
 def release(version: str) -> tuple[int, ...]:
@@ -67,6 +94,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
     """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
     worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
     configuration: dict[str, Any] = {
+        **CLOSED,
         "Name": settings["name"],
         "StorageDirectory": settings["storage_dir"],
         "IndexDirectory": settings["storage_dir"],
@@ -77,24 +105,9 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         # text in answers: with the default, Latin1, a Greek name cannot be given back
         "DefaultEncoding": "Utf8",
         "HttpPort": int(settings["http_port"]),
-        "RemoteAccessAllowed": False,
-        # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
-        "AuthenticationEnabled": True,
         "RegisteredUsers": {user["name"]: user["password"] for user in settings["users"]},
-        "WebDavEnabled": False,
-        "ExecuteLuaEnabled": False,
         "DicomAet": settings["aet"],
         "DicomPort": int(settings["dicom_port"]),
-        "DicomCheckCalledAet": True,
-        # one of these true, and associations are no longer refused by AE title and address
-        "DicomAlwaysAllowEcho": False,
-        "DicomAlwaysAllowStore": False,
-        "DicomAlwaysAllowFind": False,
-        "DicomAlwaysAllowFindWorklist": False,
-        "DicomAlwaysAllowGet": False,
-        "DicomAlwaysAllowMove": False,
-        "DicomCheckModalityHost": True,
-        "DicomModalitiesInDatabase": False,
         "DicomModalities": {
             device["name"]: {
                 "AET": device["aet"],
@@ -154,16 +167,9 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
             )
         )
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
-        if not str(settings[name]).startswith("/"):
-            found.append(
-                problem(
-                    f"orthanc_{name}",
-                    f"{settings[name]!r} is not absolute",
-                    "start the path with /",
-                )
-            )
+        found += _path(f"orthanc_{name}", settings[name])
     found += _users(settings["users"])
-    found += _modalities(settings["modalities"])
+    found += _modalities(settings["modalities"], settings["local_modalities"])
     found += _options(settings["settings"], settings["version"])
     return found
 
@@ -179,6 +185,15 @@ def _ae_title(path: str, value: Any) -> list[Problem]:
             "use 1 to 16 characters, best A-Z, 0-9 and _, no backslash, no space at either end",
         )
     ]
+
+
+def _path(path: str, value: Any) -> list[Problem]:
+    """Paths stand in a unit of systemd, where spaces and % have a meaning."""
+    if not str(value).startswith("/"):
+        return [problem(path, f"{value!r} is not absolute", "start the path with /")]
+    if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)+", str(value)):
+        return [problem(path, f"{value!r} is not a plain path", "use letters, digits, dot, hyphen and _ between the /")]
+    return []
 
 
 def _port(path: str, value: Any) -> list[Problem]:
@@ -247,7 +262,7 @@ def _users(users: Any) -> list[Problem]:
     return found
 
 
-def _modalities(modalities: Any) -> list[Problem]:
+def _modalities(modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
     if not isinstance(modalities, list):
         return [
             problem(
@@ -257,7 +272,7 @@ def _modalities(modalities: Any) -> list[Problem]:
             )
         ]
     found = []
-    seen: dict[str, dict[str, str]] = {"name": {}, "aet": {}, "host": {}}
+    seen = {key: {str(device[key]).upper(): "this machine" for device in local} for key in ("name", "aet", "host")}
     for number, device in enumerate(modalities):
         path = f"orthanc_modalities[{number}]"
         if not isinstance(device, dict):
@@ -316,6 +331,13 @@ def _options(options: Any, version: str) -> list[Problem]:
         if name in SECTIONS:
             if not isinstance(value, dict):
                 found.append(problem(path, f"{value!r} is not a section", "write a dictionary"))
+            continue
+        if name in DERIVED:
+            found.append(problem(path, f"is made of {DERIVED[name]}", f"set {DERIVED[name]}"))
+            continue
+        if name in CLOSED and value is not CLOSED[name]:
+            message = f"{value!r} would open the server or lose its settings"
+            found.append(problem(path, message, f"leave it at {json.dumps(CLOSED[name])}"))
             continue
         option = OPTIONS.get(name)
         if option is None:

@@ -31,7 +31,9 @@ GOOD: dict[str, Any] = {
     "settings": {},
     "version": "1.12.7+dfsg-4",
     "plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
-    "local_modalities": [],
+    "local_modalities": [
+        {"name": "acceptance_test", "aet": "ACCEPTANCE_TEST", "host": "127.0.0.1", "port": 11112, "may": ["echo"]}
+    ],
     "worklist_plugin": "worklists",
 }
 
@@ -62,6 +64,8 @@ def test_good_settings_have_no_problem(version: str) -> None:
         ("dicom_port", True, "orthanc_dicom_port", "not a TCP port"),
         ("http_port", "4242", "orthanc_http_port", "DICOM port as well"),
         ("storage_dir", "OrthancStorage", "orthanc_storage_dir", "not absolute"),
+        ("tmp_dir", "/var/lib/orthanc images", "orthanc_tmp_dir", "not a plain path"),
+        ("worklist_dir", "/var/lib/../etc", "orthanc_worklist_dir", "not a plain path"),
         ("users", [], "orthanc_users", "names nobody"),
         (
             "users.0.password",
@@ -93,6 +97,21 @@ def test_good_settings_have_no_problem(version: str) -> None:
             "not a list of rights",
         ),
         ("modalities", GOOD["modalities"] * 2, "orthanc_modalities[1].aet", "used by"),
+        ("modalities.0.aet", "acceptance_test", "orthanc_modalities[0].aet", "used by this machine"),
+        ("modalities.0.host", "127.0.0.1", "orthanc_modalities[0].host", "used by this machine"),
+        ("settings", {"DicomPort": 104}, "orthanc_config_settings.DicomPort", "is made of orthanc_dicom_port"),
+        (
+            "settings",
+            {"DicomAlwaysAllowStore": True},
+            "orthanc_config_settings.DicomAlwaysAllowStore",
+            "would open the server",
+        ),
+        (
+            "settings",
+            {"AuthenticationEnabled": False},
+            "orthanc_config_settings.AuthenticationEnabled",
+            "would open the server",
+        ),
         (
             "settings",
             {"DicomAlwaysAllowStor": 1},

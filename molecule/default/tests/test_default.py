@@ -7,12 +7,12 @@ import email.policy
 import io
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, SCANNER, UNLISTED, client, https, name_of, put, scu
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from testinfra.host import Host
@@ -20,19 +20,6 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
-SCANNER, UNLISTED, OFFICE, OUTSIDE = (
-    "orthanc-us1",
-    "orthanc-unlisted",
-    "orthanc-office",
-    "orthanc-outside",
-)
-# name of the machine: its address for the clinic's devices, the office and outside
-ADDRESSES = {
-    "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
-    "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
-}
-VIEWER = "viewer:scenario-viewer-password"
-HOSTNAME = "pacs.clinic.example"
 # native, palette, JPEG 2000 and a JPEG clip of 30 frames, as ultrasound machines send them
 IMAGES = [
     "examples_rgb_color.dcm",
@@ -40,76 +27,6 @@ IMAGES = [
     "examples_jpeg2k.dcm",
     "examples_ybr_color.dcm",
 ]
-
-
-def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["docker", "exec", "-i", name, *command],
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def put(name: str, path: str, content: bytes) -> None:
-    assert client(name, "sh", "-c", f"cat > {path}", stdin=content).returncode == 0
-
-
-def scu(
-    name: str,
-    tool: str,
-    aet: str,
-    address: str,
-    *arguments: str,
-    called: str = "ORTHANC",
-) -> tuple[int, str]:
-    done = client(
-        name,
-        tool,
-        "-v",
-        "-to",
-        "5",
-        "-aet",
-        aet,
-        "-aec",
-        called,
-        address,
-        "4242",
-        *arguments,
-    )
-    return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
-
-
-def https(host: Host, name: str, path: str, user: str = VIEWER, *arguments: str) -> tuple[int, str, bytes]:
-    """Status, content type and body as the client `name` gets them, the CA verified."""
-    machine = host.backend.get_hostname()
-    put(name, f"/tmp/{machine}.crt", host.file("/etc/nginx/orthanc/ca.crt").content)
-    options = [
-        "--silent",
-        "--show-error",
-        "--max-time",
-        "60",
-        "--cacert",
-        f"/tmp/{machine}.crt",
-    ]
-    options += [
-        "--resolve",
-        f"{HOSTNAME}:443:{ADDRESSES[machine][1]}",
-        "--output",
-        "/tmp/body",
-    ]
-    options += [
-        "--write-out",
-        "%{http_code} %{content_type}",
-        *(["--user", user] if user else []),
-        *arguments,
-    ]
-    url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"
-    done = client(name, "curl", *options, url)
-    assert done.returncode == 0, done.stderr
-    status, _, kind = done.stdout.decode().partition(" ")
-    return int(status), kind, client(name, "cat", "/tmp/body").stdout
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +46,7 @@ def study() -> tuple[str, dict[str, pydicom.Dataset]]:
 
 @pytest.fixture
 def address(host: Host) -> str:
-    return ADDRESSES[host.backend.get_hostname()][0]
+    return ADDRESSES[name_of(host)][0]
 
 
 def test_the_four_images_come_back_over_https(host: Host, address: str, study: Any) -> None:
@@ -142,7 +59,7 @@ def test_the_four_images_come_back_over_https(host: Host, address: str, study: A
         put(SCANNER, names[-1], buffer.getvalue())
     # -xs and the like propose one syntax each: every file goes in the syntax that it has
     for option, name in zip(["-xe", "-xe", "-xv", "-xy"], names, strict=True):
-        status, said = scu(SCANNER, "storescu", "US1", address, option, name)
+        status, said = scu(SCANNER, "storescu", "US2", address, option, name)
         assert status == 0, said
 
     status, _kind, body = https(host, OFFICE, f"/dicom-web/instances?StudyInstanceUID={uid}")
@@ -153,7 +70,7 @@ def test_the_four_images_come_back_over_https(host: Host, address: str, study: A
         url = item["00081190"]["Value"][0]
         assert url.startswith(f"https://{HOSTNAME}/dicom-web/")
         accept = 'Accept: multipart/related; type="application/dicom"; transfer-syntax=*'
-        status, kind, body = https(host, OFFICE, url, VIEWER, "--header", accept)
+        status, kind, body = https(host, OFFICE, url, "--header", accept)
         assert status == 200, url
         message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
         payload = next(iter(message.iter_parts())).get_payload(decode=True)  # type: ignore[attr-defined]
@@ -167,11 +84,11 @@ def test_the_worklist_gives_the_scanner_its_patient(host: Host, address: str) ->
     item = (
         "(0008,0050) SH [ACC1]\n(0010,0010) PN [MUSTER^ANNA]\n(0010,0020) LO [P1]\n"
         f"(0020,000d) UI [{generate_uid()}]\n(0040,0100) SQ\n(fffe,e000) -\n(0008,0060) CS [US]\n"
-        "(0040,0001) AE [US1]\n(0040,0002) DA [20260101]\n(0040,0003) TM [0800]\n(fffe,e00d) -\n(fffe,e0dd) -\n"
+        "(0040,0001) AE [US2]\n(0040,0002) DA [20260101]\n(0040,0003) TM [0800]\n(fffe,e00d) -\n(fffe,e0dd) -\n"
     )
     put(SCANNER, "/tmp/item.txt", item.encode())
     assert client(SCANNER, "dump2dcm", "/tmp/item.txt", "/tmp/item.wl").returncode == 0
-    machine = host.backend.get_hostname()
+    machine = name_of(host)
     put(
         machine,
         "/var/lib/orthanc/worklists/item.wl",
@@ -182,17 +99,17 @@ def test_the_worklist_gives_the_scanner_its_patient(host: Host, address: str) ->
         "-k",
         "PatientName",
         "-k",
-        "ScheduledProcedureStepSequence[0].ScheduledStationAETitle=US1",
+        "ScheduledProcedureStepSequence[0].ScheduledStationAETitle=US2",
     ]
-    _status, said = scu(SCANNER, "findscu", "US1", address, "-W", *keys)
+    _status, said = scu(SCANNER, "findscu", "US2", address, "-W", *keys)
     assert said.count("MUSTER^ANNA") == 1, said
-    _status, said = scu(UNLISTED, "findscu", "US1", address, "-W", *keys)
+    _status, said = scu(UNLISTED, "findscu", "US2", address, "-W", *keys)
     assert "MUSTER" not in said
 
 
 def test_echo_by_right_and_by_address(host: Host, address: str) -> None:
-    assert scu(SCANNER, "echoscu", "US1", address)[0] == 0
-    for aet, called in (("US9", "ORTHANC"), ("US2", "ORTHANC"), ("US1", "WRONG")):
+    assert scu(SCANNER, "echoscu", "US2", address)[0] == 0
+    for aet, called in (("US9", "ORTHANC"), ("US1", "ORTHANC"), ("US2", "WRONG")):
         status, said = scu(SCANNER, "echoscu", aet, address, called=called)
         assert status != 0, (aet, called)
         assert "Association Rejected" in said
@@ -207,7 +124,7 @@ def test_an_unlisted_ae_title_cannot_store_or_query(host: Host, address: str, st
 
 
 def test_an_unlisted_machine_does_not_reach_the_dicom_port(host: Host, address: str) -> None:
-    status, said = scu(UNLISTED, "echoscu", "US1", address)
+    status, said = scu(UNLISTED, "echoscu", "US2", address)
     assert status != 0
     assert "Rejected" not in said  # not even a TCP connection
 
@@ -215,7 +132,7 @@ def test_an_unlisted_machine_does_not_reach_the_dicom_port(host: Host, address: 
 @pytest.mark.parametrize(("place", "network"), [(SCANNER, 0), (UNLISTED, 0), (OFFICE, 1), (OUTSIDE, 2)])
 @pytest.mark.parametrize("port", [8042, 80])
 def test_no_plain_http_from_anywhere(host: Host, place: str, network: int, port: int) -> None:
-    url = f"http://{ADDRESSES[host.backend.get_hostname()][network]}:{port}/system"
+    url = f"http://{ADDRESSES[name_of(host)][network]}:{port}/system"
     assert client(place, "curl", "--silent", "--max-time", "2", url).returncode in (
         7,
         28,
@@ -223,7 +140,7 @@ def test_no_plain_http_from_anywhere(host: Host, place: str, network: int, port:
 
 
 def test_https_is_for_the_office_alone(host: Host) -> None:
-    target = ADDRESSES[host.backend.get_hostname()][2]
+    target = ADDRESSES[name_of(host)][2]
     done = client(
         OUTSIDE,
         "curl",
@@ -238,7 +155,7 @@ def test_https_is_for_the_office_alone(host: Host) -> None:
 
 @pytest.mark.parametrize("user", ["", "viewer:wrong", "nobody:wrong", "orthanc:orthanc", "it:wrong"])
 def test_no_or_a_wrong_password_is_401(host: Host, user: str) -> None:
-    assert https(host, OFFICE, "/dicom-web/studies", user)[0] == 401
+    assert https(host, OFFICE, "/dicom-web/studies", user=user)[0] == 401
 
 
 def test_a_reader_reads_and_no_more(host: Host) -> None:
@@ -250,8 +167,8 @@ def test_a_reader_reads_and_no_more(host: Host) -> None:
         "/tools/find",
         "/dicom-web/studies/../servers",
     ):
-        assert https(host, OFFICE, path, VIEWER, "--path-as-is")[0] == 403, path
-    assert https(host, OFFICE, "/dicom-web/studies", VIEWER, "--request", "POST")[0] == 403
+        assert https(host, OFFICE, path, "--path-as-is")[0] == 403, path
+    assert https(host, OFFICE, "/dicom-web/studies", "--request", "POST")[0] == 403
 
 
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
@@ -264,7 +181,7 @@ def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
 def test_secrets_are_for_root_and_orthanc(host: Host) -> None:
     config = host.file("/etc/orthanc/site/orthanc.json")
     assert (config.user, config.group, config.mode) == ("root", "orthanc", 0o640)
-    assert host.file("/etc/nginx/orthanc/server.key").mode == 0o600
+    assert host.file("/etc/nginx/orthanc/self_signed.key").mode == 0o600
 
 
 def test_vendor_files_stay_as_shipped(host: Host) -> None:

@@ -1,0 +1,54 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether a certificate that a clinic brings will be accepted by its clients. Without Ansible."""
+
+from __future__ import annotations
+
+import datetime
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+
+CHAIN, KEY = "orthanc_proxy_certificate_chain", "orthanc_proxy_certificate_key"
+
+
+def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> list[Problem]:
+    """`chain` (the server's certificate first) and `key` are PEM; `now` is aware of its time zone."""
+    found: list[Problem] = []
+    try:
+        certificates = x509.load_pem_x509_certificates(chain.encode())
+    except ValueError:
+        return [problem(CHAIN, "is no certificate in PEM", "give the server's certificate, then its intermediates")]
+    server = certificates[0]
+    try:
+        private = serialization.load_pem_private_key(key.encode(), password=None)
+        if private.public_key() != server.public_key():
+            found.append(problem(KEY, "belongs to another certificate", "give the key of the first certificate"))
+    except (ValueError, TypeError):  # TypeError: it has a passphrase
+        found.append(problem(KEY, "is no private key in PEM", "give it without passphrase, from a vault"))
+    try:
+        names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = names.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        names = []
+    wildcard = "*." + hostname.partition(".")[2]
+    if not {hostname, wildcard} & {name.lower() for name in names}:
+        message = f"is for {', '.join(names) or 'no host name at all'}, not for {hostname}"
+        found.append(problem(CHAIN, message, "order one with orthanc_hostname as subject alternative name"))
+    for certificate in certificates:
+        name = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc <= now:
+            message = f"({name}) expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+            found.append(problem(CHAIN, message, "renew it"))
+        if certificate.not_valid_before_utc > now:
+            message = f"({name}) is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+            found.append(problem(CHAIN, message, "check the date of this controller, or wait"))
+    for issued, issuer in zip(certificates, certificates[1:], strict=False):
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            message = f"goes from {issued.subject.rfc4514_string()} to {issuer.subject.rfc4514_string()}"
+            found.append(problem(CHAIN, f"{message}, which did not sign it", "put each issuer after what it signed"))
+    return found

@@ -1,0 +1,72 @@
+"""Real clients in containers of their own, and deploys as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[2]
+SCANNER, UNLISTED, OFFICE, OUTSIDE = "orthanc-us2", "orthanc-unlisted", "orthanc-office", "orthanc-outside"
+# name of the machine: its address for the clinic's devices, the office and outside
+ADDRESSES = {
+    "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
+    "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
+}
+HOSTNAME = "pacs.clinic.example"
+PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
+VIEWER = f"viewer:{PASSWORDS['viewer']}"
+
+
+def name_of(host: Host) -> str:
+    return str(host.backend.get_hostname())
+
+
+def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["docker", "exec", "-i", name, *command], input=stdin, capture_output=True, check=False, timeout=120
+    )
+
+
+def put(name: str, path: str, content: bytes) -> None:
+    assert client(name, "sh", "-c", f"cat > {path}", stdin=content).returncode == 0
+
+
+def scu(name: str, tool: str, aet: str, address: str, *arguments: str, called: str = "ORTHANC") -> tuple[int, str]:
+    """Exit code and all that the DICOM client `tool` says; findscu exits 0 when it is refused."""
+    done = client(name, tool, "-v", "-to", "5", "-aet", aet, "-aec", called, address, "4242", *arguments)
+    return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
+
+
+def https(
+    host: Host, name: str, path: str, *arguments: str, user: str = VIEWER, ca: bytes = b""
+) -> tuple[int, str, bytes]:
+    """Status, content type and body as the client `name` gets them, the CA verified."""
+    machine = name_of(host)
+    put(name, f"/tmp/{machine}.crt", ca or host.file("/etc/nginx/orthanc/ca.crt").content)
+    options = ["--silent", "--show-error", "--max-time", "60", "--cacert", f"/tmp/{machine}.crt"]
+    options += ["--resolve", f"{HOSTNAME}:443:{ADDRESSES[machine][1]}", "--output", "/tmp/body"]
+    options += ["--write-out", "%{http_code} %{content_type}", *(["--user", user] if user else []), *arguments]
+    url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"
+    done = client(name, "curl", *options, url)
+    assert done.returncode == 0, done.stderr
+    status, _, kind = done.stdout.decode().partition(" ")
+    return int(status), kind, client(name, "cat", "/tmp/body").stdout
+
+
+def play(playbook: str, host: Host, settings: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Exit code and output (each run of white space one space) of a playbook on one machine."""
+    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
+    options = ["--inventory", str(inventory), "--limit", name_of(host), "--extra-vars", json.dumps(settings or {})]
+    done = subprocess.run(
+        ["ansible-playbook", *options, f"clinicops.orthanc.{playbook}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
