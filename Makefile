@@ -29,7 +29,7 @@ test: lint scenarios unit
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
-	mypy plugins tests
+	mypy plugins tests molecule
 	yamllint --strict .
 	ansible-lint --offline
 

@@ -45,7 +45,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import certificate
 
 
-def orthanc_certificate_problems(chain: Any, key: Any, hostname: Any) -> list[dict[str, str]]:
+def orthanc_certificate_problems(chain: Any, key: Any, hostname: Any) -> Any:
     for value in (chain, key, hostname):
         if not isinstance(value, str):
             kind = type(value).__name__

@@ -35,7 +35,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import network
 
 
-def orthanc_network_problems(value: Any) -> list[dict[str, str]]:
+def orthanc_network_problems(value: Any) -> Any:
     if not isinstance(value, list):
         raise AnsibleFilterError(
             f"clinicops.orthanc.orthanc_network_problems: expects a list, not {type(value).__name__}"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 from cryptography import x509
@@ -29,8 +30,8 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
     except (ValueError, TypeError):  # TypeError: it has a passphrase
         found.append(problem(KEY, "is no private key in PEM", "give it without passphrase, from a vault"))
     try:
-        names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = names.get_values_for_type(x509.DNSName)
+        extension = server.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = extension.value.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
         names = []
     wildcard = "*." + hostname.partition(".")[2]
@@ -45,7 +46,7 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
         if certificate.not_valid_before_utc > now:
             message = f"({name}) is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
             found.append(problem(CHAIN, message, "check the date of this controller, or wait"))
-    for issued, issuer in zip(certificates, certificates[1:], strict=False):
+    for issued, issuer in itertools.pairwise(certificates):
         try:
             issued.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature):

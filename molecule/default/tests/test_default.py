@@ -73,7 +73,8 @@ def test_the_four_images_come_back_over_https(host: Host, address: str, study: A
         status, kind, body = https(host, OFFICE, url, "--header", accept)
         assert status == 200, url
         message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
-        payload = next(iter(message.iter_parts())).get_payload(decode=True)  # type: ignore[attr-defined]
+        payload = next(iter(message.iter_parts())).get_payload(decode=True)
+        assert isinstance(payload, bytes)
         received = pydicom.dcmread(io.BytesIO(payload))
         sent = images[received.SOPInstanceUID]
         assert received.file_meta.TransferSyntaxUID == sent.file_meta.TransferSyntaxUID

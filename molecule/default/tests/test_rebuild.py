@@ -6,7 +6,7 @@ import json
 import os
 
 import bed
-from clients import ADDRESSES, PASSWORDS, name_of, play
+from clients import ADDRESSES, PASSWORDS, fingerprint, name_of, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -31,6 +31,12 @@ def test_images_survive_their_machine(host: Host) -> None:
 
     bed.machine_down(name, keep_volume=True)
     bed.machine_up(name, "debian13", list(ADDRESSES[name]))
+    virgin = fingerprint(host)
+    refused = {"orthanc_users": [{"name": "it", "role": "admin", "password": "change-this-password"}]}
+    status, said = play("deploy", host, refused)
+    assert status == 2
+    assert "orthanc_users[0].password is a default" in said
+    assert fingerprint(host) == virgin
     for number in range(3):  # the account gets another number than it had
         host.check_output(f"useradd --system --create-home earlier{number}")
     status, said = play("deploy", host)

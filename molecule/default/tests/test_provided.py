@@ -1,0 +1,56 @@
+"""A certificate of the clinic's own, and the acceptance test alone."""
+
+from __future__ import annotations
+
+import os
+
+from certificates import Authority
+from clients import HOSTNAME, OFFICE, https, play
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+
+
+def settings(chain: str, key: str) -> dict[str, str]:
+    return {
+        "orthanc_proxy_certificate": "provided",
+        "orthanc_proxy_certificate_chain": chain,
+        "orthanc_proxy_certificate_key": key,
+    }
+
+
+def test_a_provided_certificate_is_served(host: Host) -> None:
+    authority = Authority("Clinic CA")
+    chosen = settings(*authority.issue(HOSTNAME))
+    status, said = play("deploy", host, chosen)
+    assert status == 0, said
+    assert chosen["orthanc_proxy_certificate_key"].split("\n")[1] not in said
+    assert https(host, OFFICE, "/dicom-web/studies", ca=authority.root.encode())[0] == 200
+    assert host.file("/etc/nginx/orthanc/provided.key").mode == 0o600
+
+    status, said = play("verify", host, chosen)
+    assert status == 0, said
+    assert "34 passed, 0 failed" in said
+    assert "changed=0" in said
+
+    wrong = settings(*authority.issue("other.clinic.example"))
+    status, said = play("deploy", host, wrong)
+    assert status == 2
+    assert "is for other.clinic.example, not for pacs.clinic.example" in said
+    assert "changed=0" in said
+    assert https(host, OFFICE, "/dicom-web/studies", ca=authority.root.encode())[0] == 200
+
+    status, said = play("deploy", host)
+    assert status == 0, said
+    assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
+
+
+def test_verify_fails_when_the_service_is_down(host: Host) -> None:
+    host.check_output("systemctl stop nginx")
+    status, said = play("verify", host)
+    host.check_output("systemctl start nginx")
+    assert status == 2
+    assert "FAILED" in said
+    status, said = play("verify", host)
+    assert status == 0, said
