@@ -76,8 +76,11 @@ def fingerprint(host: Host) -> str:
     """Everything that a deploy would write, and when each service started, on a virgin machine too."""
     written = "/etc/orthanc /etc/nginx /etc/nftables.d /etc/systemd/system /etc/passwd /var/lib/orthanc /srv"
     packages = "/var/lib/dpkg/status /var/lib/apt/lists"
-    find = f"find {written} {packages} -printf '%p %m %u %g %T@\\n' 2>/dev/null"
-    files = host.run(f"{find} | grep -v -e /var/lib/orthanc/db/ -e /var/lib/orthanc/tmp | sort").stdout
+    # a directory's own time moves with the index's journal; a new file shows as itself
+    printf = "-type d -printf '%p %m %u %g\\n' -o -printf '%p %m %u %g %T@\\n'"
+    files = host.run(
+        f"find {written} {packages} {printf} 2>/dev/null | grep -v -e /var/lib/orthanc/db/ -e /var/lib/orthanc/tmp | sort"
+    ).stdout
     services = host.run("systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx").stdout
     rules = host.check_output("nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'")
     return f"{files}{services}{rules}"

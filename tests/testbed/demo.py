@@ -61,14 +61,14 @@ Orthanc is running, and has passed its acceptance test.
 
   address    {access["url"]} on {access["https_address"]}
   user       viewer / {access["users"]["viewer"]["password"]}   (all users: .demo/access.json)
-  CA         .demo/pacs.crt
+  CA         .demo/{HOSTNAME}.crt
   DICOM      {access["aet"]} at {access["dicom_address"]} port {access["dicom_port"]}
 
 Send a first image, as the ultrasound machine US1:
   docker cp image.dcm {SCANNER}:/tmp/
   docker exec {SCANNER} storescu -aet US1 -aec {access["aet"]} {dicom} /tmp/image.dcm
 Find it, as an external system:
-  curl --cacert .demo/pacs.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
+  curl --cacert .demo/{HOSTNAME}.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
 
 make demo-down removes it.""")
 
@@ -88,7 +88,7 @@ def write_access(settings: dict[str, str]) -> dict[str, Any]:
         "users": {
             name: {"role": role, "password": settings[f"vault_orthanc_{name}_password"]} for name, role in roles.items()
         },
-        "ca_file": str(DEMO / "pacs.crt"),
+        "ca_file": str(DEMO / f"{HOSTNAME}.crt"),
         "worklist_dir": "/var/lib/orthanc/worklists",
         "containers": {"server": SERVER, "scanner": SCANNER, "office": OFFICE},
     }
@@ -103,7 +103,7 @@ def down() -> None:
         return
     for name in PLATFORMS:
         bed.machine_down(name)
-    for name in ("access.json", "overlay.json", "pacs.crt"):
+    for name in ("access.json", "overlay.json", f"{HOSTNAME}.crt"):
         (DEMO / name).unlink(missing_ok=True)
 
 
