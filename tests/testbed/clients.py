@@ -78,9 +78,8 @@ def fingerprint(host: Host) -> str:
     packages = "/var/lib/dpkg/status /var/lib/apt/lists"
     # a directory's own time moves with the index's journal; a new file shows as itself
     printf = "-type d -printf '%p %m %u %g\\n' -o -printf '%p %m %u %g %T@\\n'"
-    files = host.run(
-        f"find {written} {packages} {printf} 2>/dev/null | grep -v -e /var/lib/orthanc/db/ -e /var/lib/orthanc/tmp | sort"
-    ).stdout
+    moving = "-e /var/lib/orthanc/db/ -e /var/lib/orthanc/tmp"
+    files = host.run(f"find {written} {packages} {printf} 2>/dev/null | grep -v {moving} | sort").stdout
     services = host.run("systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx").stdout
     rules = host.check_output("nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'")
     return f"{files}{services}{rules}"
