@@ -89,7 +89,8 @@ class Day:
         self.checks: list[dict[str, Any]] = []
         self.accession = "ACC" + secrets.token_hex(6).upper()
         self.study, self.series = new_uid(), new_uid()
-        self.scratch = Path(tempfile.mkdtemp(prefix="orthanc-acceptance-"))
+        self.scratch_holder = tempfile.TemporaryDirectory(prefix="orthanc-acceptance-")
+        self.scratch = Path(self.scratch_holder.name)
 
     def check(self, name: str, expected: str, seen: str) -> None:
         self.checks.append(
@@ -408,7 +409,7 @@ class Day:
 
     def clean_up(self) -> None:
         """Takes the synthetic patient away, whatever happened before."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch_holder.cleanup()
         try:
             user = self.settings["users"][0]
             name, password = user["name"], user["password"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import tarfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -58,3 +60,17 @@ def test_every_shared_variable_is_documented() -> None:
         text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
         for name, _fallback in SHARED.findall(text):
             assert f"| {name} |" in documented, name
+
+
+def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
+    subprocess.run(
+        ["ansible-galaxy", "collection", "build", "--output-path", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    with tarfile.open(next(tmp_path.iterdir())) as artifact:
+        tops = {member.name.partition("/")[0] for member in artifact.getmembers()}
+    assert tops == {
+        *("MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "requirements.yml"),
+        *("changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles"),
+    }
