@@ -12,7 +12,10 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 	ln -sfn ../../.. $@
 
 $(VENV)/%.stamp: %.txt
-	@test -x $(VENV)/bin/pip || python3 -m venv $(VENV) || { rm -rf $(VENV); apt-get update -qq && apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
+	@test -x $(VENV)/bin/pip || python3 -m venv $(VENV) >/dev/null || { \
+	  echo "installing python3-venv"; rm -rf $(VENV); \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } >/dev/null \
+	  && python3 -m venv $(VENV); }
 	@echo "installing $< (a minute or two the first time)"
 	@$(VENV)/bin/pip install --quiet --quiet --requirement $<
 	@touch $@

@@ -2,8 +2,9 @@
 """The test bed: a container engine, base images, networks and machines.
 
 It uses the Docker Engine that answers; where none does it starts Debian's, as
-root, and remembers the pid. Images come from `debian:<suite>` where a registry
-can be reached and from Debian's own archive (mmdebstrap) where not. They are
+root, and remembers the pid. As root on Debian the images are made from the
+archive that the host itself uses (mmdebstrap), anywhere else from
+`debian:<suite>`; BED_BASE names another base image than `debian`. They are
 tagged with a hash of their recipe, so a second run builds nothing.
 """
 
@@ -182,7 +183,7 @@ def image(name: str) -> str:
         return tag
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=STATE) as scratch:
-        if os.geteuid() == 0 and shutil.which("apt-get"):
+        if os.geteuid() == 0 and shutil.which("apt-get") and "BED_BASE" not in os.environ:
             if not shutil.which("mmdebstrap"):
                 apt_install("mmdebstrap")
             say(f"building image {name} from Debian {suite}")
@@ -191,7 +192,7 @@ def image(name: str) -> str:
             run("mmdebstrap", *options, suite, tar, *debian_sources(suite))
             docker("import", "-c", 'CMD ["/lib/systemd/systemd"]', tar, tag)
         else:
-            say(f"building image {name} on debian:{suite}")
+            say(f"building image {name} on {os.environ.get('BED_BASE', 'debian')}:{suite}")
             Path(scratch, "Dockerfile").write_text(dockerfile(suite, packages))
             docker("build", "-t", tag, scratch)
     return tag
@@ -199,8 +200,26 @@ def image(name: str) -> str:
 
 def networks_up() -> None:
     for name, subnet in NETWORKS.items():
-        if docker("network", "inspect", f"clinicops-{name}", check=False).returncode:
-            docker("network", "create", f"--subnet={subnet}", f"clinicops-{name}")
+        if docker("network", "inspect", f"clinicops-{name}", check=False).returncode == 0:
+            continue
+        refuse_taken(subnet)
+        docker("network", "create", f"--subnet={subnet}", f"clinicops-{name}")
+
+
+def networks_down() -> None:
+    """Remove the networks that nobody uses any more; Docker keeps the others."""
+    for name in NETWORKS:
+        docker("network", "rm", f"clinicops-{name}", check=False)
+
+
+def refuse_taken(subnet: str) -> None:
+    """Docker would put its network over the host's own and cut it off."""
+    if not shutil.which("ip"):
+        return  # not Linux: the engine has a machine of its own
+    for route in json.loads(run("ip", "-json", "route").stdout):
+        taken = route["dst"]
+        if taken != "default" and ipaddress.ip_network(taken).overlaps(ipaddress.ip_network(subnet)):
+            sys.exit(f"bed: this machine has a route to {taken} ({route['dev']}), and the test bed needs {subnet}")
 
 
 def machine_up(name: str, kind: str, addresses: list[str]) -> None:
@@ -254,7 +273,7 @@ def main() -> None:
     commands.add_parser("engine-down", help="end the engine if this checkout started it")
     up = commands.add_parser("up", help="start containers")
     up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
-    down = commands.add_parser("down", help="remove containers and their volumes")
+    down = commands.add_parser("down", help="remove containers, their volumes, and networks without a container")
     down.add_argument("names", nargs="+")
     chosen = parser.parse_args()
     if chosen.command == "engine":
@@ -270,6 +289,7 @@ def main() -> None:
     else:
         for name in chosen.names:
             machine_down(name)
+        networks_down()
 
 
 if __name__ == "__main__":

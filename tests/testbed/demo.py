@@ -103,6 +103,7 @@ def down() -> None:
         return
     for name in PLATFORMS:
         bed.machine_down(name)
+    bed.networks_down()
     for name in ("access.json", "overlay.json", f"{HOSTNAME}.crt"):
         (DEMO / name).unlink(missing_ok=True)
 
