@@ -173,10 +173,12 @@ def test_a_reader_reads_and_no_more(host: Host) -> None:
 
 
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
-    starts = host.run("journalctl --unit orthanc.service --output cat --no-pager").stdout
-    read = [line for line in starts.splitlines() if "Reading the configuration" in line]
-    assert read
+    journal = host.check_output("journalctl --unit orthanc.service --output cat --no-pager").splitlines()
+    read = [line for line in journal if "Reading the configuration" in line]
     assert all("/etc/orthanc/site/orthanc.json" in line for line in read), read
+    assert len(read) == sum(line.startswith("Started ") for line in journal) > 0
+    # the vendor's unit logs into files
+    assert host.file("/var/log/orthanc").listdir() == []
 
 
 def test_secrets_are_for_root_and_orthanc(host: Host) -> None:
