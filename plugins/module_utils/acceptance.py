@@ -152,9 +152,9 @@ class Day:
         connection = Connection(self.settings["hostname"], 443, timeout=60, context=context)
         return self.ask(connection, method, path, user, password, body, headers)
 
-    def local(self, method: str, path: str, user: str, password: str) -> tuple[int, str, bytes]:
+    def local(self, method: str, path: str, user: str, password: str, body: bytes = b"") -> tuple[int, str, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
-        return self.ask(connection, method, path, user, password, b"", {})
+        return self.ask(connection, method, path, user, password, body, {})
 
     @staticmethod
     def ask(
@@ -413,41 +413,13 @@ class Day:
         try:
             user = self.settings["users"][0]
             name, password = user["name"], user["password"]
-            connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
-            body = self.ask(
-                connection,
-                "POST",
-                "/tools/lookup",
-                name,
-                password,
-                self.study.encode(),
-                {},
-            )[2]
-            for found in json.loads(body):
+            study = self.study.encode()
+            for found in json.loads(self.local("POST", "/tools/lookup", name, password, study)[2]):
                 self.local("DELETE", found["Path"], name, password)
-            connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
-            left = json.loads(
-                self.ask(
-                    connection,
-                    "POST",
-                    "/tools/lookup",
-                    name,
-                    password,
-                    self.study.encode(),
-                    {},
-                )[2]
-            )
-            self.check(
-                "the synthetic patient is gone again",
-                "yes",
-                "yes" if not left else str(left),
-            )
+            seen = str(json.loads(self.local("POST", "/tools/lookup", name, password, study)[2]) or "yes")
         except (OSError, ValueError, KeyError, IndexError) as error:
-            self.check(
-                "the synthetic patient is gone again",
-                "yes",
-                f"{type(error).__name__}: {error}",
-            )
+            seen = f"{type(error).__name__}: {error}"
+        self.check("the synthetic patient is gone again", "yes", seen)
 
     def table(self) -> list[str]:
         width = max(len(check["name"]) for check in self.checks)
