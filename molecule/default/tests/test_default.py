@@ -172,6 +172,13 @@ def test_a_reader_reads_and_no_more(host: Host) -> None:
     assert https(host, OFFICE, "/dicom-web/studies", "--request", "POST")[0] == 403
 
 
+def test_a_get_stays_a_get(host: Host) -> None:
+    header = "X-HTTP-Method-Override: POST"
+    assert https(host, OFFICE, "/dicom-web/studies", "--header", header)[0] == 200
+    for name in ("_method", "%5fmethod", "%5F%6dethod"):
+        assert https(host, OFFICE, f"/dicom-web/studies?limit=1&{name}=POST")[0] == 403, name
+
+
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
     journal = host.check_output("journalctl --unit orthanc.service --output cat --no-pager").splitlines()
     read = [line for line in journal if "Reading the configuration" in line]
