@@ -299,7 +299,7 @@ def _modalities(modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
             )
         found += _port(f"{path}.port", device.get("port"))
         rights = device.get("may")
-        if not isinstance(rights, list) or not rights or any(right not in RIGHTS for right in rights):
+        if not isinstance(rights, list) or not rights or any(right not in list(RIGHTS) for right in rights):
             found.append(
                 problem(
                     f"{path}.may",

@@ -56,6 +56,7 @@ def test_good_settings_have_no_problem(version: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "where", "says"),
     [
+        ("modalities.0.may", [{"store": True}], "orthanc_modalities[0].may", "not a list of rights"),
         ("hostname", "", "orthanc_hostname", "not set"),
         ("hostname", "pacs clinic", "orthanc_hostname", "not a DNS name"),
         ("aet", "SEVENTEEN_LETTERS", "orthanc_aet", "not an AE title"),
