@@ -393,7 +393,7 @@ class Day:
             )
             if user["role"] == "admin":
                 continue
-            for path in ("/system", "/dicom-web/servers", "/patients"):
+            for path in ("/system", "/dicom-web/servers", "/patients", "/dicom-web/studies/..%5c..%5csystem"):
                 self.check(
                     f"{name} at {path}",
                     "403",

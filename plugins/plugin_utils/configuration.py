@@ -81,6 +81,14 @@ DERIVED = {
     "DicomPort": "orthanc_dicom_port",
     "DicomModalities": "orthanc_modalities",
 }
+# nginx reads these in its table of users as words of its own.
+RESERVED_NAMES = ("default", "include", "hostnames", "volatile")
+# The deploy gives Orthanc its directories: never one that the system or other people own.
+SYSTEM_DIRECTORIES = re.compile(
+    r"/(bin|boot|dev|etc|home|lib|lib64|proc|root|run|sbin|sys|tmp|usr|var/tmp)(/.*)?"
+    r"|/(media|mnt|opt|srv|var)|/var/(backups|cache|lib|log|mail|spool)"
+)
+TAKEN_PORTS = {22: "SSH", 443: "the proxy"}
 MASK = "********"
 SECRET = re.compile(r"password|secret|token|registeredusers|httpheaders", re.IGNORECASE)
 
@@ -158,7 +166,10 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     found += _ae_title("orthanc_aet", settings["aet"])
     for name in ("dicom_port", "http_port"):
         found += _port(f"orthanc_{name}", settings[name])
-    if str(settings["dicom_port"]) == str(settings["http_port"]):
+        for taken, service in TAKEN_PORTS.items():
+            if str(settings[name]).lstrip("0") == str(taken):
+                found.append(problem(f"orthanc_{name}", f"{taken} is the port of {service}", "choose another port"))
+    if str(settings["dicom_port"]).lstrip("0") == str(settings["http_port"]).lstrip("0"):
         found.append(
             problem(
                 "orthanc_http_port",
@@ -193,6 +204,9 @@ def _path(path: str, value: Any) -> list[Problem]:
         return [problem(path, f"{value!r} is not absolute", "start the path with /")]
     if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)+", str(value)):
         return [problem(path, f"{value!r} is not a plain path", "use letters, digits, dot, hyphen and _ between the /")]
+    if SYSTEM_DIRECTORIES.fullmatch(str(value)):
+        remedy = "use a directory of Orthanc's own, for example /var/lib/orthanc/db"
+        return [problem(path, f"{value!r} belongs to the system, and Orthanc would become its owner", remedy)]
     return []
 
 
@@ -227,10 +241,13 @@ def _users(users: Any) -> list[Problem]:
                     "use letters, digits, dot, hyphen and _",
                 )
             )
-        elif name in seen:
-            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user one entry"))
+        elif name.lower() in RESERVED_NAMES:
+            found.append(problem(f"{path}.name", f"{name!r} is a word of nginx's own", "choose another name"))
+        elif name.lower() in seen:
+            # nginx does not tell it from IT
+            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user a name of its own"))
         else:
-            seen.add(name)
+            seen.add(name.lower())
         # the message never repeats the password
         if not isinstance(password, str) or len(password) < PASSWORD_LENGTH:
             if isinstance(password, str) and password.lower() in KNOWN_PASSWORDS:

@@ -57,6 +57,12 @@ def test_good_settings_have_no_problem(version: str) -> None:
     ("path", "value", "where", "says"),
     [
         ("modalities.0.may", [{"store": True}], "orthanc_modalities[0].may", "not a list of rights"),
+        ("storage_dir", "/etc", "orthanc_storage_dir", "belongs to the system"),
+        ("storage_dir", "/home/images", "orthanc_storage_dir", "belongs to the system"),
+        ("tmp_dir", "/var/lib", "orthanc_tmp_dir", "belongs to the system"),
+        ("dicom_port", 443, "orthanc_dicom_port", "port of the proxy"),
+        ("http_port", "04242", "orthanc_http_port", "is the DICOM port as well"),
+        ("users.0.name", "Default", "orthanc_users[0].name", "word of nginx"),
         ("hostname", "", "orthanc_hostname", "not set"),
         ("hostname", "pacs clinic", "orthanc_hostname", "not a DNS name"),
         ("aet", "SEVENTEEN_LETTERS", "orthanc_aet", "not an AE title"),

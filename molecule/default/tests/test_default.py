@@ -12,7 +12,7 @@ from typing import Any
 
 import pydicom
 import pytest
-from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, SCANNER, UNLISTED, client, https, name_of, put, scu
+from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, PASSWORDS, SCANNER, UNLISTED, client, https, name_of, put, scu
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from testinfra.host import Host
@@ -167,9 +167,19 @@ def test_a_reader_reads_and_no_more(host: Host) -> None:
         "/app/explorer.html",
         "/tools/find",
         "/dicom-web/studies/../servers",
+        "/dicom-web/studies/..\\..\\system",
+        "/dicom-web/studies/..%5c..%5csystem",
+        "/dicom-web/studies/%2e%2e%5cservers",
     ):
         assert https(host, OFFICE, path, "--path-as-is")[0] == 403, path
     assert https(host, OFFICE, "/dicom-web/studies", "--request", "POST")[0] == 403
+
+
+def test_a_writer_stores_and_no_more(host: Host) -> None:
+    writer = f"gateway:{PASSWORDS['gateway']}"
+    for path in ("/tools/find", "/dicom-web/studies/..\\..\\tools\\find", "/dicom-web/studies/..%5c..%5ctools%5cfind"):
+        query = ("--path-as-is", "--data", '{"Level": "Study", "Query": {}}')
+        assert https(host, OFFICE, path, *query, user=writer)[0] == 403, path
 
 
 def test_a_get_stays_a_get(host: Host) -> None:
