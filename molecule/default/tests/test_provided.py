@@ -31,7 +31,7 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
 
     status, said = play("verify", host, chosen)
     assert status == 0, said
-    assert "34 passed, 0 failed" in said
+    assert "36 passed, 0 failed" in said
     assert "changed=0" in said
 
     wrong = settings(*authority.issue("other.clinic.example"))
