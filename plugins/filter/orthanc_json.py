@@ -42,6 +42,10 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configura
 def orthanc_json(value: Any) -> Any:
     if not isinstance(value, dict):
         raise AnsibleFilterError(f"clinicops.orthanc.orthanc_json: expects a dictionary, not {type(value).__name__}")
+    wrong = [item for item in configuration.problems(value) if item["severity"] == "error"]
+    if wrong:
+        lines = "; ".join(f"{item['path']} {item['message']}" for item in wrong)
+        raise AnsibleFilterError(f"clinicops.orthanc.orthanc_json: {lines}")
     return configuration.build(value)
 
 

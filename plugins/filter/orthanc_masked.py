@@ -36,13 +36,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration
+from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
 
 def orthanc_masked(value: Any) -> Any:
     if not isinstance(value, dict):
         raise AnsibleFilterError(f"clinicops.orthanc.orthanc_masked: expects a dictionary, not {type(value).__name__}")
-    return configuration.masked(value)
+    return masking.masked(value)
 
 
 class FilterModule:

@@ -24,7 +24,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: A dictionary with C(path), C(message) and C(remedy) for each problem; empty when there is none.
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each problem; empty when there is none.
   type: list
 """
 

@@ -28,7 +28,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: A dictionary with C(path), C(message) and C(remedy) for each problem; empty when there is none.
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each problem; empty when there is none.
   type: list
 """
 
@@ -44,7 +44,12 @@ def orthanc_problems(value: Any) -> Any:
         raise AnsibleFilterError(
             f"clinicops.orthanc.orthanc_problems: expects a dictionary, not {type(value).__name__}"
         )
-    return configuration.problems(value)
+    try:
+        return configuration.problems(value)
+    except ImportError as error:
+        raise AnsibleFilterError(
+            f"clinicops.orthanc.orthanc_problems: {error} on the controller; pip install jsonschema"
+        ) from error
 
 
 class FilterModule:

@@ -65,6 +65,10 @@ options:
     description: The directory of worklist files that Orthanc serves.
     type: path
     required: true
+  waivers:
+    description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Does nothing in check mode.
@@ -90,7 +94,7 @@ passed:
   type: bool
   returned: always
 checks:
-  description: Each check with C(name), C(expected), C(seen) and C(passed).
+  description: Each check with C(name), C(expected), C(seen), C(passed) and C(waiver), the reason why it need not pass.
   type: list
   elements: dict
   returned: always
@@ -131,6 +135,7 @@ def main() -> None:
             },
             "device_aets": {"type": "list", "elements": "str", "default": []},
             "worklist_dir": {"type": "path", "required": True},
+            "waivers": {"type": "dict", "default": {}},
         },
         supports_check_mode=False,
     )

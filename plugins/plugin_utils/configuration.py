@@ -8,28 +8,13 @@ Pure functions over plain data, without Ansible. The settings are the
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
 import re
-from pathlib import Path
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-OPTIONS: dict[str, dict[str, str]] = {
-    option["name"]: option
-    for option in json.loads(Path(__file__).with_name("orthanc_options.json").read_text(encoding="utf-8"))
-}
-# Sections that plugins read, and the two that the options table does not carry as top level.
-SECTIONS = ("DicomWeb", "Worklists")
-TYPES: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (int,),
-    "string": (str,),
-    "list": (list,),
-    "object": (dict,),
-}
 # What a device may do, and Orthanc's name for it (Orthanc Book, "Configuration of DICOM modalities").
 RIGHTS = {
     "echo": "AllowEcho",
@@ -40,17 +25,7 @@ RIGHTS = {
     "get": "AllowGet",
 }
 ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")
-# Of Debian's fragments, Orthanc's sources and the guides that clinics follow.
-KNOWN_PASSWORDS = (
-    "orthanc",
-    "change-this-password",
-    "changeme",
-    "password",
-    "admin",
-    "alice",
-)
-PASSWORD_LENGTH = 12
-# What keeps strangers out and images in: the same in every clinic.
+# What keeps strangers out and images in: the same in every clinic, but for waivers.
 CLOSED: dict[str, Any] = {
     "RemoteAccessAllowed": False,
     # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
@@ -89,17 +64,41 @@ SYSTEM_DIRECTORIES = re.compile(
     r"|/(media|mnt|opt|srv|var)|/var/(backups|cache|lib|log|mail|spool)"
 )
 TAKEN_PORTS = {22: "SSH", 443: "the proxy"}
-MASK = "********"
-SECRET = re.compile(r"password|secret|token|registeredusers|httpheaders", re.IGNORECASE)
-
-
-def release(version: str) -> tuple[int, ...]:
-    """'1.12.7+dfsg-4' as (1, 12, 7)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+# Options that the proxy, the firewall and the acceptance test rely on.
+FIXED: dict[str, Any] = {
+    "HttpServerEnabled": True,
+    "DicomServerEnabled": True,
+    "SslEnabled": False,
+    "DicomWeb.Enable": True,
+    "DicomWeb.Root": "/dicom-web/",
+    "DicomWeb.Host": "",
+    "DicomWeb.Ssl": True,
+    "Worklists.Enable": True,
+}
+# Settings that nothing is wrong with: they stand in for wrong ones, so that the rest is checked at once.
+DEFAULTS: dict[str, Any] = {
+    "name": "Clinic Orthanc",
+    "hostname": "",
+    "aet": "ORTHANC",
+    "dicom_port": 4242,
+    "http_port": 8042,
+    "storage_dir": "/var/lib/orthanc/db",
+    "tmp_dir": "/var/lib/orthanc/tmp",
+    "worklist_dir": "/var/lib/orthanc/worklists",
+    "users": [],
+    "modalities": [],
+    "local_modalities": [],
+    "settings": {},
+    "waivers": {},
+    "version": "",
+    "plugins": [],
+    "worklist_plugin": "worklists",
+}
 
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
     """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
+    settings = {**DEFAULTS, **settings}
     worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
     configuration: dict[str, Any] = {
         **CLOSED,
@@ -143,7 +142,50 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
     """Everything that is wrong with the settings, in the order of the settings."""
+    settings = {**DEFAULTS, **settings}
+    found = _settings(settings)
+    options = settings["settings"]
+    if not isinstance(options, dict):
+        return [*found, problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
+    found += _fixed(options)
+    free = {name: value for name, value in options.items() if name not in DERIVED}
+    wrong = {re.split(r"[.\[]", item["path"])[0].removeprefix("orthanc_") for item in found}
+    sound = {**settings, **{name: DEFAULTS[name] for name in wrong if name in DEFAULTS}, "settings": free}
+    worklist_plugin = str(sound["worklist_plugin"])
+    found += [
+        {**item, "path": f"orthanc_config_settings.{item['path']}"}
+        for item in rules.problems(
+            build(sound), str(settings["version"]), worklist_plugin, plugins=("dicom-web", worklist_plugin)
+        )
+        # what is made of other settings has been checked with them
+        if re.split(r"[.\[]", item["path"])[0] in {str(name) for name in free}
+    ]
+    waived: list[Problem] = rules.waive(found, settings["waivers"])
+    return waived
+
+
+def _fixed(options: dict[str, Any]) -> list[Problem]:
+    found = []
+    for name in options:
+        if name in DERIVED:
+            message = f"is made of {DERIVED[name]}"
+            found.append(problem(f"orthanc_config_settings.{name}", message, f"set {DERIVED[name]}"))
+    for name, value in FIXED.items():
+        section, _, option = name.rpartition(".")
+        place = options.get(section) if section else options
+        if isinstance(place, dict) and option in place and place[option] != value:
+            message = f"must stay {value!r}: the proxy and the scanners rely on it"
+            found.append(problem(f"orthanc_config_settings.{name}", message, "take it out"))
+    return found
+
+
+def _settings(settings: dict[str, Any]) -> list[Problem]:
     found: list[Problem] = []
+    for name in ("name", "version", "worklist_plugin"):
+        if not isinstance(settings[name], str):
+            found.append(problem(f"orthanc_{name}", "is not a text", "write it in quotes"))
+    if not isinstance(settings["plugins"], list) or any(not isinstance(path, str) for path in settings["plugins"]):
+        found.append(problem("orthanc_plugins", "is not a list of paths", "write a list of paths"))
     if not settings.get("hostname"):
         found.append(
             problem(
@@ -180,8 +222,11 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
         found += _path(f"orthanc_{name}", settings[name])
     found += _users(settings["users"])
-    found += _modalities(settings["modalities"], settings["local_modalities"])
-    found += _options(settings["settings"], settings["version"])
+    local = _modalities("orthanc_local_modalities", settings["local_modalities"], [])
+    found += [
+        *local,
+        *_modalities("orthanc_modalities", settings["modalities"], [] if local else settings["local_modalities"]),
+    ]
     return found
 
 
@@ -248,18 +293,7 @@ def _users(users: Any) -> list[Problem]:
             found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user a name of its own"))
         else:
             seen.add(name.lower())
-        # the message never repeats the password
-        if not isinstance(password, str) or len(password) < PASSWORD_LENGTH:
-            if isinstance(password, str) and password.lower() in KNOWN_PASSWORDS:
-                reason = "is a default that everybody knows"
-            else:
-                reason = f"is not a text of at least {PASSWORD_LENGTH} characters"
-        elif password.lower() in KNOWN_PASSWORDS or password == name:
-            reason = "is a default that everybody knows"
-        elif "$" in password or not password.isprintable():
-            reason = "holds a $ or a control character, which Orthanc replaces when it reads its file"
-        else:
-            reason = ""
+        reason = rules.password_problem(name, password)
         if reason:
             found.append(
                 problem(
@@ -279,11 +313,11 @@ def _users(users: Any) -> list[Problem]:
     return found
 
 
-def _modalities(modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
+def _modalities(variable: str, modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
     if not isinstance(modalities, list):
         return [
             problem(
-                "orthanc_modalities",
+                variable,
                 "is not a list",
                 "list name, aet, host, port and may of each device",
             )
@@ -291,7 +325,7 @@ def _modalities(modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
     found = []
     seen = {key: {str(device[key]).upper(): "this machine" for device in local} for key in ("name", "aet", "host")}
     for number, device in enumerate(modalities):
-        path = f"orthanc_modalities[{number}]"
+        path = f"{variable}[{number}]"
         if not isinstance(device, dict):
             found.append(problem(path, "is not a device", "write name, aet, host, port and may"))
             continue
@@ -336,67 +370,3 @@ def _modalities(modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
                 )
             known.setdefault(value, path)
     return found
-
-
-def _options(options: Any, version: str) -> list[Problem]:
-    """Orthanc ignores an option that it does not know, without a word in its log."""
-    if not isinstance(options, dict):
-        return [problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
-    found = []
-    for name, value in options.items():
-        path = f"orthanc_config_settings.{name}"
-        if name in SECTIONS:
-            if not isinstance(value, dict):
-                found.append(problem(path, f"{value!r} is not a section", "write a dictionary"))
-            continue
-        if name in DERIVED:
-            found.append(problem(path, f"is made of {DERIVED[name]}", f"set {DERIVED[name]}"))
-            continue
-        if name in CLOSED and value is not CLOSED[name]:
-            message = f"{value!r} would open the server or lose its settings"
-            found.append(problem(path, message, f"leave it at {json.dumps(CLOSED[name])}"))
-            continue
-        option = OPTIONS.get(name)
-        if option is None:
-            near = difflib.get_close_matches(str(name), [*OPTIONS, *SECTIONS], n=1)
-            found.append(
-                problem(
-                    path,
-                    "is no option of Orthanc, which would ignore it in silence",
-                    f"did you mean {near[0]}?" if near else "take it out",
-                )
-            )
-        elif release(option["first_release"]) > release(version):
-            found.append(
-                problem(
-                    path,
-                    f"came with Orthanc {option['first_release']}, and {version} would ignore it in silence",
-                    "take it out, or deploy a newer Orthanc",
-                )
-            )
-        elif not isinstance(value, TYPES[option["type"]]) or (option["type"] == "int" and isinstance(value, bool)):
-            found.append(
-                problem(
-                    path,
-                    f"{value!r} is not of type {option['type']}, and Orthanc would not start",
-                    f"write a value of type {option['type']}",
-                )
-            )
-    return found
-
-
-def masked(value: Any) -> Any:
-    """The same structure with every secret replaced, fit for a diff or a log."""
-    if isinstance(value, dict):
-        return {key: _all_masked(inner) if SECRET.search(str(key)) else masked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [masked(inner) for inner in value]
-    return value
-
-
-def _all_masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _all_masked(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_all_masked(inner) for inner in value]
-    return MASK

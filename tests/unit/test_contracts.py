@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
@@ -71,6 +72,22 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
     with tarfile.open(next(tmp_path.iterdir())) as artifact:
         tops = {member.name.partition("/")[0] for member in artifact.getmembers()}
     assert tops == {
-        *("MANIFEST.json", "FILES.json", "README.md", "LICENSE", "CHANGELOG.md", "requirements.yml"),
+        *(
+            "MANIFEST.json",
+            "FILES.json",
+            "README.md",
+            "LICENSE",
+            "CHANGELOG.md",
+            "requirements.txt",
+            "requirements.yml",
+        ),
         *("changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "roles"),
     }
+
+
+def test_every_rule_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    source = (ROOT / "plugins" / "plugin_utils" / "rules.py").read_text()
+    names = {*rules.WAIVABLE, *re.findall(r'"([a-z]+_[a-z_]+)"(?:, "warning")?\)', source)}
+    assert len(names) > 20
+    assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()

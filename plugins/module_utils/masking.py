@@ -1,0 +1,88 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A configuration without its secrets, fit for a diff or a log. Without Ansible."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+MASK = "********"
+SECRET = re.compile(r"pass|secret|token|pin$|credential|registeredusers|httpheaders|accesskey|connectionstring", re.I)
+# [url, user, password], as peers and DICOMweb servers may be written
+LISTS = re.compile(r"orthancpeers|^servers$", re.I)
+IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+SHORTEST = 4
+
+
+def masked(value: Any) -> Any:
+    """The same structure; a secret of 4 or more characters is gone wherever else it stands, too."""
+    secrets = sorted({text for text in _secrets(value) if len(text) >= SHORTEST}, key=len, reverse=True)
+    return _masked(value, secrets)
+
+
+def hidden(text: str, value: Any) -> str:
+    """`text` without the secrets of the configuration `value`."""
+    for secret in sorted(set(_secrets(value)), key=len, reverse=True):
+        if len(secret) >= SHORTEST:
+            text = text.replace(secret, MASK)
+    return text
+
+
+def _secrets(value: Any, inside: bool = False, in_list: bool = False) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _secrets(inner, inside or bool(SECRET.search(str(key))), in_list or bool(LISTS.search(str(key))))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _secrets(inner, inside or (in_list and number > 1), in_list)
+    elif isinstance(value, str):
+        nested = _nested(value)
+        if inside:
+            yield value
+        elif nested is not None:
+            yield from _secrets(nested)
+        else:
+            yield from IN_URL.findall(value)
+    elif inside and value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _masked(value: Any, secrets: list[str], inside: bool = False, in_list: bool = False) -> Any:
+    if isinstance(value, dict):
+        return {
+            _without(key, secrets) if isinstance(key, str) else key: _masked(
+                inner, secrets, inside or bool(SECRET.search(str(key))), in_list or bool(LISTS.search(str(key)))
+            )
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            _masked(inner, secrets, inside or (in_list and number > 1), in_list) for number, inner in enumerate(value)
+        ]
+    if inside:
+        return MASK
+    if isinstance(value, str):
+        nested = _nested(value)
+        if nested is not None:
+            return json.dumps(_masked(nested, secrets), ensure_ascii=False)
+        return _without(value, secrets)
+    return MASK if str(value) in secrets else value
+
+
+def _without(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
+    return text
+
+
+def _nested(text: str) -> Any:
+    """A structure that is written as JSON inside a text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

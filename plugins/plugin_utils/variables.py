@@ -1,0 +1,39 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Variables that no role reads: Ansible passes over a misspelt name in silence. Without Ansible."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from pathlib import Path
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+@functools.cache
+def known() -> frozenset[str]:
+    """Every `orthanc_*` name that a role defines, publishes or reads."""
+    files = [path for part in ("defaults", "vars", "tasks") for path in ROLES.glob(f"*/{part}/*.yml")]
+    return frozenset(
+        name for path in files for name in re.findall(r"(?<!\w)orthanc_\w+", path.read_text(encoding="utf-8"))
+    )
+
+
+def problems(names: list[str]) -> list[Problem]:
+    """One for each of the names that starts with `orthanc_` and is not known."""
+    found = []
+    for name in names:
+        if name.startswith("orthanc_") and name not in known():
+            near = difflib.get_close_matches(name, known(), n=1, cutoff=0.8)
+            remedy = f"did you mean {near[0]}? A" if near else "if it is a"
+            remedy += " variable of your own: begin its name differently, for example with clinic_"
+            found.append(
+                problem(
+                    name, "is no setting of this collection", remedy, "unknown_variable", "error" if near else "warning"
+                )
+            )
+    return found
