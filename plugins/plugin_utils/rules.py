@@ -248,7 +248,9 @@ def _translated(error: Any, version: str) -> Iterator[Problem]:
         wanted = " or ".join(
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
         )
-        yield problem(path, f"{value} is not of type {wanted}, and Orthanc would not start", f"write a {wanted}")
+        yield problem(
+            path, f"{value} is not of type {wanted}, and Orthanc would not start", f"write a value of type {wanted}"
+        )
     elif kind == "enum":
         message = f"{value} is not a value that Orthanc {version} knows"
         yield problem(path, message, f"use one of {', '.join(json.dumps(item) for item in error.validator_value)}")

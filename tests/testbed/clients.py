@@ -58,12 +58,12 @@ def https(
     return int(status), kind, client(name, "cat", "/tmp/body").stdout
 
 
-def play(playbook: str, host: Host, settings: dict[str, Any] | None = None) -> tuple[int, str]:
+def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> tuple[int, str]:
     """Exit code and output (each run of white space one space) of a playbook on one machine."""
     inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     options = ["--inventory", str(inventory), "--limit", name_of(host), "--extra-vars", json.dumps(settings or {})]
     done = subprocess.run(
-        ["ansible-playbook", *options, f"clinicops.orthanc.{playbook}"],
+        ["ansible-playbook", *options, *more, f"clinicops.orthanc.{playbook}"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,6 +13,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 US1: dict[str, Any] = {"name": "us1", "aet": "US1", "host": "198.51.100.21", "port": 104, "may": ["store"]}
+GOOD = {**{"name": "it", "role": "admin"}, "password": "long-enough-password"}
 IT = {"name": "it", "role": "admin"}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_hostname": ""}, "orthanc_hostname is not set", "set it to the name"),
@@ -30,6 +31,41 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_aet": "MORE_THAN_SIXTEEN"}, "is not an AE title", "use 1 to 16 characters"),
     ({"orthanc_modalities": [US1, {**US1, "name": "us2"}]}, "orthanc_modalities[1].aet", "of its own"),
     ({"orthanc_config_settings": {"StabelAge": 60}}, "is no option of Orthanc", "did you mean StableAge"),
+    ({"orthanc_hostnam": "x"}, "orthanc_hostnam is no setting", "did you mean orthanc_hostname?"),
+    ({"orthanc_http_port": 4242}, "orthanc_http_port is the DICOM port as well", "a port of its own"),
+    (
+        {"orthanc_modalities": [{**US1, "host": "us1.clinic"}]},
+        "is not an IP address",
+        "write the device's fixed address",
+    ),
+    ({"orthanc_modalities": [{**US1, "name": "us 1"}]}, "is not a name that Orthanc takes", "letters, digits"),
+    ({"orthanc_users": [{**GOOD, "name": "i:t"}]}, "is not a user name", "letters, digits"),
+    ({"orthanc_users": [{**GOOD, "password": "dollar$dollar$"}]}, "holds a $", "openssl rand"),
+    ({"orthanc_config_settings": {"MaximumStorageSize": 100}}, "the oldest patients are deleted", 'to "Reject"'),
+    (
+        {"orthanc_config_settings": {"MaximumStorageMode": "Rejct"}},
+        "is not a value that Orthanc",
+        '"Recycle", "Reject"',
+    ),
+    (
+        {"orthanc_config_settings": {"DicomAlwaysAllowStore": True}},
+        "devices that are not in the list",
+        "set it to false",
+    ),
+    ({"orthanc_config_settings": {"WebDavEnabled": True}}, "through WebDAV", "set it to false"),
+    ({"orthanc_config_settings": {"ZipUseUtf8": True}}, "came with Orthanc 1.12.11", "deploy a newer Orthanc"),
+    (
+        {"orthanc_config_settings": {"HttpThreadsCount": "50"}},
+        "is not of type integer",
+        "write a value of type integer",
+    ),
+    (
+        {"orthanc_config_settings": {"DicomWeb": {"Sll": True}}},
+        "settings.DicomWeb.Sll is no option",
+        "did you mean Ssl",
+    ),
+    ({"orthanc_config_settings": {"DicomWeb": {"Root": "/x/"}}}, "DicomWeb.Root must stay", "take it out"),
+    ({"orthanc_waivers": {"webdav": ""}}, "orthanc_waivers.webdav gives no reason", "an auditor would understand"),
     ({"orthanc_storage_dir": "/tmp/images"}, "orthanc_storage_dir: /tmp/images is on tmpfs", "Put it on a disk"),
     ({"orthanc_storage_dir": "/srv/images"}, "orthanc_storage_dir: /srv/images is on overlay", "Put it on a disk"),
     ({"orthanc_storage_dir": "/var/lib/orthanc/other"}, "has no file .orthanc-storage", "Is the data disk mounted"),

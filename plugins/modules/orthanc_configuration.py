@@ -1,0 +1,128 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_configuration
+short_description: Run Orthanc on a configuration, or on the one before
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Tries the configuration first. The real binary starts on it for some seconds, with the ports of production in a
+    network of its own and with empty directories in memory instead of images and index.
+  - Then puts the file in place, restarts C(orthanc.service) and asks it over HTTP and DICOM. If it does not come up,
+    the previous file comes back, and the module fails with the reason, Orthanc's last log lines and the time without
+    service.
+  - A run that was cut off before the restart is finished by the next one.
+options:
+  content:
+    description: The whole configuration, as JSON.
+    type: str
+    required: true
+  path:
+    description: The file that the unit reads. Owner root, group orthanc, mode 0640.
+    type: path
+    required: true
+  plugins:
+    description: Names of the plugins that must be loaded, as C(/plugins) lists them.
+    type: list
+    elements: str
+    default: [dicom-web, worklists]
+  timeout:
+    description: Seconds that Orthanc may take to come up. A large index needs its time.
+    type: int
+    default: 300
+attributes:
+  check_mode:
+    description: The trial is made in check mode, too; it leaves nothing behind.
+    support: full
+  diff_mode:
+    description: Every secret is masked.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run Orthanc on this configuration
+  clinicops.orthanc.orthanc_configuration:
+    content: "{{ __orthanc_config_input | clinicops.orthanc.orthanc_json | to_nice_json }}"
+    path: /etc/orthanc/site/orthanc.json
+"""
+
+RETURN = r"""
+trial_ms:
+  description: Milliseconds that the trial took; 0 when none was needed.
+  type: int
+  returned: success
+interruption_ms:
+  description: Milliseconds from the restart to the first answer; 0 when nothing was restarted.
+  type: int
+  returned: success
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils import masking, service
+
+
+def shown(text: str) -> str:
+    return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            # one secret as a whole: its values may stand in messages, but for those that masking knows
+            "content": {"type": "str", "required": True, "no_log": True},
+            "path": {"type": "path", "required": True},
+            "plugins": {"type": "list", "elements": "str", "default": ["dicom-web", "worklists"]},
+            "timeout": {"type": "int", "default": 300},
+        },
+        supports_check_mode=True,
+    )
+    # an interrupted play ends the trial on its way out
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    content, path, plugins = module.params["content"], Path(module.params["path"]), module.params["plugins"]
+    limit = float(module.params["timeout"])
+    try:
+        configuration: Any = json.loads(content)
+    except ValueError as error:
+        module.fail_json(msg=f"content is not JSON: {error}")
+    present = path.read_text(encoding="utf-8") if path.exists() else ""
+    differs = present != content
+    result = {
+        "changed": differs,
+        "diff": {
+            "before": shown(present),
+            "after": shown(content),
+            "before_header": str(path),
+            "after_header": str(path),
+        },
+        "trial_ms": 0,
+        "interruption_ms": 0,
+    }
+    try:
+        if differs and os.path.exists(service.BINARY):
+            result["trial_ms"] = service.trial(configuration, plugins)
+    except service.Failure as failure:
+        module.fail_json(
+            msg=f"Orthanc does not come up on this configuration; nothing was changed. {failure}", **result
+        )
+    try:
+        if not module.check_mode and (differs or service.reads_an_older_file(path)):
+            result["changed"] = True
+            result["interruption_ms"] = service.apply(path, content, plugins, limit)
+    except service.Failure as failure:
+        module.fail_json(msg=str(failure), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
