@@ -1,0 +1,94 @@
+"""The rules and the schema against the real binaries."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+from typing import Any
+
+import bed
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+from clients import name_of
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+SITE = "/etc/orthanc/site/orthanc.json"
+US1 = {"AET": "US1", "Host": "192.0.2.1", "Port": 104}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("a port as text", {"HttpPort": "8042"}, "wrong_value"),
+    ("a switch as text", {"DicomCheckCalledAet": "False"}, "wrong_value"),
+    ("users that are a list", {"RegisteredUsers": ["it"]}, "wrong_value"),
+    ("a modality's name", {"DicomModalities": {"us 1": ["US1", "192.0.2.1", 104]}}, "wrong_value"),
+    ("a manufacturer", {"DicomModalities": {"us1": ["US1", "192.0.2.1", 104, "Acme"]}}, "wrong_value"),
+    ("a modality without port", {"DicomModalities": {"us1": {"AET": "US1", "Host": "192.0.2.1"}}}, "wrong_value"),
+    ("a right as text", {"DicomModalities": {"a": {**US1, "AllowGet": "yes"}}}, "wrong_value"),
+    ("one port twice", {"HttpPort": 4242}, "ports_in_conflict"),
+    ("worklists without a folder", {"Worklists": {"Enable": True}}, "worklist_folder"),
+    ("the other plugin's folder", {"Worklists": {"Enable": True, "Directory": "/tmp"}}, "unknown_option"),
+    ("DICOM TLS without files", {"DicomTlsEnabled": True}, "missing_tls_file"),
+]  # fmt: skip
+
+
+def binary(host: Host, version: str, text: str) -> int:
+    """The exit code of the real Orthanc on a configuration; 124 when it comes up, and is ended."""
+    start = "cat > /tmp/tried.json; cd /tmp; ip link set lo up 2>/dev/null; exec timeout 8 Orthanc /tmp/tried.json"
+    if version == "1.13.0":
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--init",
+            "--interactive",
+            "--network=none",
+            bed.image("orthanc"),
+            "sh",
+            "-c",
+            start,
+        ]
+    else:
+        command = ["docker", "exec", "--interactive", name_of(host), "unshare", "--net", "sh", "-c", start]
+    return subprocess.run(command, input=text.encode(), capture_output=True, check=False).returncode
+
+
+def versions(host: Host) -> list[str]:
+    """The version of this machine; the newest runs beside the last machine, in an image of its own."""
+    installed = host.check_output("dpkg-query --show --showformat '${Version}' orthanc").partition("+")[0]
+    return [installed, *(["1.13.0"] if name_of(host) == "orthanc-trixie" else [])]
+
+
+def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
+    for version in versions(host):
+        deployed = json.loads(host.file(SITE).content_string)
+        deployed.update(StorageDirectory="/tmp/tried", IndexDirectory="/tmp/tried", TemporaryDirectory="/tmp")
+        deployed["Worklists"] = {"Enable": True, "Database": "/tmp"}
+        assert binary(host, version, json.dumps(deployed)) == 124, version
+        accepted = []
+        for what, change, rule in REFUSED:
+            candidate = {**copy.deepcopy(deployed), **change}
+            assert rule in {item["rule"] for item in rules.problems(candidate, version)}, what
+            if binary(host, version, json.dumps(candidate)) in (0, 124):
+                accepted.append(what)
+        assert accepted == [], version
+        assert binary(host, version, '{"Name": ') not in (0, 124)
+        assert [item["rule"] for item in rules.read({"orthanc.json": '{"Name": '})[1]] == ["bad_json"]
+
+
+def test_the_shipped_files_hold_no_unknown_option(host: Host) -> None:
+    show = 'for file in /etc/orthanc/*.json; do echo "=== $file"; cat "$file"; done'
+    shipped = {versions(host)[0]: host.check_output(show)}
+    if "1.13.0" in versions(host):
+        command = ["docker", "run", "--rm", "--network=none", bed.image("orthanc"), "sh", "-c", show]
+        shipped["1.13.0"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for version, text in shipped.items():
+        files = dict(part.split("\n", 1) for part in text.split("=== ")[1:])
+        assert len(files) >= 5
+        configuration, wrong = rules.read(files)
+        assert wrong == []
+        problems = rules.problems(configuration, version)
+        found = {item["rule"] for item in problems}
+        assert not found & {"unknown_option", "newer_option", "wrong_value"}, problems
+        # and what is dangerous in them is seen
+        assert {"any_device", "no_password", "no_users", "webdav"} <= found
