@@ -152,7 +152,6 @@ def trial(configuration: dict[str, Any], plugins: list[str]) -> int:
     options = [f"--property={item}" for item in properties]
     with contextlib.ExitStack() as leaving, tempfile.TemporaryFile("w+", errors="replace") as log:
         leaving.callback(Path(candidate).unlink, missing_ok=True)
-        leaving.callback(run, "systemctl", "stop", "--quiet", unit)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             os.fchown(file.fileno(), 0, account.pw_gid)
             os.fchmod(file.fileno(), 0o640)
@@ -163,7 +162,9 @@ def trial(configuration: dict[str, Any], plugins: list[str]) -> int:
             stdout=log,
             stderr=log,
         )
+        # in reverse: systemd ends Orthanc, and systemd-run says so
         leaving.callback(started.wait)
+        leaving.callback(run, "systemctl", "stop", "--quiet", unit)
 
         def ask() -> tuple[bool, str]:
             pid = int(run("systemctl", "show", "--property=MainPID", "--value", unit).strip() or 0)
