@@ -99,21 +99,3 @@ def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: 
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
     assert scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
     assert leftovers(host) == ""
-
-
-@pytest.mark.usefixtures("as_deployed")
-def test_config_check_reads_any_server_s_files(host: Host) -> None:
-    before = fingerprint(host)
-    status, said = play("config_check", host)
-    assert status == 0, said
-    assert f"reads {SITE}" in said
-    vendor = "/usr/sbin/Orthanc --logdir=/var/log/orthanc /etc/orthanc"
-    put(name_of(host), DROP_IN, f"[Service]\nExecStart=\nExecStart={vendor}\n".encode())
-    host.check_output("systemctl daemon-reload")
-    status, said = play("config_check", host)
-    assert status == 2
-    for expected in ("/etc/orthanc/dicomweb.json", "DicomAlwaysAllowStore is true", "RegisteredUsers names nobody"):
-        assert expected in said
-    assert "changed=0" in said
-    host.check_output(f"rm {DROP_IN} && systemctl daemon-reload")
-    assert fingerprint(host) == before
