@@ -19,16 +19,17 @@ SHORTEST = 4
 
 def masked(value: Any) -> Any:
     """The same structure; a secret of 4 or more characters is gone wherever else it stands, too."""
-    secrets = sorted({text for text in _secrets(value) if len(text) >= SHORTEST}, key=len, reverse=True)
-    return _masked(value, secrets)
+    return _masked(value, _longest_first(value))
 
 
 def hidden(text: str, value: Any) -> str:
     """`text` without the secrets of the configuration `value`."""
-    for secret in sorted(set(_secrets(value)), key=len, reverse=True):
-        if len(secret) >= SHORTEST:
-            text = text.replace(secret, MASK)
-    return text
+    return _without(text, _longest_first(value))
+
+
+def _longest_first(value: Any) -> list[str]:
+    """A secret that holds another one must go before it."""
+    return sorted({text for text in _secrets(value) if len(text) >= SHORTEST}, key=len, reverse=True)
 
 
 def _secrets(value: Any, inside: bool = False, in_list: bool = False) -> Iterator[str]:

@@ -237,11 +237,10 @@ def _translated(error: Any, version: str) -> Iterator[Problem]:
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path).lstrip(".")
     kind = error.validator
     if kind == "additionalProperties":
-        place = _place(error.absolute_schema_path)
-        full = place.get("properties", {})
+        full = _place(error.absolute_schema_path).get("properties", {})
         for name in error.instance:
             if name not in error.schema.get("properties", {}):
-                yield _unknown(f"{path}.{name}".lstrip("."), name, full, place is SCHEMA or not path, version)
+                yield _unknown(f"{path}.{name}".lstrip("."), name, full, version)
         return
     value = _shown(path, error.instance)
     if kind == "type":
@@ -277,14 +276,14 @@ def _place(steps: Any) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _unknown(path: str, name: str, full: dict[str, Any], top: bool, version: str) -> Problem:
+def _unknown(path: str, name: str, full: dict[str, Any], version: str) -> Problem:
     known = full.get(name)
     if known and "x-only" in known:
         message = f"is an option of the plugin {known['x-only']}, and the one that is loaded would ignore it in silence"
         return problem(path, message, "take it out", "unknown_option")
     if known:
-        where = "" if top or not path.startswith("DicomWeb.") else "the DICOMweb plugin "
-        message = f"came with {where or 'Orthanc '}{known.get('x-since')}, and {version} would ignore it in silence"
+        reader = "the DICOMweb plugin" if path.startswith("DicomWeb.") else "Orthanc"
+        message = f"came with {reader} {known.get('x-since')}, and {version} would ignore it in silence"
         return problem(path, message, "take it out, or deploy a newer Orthanc", "newer_option")
     message = "is no option of Orthanc, which would ignore it in silence"
     return problem(path, message, _nearest(name, list(full)), "unknown_option")

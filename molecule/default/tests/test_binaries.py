@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -67,7 +66,7 @@ def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
         assert binary(host, version, json.dumps(deployed)) == 124, version
         accepted = []
         for what, change, rule in REFUSED:
-            candidate = {**copy.deepcopy(deployed), **change}
+            candidate = {**deployed, **change}
             assert rule in {item["rule"] for item in rules.problems(candidate, version)}, what
             if binary(host, version, json.dumps(candidate)) in (0, 124):
                 accepted.append(what)

@@ -1,4 +1,4 @@
-"""orthanc.json tried, applied and put back; the checks against the real binaries."""
+"""orthanc.json tried, applied and put back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def leftovers(host: Host) -> str:
     return f"{units}{files}"
 
 
-def wrong_lines(text: str) -> list[str]:
+def passwords_in(text: str) -> list[str]:
     return [password for password in PASSWORDS.values() if password in text]
 
 
@@ -48,7 +48,7 @@ def test_one_option_is_one_file_and_one_restart(host: Host) -> None:
     assert status == 0, said
     assert '+ "StableAge": 61' in said
     assert "changed=1 " in said
-    assert wrong_lines(said) == []
+    assert passwords_in(said) == []
     assert fingerprint(host).splitlines() == before
 
     status, said = play("deploy", host, options(StableAge=61))
@@ -76,7 +76,7 @@ def test_what_the_binary_refuses_is_not_put_in_place(host: Host) -> None:
         assert status == 2
         assert "Orthanc does not come up on this configuration; nothing was changed" in said
         assert "missing.lua" in said
-        assert wrong_lines(said) == []
+        assert passwords_in(said) == []
         assert fingerprint(host) == before
         assert leftovers(host) == ""
 
@@ -94,7 +94,7 @@ def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: 
     assert away
     print(name_of(host), away[0])
     assert "already in use" in said  # Orthanc's own words
-    assert wrong_lines(said) == []
+    assert passwords_in(said) == []
     assert host.file(SITE).content_string == before
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
     assert scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
