@@ -93,6 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "version": "",
     "plugins": [],
     "worklist_plugin": "worklists",
+    "absent": [],
 }
 
 
@@ -155,7 +156,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     found += [
         {**item, "path": f"orthanc_config_settings.{item['path']}"}
         for item in rules.problems(
-            build(sound), str(settings["version"]), worklist_plugin, plugins=("dicom-web", worklist_plugin)
+            build(sound), str(settings["version"]), worklist_plugin, ("dicom-web", worklist_plugin), settings["absent"]
         )
         # what is made of other settings has been checked with them
         if re.split(r"[.\[]", item["path"])[0] in {str(name) for name in free}

@@ -58,6 +58,13 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "HttpsVerifyPeers": ("unverified_tls", True),
     "DeidentifyLogs": ("patients_in_logs", True),
 }
+# Options that name files, and what switches them on.
+FILES = {
+    "SslCertificate": "SslEnabled",
+    "SslTrustedClientCertificates": "SslVerifyPeers",
+    **dict.fromkeys(("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates"), "DicomTlsEnabled"),
+    **dict.fromkeys(("HttpsCACertificates", "LuaScripts", "ExternalDictionaries"), ""),
+}
 DEEPEST = 50
 
 
@@ -67,12 +74,16 @@ def release(version: Any) -> tuple[int, ...]:
 
 
 def problems(
-    configuration: dict[str, Any], version: str, worklist_plugin: str = "worklists", plugins: Any = None
+    configuration: dict[str, Any],
+    version: str,
+    worklist_plugin: str = "worklists",
+    plugins: Any = None,
+    absent: Any = (),
 ) -> list[Problem]:
     """Everything that is wrong, in the order of the schema's and then of the rules' findings.
 
     `version` is Orthanc's; `worklist_plugin` is `worklists` or `orthanc-worklists`; `plugins` names those that are
-    loaded, or is None where that is not known.
+    loaded, or is None where that is not known; `absent` is what of `files` the server does not have.
     """
     strange = list(_not_json("", configuration))
     if strange:
@@ -81,7 +92,25 @@ def problems(
     wrong = {item["path"].split(".")[0] for item in found}
     # what has a wrong type is reported already, and the rules may trust the rest
     sound = {name: value for name, value in configuration.items() if name not in wrong}
-    return [*found, *_rules(sound, release(version), wrong, worklist_plugin)]
+    found += _rules(sound, release(version), wrong, worklist_plugin)
+    for name, path in _files(sound):
+        if path in absent:
+            found.append(problem(name, f"names {path}, which does not exist", "put the file there", "missing_file"))
+    return found
+
+
+def files(configuration: Any) -> list[str]:
+    """The absolute paths of the files that Orthanc opens when it starts on this configuration."""
+    return [path for _name, path in _files(configuration if isinstance(configuration, dict) else {})]
+
+
+def _files(configuration: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, switch in FILES.items():
+        if not switch or configuration.get(switch) is True:
+            value = configuration.get(name)
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str) and path.startswith("/"):
+                    yield name, path
 
 
 def waive(found: list[Problem], waivers: Any) -> list[Problem]:
@@ -247,9 +276,8 @@ def _translated(error: Any, version: str) -> Iterator[Problem]:
         wanted = " or ".join(
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
         )
-        yield problem(
-            path, f"{value} is not of type {wanted}, and Orthanc would not start", f"write a value of type {wanted}"
-        )
+        message = f"{value} is not of type {wanted}: Orthanc does not start, or takes it for something else"
+        yield problem(path, message, f"write a value of type {wanted}")
     elif kind == "enum":
         message = f"{value} is not a value that Orthanc {version} knows"
         yield problem(path, message, f"use one of {', '.join(json.dumps(item) for item in error.validator_value)}")
@@ -330,7 +358,7 @@ def _rules(
         for name in ("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates"):
             needed = name != "DicomTlsTrustedCertificates" or effective("DicomTlsRemoteCertificateRequired")
             if needed and name not in wrong and not configuration.get(name):
-                yield problem(name, "is not set, and DICOM TLS is on", "give the path of a file", "missing_tls_file")
+                yield problem(name, "is not set, and DICOM TLS is on", "give the path of a file", "missing_file")
     worklists = configuration.get("Worklists", {})
     if worklists.get("Enable"):
         yield from _worklists(worklists, worklist_plugin)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +60,31 @@ def https(
     return int(status), kind, client(name, "cat", "/tmp/body").stdout
 
 
-def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> tuple[int, str]:
-    """Exit code and output (each run of white space one space) of a playbook on one machine."""
+def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:
+    """A playbook on one machine, still running."""
     inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
     options = ["--inventory", str(inventory), "--limit", name_of(host), "--extra-vars", json.dumps(settings or {})]
-    done = subprocess.run(
+    return subprocess.Popen(
         ["ansible-playbook", *options, *more, f"clinicops.orthanc.{playbook}"],
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
     )
-    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> tuple[int, str]:
+    """Exit code and output (each run of white space one space) of a playbook on one machine."""
+    running = start(playbook, host, settings, *more)
+    said, _none = running.communicate()
+    return running.returncode, " ".join(said.split())
+
+
+def wait_for(is_true: Callable[[], Any], what: str, limit: float = 60) -> None:
+    end = time.monotonic() + limit
+    while not is_true():
+        assert time.monotonic() < end, f"{what}: not within {limit} s"
+        time.sleep(0.1)
 
 
 def fingerprint(host: Host) -> str:

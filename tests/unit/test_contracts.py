@@ -27,7 +27,8 @@ def load(role: str, file: str) -> dict[str, Any]:
 @pytest.mark.parametrize("role", ROLES)
 def test_specs_equal_defaults(role: str) -> None:
     defaults = load(role, "defaults/main.yml")
-    options = load(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    entries = load(role, "meta/argument_specs.yml")["argument_specs"].values()
+    options = {name: spec for entry in entries for name, spec in entry["options"].items()}
     assert set(options) == set(defaults)
     for name, value in defaults.items():
         if isinstance(value, str) and "{{" in value:

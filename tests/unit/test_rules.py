@@ -122,7 +122,7 @@ PEER = {"Url": "https://192.0.2.7/", "Username": "a", "Password": "b"}
         ({"HttpPort": 4242}, "ports_in_conflict", "HttpPort"),
         ({"HttpPort": "8042"}, "wrong_value", "HttpPort"),
         ({"DicomPort": 70000}, "wrong_value", "DicomPort"),
-        ({"DicomTlsEnabled": True}, "missing_tls_file", "DicomTlsTrustedCertificates"),
+        ({"DicomTlsEnabled": True}, "missing_file", "DicomTlsTrustedCertificates"),
         ({"DicomModalities": {"us 1": ["US1", "192.0.2.1", 104]}}, "wrong_value", "DicomModalities"),
         ({"DicomModalities": {"us1": ["US1", "192.0.2.1"]}}, "wrong_value", "DicomModalities.us1"),
         ({"DicomModalities": {"us1": ["US1", "192.0.2.1", 104, "Acme"]}}, "wrong_value", "DicomModalities.us1[3]"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import bed
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
-from clients import name_of
+from clients import name_of, play, put
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -20,6 +20,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("a port as text", {"HttpPort": "8042"}, "wrong_value"),
     ("a switch as text", {"DicomCheckCalledAet": "False"}, "wrong_value"),
     ("users that are a list", {"RegisteredUsers": ["it"]}, "wrong_value"),
+    ("a password that is a list", {"RegisteredUsers": {"it": ["long-enough-password"]}}, "wrong_value"),
+    ("a peer without Url", {"OrthancPeers": {"other": {"Username": "a"}}}, "wrong_value"),
     ("a modality's name", {"DicomModalities": {"us 1": ["US1", "192.0.2.1", 104]}}, "wrong_value"),
     ("a manufacturer", {"DicomModalities": {"us1": ["US1", "192.0.2.1", 104, "Acme"]}}, "wrong_value"),
     ("a modality without port", {"DicomModalities": {"us1": {"AET": "US1", "Host": "192.0.2.1"}}}, "wrong_value"),
@@ -27,28 +29,24 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("one port twice", {"HttpPort": 4242}, "ports_in_conflict"),
     ("worklists without a folder", {"Worklists": {"Enable": True}}, "worklist_folder"),
     ("the other plugin's folder", {"Worklists": {"Enable": True, "Directory": "/tmp"}}, "unknown_option"),
-    ("DICOM TLS without files", {"DicomTlsEnabled": True}, "missing_tls_file"),
+    ("DICOM TLS without files", {"DicomTlsEnabled": True}, "missing_file"),
 ]  # fmt: skip
 
 
-def binary(host: Host, version: str, text: str) -> int:
-    """The exit code of the real Orthanc on a configuration; 124 when it comes up, and is ended."""
-    start = "cat > /tmp/tried.json; cd /tmp; ip link set lo up 2>/dev/null; exec timeout 8 Orthanc /tmp/tried.json"
+def inside(host: Host, version: str) -> list[str]:
+    """How a command runs with the Orthanc of this version: on the machine, or in the image of the newest."""
     if version == "1.13.0":
-        command = [
-            "docker",
-            "run",
-            "--rm",
-            "--init",
-            "--interactive",
-            "--network=none",
-            bed.image("orthanc"),
-            "sh",
-            "-c",
-            start,
-        ]
-    else:
-        command = ["docker", "exec", "--interactive", name_of(host), "unshare", "--net", "sh", "-c", start]
+        return ["docker", "run", "--rm", "--init", "--interactive", "--network=none", bed.image("orthanc")]
+    return ["docker", "exec", "--interactive", name_of(host), "unshare", "--net"]
+
+
+def binary(host: Host, version: str, text: str, *, files: str = "a.json") -> int:
+    """The exit code of the real Orthanc on a configuration; 124 when it comes up, and is ended."""
+    start = (
+        f"rm -rf /tmp/tried.d; mkdir /tmp/tried.d; cd /tmp/tried.d; tee {files} > /dev/null;"
+        " ip link set lo up 2>/dev/null; exec timeout 8 Orthanc /tmp/tried.d"
+    )
+    command = [*inside(host, version), "sh", "-c", start]
     return subprocess.run(command, input=text.encode(), capture_output=True, check=False).returncode
 
 
@@ -73,13 +71,16 @@ def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
         assert accepted == [], version
         assert binary(host, version, '{"Name": ') not in (0, 124)
         assert [item["rule"] for item in rules.read({"orthanc.json": '{"Name": '})[1]] == ["bad_json"]
+        one = '{"Name": "twice"}'
+        assert binary(host, version, one, files="a.json b.json") not in (0, 124)
+        assert [item["rule"] for item in rules.read({"a.json": one, "b.json": one})[1]] == ["defined_twice"]
 
 
 def test_the_shipped_files_hold_no_unknown_option(host: Host) -> None:
     show = 'for file in /etc/orthanc/*.json; do echo "=== $file"; cat "$file"; done'
     shipped = {versions(host)[0]: host.check_output(show)}
     if "1.13.0" in versions(host):
-        command = ["docker", "run", "--rm", "--network=none", bed.image("orthanc"), "sh", "-c", show]
+        command = [*inside(host, "1.13.0"), "sh", "-c", show]
         shipped["1.13.0"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for version, text in shipped.items():
         files = dict(part.split("\n", 1) for part in text.split("=== ")[1:])
@@ -91,3 +92,21 @@ def test_the_shipped_files_hold_no_unknown_option(host: Host) -> None:
         assert not found & {"unknown_option", "newer_option", "wrong_value"}, problems
         # and what is dangerous in them is seen
         assert {"any_device", "no_password", "no_users", "webdav"} <= found
+
+
+def test_an_index_of_a_newer_orthanc_is_refused(host: Host) -> None:
+    """The disk comes from somebody else's Orthanc 1.13.0: no file of this collection's says so."""
+    foreign = "/var/lib/orthanc/foreign"
+    make = (
+        """echo '{"StorageDirectory": "/tmp/db", "RemoteAccessAllowed": false}' > /tmp/a.json;"""
+        " timeout 8 Orthanc /tmp/a.json >&2; tar -C /tmp/db -c ."
+    )
+    command = [*inside(host, "1.13.0"), "sh", "-c", make]
+    made = subprocess.run(command, capture_output=True, check=True).stdout
+    put(name_of(host), "/tmp/foreign.tar", made)
+    host.check_output(f"mkdir {foreign} && tar -C {foreign} -xf /tmp/foreign.tar && touch {foreign}/.orthanc-storage")
+    status, said = play("deploy", host, {"orthanc_storage_dir": foreign})
+    host.check_output(f"rm -r {foreign} /tmp/foreign.tar")
+    assert status == 2
+    assert "was opened by Orthanc 1.12.8 or later" in said
+    assert "changed=0" in said

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clients import ADDRESSES, OFFICE, PASSWORDS, SCANNER, fingerprint, https, name_of, play, put, scu
+from clients import ADDRESSES, OFFICE, PASSWORDS, SCANNER, fingerprint, https, name_of, play, put, scu, start, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -21,6 +21,11 @@ PID = "systemctl show --property MainPID --value orthanc"
 
 def options(**settings: Any) -> dict[str, Any]:
     return {"orthanc_config_settings": settings}
+
+
+def trial_of(host: Host) -> str:
+    """The unit of the trial that runs now, or ''."""
+    return str(host.run("systemctl list-units --plain --no-legend 'orthanc-trial-*' | cut -d ' ' -f 1").stdout).strip()
 
 
 def leftovers(host: Host) -> str:
@@ -72,13 +77,44 @@ def test_one_option_is_one_file_and_one_restart(host: Host) -> None:
 def test_what_the_binary_refuses_is_not_put_in_place(host: Host) -> None:
     before = fingerprint(host)
     for check in ([], ["--check"]):
-        status, said = play("deploy", host, options(LuaScripts=["/srv/missing.lua"]), *check)
+        status, said = play("deploy", host, options(LuaScripts=["/etc/hostname"]), *check)
         assert status == 2
         assert "Orthanc does not come up on this configuration; nothing was changed" in said
-        assert "missing.lua" in said
+        assert "hostname" in said
         assert passwords_in(said) == []
         assert fingerprint(host) == before
         assert leftovers(host) == ""
+
+
+def test_a_trial_that_is_killed_leaves_nothing_behind(host: Host) -> None:
+    before, pid = fingerprint(host), host.check_output(PID)
+    running = start("deploy", host, options(StableAge=62))
+    wait_for(lambda: trial_of(host), "a trial")
+    main = f"systemctl show --property MainPID --value {trial_of(host)}"
+    # neither the index nor the ports of production are within its reach
+    seen = host.run(f"ls -A /proc/$({main})/root/var/lib/orthanc/db").stdout
+    assert ".orthanc-storage" not in seen
+    assert (
+        host.check_output("readlink /proc/self/ns/net") != host.run(f"readlink /proc/$({main})/ns/net").stdout.strip()
+    )
+    # the module, as when the machine's memory runs out; systemd-run, as when the connection is lost
+    client = "$(pgrep -f '[s]ystemd-run.*orthanc-trial')"
+    host.check_output(f"kill -KILL $(ps --format ppid= --pid {client}) {client}")
+    running.communicate()
+    assert running.returncode != 0
+    wait_for(lambda: not leftovers(host), "the end of the trial")
+    assert fingerprint(host) == before
+    assert host.check_output(PID) == pid
+
+
+@pytest.mark.usefixtures("as_deployed")
+def test_a_deploy_that_was_cut_off_before_the_restart_is_finished(host: Host) -> None:
+    pid = host.check_output(PID)
+    host.check_output(f"touch {SITE}")
+    status, said = play("deploy", host)
+    assert status == 0, said
+    assert "changed=1 " in said
+    assert host.check_output(PID) != pid
 
 
 @pytest.mark.usefixtures("as_deployed")
@@ -99,3 +135,56 @@ def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: 
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
     assert scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
     assert leftovers(host) == ""
+
+
+@pytest.fixture
+def vendors_unit(host: Host) -> Iterator[None]:
+    vendor = "/usr/sbin/Orthanc --logdir=/var/log/orthanc /etc/orthanc"
+    put(name_of(host), DROP_IN, f"[Service]\nExecStart=\nExecStart={vendor}\n".encode())
+    host.check_output("systemctl daemon-reload")
+    yield
+    host.check_output(f"rm {DROP_IN} && systemctl daemon-reload")
+
+
+def test_config_check_finds_no_fault_in_what_was_deployed(host: Host) -> None:
+    status, said = play("config_check", host)
+    assert status == 0, said
+    assert f"reads {SITE}. No problem(s); nothing was changed." in said
+
+
+@pytest.mark.usefixtures("vendors_unit")
+def test_config_check_reads_the_vendor_s_files(host: Host) -> None:
+    before = fingerprint(host)
+    for asked in ({}, {"orthanc_config_check_path": "/etc/orthanc"}):
+        status, said = play("config_check", host, asked)
+        assert status == 2
+        for expected in (
+            "/etc/orthanc/dicomweb.json",
+            "DicomAlwaysAllowStore is true: devices that are not in the list",
+            "RegisteredUsers names nobody",
+            "AuthenticationEnabled is not true",
+        ):
+            assert expected in said
+        assert "changed=0" in said
+    assert fingerprint(host) == before
+
+
+def test_the_guide_s_own_file_is_seen_through(host: Host) -> None:
+    guide = {
+        "Name": "Clinic Orthanc",
+        "StorageDirectory": "/var/lib/orthanc/db",
+        "IndexDirectory": "/var/lib/orthanc/db",
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": {"orthanc": "change-this-password"},
+        "DicomCheckCalledAet": True,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        "Worklists": {"Enable": True, "Database": "/var/lib/orthanc/worklists"},
+        "DicomAlwaysAllowStor": False,
+    }
+    put(name_of(host), "/root/guide.json", json.dumps(guide).encode())
+    status, said = play("config_check", host, {"orthanc_config_check_path": "/root/guide.json"})
+    host.check_output("rm /root/guide.json")
+    assert status == 2
+    assert "RegisteredUsers.orthanc has a password that is a default that everybody knows" in said
+    assert "did you mean DicomAlwaysAllowStore?" in said
+    assert "change-this-password" not in said

@@ -65,6 +65,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "did you mean Ssl",
     ),
     ({"orthanc_config_settings": {"DicomWeb": {"Root": "/x/"}}}, "DicomWeb.Root must stay", "take it out"),
+    (
+        {"orthanc_config_settings": {"LuaScripts": ["/srv/missing.lua"]}},
+        "names /srv/missing.lua, which does not exist",
+        "put the file there",
+    ),
     ({"orthanc_waivers": {"webdav": ""}}, "orthanc_waivers.webdav gives no reason", "an auditor would understand"),
     ({"orthanc_storage_dir": "/tmp/images"}, "orthanc_storage_dir: /tmp/images is on tmpfs", "Put it on a disk"),
     ({"orthanc_storage_dir": "/srv/images"}, "orthanc_storage_dir: /srv/images is on overlay", "Put it on a disk"),

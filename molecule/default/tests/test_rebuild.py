@@ -6,6 +6,7 @@ import json
 import os
 
 import bed
+from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 from clients import ADDRESSES, PASSWORDS, fingerprint, name_of, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -37,6 +38,26 @@ def test_images_survive_their_machine(host: Host) -> None:
     assert status == 2
     assert "orthanc_users[0].password is a default" in said
     assert fingerprint(host) == virgin
+    # a newer Orthanc has had the disk: this one would take images and lose them
+    opened = "/var/lib/orthanc/db/.orthanc-version"
+    version = host.file(opened).content_string
+    assert version == "1.12.7\n"
+    host.check_output(f"echo 1.13.0 > {opened}")
+    status, said = play("deploy", host)
+    assert status == 2
+    assert "was opened by Orthanc 1.13.0 or later, and 1.12.7 would take images and lose them" in said
+    host.check_output(f"echo {version.strip()} > {opened}")
+    assert fingerprint(host) == virgin
+
+    # what would be written, on a machine that was never deployed
+    status, said = play("deploy", host, None, "--check", "--diff")
+    assert status == 0, said
+    assert '+ "DicomAet": "ORTHANC"' in said
+    assert f'"it": "{masking.MASK}"' in said
+    assert not any(password in said for password in PASSWORDS.values())
+    assert host.run("dpkg-query --show orthanc").rc != 0
+    assert not host.file("/etc/orthanc").exists
+
     for number in range(3):  # the account gets another number than it had
         host.check_output(f"useradd --system --create-home earlier{number}")
     status, said = play("deploy", host)

@@ -1,0 +1,67 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: orthanc_configuration_problems
+short_description: List what is wrong with the files of any Orthanc
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Checks a whole configuration, whoever wrote it, against the options of its version and the rules of this collection.
+options:
+  _input:
+    description: The text of each file by its name. Comments and trailing commas are read over, as Orthanc does.
+    type: dict
+    required: true
+  version:
+    description: The version of Orthanc that reads them; empty is the newest that is known.
+    type: str
+    required: true
+  waivers:
+    description: Rules that are broken on purpose, each with its reason.
+    type: dict
+    default: {}
+positional: version, waivers
+"""
+
+EXAMPLES = r"""
+- name: List what is wrong with a file
+  ansible.builtin.debug:
+    msg: "{{ {'orthanc.json': text} | clinicops.orthanc.orthanc_configuration_problems('1.12.7') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each problem; empty when there is none.
+  type: list
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+
+
+def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None) -> Any:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise AnsibleFilterError(
+            "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of texts, by the files' names"
+        )
+    configuration, wrong = rules.read(value)
+    # the new worklist plugin is not in Debian: whoever has it names its file
+    new = "OrthancWorklists" in str(configuration.get("Plugins"))
+    plugin = "orthanc-worklists" if new else "worklists"
+    try:
+        found = rules.problems(configuration, str(version), plugin)
+    except ImportError as error:
+        raise AnsibleFilterError(
+            f"clinicops.orthanc.orthanc_configuration_problems: {error} on the controller; pip install jsonschema"
+        ) from error
+    return rules.waive([*wrong, *found], waivers or {})
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"orthanc_configuration_problems": orthanc_configuration_problems}
