@@ -1,10 +1,10 @@
-# make demo: a deployed Orthanc to look at. make test: everything that proves it.
+# make demo: a deployed Orthanc to look at. make test: everything that proves it. make campaign: what takes longer.
 SHELL := /bin/bash
 VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down test lint unit scenarios clean
+.PHONY: demo demo-down test campaign lint unit scenarios clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -42,6 +42,11 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
+
+# what would take make test too long; its results stand in docs/measurements.md
+campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	pytest tests/unit --hypothesis-profile=campaign
+	PYTHONPATH=.collections python3 bench/configuration.py
 
 clean:
 	@$(BED) engine-down

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, rules, variables
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_configuration import GOOD, with_change
 
@@ -34,14 +34,12 @@ def found(change: dict[str, Any], version: str = "1.12.7", plugin: str = "workli
     return {item["rule"]: item["path"] for item in rules.problems({**BUILT, **change}, version, plugin)}
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(NAMES, NESTED, max_size=6), st.sampled_from(VERSIONS))
 def test_any_configuration_gives_problems_not_a_traceback(value: dict[str, Any], version: str) -> None:
     assert isinstance(rules.problems(value, version), list)
     assert isinstance(rules.problems({**BUILT, **value}, version), list)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(GOOD)), NESTED), NESTED)
 def test_any_settings_give_problems_or_a_configuration(value: dict[str, Any], options: Any) -> None:
     changed = {**GOOD, **value, "settings": value.get("settings", options)}
@@ -57,7 +55,6 @@ SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, categori
 CARRIERS = st.sampled_from(["Password", "CertificateKeyPassword", "Pin", "HttpHeaders", "token", "RegisteredUsers"])
 
 
-@settings(max_examples=300, deadline=None)
 @given(SECRETS, CARRIERS, NESTED, st.lists(st.integers(0, 4), max_size=4))
 def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, ways: list[int]) -> None:
     value: Any = {carrier: {"alice": secret} if carrier in ("HttpHeaders", "RegisteredUsers") else secret}
@@ -205,6 +202,16 @@ def test_what_the_proxy_relies_on_stays(option: str) -> None:
     other = "other" if not isinstance(configuration.FIXED.get(option), bool) else not configuration.FIXED[option]
     problems = configuration.problems(with_change("settings", {section: {name: other}} if section else {name: other}))
     assert f"orthanc_config_settings.{option}" in {item["path"] for item in problems}
+
+
+def test_a_file_that_is_named_and_absent_is_found() -> None:
+    tls = {"DicomTlsEnabled": True, "DicomTlsCertificate": "/srv/crt", "DicomTlsPrivateKey": "/srv/key"}
+    tls = {**BUILT, **tls, "DicomTlsTrustedCertificates": "/srv/trusted", "LuaScripts": ["/srv/a.lua", "b.lua"]}
+    assert set(rules.files(tls)) == {"/srv/crt", "/srv/key", "/srv/trusted", "/srv/a.lua"}
+    assert rules.files({**tls, "DicomTlsEnabled": False, "LuaScripts": 1}) == rules.files("no dictionary") == []
+    assert rules.problems(tls, "1.12.7") == []
+    (item,) = rules.problems(tls, "1.12.7", absent=["/srv/a.lua"])
+    assert (item["rule"], item["path"]) == ("missing_file", "LuaScripts")
 
 
 def test_files_are_read_as_orthanc_reads_them() -> None:
