@@ -159,7 +159,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
             build(sound), str(settings["version"]), worklist_plugin, ("dicom-web", worklist_plugin), settings["absent"]
         )
         # what is made of other settings has been checked with them
-        if re.split(r"[.\[]", item["path"])[0] in {str(name) for name in free}
+        if any(item["path"] == name or item["path"].startswith((f"{name}.", f"{name}[")) for name in map(str, free))
     ]
     waived: list[Problem] = rules.waive(found, settings["waivers"])
     return waived

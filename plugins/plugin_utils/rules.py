@@ -191,6 +191,10 @@ def password_problem(name: Any, password: Any) -> str:
 
 
 # --- schema -------------------------------------------------------------------------------------
+def _at(path: str, name: Any) -> str:
+    return f"{path}.{name}" if path else str(name)
+
+
 def _not_json(path: str, value: Any, depth: int = 0) -> Iterator[Problem]:
     """YAML has more than JSON: keys that are numbers, dates, NaN."""
     if depth > DEEPEST:
@@ -198,9 +202,9 @@ def _not_json(path: str, value: Any, depth: int = 0) -> Iterator[Problem]:
     elif isinstance(value, dict):
         for key, inner in value.items():
             if isinstance(key, str):
-                yield from _not_json(f"{path}.{key}" if path else key, inner, depth + 1)
+                yield from _not_json(_at(path, key), inner, depth + 1)
             else:
-                yield problem(f"{path}.{key}".lstrip("."), "has a name that is not a text", "put it in quotes")
+                yield problem(_at(path, key), "has a name that is not a text", "put it in quotes")
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _not_json(f"{path}[{number}]", inner, depth + 1)
@@ -263,13 +267,15 @@ def _schema_problems(
 
 def _translated(error: Any, version: str) -> Iterator[Problem]:
     """One finding of jsonschema in the words of this collection."""
-    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path).lstrip(".")
+    path = ""
+    for step in error.absolute_path:
+        path = f"{path}[{step}]" if isinstance(step, int) else _at(path, step)
     kind = error.validator
     if kind == "additionalProperties":
         full = _place(error.absolute_schema_path).get("properties", {})
         for name in error.instance:
             if name not in error.schema.get("properties", {}):
-                yield _unknown(f"{path}.{name}".lstrip("."), name, full, version)
+                yield _unknown(_at(path, name), name, full, version)
         return
     value = _shown(path, error.instance)
     if kind == "type":

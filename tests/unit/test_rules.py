@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,6 +57,22 @@ SECRETS = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, categori
 CARRIERS = st.sampled_from(["Password", "CertificateKeyPassword", "Pin", "HttpHeaders", "token", "RegisteredUsers"])
 
 
+def texts(value: Any) -> Iterator[str]:
+    """Every text and number in a structure, and in JSON that stands in its texts."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts(key)
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    else:
+        yield str(value)
+        with contextlib.suppress(ValueError):
+            if isinstance(value, str) and isinstance(nested := json.loads(value), (dict, list)):
+                yield from texts(nested)
+
+
 @given(SECRETS, CARRIERS, NESTED, st.lists(st.integers(0, 4), max_size=4))
 def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, ways: list[int]) -> None:
     value: Any = {carrier: {"alice": secret} if carrier in ("HttpHeaders", "RegisteredUsers") else secret}
@@ -69,8 +87,7 @@ def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, w
             value = {"text": json.dumps(value, default=str, ensure_ascii=False)}
         else:
             value = {secret: value, "url": f"https://alice:{secret}@pacs.clinic.example/"}
-    shown = masking.masked(value)
-    for text in (json.dumps(shown, default=str), json.dumps(shown, default=str, ensure_ascii=False)):
+    for text in texts(masking.masked(value)):
         assert secret not in text.replace(masking.MASK, "").replace(carrier, "")
 
 
@@ -142,6 +159,7 @@ PEER = {"Url": "https://192.0.2.7/", "Username": "a", "Password": "b"}
         ({"Worklists": {"Enable": True}}, "worklist_folder", "Worklists"),
         ({"Worklists": {"Enable": True, "Directory": "/srv/wl"}}, "unknown_option", "Worklists.Directory"),
         ({"ZipUseUtf8": True}, "newer_option", "ZipUseUtf8"),
+        ({"DicomWeb.Root": "/x/"}, "unknown_option", "DicomWeb.Root"),
         ({"StabelAge": 60}, "unknown_option", "StabelAge"),
     ],
 )
@@ -194,6 +212,12 @@ def test_a_waiver_needs_a_rule_and_a_reason_and_stays_visible() -> None:
         assert any(says in item["message"] for item in problems)
     (idle,) = configuration.problems({**GOOD, "waivers": {"webdav": reason}})
     assert (idle["severity"], idle["path"]) == ("warning", "orthanc_waivers.webdav")
+
+
+@pytest.mark.parametrize("name", ["DicomWeb.QidoCaseSensitive", "Name[0]", ".", ""])
+def test_an_option_with_a_strange_name_is_no_option(name: str) -> None:
+    (item,) = configuration.problems(with_change("settings", {name: 1}))
+    assert item["rule"] == "unknown_option"
 
 
 @pytest.mark.parametrize("option", [*configuration.FIXED, *configuration.DERIVED])
