@@ -11,6 +11,7 @@ import base64
 import concurrent.futures
 import contextlib
 import ctypes
+import datetime
 import http.client
 import json
 import os
@@ -26,9 +27,7 @@ from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
-BINARY = "/usr/sbin/Orthanc"
 ECHOSCU = "/usr/bin/echoscu"
-UNIT = "orthanc.service"
 CLONE_NEWNET = 0x40000000
 # once HTTP answers, plugins and DICOM are there at once or never
 AFTER_HTTP = 10.0
@@ -36,6 +35,8 @@ PAUSE = 0.1
 LINES = 12
 # an empty index is there in a second or two
 TRIAL = 30.0
+# the candidate goes in by standard input, and lies in the trial's own memory alone
+TRY = "umask 077; cat > /tmp/candidate.json && exec timeout --signal=KILL {limit:.0f} Orthanc /tmp/candidate.json"
 
 
 class Failure(Exception):
@@ -44,6 +45,119 @@ class Failure(Exception):
 
 def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+
+
+# --- how Orthanc runs ---------------------------------------------------------------------------
+class Unit:
+    """Orthanc of Debian's package, as orthanc.service."""
+
+    name = "orthanc.service"
+    # where Orthanc sees this machine's own connections come from
+    address = "127.0.0.1"
+
+    def installed(self) -> bool:
+        return os.path.exists("/usr/sbin/Orthanc")
+
+    def restart(self) -> str:
+        """What is wrong, or ''."""
+        done = subprocess.run(["systemctl", "restart", self.name], capture_output=True, text=True, check=False)
+        return done.stderr.strip() if done.returncode else ""
+
+    def stop(self) -> None:
+        run("systemctl", "stop", self.name)
+
+    def state(self) -> dict[str, str]:
+        shown = run("systemctl", "show", "--property=SubState,ExecMainStartTimestampMonotonic", self.name)
+        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
+    def running(self) -> bool:
+        return self.state().get("SubState") == "running"
+
+    def started(self) -> float:
+        """When the process that runs now began, in seconds since 1970."""
+        age = time.monotonic() - int(self.state()["ExecMainStartTimestampMonotonic"]) / 1_000_000
+        return time.time() - age
+
+    def log(self, since: float) -> str:
+        return run("journalctl", f"--unit={self.name}", f"--since=@{since:.0f}", "--output=cat", "--no-pager")
+
+    def trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
+        """The command that runs one, until it is ended; nothing of it is left when it has ended."""
+        owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
+        properties = [
+            *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
+            *("ProtectHome=yes", "NoNewPrivileges=yes", f"RuntimeMaxSec={TRIAL + 5:.0f}"),
+            *(f"TemporaryFileSystem={place}:{owner}" for place in places),
+        ]
+        options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={name}.service"]
+        return ["systemd-run", *options, *(f"--property={item}" for item in properties), "sh", "-c"]
+
+    def trial_pid(self, name: str) -> int:
+        return int(run("systemctl", "show", "--property=MainPID", "--value", f"{name}.service").strip() or 0)
+
+    def end_trial(self, name: str) -> None:
+        run("systemctl", "stop", "--quiet", f"{name}.service")
+
+
+class Container:
+    """Orthanc of an image, as the container `orthanc`, which the role orthanc_install makes."""
+
+    name = "orthanc"
+
+    def __init__(self, image: str, address: str) -> None:
+        self.image, self.address = image, address
+
+    def inspect(self, name: str, what: str) -> str:
+        return run("docker", "inspect", "--type=container", f"--format={{{{{what}}}}}", name).strip()
+
+    def installed(self) -> bool:
+        return bool(shutil.which("docker") and self.inspect(self.name, ".Id"))
+
+    def restart(self) -> str:
+        done = subprocess.run(["docker", "restart", self.name], capture_output=True, text=True, check=False)
+        return done.stderr.strip() if done.returncode else ""
+
+    def stop(self) -> None:
+        run("docker", "stop", self.name)
+
+    def running(self) -> bool:
+        return self.inspect(self.name, ".State.Status") == "running"
+
+    def started(self) -> float:
+        text = self.inspect(self.name, ".State.StartedAt")
+        # Python 3.11 takes microseconds; Docker gives nanoseconds
+        return datetime.datetime.fromisoformat(text.partition(".")[0].rstrip("Z") + "+00:00").timestamp()
+
+    def log(self, since: float) -> str:
+        done = subprocess.run(
+            ["docker", "logs", f"--since={since:.0f}", self.name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        return done.stdout
+
+    def trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
+        owner = f"uid={account.pw_uid},gid={account.pw_gid},mode=0700"
+        options = [
+            *("--rm", "--interactive", f"--name={name}", "--network=none", "--read-only", "--cap-drop=ALL"),
+            *("--security-opt=no-new-privileges", f"--user={account.pw_uid}:{account.pw_gid}", "--pull=never"),
+            *("--volume=/etc/orthanc/site:/etc/orthanc/site:ro", "--volume=/etc/localtime:/etc/localtime:ro"),
+            *(f"--tmpfs={place}:{owner}" for place in ["/tmp", *places]),
+            "--entrypoint=sh",
+        ]
+        return ["docker", "run", *options, self.image, "-c"]
+
+    def trial_pid(self, name: str) -> int:
+        return int(self.inspect(name, ".State.Pid") or 0)
+
+    def end_trial(self, name: str) -> None:
+        run("docker", "rm", "--force", name)
+
+
+Runner = Unit | Container
 
 
 # --- probe --------------------------------------------------------------------------------------
@@ -62,8 +176,8 @@ def get(configuration: dict[str, Any], path: str) -> Any:
         connection.close()
 
 
-def probe(configuration: dict[str, Any], plugins: list[str]) -> tuple[bool, str]:
-    """Whether HTTP answers, and what is missing ('' when nothing is)."""
+def probe(configuration: dict[str, Any], plugins: list[str], address: str) -> tuple[bool, str]:
+    """Whether HTTP answers, and what is missing ('' when nothing is); `address` is where Orthanc sees it come from."""
     try:
         get(configuration, "/changes?last")  # this one reads the index, /system does not
         missing = sorted(set(plugins) - set(get(configuration, "/plugins")))
@@ -71,13 +185,13 @@ def probe(configuration: dict[str, Any], plugins: list[str]) -> tuple[bool, str]
         return isinstance(error, ValueError), f"HTTP on port {configuration['HttpPort']}: {error}"
     if missing:
         return True, f"plugins are not loaded: {', '.join(missing)}"
-    return True, dicom(configuration)
+    return True, dicom(configuration, address)
 
 
-def dicom(configuration: dict[str, Any]) -> str:
+def dicom(configuration: dict[str, Any], address: str) -> str:
     """C-ECHO as the device that is listed for this machine, where DCMTK is there; else a connection."""
     port = configuration["DicomPort"]
-    local = [item["AET"] for item in configuration["DicomModalities"].values() if item["Host"] == "127.0.0.1"]
+    local = [item["AET"] for item in configuration["DicomModalities"].values() if item["Host"] == address]
     if local and os.path.exists(ECHOSCU):
         titles = ["-aet", local[0], "-aec", configuration["DicomAet"]]
         command = [ECHOSCU, "-to", "5", *titles, "127.0.0.1", str(port)]
@@ -129,55 +243,38 @@ def in_network_of(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, 
         return pool.submit(enter).result()
 
 
-def trial(configuration: dict[str, Any], plugins: list[str]) -> int:
-    """Starts the real binary on the configuration, for a moment; gives the milliseconds that it took.
+def trial(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> int:
+    """Starts the real Orthanc on the configuration, for a moment; gives the milliseconds that it took.
 
     It has the ports of production in a network of its own, and empty directories in memory where production has
-    its images and its index; everything else of the system is there, to read. systemd ends it after half a
-    minute and takes the candidate away, whatever becomes of this process.
+    its images and its index. It is ended after half a minute, whatever becomes of this process.
     """
     begin = time.monotonic()
-    account = pwd.getpwnam("orthanc")
-    handle, candidate = tempfile.mkstemp(prefix="orthanc-trial-", suffix=".json", dir="/run")
-    unit = f"orthanc-trial-{os.getpid()}.service"
-    owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
-    names = ("StorageDirectory", "IndexDirectory", "TemporaryDirectory")
-    places = {str(configuration[name]) for name in names if name in configuration}
-    properties = [
-        *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
-        *("ProtectHome=yes", "NoNewPrivileges=yes", "UMask=0077", f"RuntimeMaxSec={TRIAL + 5:.0f}"),
-        *(f"TemporaryFileSystem={place}:{owner}" for place in sorted(places)),
-        f"ExecStopPost=+/bin/rm -f {candidate}",
-    ]
-    options = [f"--property={item}" for item in properties]
+    name = f"orthanc-trial-{os.getpid()}"
+    options = ("StorageDirectory", "IndexDirectory", "TemporaryDirectory")
+    places = sorted({str(configuration[option]) for option in options if option in configuration})
+    command = [*runner.trial(name, places, pwd.getpwnam("orthanc")), TRY.format(limit=TRIAL + 5)]
     with contextlib.ExitStack() as leaving, tempfile.TemporaryFile("w+", errors="replace") as log:
-        leaving.callback(Path(candidate).unlink, missing_ok=True)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchown(file.fileno(), 0, account.pw_gid)
-            os.fchmod(file.fileno(), 0o640)
-            json.dump(configuration, file)
-        started = subprocess.Popen(
-            ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={unit}", *options, BINARY, candidate],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-        # in reverse: systemd ends Orthanc, and systemd-run says so
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True)
+        # in reverse: Orthanc is ended, and who started it says so
         leaving.callback(started.wait)
-        leaving.callback(run, "systemctl", "stop", "--quiet", unit)
+        leaving.callback(runner.end_trial, name)
+        assert started.stdin
+        with contextlib.suppress(BrokenPipeError), started.stdin as candidate:
+            json.dump(configuration, candidate)
 
         def ask() -> tuple[bool, str]:
-            pid = int(run("systemctl", "show", "--property=MainPID", "--value", unit).strip() or 0)
+            pid = runner.trial_pid(name)
             if not pid:
                 return False, "Orthanc does not run"
             try:
-                return in_network_of(pid, lambda: probe(configuration, plugins))
+                return in_network_of(pid, lambda: probe(configuration, plugins, "127.0.0.1"))
             except OSError as error:
                 return False, str(error)
 
         missing = wait(ask, lambda: started.poll() is None, TRIAL)
         if missing:
-            run("systemctl", "stop", "--quiet", unit)
+            runner.end_trial(name)
             started.wait()
             log.seek(0)
             raise Failure(f"{missing}. Orthanc said:\n{last_lines(log.read(), configuration)}")
@@ -185,18 +282,9 @@ def trial(configuration: dict[str, Any], plugins: list[str]) -> int:
 
 
 # --- production ---------------------------------------------------------------------------------
-def state() -> dict[str, str]:
-    shown = run("systemctl", "show", "--property=SubState,ExecMainStartTimestampMonotonic", UNIT)
-    return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-
-
-def reads_an_older_file(path: Path) -> bool:
+def reads_an_older_file(runner: Runner, path: Path) -> bool:
     """Whether Orthanc does not run, or began before the file was written: an earlier deploy was cut off."""
-    now = state()
-    if now.get("SubState") != "running":
-        return True
-    age = time.monotonic() - int(now["ExecMainStartTimestampMonotonic"]) / 1_000_000
-    return time.time() - age < path.stat().st_mtime
+    return not runner.running() or runner.started() < path.stat().st_mtime
 
 
 def place(path: Path, text: str) -> None:
@@ -211,16 +299,16 @@ def place(path: Path, text: str) -> None:
     os.replace(name, path)
 
 
-def restart(configuration: dict[str, Any], plugins: list[str], limit: float) -> None:
+def restart(runner: Runner, configuration: dict[str, Any], plugins: list[str], limit: float) -> None:
     since = time.time()
-    run("systemctl", "restart", UNIT)
-    missing = wait(lambda: probe(configuration, plugins), lambda: state().get("SubState") == "running", limit)
+    missing = runner.restart()
+    if not missing:
+        missing = wait(lambda: probe(configuration, plugins, runner.address), runner.running, limit)
     if missing:
-        log = run("journalctl", f"--unit={UNIT}", f"--since=@{since:.0f}", "--output=cat", "--no-pager")
-        raise Failure(f"{missing}. Orthanc said:\n{last_lines(log, configuration)}")
+        raise Failure(f"{missing}. Orthanc said:\n{last_lines(runner.log(since), configuration)}")
 
 
-def apply(path: Path, text: str, plugins: list[str], limit: float) -> int:
+def apply(runner: Runner, path: Path, text: str, plugins: list[str], limit: float) -> int:
     """Puts the file in place and restarts; gives the milliseconds without service. Failure comes after the way back."""
     # the last file that worked; it is there only while this runs, or after a run that was cut off
     previous = path.with_suffix(".json.before")
@@ -230,15 +318,15 @@ def apply(path: Path, text: str, plugins: list[str], limit: float) -> int:
     place(path, text)
     begin = time.monotonic()
     try:
-        restart(json.loads(text), plugins, limit)
+        restart(runner, json.loads(text), plugins, limit)
     except Failure as failure:
         if not previous.exists():
-            run("systemctl", "stop", UNIT)
+            runner.stop()
             path.unlink()
             raise Failure(f"Orthanc did not come up, and is stopped: {failure}") from failure
         place(path, previous.read_text(encoding="utf-8"))
         try:
-            restart(json.loads(path.read_text(encoding="utf-8")), plugins, limit)
+            restart(runner, json.loads(path.read_text(encoding="utf-8")), plugins, limit)
         except Failure as again:
             message = f"Orthanc did not come up: {failure}\nThe previous configuration is back in place"
             raise Failure(f"{message}, and does not come up either: {again}") from failure

@@ -11,7 +11,7 @@ author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Tries the configuration first. The real binary starts on it for some seconds, with the ports of production in a
     network of its own and with empty directories in memory instead of images and index.
-  - Then puts the file in place, restarts C(orthanc.service) and asks it over HTTP and DICOM. If it does not come up,
+  - Then puts the file in place, restarts Orthanc and asks it over HTTP and DICOM. If it does not come up,
     the previous file comes back, and the module fails with the reason, Orthanc's last log lines and the time without
     service.
   - A run that was cut off before the restart is finished by the next one.
@@ -24,6 +24,14 @@ options:
     description: The file that the unit reads. Owner root, group orthanc, mode 0640.
     type: path
     required: true
+  image:
+    description: The image of the container C(orthanc); empty is the unit C(orthanc.service) of Debian's package.
+    type: str
+    default: ""
+  address:
+    description: Where Orthanc sees connections of this machine itself come from.
+    type: str
+    default: 127.0.0.1
   plugins:
     description: Names of the plugins that must be loaded, as C(/plugins) lists them.
     type: list
@@ -61,7 +69,6 @@ interruption_ms:
 """
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -81,6 +88,8 @@ def main() -> None:
             # one secret as a whole: its values may stand in messages, but for those that masking knows
             "content": {"type": "str", "required": True, "no_log": True},
             "path": {"type": "path", "required": True},
+            "image": {"type": "str", "default": ""},
+            "address": {"type": "str", "default": "127.0.0.1"},
             "plugins": {"type": "list", "elements": "str", "default": ["dicom-web", "worklists"]},
             "timeout": {"type": "int", "default": 300},
         },
@@ -90,7 +99,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     content, path, plugins = module.params["content"], Path(module.params["path"]), module.params["plugins"]
-    limit = float(module.params["timeout"])
+    limit, image = float(module.params["timeout"]), module.params["image"]
+    runner = service.Container(image, module.params["address"]) if image else service.Unit()
     try:
         configuration: Any = json.loads(content)
     except ValueError as error:
@@ -109,16 +119,16 @@ def main() -> None:
         "interruption_ms": 0,
     }
     try:
-        if differs and os.path.exists(service.BINARY):
-            result["trial_ms"] = service.trial(configuration, plugins)
+        if differs and runner.installed():
+            result["trial_ms"] = service.trial(runner, configuration, plugins)
     except service.Failure as failure:
         module.fail_json(
             msg=f"Orthanc does not come up on this configuration; nothing was changed. {failure}", **result
         )
     try:
-        if not module.check_mode and (differs or service.reads_an_older_file(path)):
+        if not module.check_mode and (differs or service.reads_an_older_file(runner, path)):
             result["changed"] = True
-            result["interruption_ms"] = service.apply(path, content, plugins, limit)
+            result["interruption_ms"] = service.apply(runner, path, content, plugins, limit)
     except service.Failure as failure:
         module.fail_json(msg=str(failure), **result)
     module.exit_json(**result)

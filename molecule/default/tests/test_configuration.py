@@ -23,11 +23,6 @@ def options(**settings: Any) -> dict[str, Any]:
     return {"orthanc_config_settings": settings}
 
 
-def trial_of(host: Host) -> str:
-    """The unit of the trial that runs now, or ''."""
-    return str(host.run("systemctl list-units --plain --no-legend 'orthanc-trial-*' | cut -d ' ' -f 1").stdout).strip()
-
-
 def leftovers(host: Host) -> str:
     units = host.run("systemctl list-units --all --plain --no-legend 'orthanc-trial-*'").stdout
     files = host.run("ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -v '^orthanc.json$'").stdout
@@ -89,17 +84,18 @@ def test_what_the_binary_refuses_is_not_put_in_place(host: Host) -> None:
 def test_a_trial_that_is_killed_leaves_nothing_behind(host: Host) -> None:
     before, pid = fingerprint(host), host.check_output(PID)
     running = start("deploy", host, options(StableAge=62))
-    wait_for(lambda: trial_of(host), "a trial")
-    main = f"systemctl show --property MainPID --value {trial_of(host)}"
-    # neither the index nor the ports of production are within its reach
-    seen = host.run(f"ls -A /proc/$({main})/root/var/lib/orthanc/db").stdout
-    assert ".orthanc-storage" not in seen
-    assert (
-        host.check_output("readlink /proc/self/ns/net") != host.run(f"readlink /proc/$({main})/ns/net").stdout.strip()
-    )
     # the module, as when the machine's memory runs out; systemd-run, as when the connection is lost
-    client = "$(pgrep -f '[s]ystemd-run.*orthanc-trial')"
-    host.check_output(f"kill -KILL $(ps --format ppid= --pid {client}) {client}")
+    processes = (
+        "client=$(pgrep -f '[s]ystemd-run.*orthanc-trial') && kill -{} $(ps --format ppid= --pid $client) $client"
+    )
+    wait_for(lambda: host.run(processes.format("STOP")).rc == 0, "a trial")
+    show = "systemctl show --property MainPID --value 'orthanc-trial-*'"
+    wait_for(lambda: host.run(show).stdout.strip() not in ("", "0"), "Orthanc in the trial")
+    main = f"/proc/$({show})"
+    # neither the index nor the ports of production are within its reach
+    assert ".orthanc-storage" not in host.check_output(f"ls -A {main}/root/var/lib/orthanc/db")
+    assert host.check_output("readlink /proc/self/ns/net") != host.check_output(f"readlink {main}/ns/net")
+    host.check_output(processes.format("KILL"))
     running.communicate()
     assert running.returncode != 0
     wait_for(lambda: not leftovers(host), "the end of the trial")
