@@ -28,6 +28,8 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
 ECHOSCU = "/usr/bin/echoscu"
+# of the container's health check; it may ask for nothing else
+HEALTH_USER = "healthcheck"
 CLONE_NEWNET = 0x40000000
 # once HTTP answers, plugins and DICOM are there at once or never
 AFTER_HTTP = 10.0
@@ -162,7 +164,7 @@ Runner = Unit | Container
 
 # --- probe --------------------------------------------------------------------------------------
 def get(configuration: dict[str, Any], path: str) -> Any:
-    user, password = next(iter(configuration["RegisteredUsers"].items()))
+    user, password = next(item for item in configuration["RegisteredUsers"].items() if item[0] != HEALTH_USER)
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     connection = http.client.HTTPConnection("127.0.0.1", configuration["HttpPort"], timeout=30)
     try:

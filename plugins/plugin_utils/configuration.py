@@ -8,10 +8,13 @@ Pure functions over plain data, without Ansible. The settings are the
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import json
 import re
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.service import HEALTH_USER
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
@@ -57,7 +60,7 @@ DERIVED = {
     "DicomModalities": "orthanc_modalities",
 }
 # nginx reads these in its table of users as words of its own.
-RESERVED_NAMES = ("default", "include", "hostnames", "volatile")
+RESERVED_NAMES = ("default", "include", "hostnames", "volatile", HEALTH_USER)
 # The deploy gives Orthanc its directories: never one that the system or other people own.
 SYSTEM_DIRECTORIES = re.compile(
     r"/(bin|boot|dev|etc|home|lib|lib64|proc|root|run|sbin|sys|tmp|usr|var/tmp)(/.*)?"
@@ -93,6 +96,9 @@ DEFAULTS: dict[str, Any] = {
     "version": "",
     "plugins": [],
     "worklist_plugin": "worklists",
+    "remote_access": False,
+    "health_user": "",
+    "scripts": [],
     "absent": [],
 }
 
@@ -100,9 +106,19 @@ DEFAULTS: dict[str, Any] = {
 def build(settings: dict[str, Any]) -> dict[str, Any]:
     """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
     settings = {**DEFAULTS, **settings}
-    worklist_path = "Directory" if settings["worklist_plugin"] == "orthanc-worklists" else "Database"
+    if settings["worklist_plugin"] == "orthanc-worklists":
+        # one bad file in the folder would end Orthanc when it tidies up, a minute after each start
+        worklists = {"Directory": settings["worklist_dir"], "DeleteWorklistsOnStableStudy": False}
+    else:
+        worklists = {"Database": settings["worklist_dir"]}
+    users = {user["name"]: user["password"] for user in settings["users"]}
+    if settings["health_user"]:
+        # always the same, and known to nobody who does not know all the others
+        known = json.dumps(sorted(users.items()))
+        users[settings["health_user"]] = hashlib.sha256(known.encode()).hexdigest()
     configuration: dict[str, Any] = {
         **CLOSED,
+        "RemoteAccessAllowed": settings["remote_access"] is True,
         "Name": settings["name"],
         "StorageDirectory": settings["storage_dir"],
         "IndexDirectory": settings["storage_dir"],
@@ -113,7 +129,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         # text in answers: with the default, Latin1, a Greek name cannot be given back
         "DefaultEncoding": "Utf8",
         "HttpPort": int(settings["http_port"]),
-        "RegisteredUsers": {user["name"]: user["password"] for user in settings["users"]},
+        "RegisteredUsers": users,
         "DicomAet": settings["aet"],
         "DicomPort": int(settings["dicom_port"]),
         "DicomModalities": {
@@ -131,11 +147,15 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
             "EnableWado": False,
             "Ssl": True,
         },
-        "Worklists": {"Enable": True, worklist_path: settings["worklist_dir"]},
+        "Worklists": {"Enable": True, **worklists},
     }
+    if settings["scripts"]:
+        configuration["LuaScripts"] = settings["scripts"]
     for name, value in settings["settings"].items():
         if isinstance(value, dict) and isinstance(configuration.get(name), dict):
             configuration[name] = {**configuration[name], **value}
+        elif name == "LuaScripts" and isinstance(value, list):
+            configuration[name] = [*value, *settings["scripts"]]
         else:
             configuration[name] = value
     return configuration
@@ -153,13 +173,12 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     wrong = {re.split(r"[.\[]", item["path"])[0].removeprefix("orthanc_") for item in found}
     sound = {**settings, **{name: DEFAULTS[name] for name in wrong if name in DEFAULTS}, "settings": free}
     worklist_plugin = str(sound["worklist_plugin"])
+    plugins = ("dicom-web", worklist_plugin)
     found += [
         {**item, "path": f"orthanc_config_settings.{item['path']}"}
-        for item in rules.problems(
-            build(sound), str(settings["version"]), worklist_plugin, ("dicom-web", worklist_plugin), settings["absent"]
-        )
-        # what is made of other settings has been checked with them
-        if any(item["path"] == name or item["path"].startswith((f"{name}.", f"{name}[")) for name in map(str, free))
+        for item in rules.problems(build(sound), str(settings["version"]), worklist_plugin, plugins, settings["absent"])
+        # in a container's own network Orthanc must answer the proxy, which is another machine to it
+        if not (item["rule"] == "remote_access" and settings["remote_access"] is True)
     ]
     waived: list[Problem] = rules.waive(found, settings["waivers"])
     return waived
@@ -288,7 +307,11 @@ def _users(users: Any) -> list[Problem]:
                 )
             )
         elif name.lower() in RESERVED_NAMES:
-            found.append(problem(f"{path}.name", f"{name!r} is a word of nginx's own", "choose another name"))
+            found.append(
+                problem(
+                    f"{path}.name", f"{name!r} is a word of nginx's or of this collection's own", "choose another name"
+                )
+            )
         elif name.lower() in seen:
             # nginx does not tell it from IT
             found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user a name of its own"))

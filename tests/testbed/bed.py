@@ -33,12 +33,15 @@ MACHINE = [
 ]
 # Orthanc 1.13.0 and DICOMweb 1.24, as in the image orthancteam/orthanc 26.8.x
 ORTHANC = ["orthanc", "orthanc-dicomweb", "python3", "ca-certificates", "tzdata"]
+# a registry of the clinic's own
+REGISTRY = ["docker-registry", "skopeo", "apache2-utils", "ca-certificates"]
 CLIENT = ["dcmtk", "curl", "openssl", "iproute2", "ca-certificates"]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
     "debian13": ("trixie", MACHINE),
     "client": ("trixie", CLIENT),
     "orthanc": ("forky", ORTHANC),
+    "registry": ("trixie", REGISTRY),
 }
 # An RFC 5737 documentation network in three: the example inventory runs here as it is written.
 NETWORKS = {
@@ -233,12 +236,12 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         return
     options = [f"--name={name}", f"--hostname={name}", "--label=clinicops-bed"]
     command: list[str] = []
-    if kind == "client":
+    if kind in ("client", "registry"):
         command = ["sleep", "infinity"]
         options.append("--init")
     else:
         # images are refused on the overlay file system of a container: a volume, as a VM has a disk
-        options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc"]
+        options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc", "--volume=/var/lib/docker"]
     for number, address in enumerate(addresses):
         subnet = next(
             key for key, value in NETWORKS.items() if ipaddress.ip_address(address) in ipaddress.ip_network(value)
@@ -255,7 +258,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         else:
             docker("network", "connect", f"--ip={address}", f"clinicops-{subnet}", name)
     docker("start", name)
-    if kind == "client":
+    if kind in ("client", "registry"):
         return
     for _ in range(300):
         state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()

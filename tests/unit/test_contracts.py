@@ -15,7 +15,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-PYTHON_TYPES = {"str": str, "path": str, "int": int, "list": list, "dict": dict}
+PYTHON_TYPES = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
 SHARED = re.compile(r"(?<![a-z_])(orthanc_[a-z_]+) \| default\((.*?)\)")
 
 

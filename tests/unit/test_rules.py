@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -66,11 +67,17 @@ def texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from texts(inner)
+    elif isinstance(value, str) and (nested := structure(value)):
+        yield from texts(nested)
     else:
         yield str(value)
-        with contextlib.suppress(ValueError):
-            if isinstance(value, str) and isinstance(nested := json.loads(value), (dict, list)):
-                yield from texts(nested)
+
+
+def structure(text: str) -> Any:
+    with contextlib.suppress(ValueError):
+        nested = json.loads(text)
+        return nested if isinstance(nested, (dict, list)) else None
+    return None
 
 
 @given(SECRETS, CARRIERS, NESTED, st.lists(st.integers(0, 4), max_size=4))
@@ -214,10 +221,11 @@ def test_a_waiver_needs_a_rule_and_a_reason_and_stays_visible() -> None:
     assert (idle["severity"], idle["path"]) == ("warning", "orthanc_waivers.webdav")
 
 
-@pytest.mark.parametrize("name", ["DicomWeb.QidoCaseSensitive", "Name[0]", ".", ""])
+@pytest.mark.parametrize("name", ["DicomWeb.QidoCaseSensitive", "Nam[0]", ".", ""])
 def test_an_option_with_a_strange_name_is_no_option(name: str) -> None:
     (item,) = configuration.problems(with_change("settings", {name: 1}))
     assert item["rule"] == "unknown_option"
+    assert configuration.problems(with_change("settings", {name: {"0": datetime.date(2000, 1, 1)}}))
 
 
 @pytest.mark.parametrize("option", [*configuration.FIXED, *configuration.DERIVED])

@@ -189,23 +189,7 @@ def test_a_get_stays_a_get(host: Host) -> None:
         assert https(host, OFFICE, f"/dicom-web/studies?limit=1&{name}=POST")[0] == 403, name
 
 
-def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
-    journal = host.check_output("journalctl --unit orthanc.service --output cat --no-pager").splitlines()
-    read = [line for line in journal if "Reading the configuration" in line]
-    assert all("/etc/orthanc/site/orthanc.json" in line for line in read), read
-    assert len(read) == sum(line.startswith("Started ") for line in journal) > 0
-    # the vendor's unit logs into files
-    assert host.file("/var/log/orthanc").listdir() == []
-
-
 def test_secrets_are_for_root_and_orthanc(host: Host) -> None:
     config = host.file("/etc/orthanc/site/orthanc.json")
     assert (config.user, config.group, config.mode) == ("root", "orthanc", 0o640)
     assert host.file("/etc/nginx/orthanc/self_signed.key").mode == 0o600
-
-
-def test_vendor_files_stay_as_shipped(host: Host) -> None:
-    changed = [
-        line for line in host.run("dpkg --verify orthanc orthanc-dicomweb").stdout.splitlines() if "/etc/" in line
-    ]
-    assert changed == []
