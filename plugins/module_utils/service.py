@@ -37,8 +37,9 @@ PAUSE = 0.1
 LINES = 12
 # an empty index is there in a second or two
 TRIAL = 30.0
-# the candidate goes in by standard input, and lies in the trial's own memory alone
-TRY = "umask 077; cat > /tmp/candidate.json && exec timeout --signal=KILL {limit:.0f} Orthanc /tmp/candidate.json"
+# The candidate goes in by standard input, and lies in the trial's own memory alone. The last command keeps the shell
+# there: timeout as process 1 of a container takes itself for an orphan.
+TRY = "umask 077; cat > /tmp/candidate.json; timeout --signal=KILL {limit:.0f} Orthanc /tmp/candidate.json; exit $?"
 
 
 class Failure(Exception):
@@ -147,7 +148,8 @@ class Container:
             *("--rm", "--interactive", f"--name={name}", "--network=none", "--read-only", "--cap-drop=ALL"),
             *("--security-opt=no-new-privileges", f"--user={account.pw_uid}:{account.pw_gid}", "--pull=never"),
             *("--volume=/etc/orthanc/site:/etc/orthanc/site:ro", "--volume=/etc/localtime:/etc/localtime:ro"),
-            *(f"--tmpfs={place}:{owner}" for place in ["/tmp", *places]),
+            # the image's own /var/lib/orthanc may be closed to this user
+            *(f"--tmpfs={place}:{owner}" for place in ["/tmp", "/var/lib/orthanc", *places]),
             "--entrypoint=sh",
         ]
         return ["docker", "run", *options, self.image, "-c"]
