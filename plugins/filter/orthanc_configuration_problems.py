@@ -53,6 +53,8 @@ def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None
     # the new worklist plugin is not in Debian: whoever has it names its file
     new = "OrthancWorklists" in str(configuration.get("Plugins"))
     plugin = "orthanc-worklists" if new else "worklists"
+    if any(item["rule"] == "bad_json" for item in wrong):
+        return wrong  # with a part missing, the rest would be taken for Orthanc's defaults
     try:
         found = rules.problems(configuration, str(version), plugin)
     except ImportError as error:

@@ -77,7 +77,10 @@ class Connection(http.client.HTTPSConnection):
     """HTTPS to 127.0.0.1 under the server's name: the clinic's DNS need not know it here."""
 
     def connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        try:
+            plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        except ConnectionRefusedError:
+            raise OSError(f"nobody answers on port {self.port}; see systemctl status nginx") from None
         self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
 
 
@@ -156,8 +159,12 @@ class Day:
         return self.ask(connection, method, path, user, password, body, headers)
 
     def local(self, method: str, path: str, user: str, password: str, body: bytes = b"") -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", int(self.settings["http_port"]), timeout=60)
-        return self.ask(connection, method, path, user, password, body, {})
+        port = int(self.settings["http_port"])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            return self.ask(connection, method, path, user, password, body, {})
+        except ConnectionRefusedError:
+            raise OSError(f"nobody answers on port {port}; see systemctl status orthanc, or docker ps -a") from None
 
     @staticmethod
     def ask(

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 MASK = "********"
-SECRET = re.compile(r"pass|secret|token|pin$|credential|registeredusers|httpheaders|accesskey|connectionstring", re.I)
+SECRET = re.compile(
+    r"pass|secret|token|pin$|credential|registeredusers|httpheaders|httpproxy|apikey|accesskey|accountkey|connectionstring"
+    r"|connectionuri",
+    re.I,
+)
 # [url, user, password], as peers and DICOMweb servers may be written
 LISTS = re.compile(r"orthancpeers|^servers$", re.I)
-IN_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+# user:password@ and the values of a query
+IN_URL = re.compile(r"(?:(?<=://)|^)(?!\w+://)\S+(?=@)|(?<==)[^&#\s]+(?=[&#]|$)")
 SHORTEST = 4
 
 
@@ -43,12 +48,20 @@ def _secrets(value: Any, inside: bool = False, in_list: bool = False) -> Iterato
         nested = _nested(value)
         if inside:
             yield value
+            yield from _credentials(value)
         elif nested is not None:
             yield from _secrets(nested)
-        else:
-            yield from IN_URL.findall(value)
+        elif "://" in value:
+            yield from _credentials(value)
     elif inside and value is not None and not isinstance(value, bool):
         yield str(value)
+
+
+def _credentials(address: str) -> Iterator[str]:
+    for found in IN_URL.findall(address):
+        yield found
+        # the password alone may stand in a log
+        yield found.partition(":")[2]
 
 
 def _masked(value: Any, secrets: list[str], inside: bool = False, in_list: bool = False) -> Any:

@@ -81,6 +81,10 @@ class Unit:
         age = time.monotonic() - int(self.state()["ExecMainStartTimestampMonotonic"]) / 1_000_000
         return time.time() - age
 
+    def files(self) -> list[Path]:
+        """What else it is started from."""
+        return sorted(Path(f"/etc/systemd/system/{self.name}.d").glob("*.conf"))
+
     def log(self, since: float) -> str:
         return run("journalctl", f"--unit={self.name}", f"--since=@{since:.0f}", "--output=cat", "--no-pager")
 
@@ -89,7 +93,12 @@ class Unit:
         owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
         properties = [
             *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
-            *("ProtectHome=yes", "NoNewPrivileges=yes", f"RuntimeMaxSec={TRIAL + 5:.0f}"),
+            *(
+                "ProtectHome=yes",
+                "NoNewPrivileges=yes",
+                "AmbientCapabilities=CAP_NET_BIND_SERVICE",
+                f"RuntimeMaxSec={TRIAL + 5:.0f}",
+            ),
             *(f"TemporaryFileSystem={place}:{owner}" for place in places),
         ]
         options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={name}.service"]
@@ -128,6 +137,9 @@ class Container:
 
     def started(self) -> float:
         return datetime.datetime.fromisoformat(self.inspect(self.name, ".State.StartedAt")).timestamp()
+
+    def files(self) -> list[Path]:
+        return []
 
     def log(self, since: float) -> str:
         done = subprocess.run(
@@ -193,7 +205,8 @@ def probe(configuration: dict[str, Any], plugins: list[str], address: str) -> tu
 def dicom(configuration: dict[str, Any], address: str) -> str:
     """C-ECHO as the device that is listed for this machine, where DCMTK is there; else a connection."""
     port = configuration["DicomPort"]
-    local = [item["AET"] for item in configuration["DicomModalities"].values() if item["Host"] == address]
+    devices = [item for item in configuration["DicomModalities"].values() if isinstance(item, dict)]
+    local = [item["AET"] for item in devices if item["Host"] == address]
     if local and os.path.exists(ECHOSCU):
         titles = ["-aet", local[0], "-aec", configuration["DicomAet"]]
         command = [ECHOSCU, "-to", "5", *titles, "127.0.0.1", str(port)]
@@ -236,7 +249,10 @@ def in_network_of(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, 
 
     def enter() -> tuple[bool, str]:
         libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{pid}/ns/net", "rb") as network:
+        with open(f"/proc/{pid}/ns/net", "rb") as network, open("/proc/self/ns/net", "rb") as own:
+            # systemd names the process a moment before it has its network, and production would answer
+            if os.path.sameopenfile(network.fileno(), own.fileno()):
+                raise OSError("the trial has no network of its own yet")
             if libc.setns(network.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
         return ask()
@@ -284,51 +300,78 @@ def trial(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> 
 
 
 # --- production ---------------------------------------------------------------------------------
-def reads_an_older_file(runner: Runner, path: Path) -> bool:
-    """Whether Orthanc does not run, or began before the file was written: an earlier deploy was cut off."""
-    return not runner.running() or runner.started() < path.stat().st_mtime
+def before(path: Path) -> Path:
+    """The last file that is known to work; it is there only while `apply` runs, or after a run that was cut off."""
+    return path.with_suffix(".json.before")
+
+
+def unfinished(runner: Runner, path: Path) -> bool:
+    """Whether an earlier deploy was cut off, or Orthanc runs on an older file or unit than those that are there."""
+    if before(path).exists() or not runner.running():
+        return True
+    return any(runner.started() < file.stat().st_mtime for file in [path, *runner.files()])
 
 
 def place(path: Path, text: str) -> None:
     """At once: Orthanc reads the old file or the new one, never half of one."""
     handle, name = tempfile.mkstemp(prefix=".orthanc-", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        os.fchown(file.fileno(), 0, pwd.getpwnam("orthanc").pw_gid)
-        os.fchmod(file.fileno(), 0o640)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchown(file.fileno(), 0, pwd.getpwnam("orthanc").pw_gid)
+            os.fchmod(file.fileno(), 0o640)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
-def restart(runner: Runner, configuration: dict[str, Any], plugins: list[str], limit: float) -> None:
+def works(runner: Runner, path: Path, plugins: list[str]) -> bool:
+    """Whether Orthanc runs on the file that is there, whoever wrote it."""
+    try:
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        fresh = runner.running() and runner.started() >= path.stat().st_mtime
+        return fresh and not probe(configuration, plugins, runner.address)[1]
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return False
+
+
+def restart(runner: Runner, text: str, plugins: list[str], limit: float) -> None:
     since = time.time()
     missing = runner.restart()
-    if not missing:
-        missing = wait(lambda: probe(configuration, plugins, runner.address), runner.running, limit)
+    try:
+        configuration = json.loads(text)
+        if not missing:
+            missing = wait(lambda: probe(configuration, plugins, runner.address), runner.running, limit)
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        # by hand: Orthanc may well read it, but whether it runs as it should cannot be asked
+        raise Failure(
+            f"it is restarted, and cannot be asked: its file is not as this collection writes it ({error})"
+        ) from error
     if missing:
         raise Failure(f"{missing}. Orthanc said:\n{last_lines(runner.log(since), configuration)}")
 
 
 def apply(runner: Runner, path: Path, text: str, plugins: list[str], limit: float) -> int:
     """Puts the file in place and restarts; gives the milliseconds without service. Failure comes after the way back."""
-    # the last file that worked; it is there only while this runs, or after a run that was cut off
-    previous = path.with_suffix(".json.before")
-    if path.exists() and not previous.exists():
-        shutil.copy2(path, previous)
-        os.chmod(previous, 0o600)
+    previous = before(path)
+    if path.exists() and (not previous.exists() or works(runner, path, plugins)):
+        place(previous, path.read_text(encoding="utf-8"))
     place(path, text)
     begin = time.monotonic()
     try:
-        restart(runner, json.loads(text), plugins, limit)
+        restart(runner, text, plugins, limit)
     except Failure as failure:
         if not previous.exists():
             runner.stop()
             path.unlink()
             raise Failure(f"Orthanc did not come up, and is stopped: {failure}") from failure
-        place(path, previous.read_text(encoding="utf-8"))
+        old = previous.read_text(encoding="utf-8")
+        place(path, old)
         try:
-            restart(runner, json.loads(path.read_text(encoding="utf-8")), plugins, limit)
+            restart(runner, old, plugins, limit)
         except Failure as again:
             message = f"Orthanc did not come up: {failure}\nThe previous configuration is back in place"
             raise Failure(f"{message}, and does not come up either: {again}") from failure

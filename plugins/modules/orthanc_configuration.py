@@ -79,7 +79,11 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import masking, 
 
 
 def shown(text: str) -> str:
-    return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
+    """Fit for a diff; a file that somebody changed by hand may hold more than JSON, and secrets anywhere."""
+    try:
+        return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
+    except ValueError:
+        return "(not plain JSON, and therefore not shown)\n"
 
 
 def main() -> None:
@@ -107,11 +111,14 @@ def main() -> None:
         module.fail_json(msg=f"content is not JSON: {error}")
     present = path.read_text(encoding="utf-8") if path.exists() else ""
     differs = present != content
+    was, will = shown(present), shown(content)
+    if differs and was == will:
+        will += "(a secret differs, or the way it is written)\n"
     result = {
         "changed": differs,
         "diff": {
-            "before": shown(present),
-            "after": shown(content),
+            "before": was,
+            "after": will,
             "before_header": str(path),
             "after_header": str(path),
         },
@@ -126,7 +133,7 @@ def main() -> None:
             msg=f"Orthanc does not come up on this configuration; nothing was changed. {failure}", **result
         )
     try:
-        if not module.check_mode and (differs or service.reads_an_older_file(runner, path)):
+        if not module.check_mode and (differs or service.unfinished(runner, path)):
             result["changed"] = True
             result["interruption_ms"] = service.apply(runner, path, content, plugins, limit)
     except service.Failure as failure:

@@ -179,6 +179,8 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
         for item in rules.problems(build(sound), str(settings["version"]), worklist_plugin, plugins, settings["absent"])
         # in a container's own network Orthanc must answer the proxy, which is another machine to it
         if not (item["rule"] == "remote_access" and settings["remote_access"] is True)
+        # what is made of other settings has been checked with them
+        and not (re.split(r"[.\[]", item["path"])[0] in DERIVED and item["rule"] != "unknown_option")
     ]
     waived: list[Problem] = rules.waive(found, settings["waivers"])
     return waived
@@ -189,7 +191,13 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
     for name in options:
         if name in DERIVED:
             message = f"is made of {DERIVED[name]}"
-            found.append(problem(f"orthanc_config_settings.{name}", message, f"set {DERIVED[name]}"))
+            remedy = "take it out" if name == "Plugins" else f"set {DERIVED[name]}"
+            found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
+    worklists = options.get("Worklists")
+    for name in ("Database", "Directory"):
+        if isinstance(worklists, dict) and name in worklists:
+            message = "is made of orthanc_worklist_dir"
+            found.append(problem(f"orthanc_config_settings.Worklists.{name}", message, "set orthanc_worklist_dir"))
     for name, value in FIXED.items():
         section, _, option = name.rpartition(".")
         place = options.get(section) if section else options
@@ -225,6 +233,9 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
                 "use lower-case letters, digits, dots and hyphens",
             )
         )
+    elif re.fullmatch(r"[0-9.]+", str(settings["hostname"])):
+        message = f"{settings['hostname']!r} is an address, and no client would accept the certificate"
+        found.append(problem("orthanc_hostname", message, "use a name that the clinic's DNS knows"))
     found += _ae_title("orthanc_aet", settings["aet"])
     for name in ("dicom_port", "http_port"):
         found += _port(f"orthanc_{name}", settings[name])
@@ -241,6 +252,7 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         )
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
         found += _path(f"orthanc_{name}", settings[name])
+    found += _apart({name: str(settings[name]).rstrip("/") for name in ("storage_dir", "tmp_dir", "worklist_dir")})
     found += _users(settings["users"])
     local = _modalities("orthanc_local_modalities", settings["local_modalities"], [])
     found += [
@@ -275,21 +287,40 @@ def _path(path: str, value: Any) -> list[Problem]:
     return []
 
 
+def _apart(directories: dict[str, str]) -> list[Problem]:
+    """Images are written, worklists only read, and what is temporary is thrown away."""
+    return [
+        problem(f"orthanc_{inner}", f"is in orthanc_{outer}, or the same", "give each a directory of its own")
+        for inner, path in directories.items()
+        for outer, other in directories.items()
+        if inner != outer and ((path == other and inner > outer) or path.startswith(f"{other}/"))
+    ]
+
+
 def _port(path: str, value: Any) -> list[Problem]:
     if not isinstance(value, bool) and re.fullmatch(r"[0-9]{1,5}", str(value)) and 1 <= int(value) <= 65535:
         return []
     return [problem(path, f"{value!r} is not a TCP port", "use a whole number from 1 to 65535")]
 
 
+def _keys(path: str, item: dict[str, Any], wanted: tuple[str, ...]) -> list[Problem]:
+    """What is missing in a user or a device, and what is too much."""
+    missing = [problem(f"{path}.{key}", "is missing", f"write {key}") for key in wanted if key not in item]
+    extra = [
+        problem(f"{path}.{key}", "is no setting here", rules.nearest(str(key), list(wanted)))
+        for key in item
+        if key not in wanted
+    ]
+    return [*missing, *extra]
+
+
 def _users(users: Any) -> list[Problem]:
-    if not isinstance(users, list) or not users:
-        return [
-            problem(
-                "orthanc_users",
-                "names nobody, and a default password does not exist",
-                "list at least one user with name, password (from a vault) and role",
-            )
-        ]
+    if not isinstance(users, list):
+        return [problem("orthanc_users", "is not a list", "list name, password and role of each user")]
+    if not users:
+        message = "names nobody, and a default password does not exist"
+        remedy = "list at least one user with name, password (from a vault) and role"
+        return [problem("orthanc_users", message, remedy)]
     found = []
     seen: set[str] = set()
     for number, user in enumerate(users):
@@ -297,100 +328,81 @@ def _users(users: Any) -> list[Problem]:
         if not isinstance(user, dict):
             found.append(problem(path, "is not a user", "write name, password and role"))
             continue
+        found += _keys(path, user, ("name", "password", "role"))
         name, password = user.get("name"), user.get("password")
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-            found.append(
-                problem(
-                    f"{path}.name",
-                    f"{name!r} is not a user name",
-                    "use letters, digits, dot, hyphen and _",
-                )
-            )
-        elif name.lower() in RESERVED_NAMES:
-            found.append(
-                problem(
-                    f"{path}.name", f"{name!r} is a word of nginx's or of this collection's own", "choose another name"
-                )
-            )
-        elif name.lower() in seen:
-            # nginx does not tell it from IT
-            found.append(problem(f"{path}.name", f"{name!r} stands twice", "give each user a name of its own"))
-        else:
-            seen.add(name.lower())
-        reason = rules.password_problem(name, password)
+        if "name" in user:
+            found += _user_name(f"{path}.name", name, seen)
+        reason = rules.password_problem(name, password) if "password" in user else ""
         if reason:
-            found.append(
-                problem(
-                    f"{path}.password",
-                    reason,
-                    "generate one: openssl rand -base64 18, and keep it in a vault",
-                )
-            )
-        if user.get("role") not in ROLES:
-            found.append(
-                problem(
-                    f"{path}.role",
-                    f"{user.get('role')!r} is not a role",
-                    f"use one of {', '.join(ROLES)}",
-                )
-            )
+            remedy = "generate one: openssl rand -base64 18, and keep it in a vault"
+            found.append(problem(f"{path}.password", reason, remedy))
+        if "role" in user and user["role"] not in ROLES:
+            found.append(problem(f"{path}.role", "is not a role", f"use one of {', '.join(ROLES)}"))
     return found
 
 
+def _user_name(path: str, name: Any, seen: set[str]) -> list[Problem]:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+        # it is not shown: a password may stand in its place
+        return [problem(path, "is not a user name", "use letters, digits, dot, hyphen and _")]
+    if name.lower() in RESERVED_NAMES:
+        message = f"{name!r} is a word of nginx's or of this collection's own"
+        return [problem(path, message, "choose another name")]
+    if name.lower() in seen:
+        # nginx does not tell it from IT
+        return [problem(path, f"{name!r} stands twice", "give each user a name of its own")]
+    seen.add(name.lower())
+    return []
+
+
 def _modalities(variable: str, modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
+    wanted = ("name", "aet", "host", "port", "may")
     if not isinstance(modalities, list):
-        return [
-            problem(
-                variable,
-                "is not a list",
-                "list name, aet, host, port and may of each device",
-            )
-        ]
+        return [problem(variable, "is not a list", f"list {', '.join(wanted)} of each device")]
     found = []
     seen = {key: {str(device[key]).upper(): "this machine" for device in local} for key in ("name", "aet", "host")}
     for number, device in enumerate(modalities):
         path = f"{variable}[{number}]"
         if not isinstance(device, dict):
-            found.append(problem(path, "is not a device", "write name, aet, host, port and may"))
+            found.append(problem(path, "is not a device", f"write {', '.join(wanted)}"))
             continue
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(device.get("name", ""))):
-            found.append(
-                problem(
-                    f"{path}.name",
-                    f"{device.get('name')!r} is not a name that Orthanc takes",
-                    "use letters, digits, hyphen and _",
-                )
-            )
-        found += _ae_title(f"{path}.aet", device.get("aet"))
-        try:
-            ipaddress.ip_address(str(device.get("host")))
-        except ValueError:
-            found.append(
-                problem(
-                    f"{path}.host",
-                    f"{device.get('host')!r} is not an IP address",
-                    "write the device's fixed address: Orthanc compares addresses, and a name never matches",
-                )
-            )
-        found += _port(f"{path}.port", device.get("port"))
-        rights = device.get("may")
-        if not isinstance(rights, list) or not rights or any(right not in list(RIGHTS) for right in rights):
-            found.append(
-                problem(
-                    f"{path}.may",
-                    f"{rights!r} is not a list of rights",
-                    f"choose from {', '.join(RIGHTS)}",
-                )
-            )
+        found += _keys(path, device, wanted)
+        for key in wanted:
+            if key in device:
+                found += _device(f"{path}.{key}", key, device[key])
         for key, known in seen.items():
             value = str(device.get(key, "")).upper()
-            if value in known:
-                found.append(
-                    problem(
-                        f"{path}.{key}",
-                        f"{device.get(key)!r} is used by {known[value]} already",
-                        "give each device a name, an AE title and an address of its own",
-                    )
-                )
-            known.setdefault(value, path)
+            if key not in device or value not in known:
+                known.setdefault(value, path)
+            elif key == "host" and known[value] != "this machine":
+                message = f"{device[key]!r} is used by {known[value]} too: either can play the other"
+                remedy = "right for a workstation with two AE titles; else correct it"
+                found.append(problem(f"{path}.{key}", message, remedy, "one_address_twice", "warning"))
+            else:
+                message = f"{device[key]!r} is used by {known[value]} already"
+                remedy = "give each device a name, an AE title and an address of its own"
+                found.append(problem(f"{path}.{key}", message, remedy))
     return found
+
+
+def _device(path: str, key: str, value: Any) -> list[Problem]:
+    """What is wrong with one setting of a device."""
+    if key == "aet":
+        return _ae_title(path, value)
+    if key == "port":
+        return _port(path, value)
+    if key == "name" and not re.fullmatch(r"[A-Za-z0-9_-]+", str(value)):
+        return [problem(path, f"{value!r} is not a name that Orthanc takes", "use letters, digits, hyphen and _")]
+    if key == "host":
+        try:
+            ipaddress.ip_address(str(value))
+        except ValueError:
+            remedy = "write the device's fixed address: Orthanc compares addresses, and a name never matches"
+            return [problem(path, f"{value!r} is not an IP address", remedy)]
+    if key == "may":
+        rights = value if isinstance(value, list) else []
+        wrong = [right for right in rights if right not in list(RIGHTS)]
+        if wrong or not rights:
+            message = f"holds {', '.join(map(repr, wrong))}" if wrong else f"{value!r} is not a list of rights"
+            return [problem(path, message, f"choose from {', '.join(RIGHTS)}")]
+    return []

@@ -14,8 +14,11 @@ def problems(ports: list[dict[str, object]]) -> list[Problem]:
     found = []
     for port in ports:
         sources = port["sources"]
-        for source in sources if isinstance(sources, list) else [sources]:
-            path = f"the sources of port {port['port']} ({port['name']})"
+        path = f"the sources of port {port['port']} ({port['name']})"
+        if not isinstance(sources, list):
+            found.append(problem(path, "are not a list", "write each on a line of its own, after a hyphen"))
+            continue
+        for source in sources:
             try:
                 ipaddress.ip_network(str(source))
             except ValueError as error:

@@ -14,6 +14,7 @@ import functools
 import ipaddress
 import json
 import math
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ KNOWN_PASSWORDS = ("orthanc", "change-this-password", "changeme", "password", "a
 PASSWORD_LENGTH = 12
 # What a clinic may want in spite of the danger: it is named, with the reason, in orthanc_waivers.
 WAIVABLE = {
+    "lossy_ingest": "each image is replaced by one that lost detail",
     "recycles_images": "the oldest patients are deleted when a limit is reached",
     "index_apart": "index and images on two disks: one is lost, restored or forgotten without the other",
     "overwrites_images": "an image that is sent again replaces the one that was read",
@@ -65,6 +67,8 @@ FILES = {
     **dict.fromkeys(("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates"), "DicomTlsEnabled"),
     **dict.fromkeys(("HttpsCACertificates", "LuaScripts", "ExternalDictionaries"), ""),
 }
+# DICOM PS3.5, section 10: JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000.
+LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93)}
 DEEPEST = 50
 
 
@@ -122,7 +126,7 @@ def waive(found: list[Problem], waivers: Any) -> list[Problem]:
     for rule, reason in waivers.items():
         path = f"orthanc_waivers.{rule}"
         if rule not in WAIVABLE:
-            extra.append(problem(path, "is no rule that can be waived", _nearest(str(rule), list(WAIVABLE))))
+            extra.append(problem(path, "is no rule that can be waived", nearest(str(rule), list(WAIVABLE))))
         elif not isinstance(reason, str) or len(reason.strip()) < 10:
             extra.append(problem(path, "gives no reason", "write a sentence that an auditor would understand"))
         else:
@@ -131,11 +135,18 @@ def waive(found: list[Problem], waivers: Any) -> list[Problem]:
         if not any(item["rule"] == rule for item in found):
             message = "waives nothing that is set"
             extra.append(problem(f"orthanc_waivers.{rule}", message, "take it out", "idle_waiver", "warning"))
-    marked = [
-        {**item, "severity": "waived", "remedy": f"waived: {good[item['rule']]}"} if item["rule"] in good else item
-        for item in found
-    ]
-    return [*marked, *extra]
+    return [*(_waived(item, good) for item in found), *extra]
+
+
+def _waived(item: Problem, reasons: dict[str, str]) -> Problem:
+    """The problem with its reason, or with the way to give one."""
+    rule = item["rule"]
+    if rule in reasons:
+        return {**item, "severity": "waived", "remedy": f"none; {reasons[rule]}"}
+    if rule in WAIVABLE:
+        hint = f"if it must be: orthanc_waivers: {{{rule}: <your reason>}}"
+        return {**item, "remedy": f"{item['remedy']}; {hint}"}
+    return item
 
 
 def read(files: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -144,13 +155,23 @@ def read(files: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
     origin: dict[str, str] = {}
     found = []
     for name, text in files.items():
+        doubles: list[str] = []
         try:
-            section = json.loads(_plain_json(text), object_pairs_hook=_no_double)
+            section = json.loads(
+                _plain_json(text.removeprefix("\ufeff")),
+                strict=False,  # Orthanc takes line ends and tabs inside a text
+                object_pairs_hook=functools.partial(_last_wins, doubles),
+                parse_constant=_no_constant,
+            )
             if not isinstance(section, dict):
-                raise ValueError("is not an object")
+                raise ValueError("it is no object")
         except (ValueError, RecursionError) as error:
-            found.append(problem(name, f"is not JSON: {error}", "correct it", "bad_json"))
+            message = f"is not JSON: {error}"
+            found.append(problem(name, message, "correct it; the rest is checked after that", "bad_json"))
             continue
+        for key in doubles:
+            message = "stands twice in its section, and Orthanc reads the last one alone"
+            found.append(problem(f"{name}: {key}", message, "take one of them out", "stands_twice"))
         for key, value in section.items():
             if key in origin:
                 message = f"stands in {origin[key]} and in {name}, and Orthanc does not start"
@@ -161,19 +182,20 @@ def read(files: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
     return configuration, found
 
 
-def _no_double(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    seen = set()
-    for key, _value in pairs:
-        if key in seen:
-            raise ValueError(f'"{key}" stands twice')
-        seen.add(key)
-    return dict(pairs)
+def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    section = dict(pairs)
+    doubles += [key for key in section if sum(key == other for other, _value in pairs) > 1]
+    return section
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _plain_json(text: str) -> str:
     """Without the comments and the trailing commas that Orthanc reads over."""
     texts = r'("(?:\\.|[^"\\])*")'
-    text = re.sub(texts + r"|//[^\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
+    text = re.sub(texts + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
     return re.sub(texts + r"|,(?=\s*[}\]])", lambda match: match[1] or "", text)
 
 
@@ -185,6 +207,9 @@ def password_problem(name: Any, password: Any) -> str:
         return "is a default that everybody knows"
     if len(password) < PASSWORD_LENGTH:
         return f"is not a text of at least {PASSWORD_LENGTH} characters"
+    letters = password.lower().strip("0123456789!.-_")
+    if letters in ("", str(name).lower(), *KNOWN_PASSWORDS) or len(set(password)) < 6:
+        return "is easily guessed"
     if "$" in password or not password.isprintable():
         return "holds a $ or a control character, which Orthanc replaces when it reads its file"
     return ""
@@ -277,7 +302,8 @@ def _translated(error: Any, version: str) -> Iterator[Problem]:
             if name not in error.schema.get("properties", {}):
                 yield _unknown(_at(path, name), name, full, version)
         return
-    value = _shown(path, error.instance)
+    # where a section belongs, a text may well be an address with its password
+    value = "this" if kind == "type" and error.validator_value == "object" else _shown(path, error.instance)
     if kind == "type":
         wanted = " or ".join(
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
@@ -320,10 +346,10 @@ def _unknown(path: str, name: str, full: dict[str, Any], version: str) -> Proble
         message = f"came with {reader} {known.get('x-since')}, and {version} would ignore it in silence"
         return problem(path, message, "take it out, or deploy a newer Orthanc", "newer_option")
     message = "is no option of Orthanc, which would ignore it in silence"
-    return problem(path, message, _nearest(name, list(full)), "unknown_option")
+    return problem(path, message, nearest(name, list(full)), "unknown_option")
 
 
-def _nearest(name: str, names: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}?" if near else "take it out"
 
@@ -351,7 +377,9 @@ def _rules(
         value = effective(name)
         if exists(name) and value not in (safe, "Never" if name == "OverwriteInstances" else safe):
             yield problem(name, f"is {json.dumps(value)}: {WAIVABLE[rule]}", f"set it to {json.dumps(safe)}", rule)
-    yield from _storage(configuration, effective, exists("MaximumStorageMode"))
+    yield from _storage(
+        configuration, effective, release(SCHEMA["properties"]["MaximumStorageMode"]["x-since"]) <= version
+    )
     yield from _access(configuration, effective, wrong)
     if "DicomModalities" not in wrong:
         yield from _devices(configuration.get("DicomModalities", {}), bool(effective("DicomCheckModalityHost")))
@@ -376,16 +404,26 @@ def _rules(
 def _storage(configuration: dict[str, Any], effective: Any, has_mode: bool) -> Iterator[Problem]:
     for name in ("MaximumStorageSize", "MaximumPatientCount"):
         if effective(name) and not (has_mode and effective("MaximumStorageMode") == "Reject"):
-            remedy = 'set MaximumStorageMode to "Reject"' if has_mode else "set it to 0: this release knows no Reject"
+            remedy = (
+                'set MaximumStorageMode to "Reject" (scanners are refused when it is full)'
+                if has_mode
+                else "set it to 0: this release knows no Reject"
+            )
             yield problem(name, f"is {effective(name)}: {WAIVABLE['recycles_images']}", remedy, "recycles_images")
     storage = effective("StorageDirectory")
     index = configuration.get("IndexDirectory", storage)
     if not str(storage).startswith("/"):
         message = "is relative to wherever Orthanc is started, which may be an empty place next time"
         yield problem("StorageDirectory", message, "write an absolute path", "relative_storage")
-    if storage != index:
+    if posixpath.normpath(storage) != posixpath.normpath(index):
         message = f"is not StorageDirectory: {WAIVABLE['index_apart']}"
         yield problem("IndexDirectory", message, f"set it to {storage}", "index_apart")
+    if effective("IngestTranscoding") in LOSSY:
+        message = f"is a lossy syntax: {WAIVABLE['lossy_ingest']}"
+        yield problem("IngestTranscoding", message, "take it out", "lossy_ingest")
+    if configuration.get("AcceptedTransferSyntaxes") == []:
+        message = "is empty: every image is refused"
+        yield problem("AcceptedTransferSyntaxes", message, "take it out", "stores_nothing")
     if not effective("StoreDicom"):
         yield problem("StoreDicom", "is false: images are not kept at all", "set it to true", "stores_nothing")
     if effective("ReadOnly"):

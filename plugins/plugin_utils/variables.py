@@ -19,7 +19,7 @@ def known() -> frozenset[str]:
     """Every `orthanc_*` name that a role defines, publishes or reads."""
     files = [path for part in ("defaults", "vars", "tasks") for path in ROLES.glob(f"*/{part}/*.yml")]
     return frozenset(
-        name for path in files for name in re.findall(r"(?<!\w)orthanc_\w+", path.read_text(encoding="utf-8"))
+        name for path in files for name in re.findall(r"(?<![\w.])orthanc_\w+", path.read_text(encoding="utf-8"))
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ Orthanc is running, and has passed its acceptance test.
 
 Send a first image, as the ultrasound machine US1:
   docker cp image.dcm {SCANNER}:/tmp/
-  docker exec {SCANNER} storescu -aet US1 -aec {access["aet"]} {dicom} /tmp/image.dcm
+  docker exec {SCANNER} storescu -v -aet US1 -aec {access["aet"]} {dicom} /tmp/image.dcm
 Find it, as an external system:
   curl --cacert .demo/{HOSTNAME}.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
 
@@ -104,8 +105,7 @@ def down() -> None:
     for name in PLATFORMS:
         bed.machine_down(name)
     bed.networks_down()
-    for name in ("access.json", "overlay.json", f"{HOSTNAME}.crt"):
-        (DEMO / name).unlink(missing_ok=True)
+    shutil.rmtree(DEMO, ignore_errors=True)
 
 
 if __name__ == "__main__":

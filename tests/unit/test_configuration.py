@@ -45,7 +45,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
     target: Any = settings
     for step in parents:
         target = target[int(step)] if step.isdigit() else target[step]
-    target[last] = value
+    target[int(last) if last.isdigit() else last] = value
     return settings
 
 
@@ -57,7 +57,25 @@ def test_good_settings_have_no_problem(version: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "where", "says"),
     [
-        ("modalities.0.may", [{"store": True}], "orthanc_modalities[0].may", "not a list of rights"),
+        ("modalities.0.may", [{"store": True}], "orthanc_modalities[0].may", "holds {'store': True}"),
+        ("modalities.0.may", [], "orthanc_modalities[0].may", "not a list of rights"),
+        ("worklist_dir", "/var/lib/orthanc/db", "orthanc_worklist_dir", "is in orthanc_storage_dir"),
+        ("worklist_dir", "/var/lib/orthanc/db/wl", "orthanc_worklist_dir", "is in orthanc_storage_dir"),
+        ("storage_dir", "/var/lib/orthanc/tmp/db", "orthanc_storage_dir", "is in orthanc_tmp_dir"),
+        (
+            "settings",
+            {"Worklists": {"Database": "/srv/wl"}},
+            "orthanc_config_settings.Worklists.Database",
+            "is made of",
+        ),
+        ("hostname", "198.51.100.70", "orthanc_hostname", "is an address"),
+        ("modalities.0.manufacturer", "GE", "orthanc_modalities[0].manufacturer", "no setting here"),
+        ("modalities.0", {"nmae": "us1"}, "orthanc_modalities[0].name", "is missing"),
+        ("users.0.comment", "x", "orthanc_users[0].comment", "no setting here"),
+        ("users", {"it": "x"}, "orthanc_users", "is not a list"),
+        ("users.0.password", "password12345", "orthanc_users[0].password", "easily guessed"),
+        ("users.0.password", "aaaaaaaaaaaa", "orthanc_users[0].password", "easily guessed"),
+        ("users.0.password", "it1234567890", "orthanc_users[0].password", "easily guessed"),
         ("storage_dir", "/etc", "orthanc_storage_dir", "belongs to the system"),
         ("storage_dir", "/home/images", "orthanc_storage_dir", "belongs to the system"),
         ("tmp_dir", "/var/lib", "orthanc_tmp_dir", "belongs to the system"),
@@ -100,9 +118,9 @@ def test_good_settings_have_no_problem(version: str) -> None:
         ("modalities.0.name", "us 1", "orthanc_modalities[0].name", "not a name"),
         (
             "modalities.0.may",
-            ["stor"],
+            ["echo", "stor"],
             "orthanc_modalities[0].may",
-            "not a list of rights",
+            "holds 'stor'",
         ),
         ("modalities", GOOD["modalities"] * 2, "orthanc_modalities[1].aet", "used by"),
         ("modalities.0.aet", "acceptance_test", "orthanc_modalities[0].aet", "used by this machine"),
@@ -152,9 +170,25 @@ def test_a_typo_gets_the_nearest_right_name() -> None:
     assert found["remedy"] == "did you mean StableAge?"
 
 
+def test_a_workstation_may_have_two_ae_titles() -> None:
+    second = {**GOOD["modalities"][0], "name": "us1_find", "aet": "US1_FIND"}
+    (item,) = configuration.problems({**GOOD, "modalities": [*GOOD["modalities"], second]})
+    assert (item["path"], item["severity"]) == ("orthanc_modalities[1].host", "warning")
+
+
+def test_a_wrong_user_is_one_problem() -> None:
+    (item,) = configuration.problems(with_change("users.0.role", "root"))
+    assert item["path"] == "orthanc_users[0].role"
+
+
 def test_no_problem_repeats_a_password() -> None:
     settings = with_change("users.0.password", "dollar$dollar$dollar")
     assert "dollar$" not in json.dumps(configuration.problems(settings))
+    for section in ("PostgreSQL", "Pkcs11", "AzureBlobStorage"):
+        found = configuration.problems(with_change("settings", {section: "user:hunter22@192.0.2.1"}))
+        assert found
+        assert "hunter22" not in json.dumps(found)
+    assert "hunter22" not in json.dumps(configuration.problems(with_change("users.0.name", "hunter22 swapped")))
 
 
 def test_ports_written_as_text_become_numbers() -> None:

@@ -21,3 +21,8 @@ def test_anything_else_is_named(source: object) -> None:
     assert "port 443 (https)" in found["path"]
     assert str(source) in found["message"]
     assert "orthanc_https_sources" in found["remedy"]
+
+
+def test_a_source_without_its_hyphen_is_named() -> None:
+    (found,) = network.problems([{"name": "https", "port": 443, "sources": "198.51.100.64/26"}])
+    assert "not a list" in found["message"]

@@ -98,6 +98,28 @@ def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, w
         assert secret not in text.replace(masking.MASK, "").replace(carrier, "")
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"HttpProxy": "user:ssw0rd99@192.0.2.1:3128"},
+        {"HttpProxy": "http://user:p@ssw0rd99@192.0.2.1:3128"},
+        {"PostgreSQL": {"ConnectionUri": "host=db user=u password=ssw0rd99"}},
+        {"PostgreSQL": {"Uri": "postgresql://192.0.2.1/orthanc?password=ssw0rd99"}},
+        {"DicomWeb": {"Servers": {"a": {"Url": "https://pacs.clinic.example/dicom-web?token=ssw0rd99&x=1"}}}},
+        {"Url": "https://user:ssw0rd99@pacs.clinic.example/"},
+    ],
+)
+def test_masking_knows_addresses_that_carry_secrets(value: dict[str, Any]) -> None:
+    assert "ssw0rd99" not in json.dumps(masking.masked(value))
+    for log in ("tried p@ssw0rd99", "tried ssw0rd99 at user:ssw0rd99@192.0.2.1"):
+        if (
+            "?" not in json.dumps(value)
+            and "host=" not in json.dumps(value)
+            and (log[6] == "s") == ("p@" not in str(value))
+        ):
+            assert "ssw0rd99" not in masking.hidden(log, value)
+
+
 def test_masking_knows_peers_that_are_lists() -> None:
     shown = masking.masked({"OrthancPeers": {"other": ["https://192.0.2.7/", "alice", "their-password"]}})
     assert shown["OrthancPeers"]["other"] == ["https://192.0.2.7/", "alice", masking.MASK]
@@ -121,6 +143,8 @@ PEER = {"Url": "https://192.0.2.7/", "Username": "a", "Password": "b"}
         ({"IndexDirectory": "/srv/index"}, "index_apart", "IndexDirectory"),
         ({"OverwriteInstances": True}, "overwrites_images", "OverwriteInstances"),
         ({"SyncStorageArea": False}, "unsynced_images", "SyncStorageArea"),
+        ({"IngestTranscoding": "1.2.840.10008.1.2.4.50"}, "lossy_ingest", "IngestTranscoding"),
+        ({"AcceptedTransferSyntaxes": []}, "stores_nothing", "AcceptedTransferSyntaxes"),
         ({"StoreDicom": False}, "stores_nothing", "StoreDicom"),
         ({"ReadOnly": True}, "stores_nothing", "ReadOnly"),
         ({"DicomAlwaysAllowFindWorklist": True}, "any_device", "DicomAlwaysAllowFindWorklist"),
@@ -180,6 +204,9 @@ def test_what_a_release_reads() -> None:
     assert found(reject, "1.10.1") == {
         "newer_option": "MaximumStorageMode",
         "recycles_images": "MaximumStorageSize",
+    }
+    assert found({"RestApiWriteToFileSystemEnabled": True}, "1.10.1") == {
+        "writes_files": "RestApiWriteToFileSystemEnabled"
     }
     assert found({"OverwriteInstances": "Never"}, "1.12.7") == {"wrong_value": "OverwriteInstances"}
     assert found({"OverwriteInstances": "Never"}, "1.13.0") == {}
@@ -252,11 +279,15 @@ def test_files_are_read_as_orthanc_reads_them() -> None:
     assert (read, wrong) == ({"Name": "a // b", "DicomPort": 104, "Plugins": ["x"]}, [])
     _read, wrong = rules.read({"a.json": '{"Name": "a"}', "b.json": '{"Name": "b"}', "c.json": "{"})
     assert [(item["rule"], item["path"]) for item in wrong] == [("defined_twice", "Name"), ("bad_json", "c.json")]
-    _read, wrong = rules.read({"a.json": '{"Name": "a", "Name": "b"}'})
-    assert [item["rule"] for item in wrong] == ["bad_json"]
+    read, wrong = rules.read({"a.json": '{"Name": "a", "Name": "b"}'})
+    assert (read["Name"], [item["rule"] for item in wrong]) == ("b", ["stands_twice"])
+    windows = '\ufeff{"Name": "Clinic\tNorth", // c\r"DicomAlwaysAllowStore": true}'
+    assert rules.read({"a.json": windows}) == ({"Name": "Clinic\tNorth", "DicomAlwaysAllowStore": True}, [])
+    assert [item["rule"] for item in rules.read({"a.json": '{"HttpTimeout": NaN}'})[1]] == ["bad_json"]
 
 
 def test_a_misspelt_variable_is_caught() -> None:
+    assert variables.problems(["orthanc_configuration"])  # a module is no variable
     right = ["orthanc_hostname", "orthanc_modalities", "orthanc_waivers", "orthanc_proxy_certificate", "clinic_note"]
     assert variables.problems(right) == []
     (item,) = variables.problems(["orthanc_modalites"])
