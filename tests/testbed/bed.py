@@ -41,6 +41,8 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian13": ("trixie", MACHINE),
     "client": ("trixie", CLIENT),
     "orthanc": ("forky", ORTHANC),
+    # the release of Debian 13's package, as an image
+    "orthanc-debian13": ("trixie", ORTHANC),
     "registry": ("trixie", REGISTRY),
 }
 # An RFC 5737 documentation network in three: the example inventory runs here as it is written.

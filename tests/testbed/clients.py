@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +47,10 @@ def scu(name: str, tool: str, aet: str, address: str, *arguments: str, called: s
     """Exit code and all that the DICOM client `tool` says; findscu exits 0 when it is refused."""
     done = client(name, tool, "-v", "-to", "5", "-aet", aet, "-aec", called, address, "4242", *arguments)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
+
+
+def answers(host: Host) -> bool:
+    return scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
 
 
 def https(
@@ -85,6 +94,82 @@ def wait_for(is_true: Callable[[], Any], what: str, limit: float = 60) -> None:
     while not is_true():
         assert time.monotonic() < end, f"{what}: not within {limit} s"
         time.sleep(0.1)
+
+
+def closed_but_for_devices(host: Host) -> None:
+    machine = ADDRESSES[name_of(host)]
+    wait_for(lambda: answers(host), "the listed device is let in")
+    assert scu(UNLISTED, "echoscu", "US2", machine[0])[0] != 0
+    for place, address in ((SCANNER, machine[0]), (UNLISTED, machine[0]), (OFFICE, machine[1]), (OUTSIDE, machine[2])):
+        for port in (8042, 4242) if place != SCANNER else (8042,):
+            reached = client(place, "curl", "--silent", "--max-time", "2", f"http://{address}:{port}/")
+            assert reached.returncode in (7, 28), (place, port)
+
+
+class Sending:
+    """Images on their way from the scanner, one association each, in the background."""
+
+    LOG = "/tmp/acknowledged"
+
+    def __init__(self, address: str, count: int) -> None:
+        path = get_testdata_file("examples_palette.dcm")
+        assert isinstance(path, str)
+        image = pydicom.dcmread(path)
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "MANY"
+        with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+            for _ in range(count):
+                image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+                with io.BytesIO() as one:
+                    image.save_as(one)
+                    member = tarfile.TarInfo(f"{image.SOPInstanceUID}.dcm")
+                    member.size = one.tell()
+                    one.seek(0)
+                    archive.addfile(member, one)
+            put(SCANNER, "/tmp/many.tar", packed.getvalue())
+        send = (
+            f"rm -rf /tmp/many {self.LOG}; mkdir /tmp/many; tar -C /tmp/many -xf /tmp/many.tar; touch {self.LOG}; "
+            f"refused=0; for image in /tmp/many/*; do storescu -xe -to 5 -aet US2 -aec ORTHANC {address} 4242 $image"
+            f" && basename $image .dcm >> {self.LOG} || refused=$((refused + 1));"
+            " [ $refused -lt 3 ] || break; done"
+        )
+        self.process = subprocess.Popen(["docker", "exec", SCANNER, "sh", "-c", send], stderr=subprocess.DEVNULL)
+
+    def log(self) -> list[str]:
+        return client(SCANNER, "cat", self.LOG).stdout.decode().split()
+
+    def acknowledged(self) -> int:
+        return len(self.log())
+
+    def finish(self) -> list[str]:
+        """SOP Instance UIDs of the images that Orthanc said it has, when all are sent or three were refused."""
+        self.process.wait(timeout=300)
+        return self.log()
+
+
+def store_many(address: str, count: int) -> Sending:
+    return Sending(address, count)
+
+
+def ask(host: Host, path: str) -> Any:
+    """Orthanc's REST API on its own machine, as the administrator."""
+    host.check_output("command -v curl || apt-get install -qq -y curl")
+    return json.loads(host.check_output(f"curl --silent --user it:{PASSWORDS['it']} 'http://127.0.0.1:8042{path}'"))
+
+
+def instances(host: Host) -> dict[str, str]:
+    """SOP Instance UID: Orthanc's own identifier, of each image."""
+    found = ask(host, "/instances?expand&limit=10000&since=0")
+    return {item["MainDicomTags"]["SOPInstanceUID"]: item["ID"] for item in found}
+
+
+def verified(host: Host, identifiers: list[str]) -> list[str]:
+    """What Orthanc's own MD5 check says of the file of each instance: 200 when it is intact."""
+    urls = "\n".join(
+        f"url = http://127.0.0.1:8042/instances/{item}/attachments/dicom/verify-md5" for item in identifiers
+    )
+    put(name_of(host), "/tmp/verify", urls.encode())
+    curl = f"curl --silent --config /tmp/verify --user it:{PASSWORDS['it']} --data ''"
+    return str(host.check_output(f"{curl} --write-out '\\n%{{http_code}}\\n' | grep -E '^[0-9]{{3}}$'")).split()
 
 
 def fingerprint(host: Host) -> str:

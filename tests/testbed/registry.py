@@ -37,6 +37,11 @@ def add(image: str, tag: str) -> str:
     return bed.docker("exec", CONTAINER, "sh", "-c", f"{copy}; rm /tmp/image.tar").stdout.strip()
 
 
+def know(machine: str) -> None:
+    """Docker forgets it when the machine starts again."""
+    bed.docker("exec", machine, "sh", "-c", f"echo {ADDRESS} {NAME} >> /etc/hosts")
+
+
 def up(machines: list[str]) -> None:
     authority = Authority("Clinic CA")
     certificate, key = authority.issue(NAME)
@@ -47,11 +52,12 @@ def up(machines: list[str]) -> None:
     bed.docker("exec", CONTAINER, "sh", "-c", f"htpasswd -Bbn {USER} {PASSWORD} > /etc/registry.htpasswd")
     bed.docker("exec", "--detach", CONTAINER, "docker-registry", "serve", "/etc/registry.yml")
     for machine in [CONTAINER, *machines]:
-        bed.docker("exec", machine, "sh", "-c", f"echo {ADDRESS} {NAME} >> /etc/hosts")
+        know(machine)
     for machine in machines:
         put(machine, f"/etc/docker/certs.d/{NAME}:5000/ca.crt", authority.root)
-    bed.say("putting Orthanc's image into the registry")
+    bed.say("putting Orthanc's images into the registry")
     add("orthanc", "26.8.1")
+    add("orthanc-debian13", "1.12.7")
 
 
 if __name__ == "__main__":

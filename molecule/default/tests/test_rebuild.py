@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import bed
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
-from clients import ADDRESSES, PASSWORDS, fingerprint, name_of, play
+from clients import ADDRESSES, PASSWORDS, fingerprint, instances, name_of, play, verified
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 
-def verified_instances(host: Host) -> dict[str, str]:
-    """Each instance of the index, and what Orthanc's own MD5 check says of its file."""
-    host.check_output("apt-get install -qq -y curl")
-    ask = f"curl --silent --user it:{PASSWORDS['it']} http://127.0.0.1:8042/instances"
-    instances = json.loads(host.check_output(ask))
-    check = f"{ask}/%s/attachments/dicom/verify-md5 --data '' --output /dev/null --write-out %%{{http_code}}"
-    return {instance: host.check_output(check % instance) for instance in instances}
-
-
 def test_images_survive_their_machine(host: Host) -> None:
-    before = verified_instances(host)
+    before = instances(host)
     assert len(before) >= 4
-    assert set(before.values()) == {"200"}
+    assert set(verified(host, list(before.values()))) == {"200"}
     name = name_of(host)
     owner = host.check_output("stat --format %u /var/lib/orthanc/db")
 
@@ -64,4 +54,5 @@ def test_images_survive_their_machine(host: Host) -> None:
 
     assert status == 0, said
     assert host.check_output("stat --format %u /var/lib/orthanc/db") != owner
-    assert verified_instances(host) == before
+    assert instances(host) == before
+    assert set(verified(host, list(before.values()))) == {"200"}
