@@ -39,6 +39,7 @@ lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
 	molecule test --scenario-name default
+	molecule test --scenario-name docker
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
@@ -47,6 +48,9 @@ unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit --hypothesis-profile=campaign
 	PYTHONPATH=.collections python3 bench/configuration.py
+	@$(BED) engine
+	BED_TESTS=campaign molecule test --scenario-name docker
+	molecule test --scenario-name docker_to_package
 
 clean:
 	@$(BED) engine-down

@@ -49,6 +49,11 @@ def scu(name: str, tool: str, aet: str, address: str, *arguments: str, called: s
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
+def inspect(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.check_output("docker inspect orthanc"))[0]
+    return found
+
+
 def answers(host: Host) -> bool:
     return scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
 
@@ -109,13 +114,12 @@ def closed_but_for_devices(host: Host) -> None:
 class Sending:
     """Images on their way from the scanner, one association each, in the background."""
 
-    LOG = "/tmp/acknowledged"
-
     def __init__(self, address: str, count: int) -> None:
         path = get_testdata_file("examples_palette.dcm")
         assert isinstance(path, str)
         image = pydicom.dcmread(path)
         image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "MANY"
+        self.file = f"/tmp/acknowledged-{image.StudyInstanceUID}"
         with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:
             for _ in range(count):
                 image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -127,15 +131,15 @@ class Sending:
                     archive.addfile(member, one)
             put(SCANNER, "/tmp/many.tar", packed.getvalue())
         send = (
-            f"rm -rf /tmp/many {self.LOG}; mkdir /tmp/many; tar -C /tmp/many -xf /tmp/many.tar; touch {self.LOG}; "
+            f"rm -rf /tmp/many {self.file}; mkdir /tmp/many; tar -C /tmp/many -xf /tmp/many.tar; touch {self.file}; "
             f"refused=0; for image in /tmp/many/*; do storescu -xe -to 5 -aet US2 -aec ORTHANC {address} 4242 $image"
-            f" && basename $image .dcm >> {self.LOG} || refused=$((refused + 1));"
+            f" && basename $image .dcm >> {self.file} || refused=$((refused + 1));"
             " [ $refused -lt 3 ] || break; done"
         )
         self.process = subprocess.Popen(["docker", "exec", SCANNER, "sh", "-c", send], stderr=subprocess.DEVNULL)
 
     def log(self) -> list[str]:
-        return client(SCANNER, "cat", self.LOG).stdout.decode().split()
+        return client(SCANNER, "cat", self.file).stdout.decode().split()
 
     def acknowledged(self) -> int:
         return len(self.log())

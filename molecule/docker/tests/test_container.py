@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import Any
 
 import bed
 import pytest
@@ -15,11 +14,10 @@ from clients import (
     OFFICE,
     PASSWORDS,
     answers,
-    closed_but_for_devices,
     https,
+    inspect,
     instances,
     name_of,
-    play,
     store_many,
     verified,
     wait_for,
@@ -28,11 +26,6 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
-
-
-def inspect(host: Host) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.check_output("docker inspect orthanc"))[0]
-    return found
 
 
 def test_the_container_has_no_more_than_it_needs(host: Host) -> None:
@@ -81,25 +74,6 @@ def test_the_health_check_s_user_may_do_nothing_else(host: Host) -> None:
     assert https(host, OFFICE, "/dicom-web/studies", user=f"healthcheck:{users['healthcheck']}")[0] == 401
 
 
-def reboot(host: Host) -> None:
-    bed.docker("restart", name_of(host))
-    wait_for(lambda: host.run("systemctl is-active docker").stdout.strip() == "active", "Docker")
-
-
-@pytest.mark.parametrize("ufw", ["inactive", "active"])
-def test_ports_stay_closed(host: Host, ufw: str) -> None:
-    if ufw == "active":
-        host.check_output("apt-get install -qq -y ufw && ufw allow 443/tcp && ufw allow 4242/tcp && ufw --force enable")
-        assert "Status: active" in host.check_output("ufw status")
-    closed_but_for_devices(host)
-    host.check_output("systemctl restart docker")
-    closed_but_for_devices(host)
-    reboot(host)
-    closed_but_for_devices(host)
-    if ufw == "active":
-        host.check_output("ufw --force disable")
-
-
 def kill_container(host: Host) -> None:
     host.check_output("kill -KILL $(docker inspect --format '{{.State.Pid}}' orthanc)")
 
@@ -125,36 +99,3 @@ def test_no_acknowledged_image_is_lost(host: Host, kill: Callable[[Host], None])
     there = instances(host)
     assert set(acknowledged) <= set(there)
     assert set(verified(host, [there[sop] for sop in acknowledged])) == {"200"}
-
-
-def test_a_deploy_that_cannot_have_its_image_leaves_the_container_running(host: Host) -> None:
-    registry.know(name_of(host))
-    started = inspect(host)["State"]["StartedAt"]
-    nowhere = {"orthanc_install_docker_image": "198.51.100.41:5000/orthancteam/orthanc:26.8.1"}
-    other = {"orthanc_install_docker_image": f"{registry.REPOSITORY}:1.12.7"}
-    for settings, says in (
-        ({"orthanc_install_docker_digest": "sha256:" + "0" * 64}, "cannot be had"),
-        (nowhere, "cannot be had"),
-        ({**other, "orthanc_install_docker_password": "wrong"}, "cannot be had"),
-    ):
-        status, said = play("deploy", host, settings)
-        assert status == 2
-        assert says in said
-        assert "What runs was left running" in said
-        assert inspect(host)["State"]["StartedAt"] == started
-    host.check_output("mkdir -p /var/lib/docker/tmp && mount -t tmpfs -o size=1m tmpfs /var/lib/docker/tmp")
-    status, said = play("deploy", host, other)
-    host.check_output("umount /var/lib/docker/tmp")
-    assert status == 2
-    assert "no space left on device" in said
-    assert inspect(host)["State"]["StartedAt"] == started
-    assert answers(host)
-
-
-def test_an_older_image_is_refused_before_anything_stops(host: Host) -> None:
-    started = inspect(host)["State"]["StartedAt"]
-    status, said = play("deploy", host, {"orthanc_install_docker_image": f"{registry.REPOSITORY}:1.12.7"})
-    assert status == 2
-    assert "was opened by Orthanc 1.13.0 or later, and 1.12.7 would take images and lose them" in said
-    assert inspect(host)["State"]["StartedAt"] == started
-    assert answers(host)

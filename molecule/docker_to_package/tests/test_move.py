@@ -1,0 +1,50 @@
+"""Two hundred images move from the package to the container and back."""
+
+from __future__ import annotations
+
+import os
+
+import registry
+from clients import ADDRESSES, answers, instances, name_of, play, store_many, verified
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+
+
+def container(tag: str) -> dict[str, str]:
+    return {"orthanc_install_method": "docker", "orthanc_install_docker_image": f"{registry.REPOSITORY}:{tag}"}
+
+
+def runs(host: Host) -> tuple[bool, bool]:
+    """Whether the package's Orthanc runs, and whether a container does."""
+    unit = host.run("systemctl is-active orthanc").stdout.strip() == "active"
+    return unit, bool(host.run("docker ps --quiet --filter name=^orthanc$").stdout.strip())
+
+
+def test_no_image_is_lost_on_the_road(host: Host) -> None:
+    sent = store_many(ADDRESSES[name_of(host)][0], 200).finish()
+    assert len(sent) == 200
+    before = instances(host)
+    assert set(sent) <= set(before)
+    for settings, running in (
+        (container("1.12.7"), (False, True)),
+        ({}, (True, False)),
+        (container("26.8.1"), (False, True)),
+    ):
+        status, said = play("deploy", host, settings)
+        assert status == 0, said
+        assert "36 passed, 0 failed" in said
+        assert runs(host) == running
+        assert instances(host) == before
+        assert verified(host, list(before.values())) == ["200"] * len(before)
+        status, said = play("deploy", host, settings)
+        assert "changed=0" in said, said
+
+    # the container's Orthanc is newer than the package: back would lose images
+    status, said = play("deploy", host)
+    assert status == 2
+    assert "was opened by Orthanc 1.13.0 or later, and 1.12.7" in said
+    assert "changed=0" in said
+    assert runs(host) == (False, True)
+    assert answers(host)
