@@ -23,6 +23,7 @@ SCANNER, UNLISTED, OFFICE, OUTSIDE = "orthanc-us2", "orthanc-unlisted", "orthanc
 ADDRESSES = {
     "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
     "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
+    "orthanc-move": ("198.51.100.14", "198.51.100.74", "198.51.100.144"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
@@ -43,9 +44,11 @@ def put(name: str, path: str, content: bytes) -> None:
     assert client(name, "sh", "-c", f"cat > {path}", stdin=content).returncode == 0
 
 
-def scu(name: str, tool: str, aet: str, address: str, *arguments: str, called: str = "ORTHANC") -> tuple[int, str]:
+def scu(
+    name: str, tool: str, aet: str, address: str, *arguments: str, called: str = "ORTHANC", port: int = 4242
+) -> tuple[int, str]:
     """Exit code and all that the DICOM client `tool` says; findscu exits 0 when it is refused."""
-    done = client(name, tool, "-v", "-to", "5", "-aet", aet, "-aec", called, address, "4242", *arguments)
+    done = client(name, tool, "-v", "-to", "5", "-aet", aet, "-aec", called, address, str(port), *arguments)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 

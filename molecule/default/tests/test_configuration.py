@@ -9,7 +9,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from clients import ADDRESSES, OFFICE, PASSWORDS, SCANNER, fingerprint, https, name_of, play, put, scu, start, wait_for
+from clients import (
+    ADDRESSES,
+    OFFICE,
+    PASSWORDS,
+    SCANNER,
+    UNLISTED,
+    fingerprint,
+    https,
+    name_of,
+    play,
+    put,
+    scu,
+    start,
+    wait_for,
+)
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -104,6 +118,28 @@ def test_a_trial_that_is_killed_leaves_nothing_behind(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("as_deployed")
+def test_a_device_s_old_port_is_served_and_nothing_is_left_open(host: Host) -> None:
+    """104 is DICOM's own port, below 1024."""
+    status, said = play("deploy", host, {"orthanc_dicom_port": 104})
+    assert status == 0, said
+    assert "36 passed, 0 failed" in said
+    address = ADDRESSES[name_of(host)][0]
+    assert scu(SCANNER, UNLISTED, "echoscu", "US2", address, port=104)[0] == 0
+    assert "TCP Initialization Error" in scu(UNLISTED, "echoscu", "US2", address, port=104)[1]
+    status, said = play("deploy", host, {"orthanc_dicom_port": 104})
+    assert "changed=0" in said
+
+
+@pytest.mark.usefixtures("as_deployed")
+def test_a_file_changed_by_hand_is_put_right(host: Host) -> None:
+    host.check_output(f"sed -i '1i // by hand' {SITE}")
+    status, said = play("deploy", host, None, "--diff")
+    assert status == 0, said
+    assert passwords_in(said) == []
+    assert "by hand" not in host.file(SITE).content_string
+
+
+@pytest.mark.usefixtures("as_deployed")
 def test_a_deploy_that_was_cut_off_before_the_restart_is_finished(host: Host) -> None:
     pid = host.check_output(PID)
     host.check_output(f"touch {SITE}")
@@ -129,7 +165,9 @@ def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: 
     assert passwords_in(said) == []
     assert host.file(SITE).content_string == before
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
-    assert scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
+    assert scu(SCANNER, UNLISTED, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
+    # the table speaks of the new port, and still keeps strangers from the old one
+    assert "TCP Initialization Error" in scu(UNLISTED, "echoscu", "US2", ADDRESSES[name_of(host)][0])[1]
     assert leftovers(host) == ""
 
 
