@@ -87,6 +87,8 @@ def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *mo
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Molecule asks for colours, which would stand between the words
+        env={**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
     )
 
 

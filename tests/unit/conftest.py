@@ -3,5 +3,5 @@
 from hypothesis import settings
 
 settings.register_profile("test", max_examples=300, deadline=None, derandomize=True)
-settings.register_profile("campaign", max_examples=20_000, deadline=None, print_blob=True)
+settings.register_profile("campaign", max_examples=5_000, deadline=None, print_blob=True)
 settings.load_profile("test")

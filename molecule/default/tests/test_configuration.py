@@ -124,7 +124,7 @@ def test_a_device_s_old_port_is_served_and_nothing_is_left_open(host: Host) -> N
     assert status == 0, said
     assert "36 passed, 0 failed" in said
     address = ADDRESSES[name_of(host)][0]
-    assert scu(SCANNER, UNLISTED, "echoscu", "US2", address, port=104)[0] == 0
+    assert scu(SCANNER, "echoscu", "US2", address, port=104)[0] == 0
     assert "TCP Initialization Error" in scu(UNLISTED, "echoscu", "US2", address, port=104)[1]
     status, said = play("deploy", host, {"orthanc_dicom_port": 104})
     assert "changed=0" in said
@@ -165,7 +165,7 @@ def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: 
     assert passwords_in(said) == []
     assert host.file(SITE).content_string == before
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
-    assert scu(SCANNER, UNLISTED, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
+    assert scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
     # the table speaks of the new port, and still keeps strangers from the old one
     assert "TCP Initialization Error" in scu(UNLISTED, "echoscu", "US2", ADDRESSES[name_of(host)][0])[1]
     assert leftovers(host) == ""
