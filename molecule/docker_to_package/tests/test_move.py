@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import bed
 import registry
-from clients import ADDRESSES, answers, instances, name_of, play, store_many, verified
+from clients import ADDRESSES, answers, inspect, instances, name_of, play, store_many, verified
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -48,3 +50,23 @@ def test_no_image_is_lost_on_the_road(host: Host) -> None:
     assert "changed=0" in said
     assert runs(host) == (False, True)
     assert answers(host)
+
+
+def test_a_digest_and_an_archive_bring_the_image_as_well(host: Host, tmp_path: Path) -> None:
+    digest = registry.add("orthanc", "26.8.1")
+    archive, name = tmp_path / "orthanc.tar", "clinic/orthanc:carried"
+    bed.docker("tag", bed.image("orthanc"), name)
+    bed.docker("save", "--output", str(archive), name)
+    bed.docker("rmi", name)
+    carried = {"orthanc_install_docker_image": name, "orthanc_install_docker_archive": str(archive)}
+    for settings, image in (
+        ({**container("26.8.1"), "orthanc_install_docker_digest": digest}, f"{registry.REPOSITORY}@{digest}"),
+        ({**container("26.8.1"), **carried}, name),
+    ):
+        status, said = play("deploy", host, settings)
+        assert status == 0, said
+        assert "36 passed, 0 failed" in said
+        assert inspect(host)["Config"]["Image"] == image
+        status, said = play("deploy", host, settings)
+        assert "changed=0" in said, said
+    assert not host.file("/var/tmp/orthanc-image.tar").exists
