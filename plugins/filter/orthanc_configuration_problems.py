@@ -22,7 +22,11 @@ options:
     description: Rules that are broken on purpose, each with its reason.
     type: dict
     default: {}
-positional: version, waivers
+  bridge:
+    description: Whether Orthanc runs in a container's own network, where the proxy is another machine to it.
+    type: bool
+    default: false
+positional: version, waivers, bridge
 """
 
 EXAMPLES = r"""
@@ -44,7 +48,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 
 
-def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None) -> Any:
+def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None, bridge: bool = False) -> Any:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise AnsibleFilterError(
             "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of texts, by the files' names"
@@ -61,6 +65,8 @@ def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None
         raise AnsibleFilterError(
             f"clinicops.orthanc.orthanc_configuration_problems: {error} on the controller; pip install jsonschema"
         ) from error
+    if bridge:
+        found = [item for item in found if item["rule"] != "remote_access"]
     return rules.waive([*wrong, *found], waivers or {})
 
 

@@ -18,6 +18,7 @@ from clients import (
     inspect,
     instances,
     name_of,
+    play,
     store_many,
     verified,
     wait_for,
@@ -50,6 +51,12 @@ def test_the_container_has_no_more_than_it_needs(host: Host) -> None:
     assert writable == {"/var/lib/orthanc/db", "/var/lib/orthanc/tmp"}
     assert all(mount["Source"] == mount["Destination"] for mount in found["Mounts"])
     wait_for(lambda: inspect(host)["State"]["Health"]["Status"] == "healthy", "health", 120)
+
+
+def test_config_check_finds_no_fault(host: Host) -> None:
+    status, said = play("config_check", host)
+    assert status == 0, said
+    assert "reads /etc/orthanc/site/orthanc.json. No problem(s)" in said
 
 
 def test_no_secret_shows(host: Host) -> None:
