@@ -93,12 +93,8 @@ class Unit:
         owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
         properties = [
             *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
-            *(
-                "ProtectHome=yes",
-                "NoNewPrivileges=yes",
-                "AmbientCapabilities=CAP_NET_BIND_SERVICE",
-                f"RuntimeMaxSec={TRIAL + 5:.0f}",
-            ),
+            *("ProtectHome=yes", "NoNewPrivileges=yes", "AmbientCapabilities=CAP_NET_BIND_SERVICE"),
+            f"RuntimeMaxSec={TRIAL + 5:.0f}",
             *(f"TemporaryFileSystem={place}:{owner}" for place in places),
         ]
         options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={name}.service"]
@@ -309,7 +305,7 @@ def unfinished(runner: Runner, path: Path) -> bool:
     """Whether an earlier deploy was cut off, or Orthanc runs on an older file or unit than those that are there."""
     if before(path).exists() or not runner.running():
         return True
-    return any(runner.started() < file.stat().st_mtime for file in [path, *runner.files()])
+    return runner.started() < max(file.stat().st_mtime for file in [path, *runner.files()])
 
 
 def place(path: Path, text: str) -> None:

@@ -155,10 +155,6 @@ class Sending:
         return self.log()
 
 
-def store_many(address: str, count: int) -> Sending:
-    return Sending(address, count)
-
-
 def ask(host: Host, path: str) -> Any:
     """Orthanc's REST API on its own machine, as the administrator."""
     host.check_output("command -v curl || apt-get install -qq -y curl")

@@ -13,13 +13,13 @@ from clients import (
     ADDRESSES,
     OFFICE,
     PASSWORDS,
+    Sending,
     answers,
     https,
     inspect,
     instances,
     name_of,
     play,
-    store_many,
     verified,
     wait_for,
 )
@@ -97,7 +97,7 @@ def kill_machine(host: Host) -> None:
 @pytest.mark.parametrize("kill", [kill_container, kill_engine, kill_machine])
 def test_no_acknowledged_image_is_lost(host: Host, kill: Callable[[Host], None]) -> None:
     address = ADDRESSES[name_of(host)][0]
-    sending = store_many(address, 200)
+    sending = Sending(address, 200)
     wait_for(lambda: sending.acknowledged() >= 10, "ten images are in")
     kill(host)
     acknowledged = sending.finish()

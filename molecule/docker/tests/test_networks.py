@@ -39,14 +39,14 @@ def test_a_deploy_that_cannot_have_its_image_leaves_the_container_running(host: 
     started = inspect(host)["State"]["StartedAt"]
     nowhere = {"orthanc_install_docker_image": "198.51.100.41:5000/orthancteam/orthanc:26.8.1"}
     other = {"orthanc_install_docker_image": f"{registry.REPOSITORY}:1.12.7"}
-    for settings, says in (
-        ({"orthanc_install_docker_digest": "sha256:" + "0" * 64}, "cannot be had"),
-        (nowhere, "cannot be had"),
-        ({**other, "orthanc_install_docker_password": "wrong"}, "cannot be had"),
+    for settings in (
+        {"orthanc_install_docker_digest": "sha256:" + "0" * 64},
+        nowhere,
+        {**other, "orthanc_install_docker_password": "wrong"},
     ):
         status, said = play("deploy", host, settings)
         assert status == 2
-        assert says in said
+        assert "cannot be had" in said
         assert "What runs was left running" in said
         assert inspect(host)["State"]["StartedAt"] == started
     host.check_output("mkdir -p /var/lib/docker/tmp && mount -t tmpfs -o size=1m tmpfs /var/lib/docker/tmp")

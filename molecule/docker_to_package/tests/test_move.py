@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bed
 import registry
-from clients import ADDRESSES, answers, inspect, instances, name_of, play, store_many, verified
+from clients import ADDRESSES, Sending, answers, inspect, instances, name_of, play, verified
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -25,7 +25,7 @@ def runs(host: Host) -> tuple[bool, bool]:
 
 
 def test_no_image_is_lost_on_the_road(host: Host) -> None:
-    sent = store_many(ADDRESSES[name_of(host)][0], 200).finish()
+    sent = Sending(ADDRESSES[name_of(host)][0], 200).finish()
     assert len(sent) == 200
     before = instances(host)
     assert set(sent) <= set(before)
