@@ -35,7 +35,10 @@ MACHINE = [
 ORTHANC = ["orthanc", "orthanc-dicomweb", "python3", "ca-certificates", "tzdata"]
 # a registry of the clinic's own
 REGISTRY = ["docker-registry", "skopeo", "apache2-utils", "ca-certificates"]
-CLIENT = ["dcmtk", "curl", "openssl", "iproute2", "ca-certificates"]
+CLIENT = [
+    *("dcmtk", "curl", "openssl", "iproute2", "ca-certificates"),
+    *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
+]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
     "debian13": ("trixie", MACHINE),
@@ -45,11 +48,12 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "orthanc-debian13": ("trixie", ORTHANC),
     "registry": ("trixie", REGISTRY),
 }
-# An RFC 5737 documentation network in three: the example inventory runs here as it is written.
+# An RFC 5737 documentation network in three: the example inventory runs here as it is written. Each has a network of
+# IPv6 (RFC 3849) as well, and a machine the same last number in both.
 NETWORKS = {
-    "clinic": "198.51.100.0/26",
-    "office": "198.51.100.64/26",
-    "outside": "198.51.100.128/26",
+    "clinic": ("198.51.100.0/26", "2001:db8:100:1::/64"),
+    "office": ("198.51.100.64/26", "2001:db8:100:2::/64"),
+    "outside": ("198.51.100.128/26", "2001:db8:100:3::/64"),
 }
 # What systemd needs in a container; --privileged can be refused by the host.
 CAPABILITIES = [
@@ -209,11 +213,18 @@ def image(name: str) -> str:
 
 
 def networks_up() -> None:
-    for name, subnet in NETWORKS.items():
+    for name, (four, six) in NETWORKS.items():
         if docker("network", "inspect", f"clinicops-{name}", check=False).returncode == 0:
             continue
-        refuse_taken(subnet)
-        docker("network", "create", f"--subnet={subnet}", f"clinicops-{name}")
+        refuse_taken(four)
+        docker("network", "create", "--ipv6", f"--subnet={four}", f"--subnet={six}", f"clinicops-{name}")
+
+
+def address6(address: str) -> str:
+    """The IPv6 address of the machine that has this IPv4 address."""
+    four = ipaddress.ip_address(address)
+    six = next(six for net, six in NETWORKS.values() if four in ipaddress.ip_network(net))
+    return str(ipaddress.ip_network(six)[int(address.rpartition(".")[2], 16)])
 
 
 def networks_down() -> None:
@@ -246,19 +257,13 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc", "--volume=/var/lib/docker"]
     for number, address in enumerate(addresses):
         subnet = next(
-            key for key, value in NETWORKS.items() if ipaddress.ip_address(address) in ipaddress.ip_network(value)
+            key for key, (four, _) in NETWORKS.items() if ipaddress.ip_address(address) in ipaddress.ip_network(four)
         )
+        given = [f"--ip={address}", f"--ip6={address6(address)}"]
         if number == 0:
-            docker(
-                "create",
-                *options,
-                f"--network=clinicops-{subnet}",
-                f"--ip={address}",
-                image(kind),
-                *command,
-            )
+            docker("create", *options, f"--network=clinicops-{subnet}", *given, image(kind), *command)
         else:
-            docker("network", "connect", f"--ip={address}", f"clinicops-{subnet}", name)
+            docker("network", "connect", *given, f"clinicops-{subnet}", name)
     docker("start", name)
     if kind in ("client", "registry"):
         return
