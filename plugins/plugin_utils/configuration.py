@@ -288,11 +288,9 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
     seen: dict[str, str] = {}
     for name in map(str, names):
         if name not in known:
-            remedy = rules.nearest(name, list(known))
-            found.append(
-                problem("orthanc_dicom_tls", f"names {name!r}, which is no device of orthanc_modalities", remedy)
-            )
-        elif "move" in (known[name].get("may") or []):
+            message = f"names {name!r}, which is no device of orthanc_modalities"
+            found.append(problem("orthanc_dicom_tls", message, rules.nearest(name, list(known))))
+        elif isinstance(known[name].get("may"), list) and "move" in known[name]["may"]:
             message = f"names {name}, and Orthanc cannot open a connection over TLS to it"
             found.append(problem("orthanc_dicom_tls", message, "let it get its images: may: [get] instead of move"))
         if seen.setdefault(tls_address(name), name) != name:
