@@ -33,7 +33,7 @@ options:
         elements: str
         required: true
   place:
-    description: Name of the machine to look from.
+    description: Name of the machine to look from; O(addresses) is needed with it.
     type: str
   addresses:
     description: With O(place), the RV(addresses) that the server gave.
@@ -50,8 +50,6 @@ options:
     description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
     type: dict
     default: {}
-required_together:
-  - [place, addresses]
 attributes:
   check_mode:
     description: Does the same in check mode.
