@@ -186,14 +186,15 @@ def test_dns_01_opens_no_port(host: Host, hook: dict[str, str]) -> None:
     assert (found.returncode, found.stdout) == (0, b"")
 
 
-def test_back_to_self_signed_and_to_acme_again(host: Host, hook: dict[str, str]) -> None:
-    deploy(host, {"orthanc_proxy_certificate": "self_signed"})
-    served(host, root=host.file("/etc/nginx/orthanc/ca.crt").content)
-    assert port_80(OUTSIDE, host)[0] == 7
-    # nothing is left that certbot.timer could renew, and no password of the name server
-    assert host.file("/etc/letsencrypt/renewal").listdir() == []
-    left = "find /etc/letsencrypt /etc/nginx /etc/systemd/system/certbot.service.d -name '*orthanc-*' -o -name 'acme.*'"
-    assert host.run(f"{left} -o -path '*certbot*' -type f").stdout == ""
-    host.check_output("systemctl start certbot.service")
-    deploy(host, {})
-    served(host)
+def test_back_to_self_signed_and_to_acme_again(host: Host) -> None:
+    for _from in ("DNS-01", "HTTP-01"):
+        deploy(host, {"orthanc_proxy_certificate": "self_signed"})
+        served(host, root=host.file("/etc/nginx/orthanc/ca.crt").content)
+        assert port_80(OUTSIDE, host)[0] == 7
+        # nothing that certbot.timer could renew, and no password of the name server
+        assert host.file("/etc/letsencrypt/renewal").listdir() == []
+        files = "/etc/letsencrypt/orthanc-* /etc/nginx/*/*acme* /etc/systemd/system/certbot.service.d/* /var/www/*acme*"
+        assert host.run(f"ls -d {files}").stdout == ""
+        host.check_output("systemctl start certbot.service")
+        deploy(host, {})
+        served(host)
