@@ -51,6 +51,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	@$(BED) engine
 	BED_TESTS=campaign molecule test --scenario-name docker
 	molecule test --scenario-name docker_to_package
+	molecule test --scenario-name acme
 
 clean:
 	@$(BED) engine-down

@@ -24,6 +24,7 @@ ADDRESSES = {
     "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
     "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
     "orthanc-move": ("198.51.100.14", "198.51.100.74", "198.51.100.144"),
+    "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
