@@ -13,7 +13,21 @@ from typing import Any
 
 import bed
 import pydicom
-from clients import ADDRESSES, HOSTNAME, IT, OFFICE, OUTSIDE, PASSWORDS, ROOT, SCANNER, UNLISTED, client, put, scu, wait_for
+from clients import (
+    ADDRESSES,
+    HOSTNAME,
+    IT,
+    OFFICE,
+    OUTSIDE,
+    PASSWORDS,
+    ROOT,
+    SCANNER,
+    UNLISTED,
+    client,
+    put,
+    scu,
+    wait_for,
+)
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
@@ -154,7 +168,7 @@ class Request:
     address: str = "127.0.0.1"
     port: int = HTTPS
     headers: tuple[str, ...] = ()
-    body: str = ""  # a file on the client's side
+    body: str = ""  # @ and the name of a file there
     password: str = ""
 
     def lines(self, number: int) -> list[str]:
@@ -167,7 +181,7 @@ class Request:
         if self.user:
             given["user"] = f"{self.user}:{self.password or PASSWORDS[self.user]}"
         if self.body:
-            given["data-binary"] = f"@{self.body}"
+            given["data-binary"] = self.body
         lines = [f"{key} = {json.dumps(value)}" for key, value in given.items()]
         lines += [f"header = {json.dumps(header)}" for header in self.headers]
         lines.append("head" if self.method == "HEAD" else f'request = "{self.method}"')
@@ -179,11 +193,18 @@ def ask_all(place: str, ca: bytes, requests: list[Request]) -> list[tuple[int, b
     client(place, "sh", "-c", "rm -rf /tmp/exposure; mkdir -m 700 /tmp/exposure")
     put(place, "/tmp/exposure/ca.crt", ca)
     put(place, "/tmp/exposure/stow", MARKER.stow())
+    put(place, "/tmp/exposure/image", MARKER.file())
     text = "\nnext\n".join("\n".join(request.lines(number)) for number, request in enumerate(requests))
     done = client(place, "curl", "--config", "-", stdin=text.encode())
     statuses = [int(line) for line in done.stdout.split()]
     assert len(statuses) == len(requests), done.stderr
-    bodies = client(place, "sh", "-c", "cd /tmp/exposure; for i in $(seq 0 $(($0 - 1))); do [ -e $i ] || : > $i; wc -c < $i; done; for i in $(seq 0 $(($0 - 1))); do cat $i; done", str(len(requests))).stdout
+    bodies = client(
+        place,
+        "sh",
+        "-c",
+        "cd /tmp/exposure; for i in $(seq 0 $(($0 - 1))); do [ -e $i ] || : > $i; wc -c < $i; done; for i in $(seq 0 $(($0 - 1))); do cat $i; done",
+        str(len(requests)),
+    ).stdout
     sizes, rest = [], bodies
     for _ in requests:
         line, _, rest = rest.partition(b"\n")
