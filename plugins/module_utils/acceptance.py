@@ -240,7 +240,7 @@ class Day:
             self.clean_up()
 
     def service(self) -> None:
-        user = self.settings["users"][0]
+        user = self.user("admin")
         status, _type, body = self.local("GET", "/plugins", user["name"], user["password"])
         self.check("Orthanc answers on this machine", "200", str(status))
         plugins = json.loads(body) if status == 200 else []
@@ -425,7 +425,7 @@ class Day:
         """Takes the synthetic patient away, whatever happened before."""
         self.scratch_holder.cleanup()
         try:
-            user = self.settings["users"][0]
+            user = self.user("admin")
             name, password = user["name"], user["password"]
             study = self.study.encode()
             for found in json.loads(self.local("POST", "/tools/lookup", name, password, study)[2]):

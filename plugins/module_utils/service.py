@@ -172,7 +172,9 @@ Runner = Unit | Container
 
 # --- probe --------------------------------------------------------------------------------------
 def get(configuration: dict[str, Any], path: str) -> Any:
-    user, password = next(item for item in configuration["RegisteredUsers"].items() if item[0] != HEALTH_USER)
+    roles = configuration.get("ClinicopsRoles", {})
+    users = configuration["RegisteredUsers"].items()
+    user, password = next(item for item in users if roles.get(item[0], "admin") == "admin")
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     connection = http.client.HTTPConnection("127.0.0.1", configuration["HttpPort"], timeout=30)
     try:
@@ -305,7 +307,7 @@ def unfinished(runner: Runner, path: Path) -> bool:
     """Whether an earlier deploy was cut off, or Orthanc runs on an older file or unit than those that are there."""
     if before(path).exists() or not runner.running():
         return True
-    return runner.started() < max(file.stat().st_mtime for file in [path, *runner.files()])
+    return runner.started() < max(file.stat().st_mtime for file in [path, *path.parent.glob("*.lua"), *runner.files()])
 
 
 def place(path: Path, text: str) -> None:

@@ -58,6 +58,7 @@ DERIVED = {
     "DicomAet": "orthanc_aet",
     "DicomPort": "orthanc_dicom_port",
     "DicomModalities": "orthanc_modalities",
+    "ClinicopsRoles": "orthanc_users",
 }
 # nginx reads these in its table of users as words of its own.
 RESERVED_NAMES = ("default", "include", "hostnames", "volatile", HEALTH_USER)
@@ -98,9 +99,23 @@ DEFAULTS: dict[str, Any] = {
     "worklist_plugin": "worklists",
     "remote_access": False,
     "health_user": "",
-    "scripts": [],
+    "dicom_tls": [],
     "absent": [],
 }
+
+
+# What its Lua filter reads of orthanc.json, which Orthanc itself passes over.
+FILTER = "/etc/orthanc/site/roles.lua"
+
+
+def tls_address(name: str) -> str:
+    """The address of this machine from which the proxy brings the associations of a device that comes over TLS.
+
+    Orthanc knows devices by their address, and this one stands for the device's certificate. It is made of the
+    device's name, so that it stays when others come and go.
+    """
+    digest = hashlib.sha256(name.encode()).digest()
+    return f"127.{64 + digest[0] % 64}.{digest[1]}.{1 + digest[2] % 254}"
 
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +127,9 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
     else:
         worklists = {"Database": settings["worklist_dir"]}
     users = {user["name"]: user["password"] for user in settings["users"]}
+    roles = {user["name"]: user["role"] for user in settings["users"]}
     if settings["health_user"]:
+        roles[settings["health_user"]] = "health"
         # always the same, and known to nobody who does not know all the others
         known = json.dumps(sorted(users.items()))
         users[settings["health_user"]] = hashlib.sha256(known.encode()).hexdigest()
@@ -135,7 +152,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "DicomModalities": {
             device["name"]: {
                 "AET": device["aet"],
-                "Host": device["host"],
+                "Host": tls_address(device["name"]) if device["name"] in settings["dicom_tls"] else device["host"],
                 "Port": int(device["port"]),
                 **{option: right in device["may"] for right, option in RIGHTS.items()},
             }
@@ -148,14 +165,14 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
             "Ssl": True,
         },
         "Worklists": {"Enable": True, **worklists},
+        "LuaScripts": [FILTER],
+        "ClinicopsRoles": roles,
     }
-    if settings["scripts"]:
-        configuration["LuaScripts"] = settings["scripts"]
     for name, value in settings["settings"].items():
         if isinstance(value, dict) and isinstance(configuration.get(name), dict):
             configuration[name] = {**configuration[name], **value}
         elif name == "LuaScripts" and isinstance(value, list):
-            configuration[name] = [*value, *settings["scripts"]]
+            configuration[name] = [*value, FILTER]  # the last one's filter of requests counts
         else:
             configuration[name] = value
     return configuration
@@ -259,6 +276,31 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         *local,
         *_modalities("orthanc_modalities", settings["modalities"], [] if local else settings["local_modalities"]),
     ]
+    return [*found, *_dicom_tls(settings)]
+
+
+def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
+    names, devices = settings["dicom_tls"], settings["modalities"]
+    if not isinstance(names, list) or not isinstance(devices, list):
+        return [problem("orthanc_dicom_tls", "is not a list", "list names of orthanc_modalities")]
+    known = {str(item.get("name")): item for item in devices if isinstance(item, dict)}
+    found = []
+    seen: dict[str, str] = {}
+    for name in map(str, names):
+        if name not in known:
+            remedy = rules.nearest(name, list(known))
+            found.append(
+                problem("orthanc_dicom_tls", f"names {name!r}, which is no device of orthanc_modalities", remedy)
+            )
+        elif "move" in (known[name].get("may") or []):
+            message = f"names {name}, and Orthanc cannot open a connection over TLS to it"
+            found.append(problem("orthanc_dicom_tls", message, "let it get its images: may: [get] instead of move"))
+        if seen.setdefault(tls_address(name), name) != name:
+            message = f"names {name} and {seen[tls_address(name)]}, which would get the same address on this machine"
+            found.append(problem("orthanc_dicom_tls", message, "give one of them another name"))
+    if names and settings["remote_access"] is True:
+        message = "needs Orthanc in the network of the machine: in a bridge every device would look the same to it"
+        found.append(problem("orthanc_dicom_tls", message, "set orthanc_install_docker_network: host"))
     return found
 
 
@@ -338,6 +380,9 @@ def _users(users: Any) -> list[Problem]:
             found.append(problem(f"{path}.password", reason, remedy))
         if "role" in user and user["role"] not in ROLES:
             found.append(problem(f"{path}.role", "is not a role", f"use one of {', '.join(ROLES)}"))
+    if not found and all(user["role"] != "admin" for user in users):
+        message = "names no admin, and neither a deploy nor the acceptance test could ask Orthanc how it is"
+        found.append(problem("orthanc_users", message, "give one user the role admin"))
     return found
 
 

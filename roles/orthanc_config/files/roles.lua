@@ -1,0 +1,20 @@
+-- What each user may do, a second time: the proxy decides it as well, so that neither alone is the wall. The roles
+-- stand in orthanc.json. Orthanc gives the path without dot segments, and the method after any override.
+local roles = GetOrthancConfiguration()['ClinicopsRoles']
+local levels = { studies = true, series = true, instances = true }
+
+function IncomingHttpRequestFilter(method, uri, ip, username, headers)
+  local role = roles[username]
+  if role == 'admin' then
+    return true
+  elseif role == 'health' then
+    return method == 'GET' and uri == '/changes'
+  elseif role ~= 'dicomweb_reader' and role ~= 'dicomweb_writer' then
+    return false
+  elseif method == 'GET' then
+    -- the second is what the proxy asks to see whether a password is right
+    return levels[uri:match('^/dicom%-web/(%l+)$') or uri:match('^/dicom%-web/(%l+)/')] or uri == '/dicom-web/info'
+  end
+  return role == 'dicomweb_writer' and method == 'POST'
+    and (uri == '/dicom-web/studies' or uri:match('^/dicom%-web/studies/[%d.]+$') ~= nil)
+end
