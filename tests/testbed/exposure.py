@@ -8,15 +8,17 @@ import io
 import json
 import secrets
 import sys
+import tarfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import bed
 import pydicom
+from certificates import Authority
 from clients import (
     ADDRESSES,
     HOSTNAME,
-    IT,
     OFFICE,
     OUTSIDE,
     PASSWORDS,
@@ -99,7 +101,8 @@ def ssh_pid(machine: str, limit: int = 5) -> str:
     """The pid of the server's side, asked over the connection; empty without an answer in time."""
     word = secrets.token_hex(8)
     base = f"/tmp/ssh-{machine}"
-    ask = f"echo {word} > {base}.in; while read -r said pid; do [ $said != {word} ] || break; done < {base}.out; echo $pid"
+    wait = f"while read -r said pid; do [ $said != {word} ] || break; done < {base}.out"
+    ask = f"echo {word} > {base}.in; {wait}; echo $pid"
     return client(OFFICE, "timeout", str(limit), "sh", "-c", ask).stdout.decode().strip()
 
 
@@ -198,22 +201,62 @@ def ask_all(place: str, ca: bytes, requests: list[Request]) -> list[tuple[int, b
     done = client(place, "curl", "--config", "-", stdin=text.encode())
     statuses = [int(line) for line in done.stdout.split()]
     assert len(statuses) == len(requests), done.stderr
-    bodies = client(
-        place,
-        "sh",
-        "-c",
-        "cd /tmp/exposure; for i in $(seq 0 $(($0 - 1))); do [ -e $i ] || : > $i; wc -c < $i; done; for i in $(seq 0 $(($0 - 1))); do cat $i; done",
-        str(len(requests)),
-    ).stdout
-    sizes, rest = [], bodies
-    for _ in requests:
-        line, _, rest = rest.partition(b"\n")
-        sizes.append(int(line))
-    found = []
-    for status, size in zip(statuses, sizes, strict=True):
-        found.append((status, rest[:size]))
-        rest = rest[size:]
-    return found
+    packed = client(place, "tar", "-C", "/tmp/exposure", "-c", ".").stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        bodies = {file.name: archive.extractfile(file).read() for file in archive if file.isfile()}  # type: ignore[union-attr]
+    return [(status, bodies.get(f"./{number}", b"")) for number, status in enumerate(statuses)]
+
+
+# --- DICOM -------------------------------------------------------------------------------------
+QUERY = ("-S", "-k", "QueryRetrieveLevel=STUDY", "-k", "PatientName", "-k", f"StudyInstanceUID={MARKER.study}")
+OPERATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "echo": ("echoscu", ()),
+    "store": ("storescu", ("-xe", "/tmp/marker.dcm")),
+    "worklist": ("findscu", ("-W", "-k", "PatientName")),
+    "find": ("findscu", QUERY),
+    "move": ("movescu", (*QUERY, "-aem", "US2")),
+    "get": ("getscu", (*QUERY, "-od", "/tmp")),
+}
+# what DCMTK says when it is not let in, and how far it came
+REFUSALS = {
+    "TCP Initialization Error": "silent",
+    "Association Request Failed": "hung up",
+    "Association Rejected": "rejected",
+    "Peer aborted": "aborted",
+    "No Acceptable Presentation Contexts": "aborted",
+}
+
+
+def dialogue(
+    place: str, address: str, port: int, calling: str, called: str, operation: str, certificate: str = ""
+) -> str:
+    """accepted; or rejected (the association), aborted (the operation), hung up (before both), silent (no TCP)."""
+    tool, arguments = OPERATIONS[operation]
+    tls = ["+tls", f"{certificate}.key", f"{certificate}.crt", "+cf", "/tmp/device-ca.crt"] if certificate else []
+    titles = ["-aet", calling, "-aec", called]
+    done = client(place, tool, "-v", "-to", "2", *titles, *tls, address, str(port), *arguments)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    assert MARKER.name not in said
+    return next(
+        (verdict for text, verdict in REFUSALS.items() if text in said), "accepted" if not done.returncode else said
+    )
+
+
+def give_certificates(place: str, directory: Path) -> None:
+    """What the controller holds for us3, and a certificate of the same name by a CA of somebody else's."""
+    stranger = Authority("Somebody's CA")
+    made, key = stranger.issue("us3")
+    held = directory / HOSTNAME
+    content = {
+        "device-ca.crt": (directory / f"{HOSTNAME}.crt").read_bytes(),
+        "us3.crt": (held / "us3.crt").read_bytes(),
+        "us3.key": (held / "us3.key").read_bytes(),
+        "foreign.crt": made.encode(),
+        "foreign.key": key.encode(),
+        "marker.dcm": MARKER.file(),
+    }
+    for name, text in content.items():
+        put(place, f"/tmp/{name}", text)
 
 
 if __name__ == "__main__":

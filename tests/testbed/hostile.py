@@ -5,7 +5,7 @@ Standard library alone: it runs in the client containers. Standard input is a JS
 `password` of a reader, `study` (the URL of a study that he may read), `markers` (what a stranger must never see),
 `forbidden` (what a reader must never see), `aet` and `called`. Every second case of https carries the reader's
 credentials, the others none. A case is broken when an answer holds what its sender must not see, or a stranger gets
-a 2xx. While the cases run, an ordinary client asks again and again; each failure of his is told, and his slowest answer.
+a 2xx. While the cases run, an ordinary client asks again and again; his failures are told, and his slowest answer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Told:
 
     def __init__(self, settings: dict[str, Any], rng: random.Random, reader: bool) -> None:
         self.settings, self.rng, self.reader = settings, rng, reader
-        self.host, self.study = settings["hostname"].encode(), settings["study"].encode()
+        self.host, self.study = str(settings["hostname"]).encode(), str(settings["study"]).encode()
         token = base64.b64encode(f"{settings['user']}:{settings['password']}".encode())
         self.credentials = b"Authorization: Basic " + token + b"\r\n"
         self.login = self.credentials if reader else b""
