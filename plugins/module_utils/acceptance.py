@@ -120,9 +120,9 @@ class Day:
             env={**os.environ, "TCP_NODELAY": "1"},
         )
 
-    def scu(self, tool: str, caller: str, *arguments: str, called: str = "") -> str:
+    def scu(self, tool: str, caller: str, *arguments: str, called: str = "", port: str = "dicom_port") -> str:
         """'accepted', 'refused' (of any kind), or what the tool said."""
-        peer = ["127.0.0.1", str(self.settings["dicom_port"])]
+        peer = ["127.0.0.1", str(self.settings[port])]
         done = self.dcmtk(
             tool,
             "-v",
@@ -149,12 +149,16 @@ class Day:
         user: str,
         password: str,
         body: bytes = b"",
+        show: bool = True,
         **headers: str,
     ) -> tuple[int, str, bytes]:
-        """Status, content type and body; a failure of TLS is an exception that says so."""
+        """Status, content type and body, with the user's certificate; a failure of TLS is an exception that says so."""
         context = ssl.create_default_context(cafile=self.settings["ca_file"])
         # a certificate of the clinic's is trusted without its root, which only clients have
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        certificate = self.settings["certificates"].get("user", {}).get(user)
+        if certificate and show:
+            context.load_cert_chain(f"{certificate}.crt", f"{certificate}.key")
         connection = Connection(self.settings["hostname"], 443, timeout=60, context=context)
         return self.ask(connection, method, path, user, password, body, headers)
 
@@ -219,6 +223,7 @@ class Day:
         try:
             self.service()
             self.devices()
+            self.dicom_tls()
             self.strangers()
             self.worklist()
             self.images()
@@ -260,13 +265,32 @@ class Day:
             self.scu("echoscu", caller, called="WRONG_AET"),
             "any_called_aet",
         )
-        for aet in self.settings["device_aets"]:
+        for aet in (device["aet"] for device in self.settings["devices"]):
             self.check(
                 f"C-ECHO as {aet} from an address that is not its own",
                 "refused",
                 self.scu("echoscu", aet),
                 "any_address",
             )
+
+    def dicom_tls(self) -> None:
+        """Devices that come over TLS: the certificate, and the AE title that belongs to it."""
+        over_tls = self.settings["certificates"].get("device", {})
+        if not over_tls:
+            return
+        authority = ["+cf", str(Path(next(iter(over_tls.values()))).with_name("ca.crt"))]
+        for device in self.settings["devices"]:
+            if device["name"] not in over_tls:
+                continue
+            aet, certificate = device["aet"], over_tls[device["name"]]
+            shown = ["+tls", f"{certificate}.key", f"{certificate}.crt", *authority]
+            seen = self.scu("echoscu", aet, *shown, port="dicom_tls_port")
+            expected = "accepted" if "echo" in device["may"] else "refused"
+            self.check(f"C-ECHO over TLS as {aet} with its certificate", expected, seen)
+            seen = self.scu("echoscu", self.settings["calling_aet"], *shown, port="dicom_tls_port")
+            self.check(f"C-ECHO over TLS as another than {aet} with its certificate", "refused", seen, "any_address")
+        seen = self.scu("echoscu", aet, "+tla", *authority, port="dicom_tls_port")
+        self.check("C-ECHO over TLS without a certificate", "refused", "refused" if "aborted" in seen else seen)
 
     def strangers(self) -> None:
         image, _sop = self.image("stranger.dcm")
@@ -405,6 +429,9 @@ class Day:
                 "200",
                 str(self.https("GET", studies, name, password)[0]),
             )
+            if name in self.settings["certificates"].get("user", {}):
+                seen = str(self.https("GET", studies, name, password, show=False)[0])
+                self.check(f"{name} without the certificate", "403", seen)
             if user["role"] == "admin":
                 continue
             for path in ("/system", "/dicom-web/servers", "/patients", "/dicom-web/studies/..%5c..%5csystem"):

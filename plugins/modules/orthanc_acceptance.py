@@ -56,11 +56,21 @@ options:
         type: str
         required: true
         choices: [admin, dicomweb_reader, dicomweb_writer]
-  device_aets:
-    description: AE titles of the devices, which must be refused from an address that is not their own.
+  devices:
+    description: The devices as in C(orthanc_modalities). Each must be refused from an address that is not its own.
     type: list
-    elements: str
+    elements: dict
     default: []
+  dicom_tls_port:
+    description: Port of devices that come over TLS.
+    type: int
+    default: 2762
+  certificates:
+    description:
+      - Paths of certificates and keys, without C(.crt) and C(.key), by name in C(device) and in C(user). Those devices
+        are played over TLS, and those users show theirs.
+    type: dict
+    default: {}
   worklist_dir:
     description: The directory of worklist files that Orthanc serves.
     type: path
@@ -133,7 +143,9 @@ def main() -> None:
                 "required": True,
                 "options": user,
             },
-            "device_aets": {"type": "list", "elements": "str", "default": []},
+            "devices": {"type": "list", "elements": "dict", "default": []},
+            "dicom_tls_port": {"type": "int", "default": 2762},
+            "certificates": {"type": "dict", "default": {}},
             "worklist_dir": {"type": "path", "required": True},
             "waivers": {"type": "dict", "default": {}},
         },

@@ -10,8 +10,12 @@ import itertools
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+# NIST SP 800-131A: what clients and nginx no longer take
+SHORTEST = {"RSA": 2048, "EC": 256}
 CHAIN, KEY = "orthanc_proxy_certificate_chain", "orthanc_proxy_certificate_key"
 
 
@@ -29,6 +33,7 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
             found.append(problem(KEY, "belongs to another certificate", "give the key of the first certificate"))
     except (ValueError, TypeError):  # TypeError: it has a passphrase
         found.append(problem(KEY, "is no private key in PEM", "give it without passphrase, from a vault"))
+    found += _weak(server)
     try:
         extension = server.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         names = extension.value.get_values_for_type(x509.DNSName)
@@ -38,6 +43,12 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
     if not {hostname, wildcard} & {name.lower() for name in names}:
         message = f"is for {', '.join(names) or 'no host name at all'}, not for {hostname}"
         found.append(problem(CHAIN, message, "order one with orthanc_hostname as subject alternative name"))
+    try:
+        usage = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.SERVER_AUTH not in usage:
+            found.append(problem(CHAIN, "is not for a server", "order one with the usage serverAuth"))
+    except x509.ExtensionNotFound:
+        pass  # then it is for everything
     for certificate in certificates:
         name = certificate.subject.rfc4514_string()
         if certificate.not_valid_after_utc <= now:
@@ -52,4 +63,17 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
         except (ValueError, TypeError, InvalidSignature):
             message = f"goes from {issued.subject.rfc4514_string()} to {issuer.subject.rfc4514_string()}"
             found.append(problem(CHAIN, f"{message}, which did not sign it", "put each issuer after what it signed"))
+    return found
+
+
+def _weak(certificate: x509.Certificate) -> list[Problem]:
+    key = certificate.public_key()
+    found = []
+    for kind, types in (("RSA", rsa.RSAPublicKey), ("EC", ec.EllipticCurvePublicKey)):
+        if isinstance(key, types) and key.key_size < SHORTEST[kind]:
+            message = f"has an {kind} key of {key.key_size} bits, which clients refuse"
+            found.append(problem(CHAIN, message, f"order one with {SHORTEST[kind]} bits or more"))
+    if isinstance(certificate.signature_hash_algorithm, (hashes.MD5, hashes.SHA1)):
+        message = f"is signed with {certificate.signature_hash_algorithm.name.upper()}, which clients refuse"
+        found.append(problem(CHAIN, message, "order one that is signed with SHA-256"))
     return found

@@ -100,6 +100,7 @@ DEFAULTS: dict[str, Any] = {
     "remote_access": False,
     "health_user": "",
     "dicom_tls": [],
+    "dicom_tls_port": 2762,
     "absent": [],
 }
 
@@ -254,7 +255,7 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         message = f"{settings['hostname']!r} is an address, and no client would accept the certificate"
         found.append(problem("orthanc_hostname", message, "use a name that the clinic's DNS knows"))
     found += _ae_title("orthanc_aet", settings["aet"])
-    for name in ("dicom_port", "http_port"):
+    for name in ("dicom_port", "http_port", "dicom_tls_port"):
         found += _port(f"orthanc_{name}", settings[name])
         for taken, service in TAKEN_PORTS.items():
             if str(settings[name]).lstrip("0") == str(taken):
@@ -267,6 +268,11 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
                 "give each service a port of its own",
             )
         )
+    if settings["dicom_tls"] and str(settings["dicom_tls_port"]) in map(
+        str, (settings["dicom_port"], settings["http_port"])
+    ):
+        message = "is a port of Orthanc's own"
+        found.append(problem("orthanc_dicom_tls_port", message, "give each service a port of its own"))
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
         found += _path(f"orthanc_{name}", settings[name])
     found += _apart({name: str(settings[name]).rstrip("/") for name in ("storage_dir", "tmp_dir", "worklist_dir")})
@@ -288,11 +294,9 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
     seen: dict[str, str] = {}
     for name in map(str, names):
         if name not in known:
-            remedy = rules.nearest(name, list(known))
-            found.append(
-                problem("orthanc_dicom_tls", f"names {name!r}, which is no device of orthanc_modalities", remedy)
-            )
-        elif "move" in (known[name].get("may") or []):
+            message = f"names {name!r}, which is no device of orthanc_modalities"
+            found.append(problem("orthanc_dicom_tls", message, rules.nearest(name, list(known))))
+        elif isinstance(known[name].get("may"), list) and "move" in known[name]["may"]:
             message = f"names {name}, and Orthanc cannot open a connection over TLS to it"
             found.append(problem("orthanc_dicom_tls", message, "let it get its images: may: [get] instead of move"))
         if seen.setdefault(tls_address(name), name) != name:

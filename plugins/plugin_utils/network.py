@@ -1,17 +1,27 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether the sources of a firewall rule are addresses. Without Ansible."""
+"""Whether the sources of a firewall rule are addresses, and not everybody's. Without Ansible."""
 
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
+# The shortest prefixes that are still somebody's networks.
+SHORTEST = {4: 8, 6: 16}
+# Name of a port: the rule that it breaks when everybody may reach it. Others are open on purpose, or to nobody.
+EVERYBODY = {"dicom": "dicom_for_everybody", "dicom_tls": "dicom_for_everybody", "https": "https_for_everybody"}
 
-def problems(ports: list[dict[str, object]]) -> list[Problem]:
-    """`ports` as in `orthanc_firewall_ports`: name, port, sources."""
+
+def problems(ports: list[dict[str, object]], enabled: object = True, waivers: Any = None) -> list[Problem]:
+    """`ports` as in `orthanc_firewall_ports`: name, port, sources; `enabled` is whether there is a firewall at all."""
     found = []
+    if enabled is not True:
+        message = f"is {str(enabled).lower()}: {rules.WAIVABLE['no_firewall']}"
+        found.append(problem("orthanc_firewall_enabled", message, "take it out", "no_firewall"))
     for port in ports:
         sources = port["sources"]
         path = f"the sources of port {port['port']} ({port['name']})"
@@ -19,9 +29,20 @@ def problems(ports: list[dict[str, object]]) -> list[Problem]:
             found.append(problem(path, "are not a list", "write each on a line of its own, after a hyphen"))
             continue
         for source in sources:
-            try:
-                ipaddress.ip_network(str(source))
-            except ValueError as error:
-                remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities and"
-                found.append(problem(path, f"are not all addresses: {error}", f"{remedy} orthanc_https_sources"))
-    return found
+            found += _source(path, str(port["name"]), source)
+    configurations = tuple(rule for rule in rules.WAIVABLE if rule not in rules.FIREWALL)
+    waived: list[Problem] = rules.waive(found, waivers or {}, configurations)
+    return waived
+
+
+def _source(path: str, name: str, source: object) -> list[Problem]:
+    try:
+        network = ipaddress.ip_network(str(source))
+    except ValueError as error:
+        remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities, orthanc_dicom_sources,"
+        remedy += " orthanc_https_sources and orthanc_admin_sources"
+        return [problem(path, f"are not all addresses: {error}", remedy)]
+    if name in EVERYBODY and network.prefixlen < SHORTEST[network.version]:
+        rule = EVERYBODY[name]
+        return [problem(path, f"hold {network}: {rules.WAIVABLE[rule]}", "name the clinic's networks", rule)]
+    return []

@@ -45,7 +45,12 @@ WAIVABLE = {
     "remote_access": "Orthanc answers other machines without the proxy",
     "unverified_tls": "Orthanc sends images to whoever shows any certificate",
     "patients_in_logs": "patients' names get into the log",
+    "dicom_for_everybody": "any machine that can reach the server may open a DICOM association",
+    "https_for_everybody": "any machine that can reach the server may try passwords",
+    "no_firewall": "nothing closes Orthanc's ports",
 }
+# Those that the firewall's settings break; the others are the configuration's.
+FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
     "SyncStorageArea": ("unsynced_images", True),
@@ -117,8 +122,11 @@ def _files(configuration: dict[str, Any]) -> Iterator[tuple[str, str]]:
                     yield name, path
 
 
-def waive(found: list[Problem], waivers: Any) -> list[Problem]:
-    """The same problems, the waived ones marked, and what is wrong with the waivers themselves."""
+def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL) -> list[Problem]:
+    """The same problems, the waived ones marked, and what is wrong with the waivers themselves.
+
+    `others` are rules that somebody else looks at: their waivers are not idle.
+    """
     if not isinstance(waivers, dict):
         return [*found, problem("orthanc_waivers", "is not a dictionary", "write rule: reason")]
     extra = []
@@ -132,7 +140,7 @@ def waive(found: list[Problem], waivers: Any) -> list[Problem]:
         else:
             good[rule] = reason
     for rule in good:
-        if not any(item["rule"] == rule for item in found):
+        if rule not in others and not any(item["rule"] == rule for item in found):
             message = "waives nothing that is set"
             extra.append(problem(f"orthanc_waivers.{rule}", message, "take it out", "idle_waiver", "warning"))
     return [*(_waived(item, good) for item in found), *extra]

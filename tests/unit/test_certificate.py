@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import certificate
 from certificates import NOW, Authority
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 NAME = "pacs.clinic.example"
 OURS, OTHER = Authority("Clinic CA"), Authority("Other CA")
@@ -37,6 +38,8 @@ def test_a_chain_in_order_has_no_problem() -> None:
         (*OURS.issue(NAME, days=(-90, -1)), "expired on"),
         (*OURS.issue(NAME, days=(1, 90)), "not valid before"),
         (CHAIN + OTHER.root, KEY, "which did not sign it"),
+        (*OURS.issue(NAME, key=rsa.generate_private_key(65537, 1024)), "has an RSA key of 1024 bits"),
+        (*OURS.issue(NAME, usage="clientAuth"), "is not for a server"),
     ],
 )
 def test_each_problem_is_named(chain: str, key: str, says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ipaddress
 import json
 from typing import Any
 
@@ -221,3 +222,49 @@ def test_masking_leaves_no_password() -> None:
     shown = masking.masked(configuration.build(GOOD))
     assert "long-enough-password" not in json.dumps(shown)
     assert shown["DicomAet"] == "ORTHANC"
+
+
+US3 = {"name": "us3", "aet": "US3", "host": "198.51.100.23", "port": 104, "may": ["echo", "store"]}
+
+
+def test_a_device_that_comes_over_tls_is_known_by_its_certificate_s_address() -> None:
+    settings = {**GOOD, "modalities": [*GOOD["modalities"], US3], "dicom_tls": ["us3"]}
+    assert configuration.problems(settings) == []
+    devices = configuration.build(settings)["DicomModalities"]
+    assert devices["us1"]["Host"] == "198.51.100.21"
+    assert ipaddress.ip_address(devices["us3"]["Host"]) in ipaddress.ip_network("127.64.0.0/10")
+    # it stays when others come and go
+    alone = configuration.build({**settings, "modalities": [US3]})["DicomModalities"]
+    assert alone["us3"] == devices["us3"]
+    assert len({configuration.tls_address(f"us{number}") for number in range(100)}) == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dicom_tls": ["us4"]}, "names 'us4', which is no device"),
+        ({"dicom_tls": "us3"}, "is not a list"),
+        ({"dicom_tls": ["us3"], "remote_access": True}, "set orthanc_install_docker_network: host"),
+        ({"dicom_tls": ["us3"], "modalities": [{**US3, "may": ["move"]}]}, "may: [get] instead of move"),
+        ({"dicom_tls": ["us3"], "dicom_tls_port": 4242}, "is a port of Orthanc's own"),
+        ({"dicom_tls_port": 443}, "is the port of the proxy"),
+    ],
+)
+def test_what_dicom_over_tls_cannot_be(change: dict[str, Any], says: str) -> None:
+    found = configuration.problems({**GOOD, "modalities": [US3], **change})
+    assert any(says in f"{item['message']}; {item['remedy']}" for item in found), found
+
+
+def test_roles_stand_where_orthanc_s_filter_reads_them() -> None:
+    built = configuration.build({**GOOD, "health_user": "healthcheck"})
+    assert built["ClinicopsRoles"] == {"it": "admin", "healthcheck": "health"}
+    # the last script's filter is the one that counts
+    assert configuration.build({**GOOD, "settings": {"LuaScripts": ["/srv/a.lua"]}})["LuaScripts"] == [
+        "/srv/a.lua",
+        configuration.FILTER,
+    ]
+
+
+def test_somebody_must_be_admin() -> None:
+    (found,) = configuration.problems(with_change("users.0.role", "dicomweb_reader"))
+    assert found["message"].startswith("names no admin")

@@ -26,3 +26,34 @@ def test_anything_else_is_named(source: object) -> None:
 def test_a_source_without_its_hyphen_is_named() -> None:
     (found,) = network.problems([{"name": "https", "port": 443, "sources": "198.51.100.64/26"}])
     assert "not a list" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "rule"),
+    [
+        ("dicom", "0.0.0.0/0", "dicom_for_everybody"),
+        ("dicom", "128.0.0.0/1", "dicom_for_everybody"),
+        ("dicom_tls", "::/0", "dicom_for_everybody"),
+        ("https", "2000::/3", "https_for_everybody"),
+        ("acme", "0.0.0.0/0", ""),
+        ("https", "10.0.0.0/8", ""),
+    ],
+)
+def test_everybody_takes_a_waiver(name: str, source: str, rule: str) -> None:
+    port = {"name": name, "port": 1, "sources": [source]}
+    assert [item["rule"] for item in network.problems([port])] == ([rule] if rule else [])
+    reasons = {rule: "the clinic's own firewall stands before it"} if rule else {}
+    assert all(item["severity"] == "waived" for item in network.problems([port], waivers=reasons))
+
+
+def test_no_firewall_takes_a_waiver() -> None:
+    (found,) = network.problems([], enabled=False)
+    assert (found["rule"], found["severity"]) == ("no_firewall", "error")
+    (waived,) = network.problems([], enabled=False, waivers={"no_firewall": "the hypervisor filters"})
+    assert waived["severity"] == "waived"
+
+
+def test_a_waiver_of_the_configuration_is_not_idle_here() -> None:
+    assert network.problems([], waivers={"webdav": "the old viewer reads through it"}) == []
+    (idle,) = network.problems([], waivers={"no_firewall": "the hypervisor filters"})
+    assert idle["rule"] == "idle_waiver"

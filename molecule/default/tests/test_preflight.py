@@ -76,6 +76,19 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_storage_dir": "/var/lib/orthanc/other"}, "has no file .orthanc-storage", "Is the data disk mounted"),
     ({"orthanc_proxy_certificate": "provided"}, "orthanc_proxy_certificate", "orthanc_proxy_certificate_chain"),
     ({"orthanc_https_sources": ["office"]}, "are not all addresses", "write them like 198.51.100.21"),
+    (
+        {"orthanc_dicom_sources": ["0.0.0.0/0"]},
+        "hold 0.0.0.0/0",
+        "orthanc_waivers: {dicom_for_everybody: <your reason>}",
+    ),
+    (
+        {"orthanc_firewall_enabled": False},
+        "nothing closes Orthanc's ports",
+        "orthanc_waivers: {no_firewall: <your reason>}",
+    ),
+    ({"orthanc_dicom_tls": ["us4"]}, "names 'us4', which is no device", "did you mean us"),
+    ({"orthanc_proxy_certificate_users": ["gatway"]}, "names gatway, who is not in orthanc_users", "correct the name"),
+    ({"orthanc_proxy_revoked_certificates": ["us1"]}, "orthanc_proxy_revoked_certificates holds us1", "openssl x509"),
 ]
 
 
