@@ -123,7 +123,7 @@ def prepare(machines: list[str]) -> None:
         ssh_open(machine)
         assert ssh_stayed(machine)
     for machine in machines:
-        Knocking(machine, "first").start()
+        Knocking(machine, "deploys").start()
 
 
 # --- the study that must not get out -----------------------------------------------------------
