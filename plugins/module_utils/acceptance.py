@@ -461,17 +461,3 @@ class Day:
         except (OSError, ValueError, KeyError, IndexError) as error:
             seen = f"{type(error).__name__}: {error}"
         self.check("the synthetic patient is gone again", "yes", seen)
-
-    def table(self) -> list[str]:
-        width = max(len(check["name"]) for check in self.checks)
-        lines = []
-        for check in self.checks:
-            if check["waiver"]:
-                lines.append(f"waived  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
-            elif check["passed"]:
-                lines.append(f"passed  {check['name']:{width}}  {check['seen'][:60]}")
-            else:
-                lines.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
-        lines += [f"waived  {rule}: {reason}" for rule, reason in self.settings["waivers"].items()]
-        passed = sum(check["passed"] for check in self.checks)
-        return [*lines, f"{passed} passed, {len(self.checks) - passed} failed"]

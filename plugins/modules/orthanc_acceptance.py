@@ -108,11 +108,6 @@ checks:
   type: list
   elements: dict
   returned: always
-table:
-  description: The same as lines to read.
-  type: list
-  elements: str
-  returned: always
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -157,7 +152,6 @@ def main() -> None:
         changed=False,
         passed=all(check["passed"] for check in day.checks),
         checks=day.checks,
-        table=day.table(),
     )
 
 

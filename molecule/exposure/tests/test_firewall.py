@@ -1,0 +1,63 @@
+"""The firewall beside others, and without them."""
+
+from __future__ import annotations
+
+import os
+
+import bed
+import pytest
+from clients import ADDRESSES, OUTSIDE, client, closed_but_for_devices, name_of, play, wait_for
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+UFW = "ufw allow 22/tcp && ufw allow 443/tcp && ufw allow 4242/tcp && ufw --force enable"
+FIREWALLD = "firewall-cmd --permanent --add-port=443/tcp --add-port=4242/tcp && firewall-cmd --reload"
+
+
+@pytest.mark.parametrize("what", ["start", "reload", "restart", "stop"])
+def test_nftables_own_unit_does_not_open_a_port(host: Host, what: str) -> None:
+    host.check_output(f"systemctl {what} nftables")
+    closed_but_for_devices(host)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    ("package", "on", "off"),
+    [
+        ("ufw", UFW, "ufw --force disable"),
+        ("firewalld", f"systemctl start firewalld && {FIREWALLD}", "systemctl stop firewalld"),
+    ],
+)
+def test_another_firewall_beside_it(host: Host, package: str, on: str, off: str) -> None:
+    host.check_output(f"apt-get update -qq && apt-get install -qq -y {package} && {on}")
+    closed_but_for_devices(host)
+    bed.docker("restart", name_of(host))
+    wait_for(lambda: host.run("systemctl is-active nginx").stdout.strip() == "active", "nginx")
+    closed_but_for_devices(host)
+    status, said = play("deploy", host)
+    assert status == 0, said
+    host.check_output(f"{off} && apt-get purge -qq -y {package}")
+    closed_but_for_devices(host)
+
+
+@pytest.mark.campaign
+def test_it_goes_and_comes_back(host: Host) -> None:
+    url = f"http://{ADDRESSES[name_of(host)][2]}:4242/"
+
+    def silent() -> bool:
+        return client(OUTSIDE, "curl", "--silent", "--max-time", "2", url).returncode == 28
+
+    assert silent()
+    off = {"orthanc_firewall_enabled": False, "orthanc_waivers": {"no_firewall": "the hypervisor filters for us"}}
+    for settings in (off, off):
+        status, said = play("deploy", host, settings)
+        assert status == 0, said
+    assert "changed=0" in said
+    assert "no_firewall: the hypervisor filters for us" in said
+    assert "orthanc" not in host.check_output("nft list tables")
+    assert not silent()
+    status, said = play("deploy", host)
+    assert status == 0, said
+    assert silent()
+    closed_but_for_devices(host)

@@ -1,0 +1,256 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which ports are open, and from where: on the server the kernel's table and who listens, elsewhere by knocking.
+
+A place to look from may be any machine with Python 3.9. Nothing here imports Ansible.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ipaddress
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+Check = dict[str, Any]
+LIMIT = 2.0
+# Nobody is served here, whatever the settings say of other ports.
+NEVER = {"name": "plain http", "port": 80, "sources": []}
+OURS = ("Orthanc", "nginx")
+WAIVER = "no_firewall"
+# Docker's own bridges: other machines have networks of the same addresses, and would knock there.
+INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
+
+
+def check(name: str, expected: str, seen: str, passed: bool, reason: str = "") -> Check:
+    """`reason` is the waiver's, when the clinic gave one: then what is seen is reported, and no failure."""
+    waiver = "" if passed else reason
+    return {"name": name, "expected": expected, "seen": seen, "passed": passed or bool(waiver), "waiver": waiver}
+
+
+# --- from elsewhere -----------------------------------------------------------------------------
+def source(address: str) -> str:
+    """The address with which this machine reaches another one; empty without a route."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as way:
+            way.connect((address, 9))  # sends nothing
+            return str(way.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def knock(address: str, port: int) -> str:
+    """'open', 'refused' (somebody said no), or 'silent'."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as door:
+        door.settimeout(LIMIT)
+        try:
+            door.connect((address, port))
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError:
+            return "silent"
+        return "open"
+
+
+def let_in(address: str, sources: list[str]) -> bool:
+    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in sources)
+
+
+def look(
+    place: str,
+    addresses: dict[str, list[int]],
+    ports: list[dict[str, Any]],
+    seen_as: str,
+    waivers: dict[str, str],
+) -> list[Check]:
+    """What is open from here. `addresses` are the server's, each with the ports on which somebody listens there."""
+    if all(port["port"] != NEVER["port"] for port in ports):
+        ports = [*ports, NEVER]
+    ways: dict[str, list[str]] = {}
+    checks = []
+    for address in addresses:
+        ways.setdefault(source(address), []).append(address)
+    for address in ways.pop("", []):
+        checks.append(check(f"{address} from {place}", "closed", "not reachable from here", True))
+    for own in [way for way, targets in ways.items() if way in targets]:
+        ways[own].remove(own)
+        checks.append(check(f"{own} from {place}", "closed", "not looked at: it is this machine's own", True))
+    doors = [(address, port["port"]) for targets in ways.values() for address in targets for port in ports]
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(doors))) as pool:
+        found = dict(zip(doors, pool.map(lambda door: knock(*door), doors)))  # noqa: B905 (Python 3.9)
+
+    # a translation of addresses, or another machine on the way: nobody here knows which of the two the firewall sees
+    other = {seen_as} - {"", *ways}
+    for way, targets in ways.items():
+        others = {address for address in other if (":" in address) == (":" in way)}
+        origin = ", seen as ".join([way, *others])
+        proof = any(found[address, port["port"]] != "silent" for address in targets for port in ports)
+        for port in ports if targets else []:
+            number = port["port"]
+            allowed = {let_in(address, port["sources"]) for address in {way} | others}
+            if allowed == {False}:
+                expected = "closed"
+            elif allowed == {True} and any(number in addresses[address] for address in targets):
+                expected = "open"
+            else:
+                expected = "open or closed"
+            where = [address for address in targets if found[address, number] == "open"]
+            state = "open" if where else "closed"
+            seen = f"open at {', '.join(where)}" if where else state
+            if not proof:
+                seen = "closed, as everything is from here: no proof"
+            name = f"port {number} ({port['name']}) from {place} ({origin})"
+            waiver = waivers.get(WAIVER, "") if state == "open" else ""
+            checks.append(check(name, expected, seen, state in expected.split(" or "), waiver))
+    return checks
+
+
+# --- on the server ------------------------------------------------------------------------------
+def numbers(right: Any, sets: dict[str, Any]) -> set[int]:
+    """The ports that the right side of nft's comparison names."""
+    if isinstance(right, int):
+        return {right}
+    if isinstance(right, str):
+        return numbers({"set": sets.get(right.lstrip("@"), [])}, sets)
+    if isinstance(right, dict) and "range" in right:
+        return set(range(right["range"][0], right["range"][1] + 1))
+    if isinstance(right, dict) and "set" in right:
+        return {number for item in right["set"] for number in numbers(item, sets)}
+    return set()
+
+
+def dropped(table: str) -> tuple[set[int], str]:
+    """The ports at which the kernel drops whom no rule let in, and why there are none. `table` is nft's JSON."""
+    try:
+        objects = json.loads(table)["nftables"] if table else []
+    except ValueError:
+        # Debian 12's nft breaks off in the middle of a table that is dormant
+        return set(), "the table cannot be read; it may be dormant"
+    if not any("table" in item for item in objects):
+        return set(), "there is no table inet orthanc"
+    if any("dormant" in item["table"].get("flags", []) for item in objects if "table" in item):
+        return set(), "the table is dormant"
+    sets = {item["set"]["name"]: item["set"].get("elem", []) for item in objects if "set" in item}
+    first = [item["chain"]["name"] for item in objects if item.get("chain", {}).get("hook") == "prerouting"]
+    if not first:
+        return set(), "the table has no chain at prerouting"
+    rules: dict[str, list[list[dict[str, Any]]]] = {}
+    for item in objects:
+        if "rule" in item:
+            rules.setdefault(item["rule"]["chain"], []).append(item["rule"]["expr"])
+
+    def plain(expressions: list[dict[str, Any]]) -> bool:
+        return not any(key in part for part in expressions for key in ("match", "limit"))
+
+    def ends(expressions: list[dict[str, Any]]) -> bool:
+        for part in expressions:
+            target = (part.get("jump") or part.get("goto") or {}).get("target", "")
+            if "drop" in part or any(plain(rule) and ends(rule) for rule in rules.get(target, [])):
+                return True
+        return False
+
+    found: set[int] = set()
+    for expressions in (rule for chain in first for rule in rules.get(chain, [])):
+        matches = [part["match"] for part in expressions if "match" in part]
+        rest = [part for part in expressions if "match" not in part]
+        if len(matches) == 1 and plain(rest) and ends(rest):
+            left = matches[0]["left"].get("payload", {})
+            if (left.get("protocol"), left.get("field"), matches[0]["op"]) == ("tcp", "dport", "=="):
+                found |= numbers(matches[0]["right"], sets)
+    return found, ""
+
+
+def listeners(text: str) -> list[tuple[str, int, list[str]]]:
+    """Address, port and processes of each line of `ss --no-header --listening --tcp --numeric --processes`."""
+    found = []
+    for line in text.splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        processes = sorted(set(re.findall(r'\("([^"]+)",pid=', line)))
+        found.append((address.strip("[]").partition("%")[0], int(port), processes or ["the kernel"]))
+    return found
+
+
+def serves(listener: str, address: str) -> bool:
+    """Whether a listener takes connections to this address; `*` is ss's word for both families."""
+    return listener in ("*", address, "::" if ":" in address else "0.0.0.0")
+
+
+def is_local(listener: str) -> bool:
+    if listener == "*":
+        return False
+    address = ipaddress.ip_address(listener)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: str) -> dict[str, list[int]]:
+    """The server's addresses (`ip -json address`), each with the ports that are served there.
+
+    `known_as` is the one in the inventory: behind a translation of addresses the server does not know it itself.
+    """
+    own = [
+        info["local"]
+        for interface in json.loads(text)
+        if not INTERNAL.fullmatch(interface["ifname"])
+        for info in interface["addr_info"]
+        if info.get("scope") == "global"
+    ]
+    found = {
+        address: sorted({port for listener, port, _processes in listening if serves(listener, address)})
+        for address in own
+    }
+    try:
+        other = ipaddress.ip_address(known_as)
+    except ValueError:
+        return found  # a name
+    if not other.is_loopback and not other.is_link_local:
+        found.setdefault(str(other), [])
+    return found
+
+
+def server(
+    table: str, listening: list[tuple[str, int, list[str]]], ports: list[dict[str, Any]], waivers: dict[str, str]
+) -> list[Check]:
+    """What the kernel holds, and who listens."""
+    asked = sorted({port["port"] for port in ports})
+    names = ", ".join(map(str, asked))
+    closed, reason = dropped(table)
+    missing = [str(number) for number in asked if number not in closed]
+    seen = reason or (f"not at {', '.join(missing)}" if missing else "yes")
+    strangers = {
+        f"{process} on {port}"
+        for _address, port, processes in listening
+        for process in processes
+        if port in asked and process not in (*OURS, "docker-proxy")
+    }
+    others = {
+        f"{process} on {port}"
+        for address, port, processes in listening
+        for process in processes
+        if port not in asked and process in OURS and not is_local(address)
+    }
+    served = "Orthanc, nginx or Docker"
+    return [
+        check(f"the kernel drops strangers at {names}", "yes", seen, seen == "yes", waivers.get(WAIVER, "")),
+        check(f"who listens on {names}", served, ", ".join(sorted(strangers)) or served, not strangers),
+        check("other ports of Orthanc and nginx", "none", ", ".join(sorted(others)) or "none", not others),
+    ]
+
+
+def ssh_client(pid: int) -> str:
+    """Where the SSH session of a process comes from, as the server sees it; empty where there is none.
+
+    sudo takes the variable away, so that its parents are asked as well.
+    """
+    try:
+        while pid > 1:
+            for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                if item.startswith(b"SSH_CONNECTION="):
+                    return item.partition(b"=")[2].split()[0].decode()
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        pass
+    return ""

@@ -1,0 +1,140 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_exposure
+short_description: Look which ports of an Orthanc are open, and from where
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Without O(place) it runs on the server, as root, and looks at the firewall's table in the kernel and at who listens.
+  - With O(place) it runs on any machine, delegated, and tries a TCP connection to each port of each address.
+  - It changes nothing.
+options:
+  ports:
+    description: The ports that the server serves, and who may reach them.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the port.
+        type: str
+        required: true
+      port:
+        description: TCP port.
+        type: int
+        required: true
+      sources:
+        description: Addresses and networks that may reach it.
+        type: list
+        elements: str
+        required: true
+  place:
+    description: Name of the machine to look from; O(addresses) is needed with it.
+    type: str
+  addresses:
+    description: With O(place), the RV(addresses) that the server gave.
+    type: dict
+  seen_as:
+    description: With O(place), the address that the server sees this machine come from, where that is known.
+    type: str
+    default: ""
+  known_as:
+    description: On the server, its address in the inventory; names are passed over.
+    type: str
+    default: ""
+  waivers:
+    description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
+    type: dict
+    default: {}
+attributes:
+  check_mode:
+    description: Does the same in check mode.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Look at the server
+  clinicops.orthanc.orthanc_exposure:
+    ports: "{{ orthanc_firewall_ports }}"
+  become: true
+  register: server
+
+- name: Look from the controller
+  clinicops.orthanc.orthanc_exposure:
+    ports: "{{ orthanc_firewall_ports }}"
+    place: localhost
+    addresses: "{{ server.addresses }}"
+    seen_as: "{{ server.controller }}"
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+passed:
+  description: Whether every check gave what was expected.
+  type: bool
+  returned: always
+checks:
+  description: Each check with C(name), C(expected), C(seen), C(passed) and C(waiver), the reason why it need not pass.
+  type: list
+  elements: dict
+  returned: always
+addresses:
+  description: The server's addresses, each with the ports on which somebody listens there.
+  type: dict
+  returned: on the server
+controller:
+  description: The address that the server sees the controller come from; empty without SSH.
+  type: str
+  returned: on the server
+"""
+
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
+
+
+def main() -> None:
+    port = {
+        "name": {"type": "str", "required": True},
+        "port": {"type": "int", "required": True},
+        "sources": {"type": "list", "elements": "str", "required": True},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "ports": {"type": "list", "elements": "dict", "required": True, "options": port},
+            "place": {"type": "str"},
+            "addresses": {"type": "dict"},
+            "seen_as": {"type": "str", "default": ""},
+            "known_as": {"type": "str", "default": ""},
+            "waivers": {"type": "dict", "default": {}},
+        },
+        required_together=[("place", "addresses")],
+        supports_check_mode=True,
+    )
+    asked = module.params
+    more: dict[str, Any] = {}
+    if asked["place"]:
+        checks = exposure.look(asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
+    else:
+        # a server whose firewall is waived need not have nft
+        nft = module.get_bin_path("nft", opt_dirs=["/usr/sbin"])
+        table = module.run_command([nft, "--json", "list", "table", "inet", "orthanc"])[1] if nft else ""
+        ss = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]
+        listening = exposure.listeners(module.run_command(ss, check_rc=True)[1])
+        known = module.run_command(["ip", "-json", "address", "show", "up"], check_rc=True)[1]
+        checks = exposure.server(table, listening, asked["ports"], asked["waivers"])
+        more = {
+            "addresses": exposure.addresses(known, listening, asked["known_as"]),
+            "controller": exposure.ssh_client(os.getpid()),
+        }
+    module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks, **more)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The exposure audit, with sockets on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import report
+
+# 127.0.0.2 is reached from 127.0.0.1, as another machine would be
+SERVER, CLIENT = "127.0.0.2", "127.0.0.1"
+FULL = "closed, as everything is from here: no proof"
+WAIVERS = {"no_firewall": "the clinic has a firewall in front"}
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    with socket.create_server((SERVER, 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def refusing(listener: int) -> int:
+    """A port at which nobody listens, while `listener` keeps its own."""
+    with socket.create_server((SERVER, 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that never answers: Linux drops who comes when the queue is full."""
+    with socket.create_server((SERVER, 0), backlog=0) as server, socket.socket() as first:
+        first.connect(server.getsockname())
+        yield server.getsockname()[1]
+
+
+def look(
+    port: int, sources: list[str], served: bool = True, seen_as: str = "", waivers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    ports = [{"name": "dicom", "port": port, "sources": sources}]
+    addresses = {SERVER: [port] if served else []}
+    found: dict[str, dict[str, Any]] = {
+        check["name"]: check for check in exposure.look("office", addresses, ports, seen_as, waivers or {})
+    }
+    (name,) = [name for name in found if name.startswith(f"port {port} (dicom) from office ({CLIENT}")]
+    return found[name]
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected", "passed"),
+    [
+        ([], "closed", False),
+        (["198.51.100.0/24", "2001:db8::/32"], "closed", False),
+        ([CLIENT], "open", True),
+        (["127.0.0.0/8"], "open", True),
+    ],
+)
+def test_an_open_port_is_for_its_sources_alone(listener: int, sources: list[str], expected: str, passed: bool) -> None:
+    check = look(listener, sources)
+    assert (check["expected"], check["seen"], check["passed"]) == (expected, f"open at {SERVER}", passed)
+
+
+@pytest.mark.parametrize(
+    ("sources", "served", "expected", "passed"),
+    [([], True, "closed", True), ([CLIENT], True, "open", False), ([CLIENT], False, "open or closed", True)],
+)
+def test_a_closed_port_is_missed_where_it_is_served(
+    refusing: int, sources: list[str], served: bool, expected: str, passed: bool
+) -> None:
+    check = look(refusing, sources, served)
+    assert (check["expected"], check["seen"], check["passed"]) == (expected, "closed", passed)
+
+
+def test_the_waiver_excuses_what_is_open_and_nothing_else(listener: int, refusing: int) -> None:
+    opened, missed = look(listener, [], waivers=WAIVERS), look(refusing, [CLIENT], waivers=WAIVERS)
+    assert (opened["passed"], opened["waiver"]) == (True, WAIVERS["no_firewall"])
+    assert (missed["passed"], missed["waiver"]) == (False, "")
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [([], "closed"), ([CLIENT], "open or closed"), (["192.0.2.9"], "open or closed"), ([CLIENT, "192.0.2.9"], "open")],
+)
+def test_behind_a_translation_both_addresses_count(listener: int, sources: list[str], expected: str) -> None:
+    check = look(listener, sources, seen_as="192.0.2.9")
+    assert check["expected"] == expected
+    assert check["name"].endswith(f"({CLIENT}, seen as 192.0.2.9)")
+
+
+def test_the_server_s_word_changes_nothing_without_a_translation(listener: int) -> None:
+    for seen_as in (CLIENT, "2001:db8::9"):
+        check = look(listener, [CLIENT], seen_as=seen_as)
+        assert (check["expected"], check["name"]) == ("open", f"port {listener} (dicom) from office ({CLIENT})")
+
+
+def test_plain_http_is_for_nobody_unless_it_is_published(monkeypatch: pytest.MonkeyPatch, listener: int) -> None:
+    assert exposure.NEVER["port"] == 80
+    monkeypatch.setitem(exposure.NEVER, "port", listener)
+    (check,) = exposure.look("office", {SERVER: [listener]}, [], "", {})
+    assert check["name"] == f"port {listener} (plain http) from office ({CLIENT})"
+    assert (check["expected"], check["passed"]) == ("closed", False)
+    assert look(listener, ["127.0.0.0/8"])["passed"]
+
+
+def test_silence_everywhere_is_no_proof(monkeypatch: pytest.MonkeyPatch, silent: int, refusing: int) -> None:
+    # the port that nobody serves is silent as well
+    monkeypatch.setitem(exposure.NEVER, "port", silent)
+    check = look(silent, [])
+    assert (check["seen"], check["passed"]) == (FULL, True)
+    assert look(silent, [CLIENT])["passed"] is False
+    # and one that is refused shows that the machine can be reached
+    monkeypatch.setitem(exposure.NEVER, "port", refusing)
+    assert look(silent, [])["seen"] == "closed"
+
+
+def test_an_address_without_a_route_is_said_to_be_one(listener: int) -> None:
+    # a link-local address has no route without the name of an interface
+    checks = exposure.look("office", {"fe80::1": [listener]}, [], "", {})
+    assert [(check["name"], check["seen"]) for check in checks] == [("fe80::1 from office", "not reachable from here")]
+
+
+def test_a_machine_does_not_look_at_itself(listener: int) -> None:
+    checks = exposure.look("office", {CLIENT: [listener], SERVER: [listener]}, [], "", {})
+    assert checks[0]["seen"].startswith("not looked at")
+    assert [check["name"] for check in checks[1:]] == [f"port 80 (plain http) from office ({CLIENT})"]
+
+
+def rule(*parts: dict[str, Any], chain: str = "prerouting") -> dict[str, Any]:
+    return {"rule": {"family": "inet", "table": "orthanc", "chain": chain, "expr": list(parts)}}
+
+
+def match(field: str, right: Any) -> dict[str, Any]:
+    protocol = "tcp" if field == "dport" else "ip"
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}
+
+
+TABLE = [
+    {"metainfo": {"version": "1.1.3", "json_schema_version": 1}},
+    {"table": {"family": "inet", "name": "orthanc", "handle": 6}},
+    {"chain": {"family": "inet", "table": "orthanc", "name": "prerouting", "type": "filter", "hook": "prerouting"}},
+    {"chain": {"family": "inet", "table": "orthanc", "name": "refuse"}},
+    {"set": {"family": "inet", "name": "more", "table": "orthanc", "type": "inet_service", "elem": [104]}},
+    rule(match("dport", 4242), match("saddr", "@dicom_4"), {"counter": {"packets": 0}}, {"accept": None}),
+    rule({"limit": {"rate": 6, "per": "minute"}}, {"log": {"prefix": "orthanc refused: "}}, chain="refuse"),
+    rule({"counter": {"packets": 80}}, {"drop": None}, chain="refuse"),
+]
+REFUSE = {"jump": {"target": "refuse"}}
+
+
+def dropped(*rules: dict[str, Any]) -> set[int]:
+    found: set[int] = exposure.dropped(json.dumps({"nftables": [*TABLE, *rules]}))[0]
+    return found
+
+
+def test_a_table_that_nft_cannot_write_is_not_in_force() -> None:
+    # Debian 12's nft, of a dormant table
+    assert exposure.dropped('{"nftables": [{"table": {"family": "inet", "name": "orthanc", "flags": ') == (
+        set(),
+        "the table cannot be read; it may be dormant",
+    )
+
+
+def test_the_kernel_s_drops_are_found_in_every_form() -> None:
+    assert dropped() == set()
+    assert dropped(rule(match("dport", {"set": [443, {"range": [4242, 4243]}]}), REFUSE)) == {443, 4242, 4243}
+    assert dropped(rule(match("dport", 443), {"counter": {"packets": 0}}, {"drop": None})) == {443}
+    assert dropped(rule(match("dport", "@more"), {"goto": {"target": "refuse"}})) == {104}
+    # not for everybody, not always, not really
+    assert dropped(rule(match("dport", 443), match("saddr", "192.0.2.1"), REFUSE)) == set()
+    assert dropped(rule(match("dport", 443), {"limit": {"rate": 1, "per": "second"}}, {"drop": None})) == set()
+    assert dropped(rule(match("dport", 443), {"jump": {"target": "nowhere"}})) == set()
+    assert dropped(rule(match("dport", 443), REFUSE, chain="refuse")) == set()
+
+
+@pytest.mark.parametrize(
+    ("objects", "seen"),
+    [
+        ([], "there is no table inet orthanc"),
+        # a list in nft's documentation, a word in Debian 13
+        ([{"table": {"name": "orthanc", "flags": ["dormant"]}}, *TABLE[2:]], "the table is dormant"),
+        ([{"table": {"name": "orthanc", "flags": "dormant"}}, *TABLE[2:]], "the table is dormant"),
+        ([TABLE[1], *TABLE[3:]], "the table has no chain at prerouting"),
+        (TABLE, "not at 443, 4242"),
+        ([*TABLE, rule(match("dport", 443), REFUSE)], "not at 4242"),
+        ([*TABLE, rule(match("dport", {"set": [443, 4242]}), REFUSE)], "yes"),
+    ],
+)
+def test_a_table_that_is_not_in_force_is_named(objects: list[dict[str, Any]], seen: str) -> None:
+    ports = [{"name": "https", "port": 443, "sources": []}, {"name": "dicom", "port": 4242, "sources": []}]
+    table = json.dumps({"nftables": objects}) if objects else ""
+    check = exposure.server(table, [], ports, {})[0]
+    assert (check["name"], check["seen"]) == ("the kernel drops strangers at 443, 4242", seen)
+    assert check["passed"] == (seen == "yes")
+    assert exposure.server(table, [], ports, WAIVERS)[0]["passed"]
+
+
+SS = """\
+LISTEN 0      200       0.0.0.0:8042  0.0.0.0:* users:(("Orthanc",pid=2101,fd=6))
+LISTEN 0      511       0.0.0.0:443   0.0.0.0:* users:(("nginx",pid=2669,fd=9),("nginx",pid=2668,fd=9))
+LISTEN 0      4096   127.0.0.11:44693 0.0.0.0:*
+LISTEN 0      511          [::]:443      [::]:* users:(("nginx",pid=2669,fd=10),("nginx",pid=2668,fd=10))
+LISTEN 0      511     127.0.0.1:9000  0.0.0.0:* users:(("nginx",pid=2669,fd=9))
+LISTEN 0      128             *:22          *:* users:(("sshd",pid=1,fd=3))
+LISTEN 0      128 10.0.0.5%eth1:104   0.0.0.0:* users:(("docker-proxy",pid=9,fd=4))
+"""
+IP = [
+    {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "scope": "host"}]},
+    {"ifname": "eth0", "addr_info": [{"local": "192.0.2.7", "scope": "global"}, {"local": "fe80::7", "scope": "link"}]},
+    {"ifname": "eth1", "addr_info": [{"local": "10.0.0.5", "scope": "global"}]},
+    {"ifname": "eth2", "addr_info": [{"local": "2001:db8::7", "scope": "global"}]},
+    {"ifname": "docker0", "addr_info": [{"local": "172.17.0.1", "scope": "global"}]},
+    {"ifname": "br-0123456789ab", "addr_info": [{"local": "172.18.0.1", "scope": "global"}]},
+]
+
+
+def test_who_listens_is_known_for_each_address() -> None:
+    found = exposure.addresses(json.dumps(IP), exposure.listeners(SS), "pacs")
+    assert found == {"192.0.2.7": [22, 443, 8042], "10.0.0.5": [22, 104, 443, 8042], "2001:db8::7": [22, 443]}
+    # behind a translation of addresses the inventory alone knows the one that others use
+    assert exposure.addresses("[]", [], "203.0.113.5") == {"203.0.113.5": []}
+    assert exposure.addresses("[]", [], "127.0.0.1") == {}
+
+
+@pytest.mark.parametrize(
+    ("more", "strangers", "others"),
+    [
+        ("", "Orthanc, nginx or Docker", "none"),
+        ('LISTEN 0 5 0.0.0.0:104 0.0.0.0:* users:(("socat",pid=3,fd=5))', "socat on 104", "none"),
+        ("LISTEN 0 5 0.0.0.0:104 0.0.0.0:*", "the kernel on 104", "none"),
+        ('LISTEN 0 5 *:8080 *:* users:(("nginx",pid=3,fd=5))', "Orthanc, nginx or Docker", "nginx on 8080"),
+        ('LISTEN 0 5 [::]:81 *:* users:(("Orthanc",pid=3,fd=5))', "Orthanc, nginx or Docker", "Orthanc on 81"),
+    ],
+)
+def test_a_stranger_on_a_port_and_a_port_too_many_are_named(more: str, strangers: str, others: str) -> None:
+    ports: list[dict[str, Any]] = [{"name": str(port), "port": port, "sources": []} for port in (104, 443, 8042)]
+    _table, who, other = exposure.server("", exposure.listeners(SS + more), ports, {})
+    assert (who["name"], who["seen"]) == ("who listens on 104, 443, 8042", strangers)
+    assert who["passed"] == (strangers == "Orthanc, nginx or Docker")
+    assert (other["seen"], other["passed"]) == (others, others == "none")
+
+
+def test_the_controller_s_address_survives_sudo() -> None:
+    """A process without the variable below one that has it."""
+    ask = (
+        "import os; from ansible_collections.clinicops.orthanc.plugins.module_utils.exposure import ssh_client;"
+        "print(ssh_client(os.getpid()))"
+    )
+    below = f"import subprocess; subprocess.run(['env', '-u', 'SSH_CONNECTION', {sys.executable!r}, '-c', {ask!r}])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for connection, seen in (("192.0.2.1 50000 192.0.2.7 22", "192.0.2.1"), ("", "")):
+        chosen = {**environment, "SSH_CONNECTION": connection}
+        done = subprocess.run([sys.executable, "-c", below], env=chosen, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == seen
+
+
+def test_the_report_counts_and_names() -> None:
+    checks = [
+        exposure.check("one", "closed", "closed", True),
+        exposure.check("another", "closed", "open at 192.0.2.7", False),
+        exposure.check("third", "closed", "open at 192.0.2.7", False, WAIVERS["no_firewall"]),
+    ]
+    assert report.lines(checks, WAIVERS) == [
+        "passed  one      closed",
+        "FAILED  another  expected closed, seen open at 192.0.2.7",
+        "waived  third    expected closed, seen open at 192.0.2.7",
+        "waived  no_firewall: the clinic has a firewall in front",
+        "2 passed, 1 failed",
+    ]
