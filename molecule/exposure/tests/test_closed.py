@@ -54,7 +54,7 @@ def test_a_door_that_is_open_for_a_moment_is_noticed(host: Host, deploys: dict[s
         time.sleep(1)
         # opened and closed by one command: two from here would be slower
         rule = "inet orthanc prerouting tcp dport 4242 counter accept"
-        handle = f"nft --echo --handle insert rule {rule} | sed -n 's/.*# handle //p'"
+        handle = f"nft --echo --handle insert rule {rule} | sed -n 's/.*# handle //p'; sleep 0.05"
         host.check_output(f"nft delete rule inet orthanc prerouting handle $({handle})")
         told = json.loads(knocking.communicate()[0])[door[0]]
     assert 0 < told["in"] < 100
