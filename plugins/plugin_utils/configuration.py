@@ -67,7 +67,7 @@ SYSTEM_DIRECTORIES = re.compile(
     r"/(bin|boot|dev|etc|home|lib|lib64|proc|root|run|sbin|sys|tmp|usr|var/tmp)(/.*)?"
     r"|/(media|mnt|opt|srv|var)|/var/(backups|cache|lib|log|mail|spool)"
 )
-TAKEN_PORTS = {22: "SSH", 443: "the proxy"}
+TAKEN_PORTS = {22: "SSH", 80: "the proxy", 443: "the proxy"}
 # Options that the proxy, the firewall and the acceptance test rely on.
 FIXED: dict[str, Any] = {
     "HttpServerEnabled": True,

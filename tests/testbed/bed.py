@@ -35,6 +35,8 @@ MACHINE = [
 ORTHANC = ["orthanc", "orthanc-dicomweb", "python3", "ca-certificates", "tzdata"]
 # a registry of the clinic's own
 REGISTRY = ["docker-registry", "skopeo", "apache2-utils", "ca-certificates"]
+# an ACME server, and the name server that it asks
+ACME = ["pebble", "bind9", "curl", "ca-certificates"]
 CLIENT = [
     *("dcmtk", "curl", "openssl", "iproute2", "ca-certificates"),
     *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
@@ -47,7 +49,9 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     # the release of Debian 13's package, as an image
     "orthanc-debian13": ("trixie", ORTHANC),
     "registry": ("trixie", REGISTRY),
+    "acme": ("trixie", ACME),
 }
+WITHOUT_SYSTEMD = ("client", "registry", "acme")
 # An RFC 5737 documentation network in three: the example inventory runs here as it is written. Each has a network of
 # IPv6 (RFC 3849) as well, and a machine the same last number in both.
 NETWORKS = {
@@ -249,7 +253,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         return
     options = [f"--name={name}", f"--hostname={name}", "--label=clinicops-bed"]
     command: list[str] = []
-    if kind in ("client", "registry"):
+    if kind in WITHOUT_SYSTEMD:
         command = ["sleep", "infinity"]
         options.append("--init")
     else:
@@ -265,7 +269,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         else:
             docker("network", "connect", *given, f"clinicops-{subnet}", name)
     docker("start", name)
-    if kind in ("client", "registry"):
+    if kind in WITHOUT_SYSTEMD:
         return
     for _ in range(300):
         state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()

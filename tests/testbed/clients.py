@@ -27,6 +27,7 @@ ADDRESSES = {
     "orthanc-move": ("198.51.100.14", "198.51.100.74", "198.51.100.144"),
     "orthanc-exposed12": ("198.51.100.15", "198.51.100.75", "198.51.100.145"),
     "orthanc-exposed13": ("198.51.100.16", "198.51.100.76", "198.51.100.146"),
+    "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}

@@ -1,9 +1,11 @@
-"""Which certificates of a clinic are taken, and what is said of the others."""
+"""Which certificates of a clinic are taken, when an ACME server is asked, and what is said otherwise."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import certificate
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import acme, certificate
 from certificates import NOW, Authority
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -44,3 +46,66 @@ def test_a_chain_in_order_has_no_problem() -> None:
 )
 def test_each_problem_is_named(chain: str, key: str, says: str) -> None:
     assert any(says in line for line in said(chain, key)), said(chain, key)
+
+
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+OWN = "https://acme.clinic.example:14000/dir"
+
+
+def acme_said(directory: str = OWN, hostname: str = NAME, email: str = "", hook: str = "", ca: str = "") -> list[str]:
+    found = acme.problems(directory, hostname, email, hook, ca)
+    assert all(item["remedy"] for item in found)
+    return [f"{item['path']} {item['message']}" for item in found]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"email": "it@clinic.example", "ca": OURS.root},
+        {"ca": f"# two of them\n{OURS.root}\n{OTHER.root}"},
+        {"hostname": "pacs"},  # an own ACME server may know names that nobody else does
+        {"directory": LETS_ENCRYPT, "hostname": "pacs.clinic.org"},
+        {"directory": LETS_ENCRYPT, "hostname": "local.test.clinic.org"},
+        {"directory": "https://letsencrypt.org.clinic.example/dir"},
+    ],
+)
+def test_an_acme_server_is_asked_with_good_settings(settings: dict[str, str]) -> None:
+    assert acme_said(**settings) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"directory": "http://acme.clinic.example/dir"},
+            "acme_directory (http://acme.clinic.example/dir) is no https",
+        ),
+        ({"directory": ""}, "acme_directory () is no https"),
+        ({"directory": "https:///directory"}, "is no https"),
+        ({"directory": LETS_ENCRYPT, "hostname": "pacs"}, "orthanc_hostname (pacs) has no domain"),
+        ({"directory": LETS_ENCRYPT, "hostname": NAME}, "is no public name"),
+        ({"directory": LETS_ENCRYPT, "hostname": "pacs.clinic.LOCAL."}, "is no public name"),
+        ({"directory": LETS_ENCRYPT, "hostname": "pacs.home.arpa"}, "is no public name"),
+        ({"directory": LETS_ENCRYPT.replace("v02", "staging-v02"), "hostname": "a.internal"}, "is no public name"),
+        ({"directory": LETS_ENCRYPT, "hostname": "198.51.100.10"}, "is an address"),
+        ({"email": "it"}, "acme_email (it) is no e-mail address"),
+        ({"email": "it@clinic.example, x@clinic.example"}, "is no e-mail address"),
+        ({"hook": "dns-hook"}, "acme_dns_hook (dns-hook) is no full path"),
+        ({"hook": "/nowhere/dns-hook"}, "acme_dns_hook (/nowhere/dns-hook) is no file"),
+        ({"hook": "/etc"}, "is no file"),
+        ({"ca": "/etc/ssl/root.crt"}, "acme_ca is no certificate in PEM"),
+        ({"ca": KEY}, "acme_ca is no certificate in PEM"),
+    ],
+)
+def test_an_acme_server_is_not_asked_in_vain(settings: dict[str, str], says: str) -> None:
+    assert any(says in line for line in acme_said(**settings)), acme_said(**settings)
+
+
+def test_a_hook_must_be_executable(tmp_path: Path) -> None:
+    hook = tmp_path / "dns-hook"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o600)
+    assert acme_said(hook=str(hook)) == [f"orthanc_proxy_acme_dns_hook ({hook}) is not executable"]
+    hook.chmod(0o700)
+    assert acme_said(hook=str(hook)) == []

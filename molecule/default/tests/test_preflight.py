@@ -75,6 +75,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_storage_dir": "/srv/images"}, "orthanc_storage_dir: /srv/images is on overlay", "Put it on a disk"),
     ({"orthanc_storage_dir": "/var/lib/orthanc/other"}, "has no file .orthanc-storage", "Is the data disk mounted"),
     ({"orthanc_proxy_certificate": "provided"}, "orthanc_proxy_certificate", "orthanc_proxy_certificate_chain"),
+    ({"orthanc_proxy_certificate": "acme"}, "Let's Encrypt cannot issue for it", "an own ACME server, or self_signed"),
     ({"orthanc_https_sources": ["office"]}, "are not all addresses", "write them like 198.51.100.21"),
     (
         {"orthanc_dicom_sources": ["0.0.0.0/0"]},

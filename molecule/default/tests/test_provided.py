@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from certificates import Authority
-from clients import HOSTNAME, OFFICE, PROVEN, https, play
+from clients import HOSTNAME, OFFICE, PROVEN, fingerprint, https, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -34,11 +34,18 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
     assert PROVEN in said
     assert "changed=0" in said
 
-    wrong = settings(*authority.issue("other.clinic.example"))
-    status, said = play("deploy", host, wrong)
-    assert status == 2
-    assert "is for other.clinic.example, not for pacs.clinic.example" in said
-    assert "changed=0" in said
+    before = fingerprint(host)
+    for wrong, reason in (
+        (authority.issue("other.clinic.example"), "is for other.clinic.example, not for pacs.clinic.example"),
+        (authority.issue(HOSTNAME, days=(-90, -1)), "expired on"),
+        ((authority.issue(HOSTNAME)[0], authority.issue(HOSTNAME)[1]), "belongs to another certificate"),
+        (("-----BEGIN CERTIFICATE-----\n", "no key"), "is no certificate in PEM"),
+    ):
+        status, said = play("deploy", host, settings(*wrong))
+        assert status == 2
+        assert reason in said
+        assert "changed=0" in said
+    assert fingerprint(host) == before
     assert https(host, OFFICE, "/dicom-web/studies", ca=authority.root.encode())[0] == 200
 
     status, said = play("deploy", host)

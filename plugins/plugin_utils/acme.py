@@ -1,0 +1,67 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether an ACME server can be asked for a certificate with these settings. Without Ansible."""
+
+from __future__ import annotations
+
+import os
+import urllib.parse
+from pathlib import Path
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+from cryptography import x509
+
+# RFC 2606, 6761, 6762, 8375 and ICANN's .internal; then what networks without a domain of their own are called
+PRIVATE = (
+    *("example", "invalid", "localhost", "test", "local", "home.arpa", "internal"),
+    *("lan", "home", "corp", "intranet", "private", "localdomain"),
+)
+
+
+def problems(directory: str, hostname: str, email: str, dns_hook: str, ca: str) -> list[Problem]:
+    """`dns_hook` is a path on this machine, `ca` PEM; both and `email` may be empty."""
+    found: list[Problem] = []
+    url = urllib.parse.urlsplit(directory)
+    if url.scheme != "https" or not url.hostname:
+        remedy = "write it like https://acme.clinic.example/directory"
+        found.append(problem("orthanc_proxy_acme_directory", f"({directory}) is no https:// address", remedy))
+    elif f".{url.hostname}".endswith(".letsencrypt.org"):
+        found += _public_name(hostname)
+    if email and (email.count("@") != 1 or email.startswith("@") or email.endswith("@") or len(email.split()) != 1):
+        remedy = "write one address, or leave it empty"
+        found.append(problem("orthanc_proxy_acme_email", f"({email}) is no e-mail address", remedy))
+    if dns_hook:
+        found += _hook(Path(dns_hook).expanduser())
+    if ca:
+        try:
+            x509.load_pem_x509_certificates(ca.encode())
+        except ValueError:
+            remedy = "give the root that signed the ACME server's own certificate, as text"
+            found.append(problem("orthanc_proxy_acme_ca", "is no certificate in PEM", remedy))
+    return found
+
+
+def _public_name(hostname: str) -> list[Problem]:
+    remedy = "use a name under a domain of the clinic's, an own ACME server, or self_signed"
+    name = hostname.lower().rstrip(".")
+    if "." not in name:
+        message = f"({hostname}) has no domain: Let's Encrypt cannot issue for it"
+    elif name.rpartition(".")[2].isdigit():
+        message = f"({hostname}) is an address: Let's Encrypt issues for names"
+    elif name.endswith(tuple(f".{private}" for private in PRIVATE)):
+        message = f"({hostname}) is no public name: Let's Encrypt cannot issue for it"
+    else:
+        return []
+    return [problem("orthanc_hostname", message, remedy)]
+
+
+def _hook(path: Path) -> list[Problem]:
+    if not path.is_absolute():
+        message, remedy = "is no full path", 'begin it with / or with "{{ inventory_dir }}/"'
+    elif not path.is_file():
+        message, remedy = "is no file on the controller", "put it there, or leave the setting empty for HTTP-01"
+    elif not os.access(path, os.X_OK):
+        message, remedy = "is not executable", f"chmod 700 {path}"
+    else:
+        return []
+    return [problem("orthanc_proxy_acme_dns_hook", f"({path}) {message}", remedy)]
