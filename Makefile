@@ -40,6 +40,7 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 	@$(BED) engine
 	molecule test --scenario-name default
 	molecule test --scenario-name docker
+	molecule test --scenario-name exposure
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
@@ -50,6 +51,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	PYTHONPATH=.collections python3 bench/configuration.py
 	@$(BED) engine
 	BED_TESTS=campaign molecule test --scenario-name docker
+	BED_TESTS=campaign molecule test --scenario-name exposure
 	molecule test --scenario-name docker_to_package
 	molecule test --scenario-name acme
 

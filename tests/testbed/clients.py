@@ -19,11 +19,14 @@ from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 SCANNER, UNLISTED, OFFICE, OUTSIDE = "orthanc-us2", "orthanc-unlisted", "orthanc-office", "orthanc-outside"
+TLS_SCANNER, IT = "orthanc-us3", "orthanc-it"
 # name of the machine: its address for the clinic's devices, the office and outside
 ADDRESSES = {
     "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
     "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
     "orthanc-move": ("198.51.100.14", "198.51.100.74", "198.51.100.144"),
+    "orthanc-exposed12": ("198.51.100.15", "198.51.100.75", "198.51.100.145"),
+    "orthanc-exposed13": ("198.51.100.16", "198.51.100.76", "198.51.100.146"),
     "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
 }
 HOSTNAME = "pacs.clinic.example"
