@@ -22,6 +22,8 @@ PLATFORMS = {
     OFFICE: ("client", ["198.51.100.81"]),
 }
 HOSTNAME = "pacs.clinic.example"
+# this machine, as the containers see it, and the office PC
+ADMINS = ["198.51.100.65", "198.51.100.81"]
 
 
 def up() -> None:
@@ -35,7 +37,11 @@ def up() -> None:
         passwords = {
             f"vault_orthanc_{user}_password": secrets.token_urlsafe(18) for user in ("it", "viewer", "gateway")
         }
-        host = {"ansible_connection": "community.docker.docker", "ansible_host": SERVER}
+        host = {
+            "ansible_connection": "community.docker.docker",
+            "ansible_host": SERVER,
+            "orthanc_admin_sources": ADMINS,
+        }
         overlay.touch(mode=0o600)
         overlay.write_text(
             json.dumps(
@@ -86,6 +92,7 @@ def write_access(settings: dict[str, str]) -> dict[str, Any]:
         "http_port": 8042,
         "aet": "ORTHANC",
         "devices": [{"aet": "US1", "address": "198.51.100.21", "container": SCANNER}],
+        "admin_sources": ADMINS,
         "users": {
             name: {"role": role, "password": settings[f"vault_orthanc_{name}_password"]} for name, role in roles.items()
         },
