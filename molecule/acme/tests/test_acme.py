@@ -10,7 +10,7 @@ from typing import Any
 import acme
 import bed
 import pytest
-from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, ROOT, SCANNER, VIEWER, client, name_of, play, put
+from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, PROVEN, ROOT, SCANNER, VIEWER, client, name_of, play, put
 from cryptography import x509
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -52,7 +52,7 @@ def nginx(host: Host) -> str:
 def deploy(host: Host, settings: dict[str, Any]) -> None:
     status, said = play("deploy", host, settings)
     assert status == 0, said
-    assert "36 passed, 0 failed" in said
+    assert PROVEN in said
 
 
 def deploy_twice(host: Host, settings: dict[str, Any]) -> None:
@@ -187,10 +187,16 @@ def test_dns_01_opens_no_port(host: Host, hook: dict[str, str]) -> None:
     assert nginx(host) == process
     found = client(SCANNER, "dig", "+short", f"@{acme.ADDRESS}", f"_acme-challenge.{HOSTNAME}", "TXT")
     assert (found.returncode, found.stdout) == (0, b"")
+    before = served(host)
+    deploy(host, {})
+    assert served(host) != before
+    assert port_80(OUTSIDE, host) == (0, "404")
 
 
-def test_back_to_self_signed_and_to_acme_again(host: Host) -> None:
-    for _from in ("DNS-01", "HTTP-01"):
+def test_back_to_self_signed_and_to_acme_again(host: Host, hook: dict[str, str]) -> None:
+    for challenge in ({}, hook):
+        deploy(host, challenge)
+        served(host)
         deploy_twice(host, {"orthanc_proxy_certificate": "self_signed"})
         served(host, root=host.file("/etc/nginx/orthanc/ca.crt").content)
         assert port_80(OUTSIDE, host)[0] == 7
@@ -199,5 +205,3 @@ def test_back_to_self_signed_and_to_acme_again(host: Host) -> None:
         files = "/etc/letsencrypt/orthanc-* /etc/nginx/*/*acme* /etc/systemd/system/certbot.service.d/* /var/www/*acme*"
         assert host.run(f"ls -d {files}").stdout == ""
         host.check_output("systemctl start certbot.service")
-        deploy(host, {})
-        served(host)
