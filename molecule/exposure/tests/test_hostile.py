@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from clients import ADDRESSES, HOSTNAME, OFFICE, PASSWORDS, ROOT, SCANNER, answers, client, https, name_of, put
-from exposure import DICOM, HTTPS, MARKER, ssh_stayed, store_marker
+from exposure import DICOM, HTTPS, MARKER, ssh_open, ssh_stayed, store_marker
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -48,6 +48,9 @@ def attack(host: Host, door: str, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.campaign) for seed in range(2, 12))])
 @pytest.mark.parametrize(("door", "cases"), [("https", 150), ("dicom", 75)])
 def test_hostile_input(host: Host, door: str, cases: int, seed: int) -> None:
+    machine = name_of(host)
+    if not ssh_stayed(machine):
+        ssh_open(machine)
     before = processes(host)
     told = attack(host, door, "--seed", str(seed), "--cases", str(cases))
     print({key: value for key, value in told.items() if key != "broken"})  # pytest -s, or of a failure
@@ -61,4 +64,4 @@ def test_hostile_input(host: Host, door: str, cases: int, seed: int) -> None:
     assert answers(host)
     status, _kind, body = https(host, OFFICE, f"/dicom-web/studies?StudyInstanceUID={MARKER.study}")
     assert (status, MARKER.name.encode() in body) == (200, True)
-    assert ssh_stayed(name_of(host))
+    assert ssh_stayed(machine)
