@@ -80,6 +80,7 @@ def test_old_tls_is_refused(host: Host, old: str) -> None:
         assert b"Cipher is (NONE)" in done.stdout
 
 
+@pytest.mark.campaign  # three deploys
 def test_a_revoked_certificate_stays_out_and_a_user_shows_one(host: Host) -> None:
     stolen = carry(host, TLS_DEVICE, "us3", to="/tmp/stolen")
     serial = client(TLS_DEVICE, "openssl", "x509", "-noout", "-serial", "-in", "/tmp/stolen.crt").stdout
