@@ -25,6 +25,10 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
     for port in ports:
         sources = port["sources"]
         path = f"the sources of port {port['port']} ({port['name']})"
+        if sum(other["name"] == port["name"] for other in ports) > 1:
+            # one set would hold the sources of both
+            message = f"names {port['name']} twice"
+            found.append(problem("orthanc_firewall_ports", message, "give each port a name of its own"))
         if not isinstance(sources, list):
             found.append(problem(path, "are not a list", "write each on a line of its own, after a hyphen"))
             continue

@@ -57,3 +57,8 @@ def test_a_waiver_of_the_configuration_is_not_idle_here() -> None:
     assert network.problems([], waivers={"webdav": "the old viewer reads through it"}) == []
     (idle,) = network.problems([], waivers={"no_firewall": "the hypervisor filters"})
     assert idle["rule"] == "idle_waiver"
+
+
+def test_two_ports_of_one_name_are_refused() -> None:
+    twice = [{"name": "http", "port": port, "sources": []} for port in (80, 8042)]
+    assert [item["message"] for item in network.problems(twice)] == ["names http twice"] * 2
