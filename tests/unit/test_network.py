@@ -60,5 +60,5 @@ def test_a_waiver_of_the_configuration_is_not_idle_here() -> None:
 
 
 def test_two_ports_of_one_name_are_refused() -> None:
-    twice = [{"name": "http", "port": port, "sources": []} for port in (80, 8042)]
+    twice: list[dict[str, object]] = [{"name": "http", "port": port, "sources": []} for port in (80, 8042)]
     assert [item["message"] for item in network.problems(twice)] == ["names http twice"] * 2
