@@ -105,6 +105,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+TLS_ADDRESSES = ipaddress.ip_network("127.64.0.0/10")
 # What its Lua filter reads of orthanc.json, which Orthanc itself passes over.
 FILTER = "/etc/orthanc/site/roles.lua"
 
@@ -448,6 +449,9 @@ def _device(path: str, key: str, value: Any) -> list[Problem]:
         except ValueError:
             remedy = "write the device's fixed address: Orthanc compares addresses, and a name never matches"
             return [problem(path, f"{value!r} is not an IP address", remedy)]
+        if ipaddress.ip_address(str(value)) in TLS_ADDRESSES:
+            message = f"{value!r} stands for the certificate of a device that comes over TLS"
+            return [problem(path, message, "write the device's own address")]
     if key == "may":
         rights = value if isinstance(value, list) else []
         wrong = [right for right in rights if right not in list(RIGHTS)]

@@ -42,6 +42,13 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
 def _source(path: str, name: str, source: object) -> list[Problem]:
     try:
         network = ipaddress.ip_network(str(source))
+        # nft and nginx read no zone and no mask in dots
+        if "%" in str(source) or str(source).lower() not in (
+            str(network),
+            str(network).partition("/")[0],
+            network.exploded,
+        ):
+            raise ValueError(f"{str(source)!r} should be {network}")
     except ValueError as error:
         remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities, orthanc_dicom_sources,"
         remedy += " orthanc_https_sources and orthanc_admin_sources"
