@@ -61,6 +61,7 @@ def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
         deployed = json.loads(host.file(SITE).content_string)
         deployed.update(StorageDirectory="/tmp/tried", IndexDirectory="/tmp/tried", TemporaryDirectory="/tmp")
         deployed["Worklists"] = {"Enable": True, "Database": "/tmp"}
+        deployed["LuaScripts"] = []  # the image does not have ours
         assert binary(host, version, json.dumps(deployed)) == 124, version
         accepted = []
         for what, change, rule in REFUSED:
