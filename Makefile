@@ -50,6 +50,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	pytest tests/unit --hypothesis-profile=campaign
 	PYTHONPATH=.collections python3 bench/configuration.py
 	@$(BED) engine
+	BED_TESTS=campaign molecule test --scenario-name default
 	BED_TESTS=campaign molecule test --scenario-name docker
 	BED_TESTS=campaign molecule test --scenario-name exposure
 	molecule test --scenario-name docker_to_package

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from clients import ADDRESSES, OFFICE, OUTSIDE, PROVEN, name_of, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -46,6 +47,7 @@ def test_a_firewall_that_is_gone_is_found_from_every_place(host: Host) -> None:
     assert LOOKED in said
 
 
+@pytest.mark.campaign
 def test_a_port_that_nobody_asked_for_is_named(host: Host) -> None:
     site = "/etc/nginx/conf.d/zz-forgotten.conf"
     host.check_output(f"echo 'server {{ listen 8080; return 204; }}' > {site} && systemctl reload nginx")

@@ -131,6 +131,7 @@ def test_a_device_s_old_port_is_served_and_nothing_is_left_open(host: Host) -> N
     assert "changed=0" in said
 
 
+@pytest.mark.campaign
 @pytest.mark.usefixtures("as_deployed")
 def test_a_file_changed_by_hand_is_put_right(host: Host) -> None:
     host.check_output(f"sed -i '1i // by hand' {SITE}")
@@ -140,6 +141,7 @@ def test_a_file_changed_by_hand_is_put_right(host: Host) -> None:
     assert "by hand" not in host.file(SITE).content_string
 
 
+@pytest.mark.campaign
 @pytest.mark.usefixtures("as_deployed")
 def test_a_deploy_that_was_cut_off_before_the_restart_is_finished(host: Host) -> None:
     pid = host.check_output(PID)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from certificates import Authority
 from clients import HOSTNAME, OFFICE, PROVEN, fingerprint, https, play
 from testinfra.host import Host
@@ -53,6 +54,7 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
 
 
+@pytest.mark.campaign
 def test_verify_fails_when_the_service_is_down(host: Host) -> None:
     host.check_output("systemctl stop nginx")
     status, said = play("verify", host)
