@@ -40,7 +40,7 @@ def options(**settings: Any) -> dict[str, Any]:
 
 def leftovers(host: Host) -> str:
     units = host.run("systemctl list-units --all --plain --no-legend 'orthanc-trial-*'").stdout
-    files = host.run("ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -v '^orthanc.json$'").stdout
+    files = host.run("ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -vxE 'orthanc.json|roles.lua'").stdout
     return f"{units}{files}"
 
 
