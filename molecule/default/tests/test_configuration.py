@@ -40,7 +40,8 @@ def options(**settings: Any) -> dict[str, Any]:
 
 def leftovers(host: Host) -> str:
     units = host.run("systemctl list-units --all --plain --no-legend 'orthanc-trial-*'").stdout
-    files = host.run("ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -vxE 'orthanc.json|roles.lua'").stdout
+    ours = "orthanc.json|roles.lua"
+    files = host.run(f"ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -vxE '{ours}'").stdout
     return f"{units}{files}"
 
 
