@@ -99,9 +99,11 @@ def test_no_acknowledged_image_is_lost(host: Host, kill: Callable[[Host], None])
     address = ADDRESSES[name_of(host)][0]
     sending = Sending(address, 200)
     wait_for(lambda: sending.acknowledged() >= 10, "ten images are in")
+    assert sending.acknowledged() < 200
     kill(host)
+    # an engine that is killed may let its container go on for a while
     acknowledged = sending.finish()
-    assert 10 <= len(acknowledged) < 200
+    assert len(acknowledged) >= 10
     wait_for(lambda: answers(host), "Orthanc is back", 120)
     there = instances(host)
     assert set(acknowledged) <= set(there)
