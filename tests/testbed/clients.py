@@ -36,6 +36,13 @@ PROVEN = "63 passed, 0 failed"
 VIEWER = f"viewer:{PASSWORDS['viewer']}"
 
 
+def example(name: str = "examples_palette.dcm") -> Path:
+    """A real ultrasound image, of those that pydicom brings."""
+    path = get_testdata_file(name)
+    assert isinstance(path, str)
+    return Path(path)
+
+
 def name_of(host: Host) -> str:
     return str(host.backend.get_hostname())
 
@@ -126,9 +133,7 @@ class Sending:
     """Images on their way from the scanner, one association each, in the background."""
 
     def __init__(self, address: str, count: int) -> None:
-        path = get_testdata_file("examples_palette.dcm")
-        assert isinstance(path, str)
-        image = pydicom.dcmread(path)
+        image = pydicom.dcmread(example())
         image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "MANY"
         self.file = f"/tmp/acknowledged-{image.StudyInstanceUID}"
         with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:

@@ -26,11 +26,11 @@ from clients import (
     SCANNER,
     UNLISTED,
     client,
+    example,
     put,
     scu,
     wait_for,
 )
-from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 DICOM, DICOM_TLS, HTTPS, HTTP, ORTHANC_HTTP, MOVED = 4242, 2762, 443, 80, 8042, 11112
@@ -51,6 +51,10 @@ def doors(machine: str, network: int, ports: tuple[int, ...], families: str = "4
     return [f"{hosts[family]}:{port}" for family in families for port in ports]
 
 
+def appears(place: str, path: str) -> None:
+    wait_for(lambda: client(place, "test", "-s", path).returncode == 0, f"{path} at {place}")
+
+
 class Knocking:
     """Strangers knock at every door every 10 ms; those who are let in knock ten times a second, as the proof that an
     open door is noticed. Named, for one process starts it and another one ends it."""
@@ -69,8 +73,7 @@ class Knocking:
             at = doors(self.machine, network, ports, families)
             bed.docker("exec", "--detach", place, "python3", f"{base}.py", *options, *at)
         for place, kind, *_ in self.who:
-            here = f"{self.base}-{kind}.pid"
-            wait_for(lambda place=place, here=here: not client(place, "test", "-s", here).returncode, "a knocker")  # type: ignore[misc]
+            appears(place, f"{self.base}-{kind}.pid")
 
     def stop(self) -> dict[str, dict[str, dict[str, Any]]]:
         """kind: place: door: what `knock.py` tells."""
@@ -78,9 +81,8 @@ class Knocking:
         for place, kind, *_ in self.who:
             client(place, "sh", "-c", f"kill $(cat {self.base}-{kind}.pid)")
         for place, kind, *_ in self.who:
-            here = f"{self.base}-{kind}.json"
-            wait_for(lambda place=place, here=here: not client(place, "test", "-s", here).returncode, "knocks")  # type: ignore[misc]
-            told[kind][place] = json.loads(client(place, "cat", here).stdout)
+            appears(place, f"{self.base}-{kind}.json")
+            told[kind][place] = json.loads(client(place, "cat", f"{self.base}-{kind}.json").stdout)
         return told
 
 
@@ -138,9 +140,7 @@ class Marker:
     instance: str = generate_uid(entropy_srcs=["exposure", "instance"])
 
     def file(self) -> bytes:
-        path = get_testdata_file("examples_palette.dcm")
-        assert isinstance(path, str)
-        image = pydicom.dcmread(path)
+        image = pydicom.dcmread(example())
         image.PatientName, image.PatientID = self.name, self.patient
         image.StudyInstanceUID, image.SeriesInstanceUID = self.study, self.series
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = self.instance

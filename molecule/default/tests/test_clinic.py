@@ -7,13 +7,25 @@ import email.policy
 import io
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
-from clients import ADDRESSES, HOSTNAME, OFFICE, OUTSIDE, PASSWORDS, SCANNER, UNLISTED, client, https, name_of, put, scu
-from pydicom.data import get_testdata_file
+from clients import (
+    ADDRESSES,
+    HOSTNAME,
+    OFFICE,
+    OUTSIDE,
+    PASSWORDS,
+    SCANNER,
+    UNLISTED,
+    client,
+    example,
+    https,
+    name_of,
+    put,
+    scu,
+)
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -34,9 +46,7 @@ def study() -> tuple[str, dict[str, pydicom.Dataset]]:
     """The four images under new UIDs, by SOP Instance UID."""
     uid, images = generate_uid(), {}
     for file in IMAGES:
-        path = get_testdata_file(file)
-        assert isinstance(path, str)
-        image = pydicom.dcmread(path)
+        image = pydicom.dcmread(example(file))
         image.StudyInstanceUID, image.SeriesInstanceUID = uid, generate_uid()
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.PatientID = "FOUR"
@@ -117,9 +127,7 @@ def test_echo_by_right_and_by_address(host: Host, address: str) -> None:
 
 
 def test_an_unlisted_ae_title_cannot_store_or_query(host: Host, address: str, study: Any) -> None:
-    image = get_testdata_file(IMAGES[1])
-    assert isinstance(image, str)
-    put(SCANNER, "/tmp/stranger.dcm", Path(image).read_bytes())
+    put(SCANNER, "/tmp/stranger.dcm", example(IMAGES[1]).read_bytes())
     assert "Association Rejected" in scu(SCANNER, "storescu", "US9", address, "/tmp/stranger.dcm")[1]
     assert "Association Rejected" in scu(SCANNER, "findscu", "US9", address, "-W", "-k", "PatientName")[1]
 

@@ -13,13 +13,13 @@ from clients import (
     OFFICE,
     PASSWORDS,
     client,
+    example,
     https,
     name_of,
     play,
     put,
     scu,
 )
-from pydicom.data import get_testdata_file
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -51,9 +51,7 @@ def curl(*names: str) -> list[str]:
 
 def test_a_device_over_tls_is_who_its_certificate_says(host: Host) -> None:
     shown = carry(host, TLS_DEVICE, "us3")
-    path = get_testdata_file("examples_palette.dcm")
-    assert isinstance(path, str)
-    put(TLS_DEVICE, "/tmp/image.dcm", Path(path).read_bytes())
+    put(TLS_DEVICE, "/tmp/image.dcm", example().read_bytes())
     assert over_tls(host, "storescu", "US3", *shown, "/tmp/image.dcm")[0] == 0
     for aet in ("US1", "US2", "ACCEPTANCE_TEST", "US9"):
         assert "Association Rejected" in over_tls(host, "echoscu", aet, *shown)[1], aet

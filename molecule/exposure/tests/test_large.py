@@ -9,8 +9,7 @@ import time
 
 import pydicom
 import pytest
-from clients import ADDRESSES, HOSTNAME, OFFICE, PASSWORDS, ask, client, name_of, put
-from pydicom.data import get_testdata_file
+from clients import ADDRESSES, HOSTNAME, OFFICE, PASSWORDS, ask, client, example, name_of, put
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -23,9 +22,7 @@ BOUNDARY = "clinicops-boundary"
 
 def head(study: str) -> bytes:
     """An image without its pixels."""
-    path = get_testdata_file("examples_palette.dcm")
-    assert isinstance(path, str)
-    image = pydicom.dcmread(path)
+    image = pydicom.dcmread(example())
     image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = study, generate_uid(), "LARGE"
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     image.Rows = image.Columns = ROWS
