@@ -81,7 +81,7 @@ def look(
         checks.append(check(f"{own} from {place}", "closed", "not looked at: it is this machine's own", True))
     doors = [(address, port["port"]) for targets in ways.values() for address in targets for port in ports]
     with concurrent.futures.ThreadPoolExecutor(max(1, len(doors))) as pool:
-        found = dict(zip(doors, pool.map(lambda door: knock(*door), doors)))  # noqa: B905 (Python 3.9)
+        found = dict(pool.map(lambda door: (door, knock(*door)), doors))
 
     # a translation of addresses, or another machine on the way: nobody here knows which of the two the firewall sees
     other = {seen_as} - {"", *ways}

@@ -28,8 +28,6 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
 ECHOSCU = "/usr/bin/echoscu"
-# of the container's health check; it may ask for nothing else
-HEALTH_USER = "healthcheck"
 CLONE_NEWNET = 0x40000000
 # once HTTP answers, plugins and DICOM are there at once or never
 AFTER_HTTP = 10.0

@@ -14,7 +14,6 @@ import json
 import re
 from typing import Any
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils.service import HEALTH_USER
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
@@ -60,8 +59,8 @@ DERIVED = {
     "DicomModalities": "orthanc_modalities",
     "ClinicopsRoles": "orthanc_users",
 }
-# nginx reads these in its table of users as words of its own.
-RESERVED_NAMES = ("default", "include", "hostnames", "volatile", HEALTH_USER)
+# nginx reads these in its table of users as words of its own; the last is the container's health check.
+RESERVED_NAMES = ("default", "include", "hostnames", "volatile", "healthcheck")
 # The deploy gives Orthanc its directories: never one that the system or other people own.
 SYSTEM_DIRECTORIES = re.compile(
     r"/(bin|boot|dev|etc|home|lib|lib64|proc|root|run|sbin|sys|tmp|usr|var/tmp)(/.*)?"
