@@ -1,0 +1,843 @@
+#!/usr/bin/python3
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The worklist of Orthanc: schedule, list, remove, check; and the gate through which every item comes.
+
+Applications put files that end in .wl (DICOM data sets) into the incoming directory. The gate checks each, writes it
+anew where Orthanc serves it, or puts it into quarantine beside a text that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import csv
+import difflib
+import fcntl
+import hashlib
+import http.client
+import io
+import itertools
+import json
+import os
+import pwd
+import re
+import signal
+import stat
+import sys
+import time
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+CONFIGURATION = Path("/etc/orthanc-worklist.json")
+MAX_BYTES = 1024 * 1024  # of one file; a worklist item has two or three thousand
+MAX_ELEMENTS, MAX_DEPTH = 5_000, 8
+CHECK_SECONDS = 10  # nobody's file keeps the others waiting for longer
+SETTLE_SECONDS = 1  # a file that just changed may change again
+DOUBT_SECONDS = 15  # a file that is not right may be written in several goes
+FORGOTTEN_SECONDS = 3600  # and one that is never finished, or never gets its name, goes after an hour
+LINGER_SECONDS = 10  # the gate ends when nothing has come for so long; systemd starts it again
+QUARANTINE_DAYS = 30
+BURST, A_SECOND = 2_000, 20  # files of one owner; those above wait
+MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
+TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
+UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # PS3.5, section 9.1; 64 characters at most
+TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
+COLUMNS = {
+    "PatientID": True,
+    "PatientName": True,
+    "ScheduledStationAETitle": True,
+    "ScheduledProcedureStepStartDate": True,
+    "ScheduledProcedureStepStartTime": False,
+    "Modality": False,
+    "AccessionNumber": False,
+    "StudyInstanceUID": False,
+    "PatientBirthDate": False,
+    "PatientSex": False,
+    "ReferringPhysicianName": False,
+    "RequestedProcedureDescription": False,
+}
+
+
+class Refused(Exception):
+    """What is wrong with a file, a row or a request: sentences with their remedies."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the deploy wrote into /etc/orthanc-worklist.json."""
+
+    served: Path
+    drop: Path
+    hostname: str
+    stations: list[str]
+    keep_days: int
+    max_items: int
+    orthanc: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        content = json.loads(path.read_text())
+        paths = {name: Path(content[name]) for name in ("served", "drop", "orthanc")}
+        return cls(**{**content, **paths})
+
+    @property
+    def incoming(self) -> Path:
+        return self.served / ".spool/incoming"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.served / ".spool/quarantine"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item that is fit to be served: what it says, and its file."""
+
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_instance_uid: str
+    steps: list[dict[str, str]]
+    name: str
+    data: bytes = b""
+
+    def facts(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "data"}
+
+
+def say(text: str, level: int = 6) -> None:
+    """A line for the journal (sd-daemon(3)); of names that others chose no character goes unescaped."""
+    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
+
+
+# --- what a worklist item is -------------------------------------------------------------------
+def elements(data: bytes, implicit: bool) -> Iterator[Any]:
+    """The top-level elements, if they are whole: pydicom takes a value that is cut off as it is."""
+    from pydicom.filereader import data_element_generator
+
+    stream, end = io.BytesIO(data), 0
+    for element in data_element_generator(stream, implicit, True):
+        if getattr(element, "length", None) not in (None, 0xFFFFFFFF, len(element.value or b"")):
+            raise Refused("The file is cut off. Remedy: hand it over again, whole.")
+        end = stream.tell()
+        yield element
+    if end != len(data):
+        raise Refused("The file is cut off. Remedy: hand it over again, whole.")
+
+
+def data_set(data: bytes) -> Any:
+    """The data set of a DICOM file (PS3.10) or of its content alone, every value decoded."""
+    from pydicom.filereader import read_dataset
+
+    body, implicit = data, True
+    if data[128:132] == b"DICM":
+        stream = io.BytesIO(data[132:])
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        body, syntax = stream.read(), str(meta.get("TransferSyntaxUID", ""))
+        if syntax not in TRANSFER_SYNTAXES:
+            remedy = "Remedy: write it in Explicit VR Little Endian"
+            raise Refused(f"The transfer syntax is {syntax or 'missing'}. {remedy} (1.2.840.10008.1.2.1).")
+        implicit = TRANSFER_SYNTAXES[syntax]
+    else:
+        implicit = not re.fullmatch(rb"[A-Z]{2}", data[4:6])
+    tags = [element.tag for element in itertools.islice(elements(body, implicit), MAX_ELEMENTS + 1)]
+    if not tags or len(tags) > MAX_ELEMENTS or len(set(tags)) < len(tags):
+        raise Refused(
+            "It is no DICOM data set. Remedy: make the file with a DICOM library, or with orthanc-worklist create."
+        )
+    content = read_dataset(io.BytesIO(body), implicit, True)
+    walk(content, declared=False)
+    return content
+
+
+def walk(content: Any, declared: bool, depth: int = 1) -> None:
+    """Reads every value, and takes away what the copy does not need; refuses text that nobody could read."""
+    if depth > MAX_DEPTH:
+        raise Refused(
+            f"Sequences are nested deeper than {MAX_DEPTH}. Remedy: write the attributes of a worklist alone."
+        )
+    declared = declared or any(content.get("SpecificCharacterSet") or [])
+    tags = sorted(content.keys())
+    if any(tag.group in (0x0002, 0x7FE0) for tag in tags):
+        raise Refused("It is an image, or another file of DICOM's. Remedy: hand over worklist items alone.")
+    for tag in tags:
+        element = content[tag]
+        if element.VR == "SQ":
+            for part in element.value:
+                walk(part, declared, depth + 1)
+        elif element.VR in TEXT and not declared and not str(element.value).isascii():
+            remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
+            raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
+    for tag in tags:
+        if tag.element == 0 or tag == 0x00080005:  # lengths of groups; the copy has a character set of its own
+            del content[tag]
+
+
+class Check:
+    """One data set: its problems, all of them, and the values of before in their normal form."""
+
+    def __init__(self, content: Any, settings: Settings) -> None:
+        self.content, self.settings, self.problems = content, settings, list[str]()
+
+    def wrong(self, keyword: str, what: str, remedy: str) -> None:
+        self.problems.append(f"{keyword} {what}. Remedy: {remedy}.")
+
+    def value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
+        """The value without the spaces around it, where it has this form."""
+        content = self.content if of is None else of
+        given = content.get(keyword)
+        if isinstance(given, (list, tuple)) or (
+            given is not None and not isinstance(given, str) and keyword[-4:] != "Name"
+        ):
+            self.wrong(keyword, "has several values", "write one")
+            return ""
+        text = str(given or "").strip(" \0")
+        if not text:
+            if needed:
+                self.wrong(keyword, "is missing or empty", remedy)
+            return ""
+        if not re.fullmatch(form, text) or not text.isprintable():
+            self.wrong(keyword, f"is {text[:80]!a}", remedy)
+            return ""
+        setattr(content, keyword, text)
+        return text
+
+    def day(self, keyword: str, of: Any) -> str:
+        text = self.value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of)
+        try:
+            return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
+        except ValueError:
+            self.wrong(keyword, f"is {text}, which is no day", "write one day as YYYYMMDD")
+            return ""
+
+    def step(self, number: int, step: Any) -> dict[str, str]:
+        step.Modality = str(step.get("Modality") or "").upper()
+        station = self.value(
+            "ScheduledStationAETitle", r"[^\\]{1,16}", "write one AE title, a step for each station", step
+        )
+        known = {title.upper(): title for title in self.settings.stations}
+        if station and known and station.upper() not in known:
+            titles = ", ".join(self.settings.stations)
+            self.wrong(
+                "ScheduledStationAETitle", f"is {station!a}, which may ask for no worklist", f"use one of {titles}"
+            )
+        elif known and station:
+            step.ScheduledStationAETitle = station = known[station.upper()]
+        code = self.value("ScheduledProcedureStepID", r".{1,16}", "write 1 to 16 characters", step, needed=False)
+        if not code:  # type 1 in an answer (PS3.4, table K.6-1)
+            step.ScheduledProcedureStepID = code = str(number)
+        return {
+            "station": station,
+            "modality": self.value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
+            "date": self.day("ScheduledProcedureStepStartDate", step),
+            "time": self.value(
+                "ScheduledProcedureStepStartTime", r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
+                "write HHMMSS", step, needed=False,
+            ),
+            "id": code,
+        }  # fmt: skip
+
+    def item(self) -> Item:
+        """The item, with all its problems if it has any."""
+        patient_id = self.value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
+        name = self.value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
+        accession = self.value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
+        study = self.value(
+            "StudyInstanceUID", r"(?=.{3,64}$)" + UID.pattern, "write a UID: digits and dots, 64 at most"
+        )
+        sequence = self.content.get("ScheduledProcedureStepSequence")
+        steps = []
+        if not sequence or not hasattr(sequence[0], "keys"):
+            self.wrong("ScheduledProcedureStepSequence", "is missing or empty", "write one step for each station")
+        else:
+            steps = [self.step(number, step) for number, step in enumerate(sequence, 1)]
+        if self.problems:
+            raise Refused(*self.problems)
+        code = steps[0]["id"]
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", code):
+            code = hashlib.sha256(code.encode()).hexdigest()[:16]
+        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl", encoded(self.content, study, code))
+
+
+def encoded(content: Any, study: str, code: str) -> bytes:
+    """A DICOM file: explicit VR, little endian, its text in UTF-8."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset, write_file_meta_info
+
+    content.SpecificCharacterSet = "ISO_IR 192"
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MWL_FIND
+    meta.MediaStorageSOPInstanceUID = made_uid("item", study, code)
+    meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    stream.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(stream, meta)
+    write_dataset(stream, content)
+    return bytes(stream.getvalue())
+
+
+def made_uid(place: str, *parts: str) -> str:
+    """The same UID for the same parts, everywhere (PS3.5, annex B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_DNS, place), chr(10).join(parts)).int}"
+
+
+def too_long(_signal: int, _frame: Any) -> None:
+    raise Refused(f"It takes more than {CHECK_SECONDS} s to read. Remedy: write the attributes of a worklist alone.")
+
+
+def item_of(data: bytes, settings: Settings) -> Item:
+    """The item in a file of an application's, in its normal form; Refused says what is wrong with it."""
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE  # what is needed is checked here
+    former = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # text that cannot be decoded
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if len(data) > MAX_BYTES:
+                raise Refused(
+                    f"It has {len(data)} bytes, more than {MAX_BYTES}. Remedy: hand over worklist items alone."
+                )
+            item = Check(data_set(data), settings).item()
+            again = Check(data_set(item.data), settings).item()  # what Orthanc will read
+            if again.facts() != item.facts():
+                raise Refused("Its text would change in UTF-8. Remedy: write it in ISO_IR 192.")
+            return item
+    except Refused:
+        raise
+    except Exception as error:  # whatever a hostile file makes of a parser
+        what = ascii(str(error)[:200])
+        raise Refused(
+            f"It cannot be read: {type(error).__name__} {what}. Remedy: make it with a DICOM library."
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+# --- the gate ----------------------------------------------------------------------------------
+@contextlib.contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """One at a time: the gate, tidying up, and a person who removes an item."""
+    with (settings.served / ".spool/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def served_items(settings: Settings) -> list[Item]:
+    found = []
+    for path in sorted(settings.served.glob("*.wl")):
+        with contextlib.suppress(FileNotFoundError, Refused):  # gone meanwhile; not made by the gate
+            found.append(read_served(path, settings))
+    return found
+
+
+def read_served(path: Path, settings: Settings) -> Item:
+    """An item by the name of its file; its station may have left the inventory since."""
+    return Item(**{**item_of(path.read_bytes(), anywhere(settings)).facts(), "name": path.name})
+
+
+def anywhere(settings: Settings) -> Settings:
+    return Settings(**{**vars(settings), "stations": []})
+
+
+def put(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """A file that is whole and on the disk, or not there: for Orthanc's group, if `like` says which that is."""
+    waiting = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        if like:
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+            os.fchmod(descriptor, 0o640)
+        file.flush()
+        os.fsync(descriptor)
+    waiting.rename(path)
+
+
+def sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def owner(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+class Gate:
+    """Takes what is in incoming, by pass after pass over the directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.known: dict[tuple[int, int, int], Refused] = {}  # files that are not right, yet
+        self.tokens: dict[int, tuple[float, float]] = {}  # owner: files that may come now, as of when
+        self.studies: dict[str, set[str]] = {}  # study: names of the files that are served
+        self.count = 0
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that has our lease
+
+    def run(self) -> None:
+        """Until nothing has been there for a while."""
+        quiet = time.monotonic()
+        while time.monotonic() - quiet < LINGER_SECONDS:
+            with locked(self.settings):
+                there, done = self.look()
+            if there:
+                quiet = time.monotonic()
+            if not done:
+                time.sleep(0.2)
+
+    def look(self) -> tuple[int, int]:
+        """One pass: how many were there, and how many went."""
+        self.studies = defaultdict(set)
+        for path in self.settings.served.iterdir():
+            if path.name.endswith(".tmp"):
+                path.unlink()  # of a gate that was killed
+            elif path.suffix == ".wl":
+                self.studies[path.name.split("_")[0]].add(path.name)
+        self.count = sum(map(len, self.studies.values()))
+        queues: dict[int, list[tuple[float, str, os.stat_result]]] = defaultdict(list)
+        there = done = 0
+        with os.scandir(self.settings.incoming) as entries:
+            for entry in entries:
+                there += not entry.name.startswith(".")  # as systemd counts
+                if entry.name.endswith(".wl") and not entry.name.startswith("."):
+                    with contextlib.suppress(FileNotFoundError):
+                        seen = entry.stat(follow_symlinks=False)
+                        queues[seen.st_uid].append((seen.st_ctime, entry.name, seen))
+        # owners take turns, so that one who floods makes the others wait for one file at most
+        for _changed, name, seen in filter(
+            None, itertools.chain(*itertools.zip_longest(*map(sorted_, queues.values())))
+        ):
+            try:
+                done += self.take(name, seen)
+            except FileNotFoundError:
+                pass  # the application has taken it back
+            except OSError as error:  # a full disk: everything stays where it is
+                say(f"{name!a} has to wait: {error}", 3)
+        if done:
+            sync(self.settings.served)
+        return there, done
+
+    def take(self, name: str, seen: os.stat_result) -> bool:
+        """Whether this file went, served or into quarantine."""
+        path, age = self.settings.incoming / name, time.time() - seen.st_ctime
+        if not stat.S_ISREG(seen.st_mode):
+            return self.refuse(path, seen, Refused("It is no regular file. Remedy: put a file there."))
+        if seen.st_nlink > 1:
+            return self.refuse(path, seen, Refused("It has another name (a hard link). Remedy: copy the file there."))
+        if seen.st_size > MAX_BYTES:
+            what = f"It has {seen.st_size} bytes, of which the first {MAX_BYTES} are kept"
+            return self.refuse(path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
+        if 0 <= age < SETTLE_SECONDS:
+            return False
+        key = (seen.st_ino, seen.st_ctime_ns, seen.st_size)
+        try:
+            if key in self.known:
+                raise self.known[key]
+            if not self.allowed(seen.st_uid):
+                return False
+            data = self.content(path, seen)
+            if data is None:
+                if age >= FORGOTTEN_SECONDS:
+                    raise Refused(
+                        "It has been open for writing for an hour. Remedy: close it, or write it under another name."
+                    )
+                return False
+            self.serve(item_of(data, self.settings))
+        except Refused as refused:
+            if 0 <= age < DOUBT_SECONDS:
+                self.known[key] = refused
+                return False
+            return self.refuse(path, seen, refused)
+        now = os.lstat(path)
+        if (now.st_ino, now.st_mtime_ns, now.st_size) == (seen.st_ino, seen.st_mtime_ns, seen.st_size):
+            path.unlink()
+        return True
+
+    def allowed(self, uid: int) -> bool:
+        left, since = self.tokens.get(uid, (float(BURST), time.monotonic()))
+        left = min(BURST, left + (time.monotonic() - since) * A_SECOND)
+        self.tokens[uid] = (left - (left >= 1), time.monotonic())
+        return left >= 1
+
+    @staticmethod
+    def content(path: Path, seen: os.stat_result) -> bytes | None:
+        """The bytes of a file that nobody has open for writing; None while somebody has."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            except BlockingIOError:
+                return None
+            now = os.fstat(descriptor)
+            if (now.st_ino, now.st_ctime_ns, now.st_size) != (seen.st_ino, seen.st_ctime_ns, seen.st_size):
+                return None
+            return file.read(MAX_BYTES + 1)
+
+    def serve(self, item: Item) -> None:
+        names = self.studies[item.study_instance_uid]
+        for name in names:
+            other = read_served(self.settings.served / name, self.settings)
+            if other.patient_id != item.patient_id:
+                what = "StudyInstanceUID is that of an item for another PatientID, and the images would mix"
+                raise Refused(f"{what}. Remedy: give each study a UID of its own.")
+        if self.count >= self.settings.max_items and item.name not in names:
+            what = f"{self.count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
+            raise Refused(f"{what}. Remedy: orthanc-worklist remove those that are done, or set more.")
+        put(self.settings.served / item.name, item.data, os.stat(self.settings.served))
+        self.count += item.name not in names
+        names.add(item.name)
+        say(f"serves {item.name}")
+
+    def refuse(self, path: Path, seen: os.stat_result, refused: Refused) -> bool:
+        """Into quarantine, without opening it; its name there is made of what stays when this is interrupted."""
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[-100:]
+        held = self.settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
+        who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
+        text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
+        put(held.with_name(f"{held.name}.reason"), "\n".join(text).encode())
+        path.rename(held)
+        if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
+            os.truncate(held, MAX_BYTES)
+        say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)
+        return True
+
+
+def sorted_(queue: list[tuple[float, str, os.stat_result]]) -> list[tuple[float, str, os.stat_result]]:
+    return sorted(queue, key=lambda entry: entry[:2])
+
+
+# --- tidying up --------------------------------------------------------------------------------
+def tidy(settings: Settings) -> None:
+    """Takes away items that are done or long past, and what nobody will finish; keeps the rest if Orthanc is away."""
+    gate = Gate(settings)
+    with locked(settings):
+        for path in settings.incoming.iterdir():
+            seen = path.lstat()
+            named = path.name.endswith(".wl") and not path.name.startswith(".")
+            if not named and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
+                what = "For an hour its name has not become one that ends in .wl. Remedy: rename it when it is whole."
+                gate.refuse(path, seen, Refused(what))
+        for path in settings.quarantine.iterdir():
+            if time.time() - path.lstat().st_ctime > QUARANTINE_DAYS * 86400:
+                remove_tree(path)
+        items = served_items(settings)
+        past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
+        done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
+        try:
+            done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
+        finally:
+            for name, why in done.items():
+                (settings.served / name).unlink(missing_ok=True)
+                say(f"removes {name}: {why}")
+
+
+def remove_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        for inside in path.iterdir():
+            remove_tree(inside)
+        path.rmdir()
+    else:
+        path.unlink()
+
+
+def arrived(settings: Settings, items: list[Item]) -> list[Item]:
+    """Items whose StudyInstanceUID Orthanc has, or whose AccessionNumber for the same PatientID: a clinic may count
+    its accessions anew every day, and a scanner may make a UID of its own."""
+    studies: set[str] = set()
+    accessions: set[tuple[str, str]] = set()
+    for at in range(0, len(items), 50):
+        part = items[at : at + 50]
+        plain = [item.accession_number for item in part if not re.search(r"[*?]", item.accession_number)]
+        for query in ({"StudyInstanceUID": [item.study_instance_uid for item in part]}, {"AccessionNumber": plain}):
+            found = (
+                ask_orthanc(settings, {name: "\\".join(values) for name, values in query.items()})
+                if all(query.values())
+                else []
+            )
+            for study in found:
+                tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
+                studies.add(tags.get("StudyInstanceUID", ""))
+                accessions.add((tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()))
+    return [
+        item
+        for item in items
+        if item.study_instance_uid in studies or (item.accession_number, item.patient_id) in accessions
+    ]
+
+
+def ask_orthanc(settings: Settings, query: dict[str, str]) -> Any:
+    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2."""
+    options = json.loads(settings.orthanc.read_text())
+    admin = next(name for name, role in options["ClinicopsRoles"].items() if role == "admin")
+    token = base64.b64encode(f"{admin}:{options['RegisteredUsers'][admin]}".encode()).decode()
+    connection = http.client.HTTPConnection("127.0.0.1", options["HttpPort"], timeout=30)
+    body = json.dumps({"Level": "Study", "Expand": True, "CaseSensitive": True, "Query": query})
+    try:
+        connection.request("POST", "/tools/find", body, {"Authorization": f"Basic {token}"})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise Refused(f"Orthanc answers {answer.status}. Remedy: deploy again.")
+        return json.loads(answer.read())
+    except OSError as error:
+        raise Refused(
+            f"Orthanc does not answer ({error}). Remedy: see journalctl -u orthanc, or docker logs orthanc."
+        ) from None
+    finally:
+        connection.close()
+
+
+# --- the command -------------------------------------------------------------------------------
+def rows_of(path: str) -> list[dict[str, str]]:
+    """The rows of a spreadsheet (CSV) or JSON, as DICOM keywords."""
+    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Refused(f"{path} is not UTF-8. Remedy: save it as 'CSV UTF-8'.") from None
+    rows: list[Any]
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise Refused(f"{path} is no JSON: {error}. Remedy: correct it.") from None
+        rows = content if isinstance(content, list) else [content]
+    else:
+        head = text.partition("\n")[0]
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count)))
+    problems = []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise Refused(f"Row {number} is no object. Remedy: write a list of objects.")
+        for name in row:
+            if name not in COLUMNS:
+                near = difflib.get_close_matches(str(name), COLUMNS, 1, 0.3)
+                remedy = f"do you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}."
+                problems.append(f"Column {name!a} is not known. Remedy: {remedy}")
+        for name in COLUMNS:
+            if COLUMNS[name] and name not in row:
+                problems.append(f"Column {name} is missing. Remedy: add it.")
+    if not rows:
+        problems.append(f"{path} has no row. Remedy: write the names of the columns first, then a row for each item.")
+    if problems:
+        raise Refused(*dict.fromkeys(problems))
+    return [{name: str(value if value is not None else "").strip() for name, value in row.items()} for row in rows]
+
+
+def data_of(row: dict[str, str], settings: Settings) -> bytes:
+    """The file of a row, as an application would write it."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    row = {"Modality": "US", **{name: value for name, value in row.items() if value}}
+    day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
+    for name in (day, "PatientBirthDate"):
+        row[name] = re.sub(r"^(\d{4})-(\d\d)-(\d\d)$", r"\1\2\3", row.get(name, ""))
+    row[hour] = re.sub(r"^(\d\d):(\d\d)(?::(\d\d))?$", r"\1\2\3", row.get(hour, ""))
+    if "AccessionNumber" not in row:
+        parts = [row.get(name, "") for name in ("PatientID", "ScheduledStationAETitle", day, hour)]
+        digest = hashlib.sha256("\n".join(parts).encode()).digest()
+        row["AccessionNumber"] = "W" + base64.b32encode(digest).decode()[:12]
+    if "StudyInstanceUID" not in row:
+        row["StudyInstanceUID"] = made_uid(settings.hostname, row.get("PatientID", ""), row["AccessionNumber"])
+    item, step = Dataset(), Dataset()
+    for name, value in row.items():
+        setattr(step if name.startswith("Scheduled") or name == "Modality" else item, name, value)
+    step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
+    step.ScheduledProcedureStepID = item.RequestedProcedureID = "1"
+    item.ScheduledProcedureStepSequence = Sequence([step])
+    return encoded(item, row["StudyInstanceUID"], "1")
+
+
+def create(settings: Settings, path: str) -> dict[str, Any]:
+    """Every row or none."""
+    made: list[tuple[Item, bytes]] = []
+    problems, rows = [], rows_of(path)
+    seen: dict[str, int] = {}
+    for number, row in progress(list(enumerate(rows, 1)), "checking"):
+        try:
+            data = data_of(row, settings)
+            item = item_of(data, settings)
+            if seen.setdefault(item.name, number) != number:
+                raise Refused(
+                    f"It is the item of row {seen[item.name]} again. Remedy: give it an AccessionNumber of its own."
+                )
+            made.append((item, data))
+        except Refused as refused:
+            problems += [f"Row {number}: {problem}" for problem in refused.problems]
+        except Exception as error:  # pydicom, of a value that it cannot write
+            problems.append(f"Row {number}: {str(error)!a}. Remedy: correct it.")
+    if problems:
+        raise Refused(*problems, "Nothing was scheduled. Remedy: correct the rows and import all of them again.")
+    root = os.geteuid() == 0
+    drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
+    for item, data in progress(made, "handing over"):
+        waiting = drop / f"{item.name[:-3]}.part"
+        waiting.write_bytes(data)
+        waiting.rename(drop / item.name)
+    result: dict[str, Any] = {"items": [item.facts() for item, _data in made]}
+    if root:
+        served(settings, [item.name for item, _data in made])
+    return result
+
+
+def served(settings: Settings, names: list[str]) -> None:
+    """Waits for the gate's verdict."""
+    end = time.monotonic() + 60 + len(names) / A_SECOND
+    for name in progress(names, "through the gate"):
+        while (settings.incoming / name).exists():
+            if time.monotonic() > end:
+                raise Refused(f"{name} still waits. Remedy: see journalctl -u orthanc-worklist.")
+            time.sleep(0.05)
+    problems = []
+    for name in names:
+        if not (settings.served / name).exists():
+            reasons = sorted(settings.quarantine.glob(f"*-{name}.reason"))
+            problems.append(f"{name} is in quarantine: {reasons[-1].read_text() if reasons else 'see the journal'}")
+    if problems:
+        raise Refused(*problems)
+
+
+def progress(work: list[Any], what: str) -> Iterable[Any]:
+    """A bar, for a person who watches more than a moment's work."""
+    if not sys.stderr.isatty() or len(work) < 50:
+        yield from work
+        return
+    for number, one in enumerate(work, 1):
+        yield one
+        if number == len(work) or number % max(1, len(work) // 100) == 0:
+            bar = "#" * (30 * number // len(work))
+            print(f"\r{what:17} [{bar:30}] {number}/{len(work)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def removed(settings: Settings, wanted: list[str]) -> dict[str, Any]:
+    with locked(settings):
+        items = served_items(settings)
+        found = [item for item in items if {item.accession_number, item.study_instance_uid, item.name} & set(wanted)]
+        for item in found:
+            (settings.served / item.name).unlink(missing_ok=True)
+    known = {value for item in found for value in (item.accession_number, item.study_instance_uid, item.name)}
+    missing = [f"{one!a} is not on the list. Remedy: see orthanc-worklist list." for one in wanted if one not in known]
+    if missing:
+        raise Refused(*missing)
+    return {"items": [item.facts() for item in found]}
+
+
+def listed(settings: Settings, which: str) -> dict[str, Any]:
+    if which == "waiting":
+        return {"waiting": sorted(ascii(path.name)[1:-1] for path in settings.incoming.iterdir())}
+    if which == "quarantine":
+        reasons = sorted(settings.quarantine.glob("*.reason"))
+        return {"quarantine": [{"file": path.name[:-7], "reason": path.read_text()} for path in reasons]}
+    items = served_items(settings)
+    return {
+        "items": [item.facts() for item in sorted(items, key=lambda item: [(s["date"], s["time"]) for s in item.steps])]
+    }
+
+
+def checked(settings: Settings, paths: list[str]) -> dict[str, Any]:
+    problems, items = [], []
+    for path in paths:
+        try:
+            items.append(item_of(Path(path).read_bytes(), settings).facts())
+        except Refused as refused:
+            problems += [f"{path}: {problem}" for problem in refused.problems]
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}. Remedy: give the name of a file that may be read.")
+    if problems:
+        raise Refused(*problems)
+    return {"items": items}
+
+
+def show(result: dict[str, Any]) -> None:
+    for held in result.get("quarantine", []):
+        print(f"{held['file']}\n    {held['reason'].strip().replace(chr(10), chr(10) + '    ')}")
+    for name in result.get("waiting", []):
+        print(name)
+    for item in result.get("items", []):
+        who = f"{item['accession_number']:16}  {item['patient_id']:16}  {item['patient_name']}"
+        for step in item["steps"]:
+            print(f"{step['date']} {step['time'][:4]:4}  {step['station']:16}  {step['modality']:4}  {who}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="the result as JSON")
+    columns = ", ".join(name if needed else f"[{name}]" for name, needed in COLUMNS.items())
+    add: Callable[..., argparse.ArgumentParser] = commands.add_parser
+    one = add("create", parents=[common], help="schedule the rows of a spreadsheet", epilog=f"Columns: {columns}.")
+    one.add_argument("file", nargs="?", default="-", help="CSV or JSON in UTF-8; without one, or with -, what comes in")
+    one = add("list", parents=[common], help="what is scheduled")
+    which = one.add_mutually_exclusive_group()
+    for name, text in (("waiting", "what has come and is not served yet"), ("quarantine", "what was refused, and why")):
+        which.add_argument(f"--{name}", dest="which", action="store_const", const=name, default="items", help=text)
+    one = add("remove", parents=[common], help="take items off the list")
+    one.add_argument("wanted", nargs="+", metavar="ITEM", help="accession number or StudyInstanceUID")
+    one = add("check", parents=[common], help="say whether files would be served")
+    one.add_argument("files", nargs="+", metavar="FILE")
+    add("gate", help="the service that takes what comes")
+    add("tidy", help="the timer that takes away what is done")
+    given = parser.parse_args()
+    as_json = getattr(given, "json", False)
+    try:
+        settings = Settings.read(given.config)
+        if given.command == "gate":
+            Gate(settings).run()
+        elif given.command == "tidy":
+            tidy(settings)
+        else:
+            actions: dict[str, Callable[[], dict[str, Any]]] = {
+                "create": lambda: create(settings, given.file),
+                "list": lambda: listed(settings, given.which),
+                "remove": lambda: removed(settings, given.wanted),
+                "check": lambda: checked(settings, given.files),
+            }
+            result = actions[given.command]()
+            if as_json:
+                print(json.dumps(result, indent=2, ensure_ascii=False))
+            else:
+                show(result)
+                print(
+                    f"{len(next(iter(result.values())))} {'checked and good' if given.command == 'check' else 'in all'}"
+                )
+        return 0
+    except Refused as refused:
+        if as_json:
+            print(json.dumps({"problems": refused.problems}, indent=2, ensure_ascii=False))
+        for problem in [] if as_json else refused.problems:
+            say(problem, 3)
+        return 1
+    except OSError as error:
+        remedy = "run it as root" if isinstance(error, PermissionError) else "deploy again, or give another file"
+        say(f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}.", 3)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,467 @@
+"""The worklist's gate and its command, on a directory of their own. With Debian's pydicom: the scenario `worklist`."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location(
+    "orthanc_worklist", ROOT / "roles/orthanc_worklist/files/orthanc_worklist.py"
+)
+assert SPEC is not None
+assert SPEC.loader is not None
+worklist = importlib.util.module_from_spec(SPEC)
+sys.modules["orthanc_worklist"] = worklist
+SPEC.loader.exec_module(worklist)
+
+
+@pytest.fixture(name="settings")
+def fixture_settings(tmp_path: Path) -> Any:
+    served = tmp_path / "served"
+    for name in ("incoming", "quarantine"):
+        (served / ".spool" / name).mkdir(parents=True)
+    return worklist.Settings(
+        served=served,
+        drop=served / ".spool/incoming",
+        hostname="pacs.clinic.example",
+        stations=["US1", "US2"],
+        keep_days=7,
+        max_items=5,
+        orthanc=tmp_path / "orthanc.json",
+    )
+
+
+@pytest.fixture(name="later")
+def fixture_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock that the age of a file is told by."""
+    real = time.time
+    return lambda seconds: monkeypatch.setattr(worklist.time, "time", lambda: real() + seconds)
+
+
+def item(**changes: Any) -> Dataset:
+    content, step = Dataset(), Dataset()
+    values = {
+        "PatientID": "P1",
+        "PatientName": "ROE^JANE",
+        "AccessionNumber": "A1",
+        "StudyInstanceUID": "1.2.3",
+        "ScheduledStationAETitle": "US1",
+        "Modality": "US",
+        "ScheduledProcedureStepStartDate": "20261125",
+        "ScheduledProcedureStepStartTime": "0900",
+        **changes,
+    }
+    for name, value in values.items():
+        if value is not None:
+            setattr(step if name.startswith("Scheduled") or name == "Modality" else content, name, value)
+    content.ScheduledProcedureStepSequence = Sequence([step])
+    return content
+
+
+def written(content: Dataset, implicit: bool = False) -> bytes:
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, implicit
+    write_dataset(stream, content)
+    return bytes(stream.getvalue())
+
+
+def refusal(settings: Any, data: bytes) -> list[str]:
+    with pytest.raises(worklist.Refused) as caught:
+        worklist.item_of(data, settings)
+    problems: list[str] = caught.value.problems
+    assert all("Remedy: " in problem for problem in problems), problems
+    return problems
+
+
+def drop(settings: Any, name: str = "a.wl", data: bytes | None = None) -> Path:
+    path: Path = settings.incoming / name
+    path.write_bytes(written(item()) if data is None else data)
+    return path
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith(".") and path.name != "lock")
+
+
+# --- what an item is ---------------------------------------------------------------------------
+@pytest.mark.parametrize("implicit", [True, False])
+def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
+    found = worklist.item_of(written(item(), implicit), settings)
+    assert found.facts() == {
+        "patient_id": "P1",
+        "patient_name": "ROE^JANE",
+        "accession_number": "A1",
+        "study_instance_uid": "1.2.3",
+        "steps": [{"station": "US1", "modality": "US", "date": "20261125", "time": "0900", "id": "1"}],
+        "name": "1.2.3_1.wl",
+    }
+    assert found.data[128:132] == b"DICM"
+    # what it wrote it reads again, to the same bytes
+    assert worklist.item_of(found.data, settings) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"PatientID": None}, "PatientID is missing or empty"),
+        ({"PatientID": "  "}, "PatientID is missing or empty"),
+        ({"PatientName": "^^"}, "PatientName is "),
+        ({"AccessionNumber": ""}, "AccessionNumber is missing or empty"),
+        ({"AccessionNumber": "12345678901234567"}, "AccessionNumber is '12345678901234567'"),
+        ({"AccessionNumber": ["1", "2"]}, "AccessionNumber has several values"),
+        ({"StudyInstanceUID": ""}, "StudyInstanceUID is missing or empty"),
+        ({"StudyInstanceUID": "1.2.03"}, "StudyInstanceUID is '1.2.03'"),
+        ({"StudyInstanceUID": "1.2." + "3" * 61}, "StudyInstanceUID is '1.2.333"),
+        ({"ScheduledStationAETitle": ["US1", "US2"]}, "ScheduledStationAETitle has several values"),
+        ({"ScheduledStationAETitle": "US9"}, "ScheduledStationAETitle is 'US9', which may ask for no worklist"),
+        ({"Modality": ""}, "Modality is missing or empty"),
+        ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is no day"),
+        ({"ScheduledProcedureStepStartDate": "20261125-20261126"}, "ScheduledProcedureStepStartDate is '20261125-2"),
+        ({"ScheduledProcedureStepStartTime": "25"}, "ScheduledProcedureStepStartTime is '25'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_wrong_is_named_with_a_remedy(settings: Any, changes: dict[str, Any], said: str) -> None:
+    assert [problem[: len(said)] for problem in refusal(settings, written(item(**changes)))] != []
+    assert said in refusal(settings, written(item(**changes)))[0]
+
+
+def test_everything_that_is_wrong_is_named_at_once(settings: Any) -> None:
+    assert len(refusal(settings, written(item(PatientID=None, StudyInstanceUID=None, Modality=None)))) == 3
+
+
+def test_no_sequence(settings: Any) -> None:
+    content = item()
+    del content.ScheduledProcedureStepSequence
+    assert "ScheduledProcedureStepSequence is missing or empty" in refusal(settings, written(content))[0]
+
+
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ("ISO_IR 192", "山田^太郎=ヤマダ^タロウ"),
+        ("ISO_IR 126", "Διονυσιος"),
+        ("ISO_IR 127", "قباني^لنزار"),
+        ("ISO_IR 100", "Buc^Jérôme"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    ],
+)
+def test_a_name_becomes_utf_8(settings: Any, declared: Any, name: str) -> None:
+    found = worklist.item_of(written(item(SpecificCharacterSet=declared, PatientName=name)), settings)
+    assert found.patient_name == name
+    assert name.encode() in found.data
+    assert b"ISO_IR 192" in found.data
+
+
+def test_text_in_an_undeclared_character_set_is_not_guessed(settings: Any) -> None:
+    data = written(item(PatientName="MULLER^A")).replace(b"MULLER", "Müll".encode() + b"e")
+    assert "PatientName is not ASCII, and SpecificCharacterSet is missing" in refusal(settings, data)[0]
+
+
+def test_text_that_is_not_in_its_character_set(settings: Any) -> None:
+    data = written(item(SpecificCharacterSet="ISO_IR 192", PatientName="MULLER^A")).replace(
+        b"MULLER", b"M\xfc\xfc\xfcER"
+    )
+    assert "cannot be read" in refusal(settings, data)[0]
+
+
+def test_values_take_their_normal_form(settings: Any) -> None:
+    found = worklist.item_of(
+        written(item(PatientID=" P1 ", Modality="us", ScheduledStationAETitle="us2 ", ScheduledProcedureStepID=None)),
+        settings,
+    )
+    assert (found.patient_id, found.steps[0]["modality"], found.steps[0]["station"]) == ("P1", "US", "US2")
+    assert found.steps[0]["id"] == "1"
+
+
+@pytest.mark.parametrize("cut", range(1, 300, 7))
+def test_a_file_that_is_cut_off_is_refused(settings: Any, cut: int) -> None:
+    data = worklist.item_of(written(item()), settings).data
+    # cut behind a whole element it may lack what comes last, and nothing that is needed
+    assert refusal(settings, data[:-cut])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 5000,
+        os.urandom(3000),
+        b"\0" * 128 + b"DICM",
+        (ROOT / "README.md").read_bytes(),
+        written(item(), True) * 2,
+    ],
+    ids=["empty", "zeros", "random", "preamble", "text", "twice"],
+)
+def test_what_is_no_data_set_is_refused(settings: Any, data: bytes) -> None:
+    assert refusal(settings, data)
+
+
+def test_a_bomb_is_not_inflated(settings: Any) -> None:
+    import zlib
+
+    head = worklist.item_of(written(item()), settings).data
+    start = head.index(b"1.2.840.10008.1.2.1\0")
+    deflated = head[:start] + b"1.2.840.10008.1.2.1.99" + zlib.compress(b"\0" * 50_000_000)
+    deflated = deflated.replace(b"UI\x14\x001.2.840.10008.1.2.1.99", b"UI\x16\x001.2.840.10008.1.2.1.99")
+    assert "transfer syntax is 1.2.840.10008.1.2.1.99" in refusal(settings, deflated)[0]
+
+
+@pytest.mark.parametrize("defined", [True, False], ids=["defined length", "undefined length"])
+@pytest.mark.parametrize("depth", [20, 5_000])
+def test_deep_nesting_is_refused(settings: Any, depth: int, defined: bool) -> None:
+    inside = b""
+    for _ in range(depth):
+        if defined:
+            part = b"\xfe\xff\x00\xe0" + len(inside).to_bytes(4, "little") + inside
+            inside = b"\x40\x00\x00\x01" + len(part).to_bytes(4, "little") + part
+        else:
+            inside = b"\x40\x00\x00\x01\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" + inside
+    assert refusal(settings, inside)
+
+
+def test_an_image_is_refused(settings: Any) -> None:
+    content = item()
+    content.add_new(0x7FE00010, "OW", b"\0" * 100)
+    assert "It is an image" in refusal(settings, written(content, True))[0]
+
+
+# --- the gate ----------------------------------------------------------------------------------
+def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callable[[float], None]) -> None:
+    drop(settings)
+    gate = worklist.Gate(settings)
+    assert gate.look() == (1, 0)
+    later(2)
+    assert gate.look() == (1, 1)
+    assert (names(settings.served), names(settings.incoming)) == (["1.2.3_1.wl"], [])
+    assert oct((settings.served / "1.2.3_1.wl").stat().st_mode)[-3:] == "640"
+
+
+def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable[[float], None]) -> None:
+    path = drop(settings, data=written(item())[:50])
+    gate = worklist.Gate(settings)
+    later(10)
+    assert gate.look() == (1, 0)
+    later(0)
+    path.write_bytes(written(item()))
+    later(2)
+    assert gate.look() == (1, 1)
+    assert names(settings.served) == ["1.2.3_1.wl"]
+
+
+def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float], None]) -> None:
+    drop(settings, "bad\n.wl", written(item(StudyInstanceUID="")))
+    later(20)
+    assert worklist.Gate(settings).look() == (1, 1)
+    held, reason = names(settings.quarantine)
+    assert reason == f"{held}.reason"
+    text = (settings.quarantine / reason).read_text()
+    assert r"'bad\n.wl'" in text
+    assert "StudyInstanceUID is missing or empty. Remedy: " in text
+    assert names(settings.served) == names(settings.incoming) == []
+
+
+def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float], None]) -> None:
+    path = drop(settings)
+    gate = worklist.Gate(settings)
+    with path.open("ab") as writer:
+        later(100)
+        assert gate.look() == (1, 0)
+        writer.close()
+        assert gate.look() == (1, 1)
+    path = drop(settings)
+    with path.open("ab"):
+        later(4000)
+        assert gate.look() == (1, 1)
+    assert len(names(settings.quarantine)) == 2
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "hard link", "large"])
+def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind: str) -> None:
+    path, good = settings.incoming / "x.wl", tmp_path / "good"
+    good.write_bytes(written(item()))
+    if kind == "link":
+        path.symlink_to(good)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+        (path / "inside").write_text("kept")
+    elif kind == "hard link":
+        path.hardlink_to(good)
+    else:
+        with path.open("wb") as file:
+            file.truncate(2_000_000_000)
+    assert worklist.Gate(settings).look() == (1, 1)
+    held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
+    assert names(settings.served) == []
+    assert good.read_bytes() == written(item())
+    if kind == "large":
+        assert held.stat().st_size == worklist.MAX_BYTES
+    if kind == "directory":
+        assert (held / "inside").read_text() == "kept"
+
+
+def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, later: Callable[[float], None]) -> None:
+    gate = worklist.Gate(settings)
+    later(20)
+    drop(settings)
+    gate.look()
+    drop(settings, data=written(item(PatientName="ROE^MARY")))
+    drop(settings, "b.wl", written(item(PatientID="P2", ScheduledProcedureStepID="2")))
+    gate.look()
+    [found] = worklist.served_items(settings)
+    assert (found.patient_id, found.patient_name) == ("P1", "ROE^MARY")
+    assert "for another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
+
+
+def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float], None]) -> None:
+    for number in range(7):
+        drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
+    later(20)
+    worklist.Gate(settings).look()
+    assert len(names(settings.served)) == 5
+    assert "orthanc_worklist_max_items is 5" in next(settings.quarantine.glob("*.reason")).read_text()
+
+
+def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Any) -> None:
+    monkeypatch.setattr(worklist, "BURST", 3)
+    for number in range(5):
+        drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
+    os.chown(settings.incoming / "4.wl", 12345, -1)
+    later(2)
+    assert worklist.Gate(settings).look() == (5, 4)
+    assert len(names(settings.incoming)) == 1
+    assert "1.2.4_1.wl" in names(settings.served)
+
+
+def test_a_full_disk_leaves_everything_where_it_is(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
+) -> None:
+    drop(settings)
+    drop(settings, "b.wl", b"bad")
+    later(20)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(worklist.os, "fsync", full)
+        assert worklist.Gate(settings).look() == (2, 0)
+    assert names(settings.incoming) == ["a.wl", "b.wl"]
+    assert worklist.Gate(settings).look() == (2, 2)
+
+
+# --- tidying up, and the command ---------------------------------------------------------------
+def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callable[[float], None]) -> None:
+    later(2)
+    drop(settings, data=written(item(ScheduledProcedureStepStartDate="20200101")))
+    drop(settings, "b.wl", written(item(StudyInstanceUID="1.2.4", ScheduledProcedureStepStartDate="29991231")))
+    worklist.Gate(settings).look()
+    drop(settings, "c.part")
+    (settings.orthanc).write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
+    later(4000)
+    with pytest.raises(worklist.Refused, match="Orthanc does not answer"):
+        worklist.tidy(settings)
+    assert names(settings.served) == ["1.2.4_1.wl"]
+    assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
+    later(40 * 86400)
+    with pytest.raises(worklist.Refused):
+        worklist.tidy(settings)
+    assert names(settings.quarantine) == []
+
+
+CSV = """\
+PatientID;PatientName;ScheduledStationAETitle;ScheduledProcedureStepStartDate;ScheduledProcedureStepStartTime
+P1;ROE^JANE;US1;2026-11-25;09:30
+P2;Παπαδοπούλου^Μαρία;US2;20261125;
+"""
+
+
+def command(settings: Any, tmp_path: Path, *arguments: str) -> int:
+    content = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
+    (tmp_path / "worklist.json").write_text(json.dumps(content))
+    sys.argv = ["orthanc-worklist", "--config", str(tmp_path / "worklist.json"), *arguments]
+    code: int = worklist.main()
+    return code
+
+
+@pytest.mark.parametrize("separator", [";", ",", "\t"])
+def test_a_spreadsheet_is_scheduled(
+    settings: Any, tmp_path: Path, monkeypatch: Any, later: Any, separator: str
+) -> None:
+    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    (tmp_path / "day.csv").write_text("\ufeff" + CSV.replace(";", separator))
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
+    later(2)
+    worklist.Gate(settings).look()
+    found = worklist.served_items(settings)
+    assert {item.patient_name for item in found} == {"ROE^JANE", "Παπαδοπούλου^Μαρία"}
+    assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "0930"
+    # once more: the same items
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
+    worklist.Gate(settings).look()
+    assert worklist.served_items(settings) == found
+
+
+def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_path: Path, capsys: Any) -> None:
+    text = CSV.replace("US2", "US9").replace("2026-11-25", "25.11.2026") + "P1;ROE^JANE;US1;25.11.2026;09:30\n"
+    (tmp_path / "day.csv").write_text(text)
+    assert command(settings, tmp_path, "create", "--json", str(tmp_path / "day.csv")) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert [problem.partition(":")[0] for problem in problems[:3]] == ["Row 1", "Row 2", "Row 3"]
+    assert names(settings.incoming) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
+        ("PatientID\nP1\n", "Column PatientName is missing"),
+        ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),
+        ("{broken", "is no JSON"),
+        ('["x"]', "is no object"),
+    ],
+)
+def test_a_spreadsheet_that_is_none(settings: Any, tmp_path: Path, capsys: Any, text: str, said: str) -> None:
+    (tmp_path / "day.csv").write_text(text)
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Callable[[float], None]) -> None:
+    later(2)
+    path = drop(settings)
+    assert command(settings, tmp_path, "check", str(path)) == 0
+    assert command(settings, tmp_path, "list", "--waiting") == 0
+    assert "a.wl" in capsys.readouterr().out
+    worklist.Gate(settings).look()
+    assert command(settings, tmp_path, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["items"][0]["accession_number"] == "A1"
+    assert command(settings, tmp_path, "remove", "A2") == 1
+    assert "'A2' is not on the list. Remedy: " in capsys.readouterr().err
+    assert command(settings, tmp_path, "remove", "A1") == 0
+    assert names(settings.served) == []
+    assert command(settings, tmp_path, "check", str(path)) == 1
+    assert command(settings, tmp_path, "check", str(ROOT / "README.md")) == 1
+
+
+def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV.encode())))
+    assert command(settings, tmp_path, "create") == 0
+    assert len(names(settings.incoming)) == 2
