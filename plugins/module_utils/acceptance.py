@@ -19,8 +19,10 @@ import secrets
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import tempfile
+import time
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -61,7 +63,7 @@ WORKLIST = """\
 (fffe,e000) -
 (0008,0060) CS [US]
 (0040,0001) AE [{aet}]
-(0040,0002) DA [20200101]
+(0040,0002) DA [{date}]
 (0040,0003) TM [120000]
 (fffe,e00d) -
 (fffe,e0dd) -
@@ -309,36 +311,52 @@ class Day:
         )
 
     def worklist(self) -> None:
-        made = self.make(WORKLIST, "item.wl", aet=self.settings["calling_aet"])
-        served = Path(self.settings["worklist_dir"], f"{self.accession}.wl")
-        directory = os.stat(served.parent)
-        waiting = served.with_suffix(".new")
+        """As an application: under another name first, then renamed, and the gate brings it to Orthanc."""
+        made = self.make(WORKLIST, "item.wl", aet=self.settings["calling_aet"], date=time.strftime("%Y%m%d"))
+        drop = Path(self.settings["worklist_drop_dir"])
+        handed, waiting = drop / f"{self.accession}.wl", drop / f"{self.accession}.part"
+        if not drop.stat().st_mode & stat.S_ISGID:
+            raise OSError(f"{drop} is not mounted; see systemctl status srv-worklists-incoming.mount")
         try:
-            shutil.copy(made, waiting)
-            os.chown(waiting, directory.st_uid, directory.st_gid)
-            waiting.rename(served)  # at once: the plugin must never read half a file
-            answers = self.scratch / "answers"
-            answers.mkdir()
-            self.scu(
-                "findscu",
-                self.settings["calling_aet"],
-                *("-W", "-X", "-od", str(answers)),
-                *(
-                    "-k",
-                    f"AccessionNumber={self.accession}",
-                    "-k",
-                    "PatientName",
-                    "-k",
-                    "StudyInstanceUID",
-                ),
-                *("-k", "ScheduledProcedureStepSequence[0].Modality"),
-            )
-            found = [self.data_set(answer) for answer in sorted(answers.iterdir())]
-            seen = [answer["0020000D"]["Value"][0] for answer in found]
-            self.check("worklist query finds the patient", str([self.study]), str(seen))
+            shutil.copyfile(made, waiting)
+            waiting.rename(handed)
+            end = time.monotonic() + 30
+            seen = self.scheduled()
+            while not seen and time.monotonic() < end:
+                time.sleep(0.5)
+                seen = self.scheduled()
+            self.check("worklist query finds the patient", str([self.study]), str(seen or self.lost(handed)))
         finally:
             waiting.unlink(missing_ok=True)
-            served.unlink(missing_ok=True)
+            handed.unlink(missing_ok=True)
+            # nothing to remove is an error to it
+            subprocess.run(
+                ["/usr/local/bin/orthanc-worklist", "remove", self.accession],
+                capture_output=True,
+                timeout=60,
+                check=False,
+            )
+
+    def scheduled(self) -> list[str]:
+        """The studies of the synthetic patient in the answers to a worklist query."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as answers:
+            keys = (f"AccessionNumber={self.accession}", "PatientName", "StudyInstanceUID")
+            step = "ScheduledProcedureStepSequence[0].Modality"
+            asked = [argument for key in (*keys, step) for argument in ("-k", key)]
+            self.scu("findscu", self.settings["calling_aet"], "-W", "-X", "-od", answers, *asked)
+            found = [self.data_set(answer) for answer in sorted(Path(answers).iterdir())]
+        return [answer["0020000D"]["Value"][0] for answer in found]
+
+    def lost(self, handed: Path) -> str:
+        """Where the item stayed that no query finds."""
+        served = Path(self.settings["worklist_dir"])
+        for reason in (served / ".spool/quarantine").glob(f"*{self.accession}*.reason"):
+            return f"the gate refused it: {' '.join(reason.read_text(encoding='utf-8', errors='replace').split())}"
+        if handed.exists():
+            return f"the gate did not take it from {handed.parent}; see systemctl status orthanc-worklist.path"
+        if list(served.glob(f"{self.study}_*.wl")):
+            return "the gate served it, and Orthanc does not answer with it; see journalctl -u orthanc"
+        return "it is nowhere; see journalctl -u orthanc-worklist"
 
     def user(self, *roles: str) -> dict[str, str]:
         """The first user with the first of these roles that anybody has."""

@@ -75,6 +75,10 @@ options:
     description: The directory of worklist files that Orthanc serves.
     type: path
     required: true
+  worklist_drop_dir:
+    description: The directory where applications hand worklist items over.
+    type: path
+    default: /srv/worklists/incoming
   waivers:
     description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
     type: dict
@@ -110,6 +114,9 @@ checks:
   returned: always
 """
 
+import signal
+import sys
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils.acceptance import Day
 
@@ -142,10 +149,14 @@ def main() -> None:
             "dicom_tls_port": {"type": "int", "default": 2762},
             "certificates": {"type": "dict", "default": {}},
             "worklist_dir": {"type": "path", "required": True},
+            "worklist_drop_dir": {"type": "path", "default": "/srv/worklists/incoming"},
             "waivers": {"type": "dict", "default": {}},
         },
         supports_check_mode=False,
     )
+    # a run that is cut off takes its patient away, too
+    for cut in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(cut, lambda number, _frame: sys.exit(128 + number))
     day = Day(module.params)
     day.play()
     module.exit_json(

@@ -165,7 +165,8 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
             "EnableWado": False,
             "Ssl": True,
         },
-        "Worklists": {"Enable": True, **worklists},
+        # each device sees its own list, whatever it asks for
+        "Worklists": {"Enable": True, "FilterIssuerAet": True, **worklists},
         "LuaScripts": [FILTER],
         "ClinicopsRoles": roles,
     }

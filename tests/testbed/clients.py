@@ -28,6 +28,8 @@ ADDRESSES = {
     "orthanc-exposed12": ("198.51.100.15", "198.51.100.75", "198.51.100.145"),
     "orthanc-exposed13": ("198.51.100.16", "198.51.100.76", "198.51.100.146"),
     "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
+    "orthanc-worklist12": ("198.51.100.18", "198.51.100.78", "198.51.100.148"),
+    "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}

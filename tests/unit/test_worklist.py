@@ -120,6 +120,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         ({"PatientID": None}, "PatientID is missing or empty"),
         ({"PatientID": "  "}, "PatientID is missing or empty"),
         ({"PatientName": "^^"}, "PatientName is "),
+        ({"PatientName": "ROE^J\tE"}, "PatientName is "),
         ({"AccessionNumber": ""}, "AccessionNumber is missing or empty"),
         ({"AccessionNumber": "12345678901234567"}, "AccessionNumber is '12345678901234567'"),
         ({"AccessionNumber": ["1", "2"]}, "AccessionNumber has several values"),
@@ -154,6 +155,8 @@ def test_no_sequence(settings: Any) -> None:
     ("declared", "name"),
     [
         ("ISO_IR 192", "山田^太郎=ヤマダ^タロウ"),
+        ("ISO_IR 192", "山田\u3000太郎"),
+        ("ISO_IR 192", "می\u200cرود^م"),
         ("ISO_IR 126", "Διονυσιος"),
         ("ISO_IR 127", "قباني^لنزار"),
         ("ISO_IR 100", "Buc^Jérôme"),

@@ -27,11 +27,12 @@ import signal
 import stat
 import sys
 import time
+import unicodedata
 import uuid
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class Item:
     data: bytes = b""
 
     def facts(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "data"}
+        return {name: value for name, value in vars(self).items() if name != "data"}
 
 
 def say(text: str, level: int = 6) -> None:
@@ -208,7 +209,7 @@ class Check:
             if needed:
                 self.wrong(keyword, "is missing or empty", remedy)
             return ""
-        if not re.fullmatch(form, text) or not text.isprintable():
+        if not re.fullmatch(form, text) or any(unicodedata.category(letter) == "Cc" for letter in text):
             self.wrong(keyword, f"is {text[:80]!a}", remedy)
             return ""
         setattr(content, keyword, text)
@@ -268,10 +269,10 @@ class Check:
         code = steps[0]["id"]
         if not re.fullmatch(r"[A-Za-z0-9._-]+", code):
             code = hashlib.sha256(code.encode()).hexdigest()[:16]
-        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl", encoded(self.content, study, code))
+        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl")
 
 
-def encoded(content: Any, study: str, code: str) -> bytes:
+def encoded(content: Any, name: str) -> bytes:
     """A DICOM file: explicit VR, little endian, its text in UTF-8."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.filebase import DicomBytesIO
@@ -280,7 +281,7 @@ def encoded(content: Any, study: str, code: str) -> bytes:
     content.SpecificCharacterSet = "ISO_IR 192"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MWL_FIND
-    meta.MediaStorageSOPInstanceUID = made_uid("item", study, code)
+    meta.MediaStorageSOPInstanceUID = made_uid("item", name)
     meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
@@ -314,9 +315,10 @@ def item_of(data: bytes, settings: Settings) -> Item:
                 raise Refused(
                     f"It has {len(data)} bytes, more than {MAX_BYTES}. Remedy: hand over worklist items alone."
                 )
-            item = Check(data_set(data), settings).item()
-            again = Check(data_set(item.data), settings).item()  # what Orthanc will read
-            if again.facts() != item.facts():
+            content = data_set(data)
+            item = Check(content, settings).item()
+            item = replace(item, data=encoded(content, item.name))
+            if Check(data_set(item.data), settings).item() != replace(item, data=b""):
                 raise Refused("Its text would change in UTF-8. Remedy: write it in ISO_IR 192.")
             return item
     except Refused:
@@ -341,20 +343,18 @@ def locked(settings: Settings) -> Iterator[None]:
 
 
 def served_items(settings: Settings) -> list[Item]:
-    found = []
-    for path in sorted(settings.served.glob("*.wl")):
-        with contextlib.suppress(FileNotFoundError, Refused):  # gone meanwhile; not made by the gate
-            found.append(read_served(path, settings))
-    return found
+    return [item for path in sorted(settings.served.glob("*.wl")) if (item := read_served(path, settings))]
 
 
-def read_served(path: Path, settings: Settings) -> Item:
-    """An item by the name of its file; its station may have left the inventory since."""
-    return Item(**{**item_of(path.read_bytes(), anywhere(settings)).facts(), "name": path.name})
-
-
-def anywhere(settings: Settings) -> Settings:
-    return Settings(**{**vars(settings), "stations": []})
+def read_served(path: Path, settings: Settings) -> Item | None:
+    """What the gate wrote: an item by the name of its file, whose station may have left the inventory since."""
+    try:
+        return replace(Check(data_set(path.read_bytes()), replace(settings, stations=[])).item(), name=path.name)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # somebody put it there past the gate
+        say(f"{path.name} is not the gate's: {str(error)[:200]!a}. Remedy: move it to {settings.drop}.", 4)
+        return None
 
 
 def put(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
@@ -498,7 +498,7 @@ class Gate:
         names = self.studies[item.study_instance_uid]
         for name in names:
             other = read_served(self.settings.served / name, self.settings)
-            if other.patient_id != item.patient_id:
+            if other and other.patient_id != item.patient_id:
                 what = "StudyInstanceUID is that of an item for another PatientID, and the images would mix"
                 raise Refused(f"{what}. Remedy: give each study a UID of its own.")
         if self.count >= self.settings.max_items and item.name not in names:
@@ -666,7 +666,7 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
     step.ScheduledProcedureStepID = item.RequestedProcedureID = "1"
     item.ScheduledProcedureStepSequence = Sequence([step])
-    return encoded(item, row["StudyInstanceUID"], "1")
+    return encoded(item, row["StudyInstanceUID"])
 
 
 def create(settings: Settings, path: str) -> dict[str, Any]:
@@ -802,6 +802,9 @@ def main() -> int:
     add("gate", help="the service that takes what comes")
     add("tidy", help="the timer that takes away what is done")
     given = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's language
     as_json = getattr(given, "json", False)
     try:
         settings = Settings.read(given.config)
