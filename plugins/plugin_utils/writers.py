@@ -1,0 +1,153 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Who may hand worklist items over: what is wrong with the settings, and with what sshd makes of them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fnmatch
+import re
+from typing import Any
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+VARIABLE = "orthanc_worklist_writers"
+NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+KEY = re.compile(
+    r'(from="[^"\s]+" )?(?P<kind>ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+|sk-\S+@openssh\.com) (?P<body>\S+)( .*)?'
+)
+CHROOT = "/srv/worklists"
+# What an account with SFTP alone must get of sshd, as `sshd -T` writes it.
+SHUT_IN = {
+    "chrootdirectory": CHROOT,
+    "forcecommand": "internal-sftp -u 0077 -d /incoming",
+    "authorizedkeysfile": "/etc/ssh/orthanc-worklists/%u",
+    "authenticationmethods": "publickey",
+    "pubkeyauthentication": "yes",
+    "disableforwarding": "yes",
+    "allowtcpforwarding": "no",
+    "allowstreamlocalforwarding": "no",
+    "allowagentforwarding": "no",
+    "x11forwarding": "no",
+    "permittunnel": "no",
+    "permittty": "no",
+    "permituserrc": "no",
+}
+
+
+def names(writers: Any) -> list[str]:
+    """The names that can be looked up: of a list that is none, nobody's."""
+    found = [writer.get("name") for writer in writers if isinstance(writer, dict)] if isinstance(writers, list) else []
+    return [name for name in found if isinstance(name, str) and NAME.fullmatch(name)]
+
+
+def problems(settings: dict[str, Any], passwd: list[str], mark: str) -> list[Problem]:
+    """`passwd` has lines as in /etc/passwd; `mark` is the comment of the accounts that the role made itself."""
+    comments = {fields[0]: fields[4] for fields in (line.split(":") for line in passwd) if len(fields) > 4}
+    found = _writers(settings["writers"], comments, mark)
+    for name, least, most in (("keep_days", 0, 3650), ("max_items", 1, 100_000)):
+        if not re.fullmatch(r"[0-9]{1,6}", str(settings[name])) or not least <= int(settings[name]) <= most:
+            message = f"{settings[name]!r} is no whole number from {least} to {most}"
+            found.append(problem(f"orthanc_worklist_{name}", message, "write one"))
+    if f"{settings['dir']}/".startswith(f"{CHROOT}/"):
+        message = f"is in {CHROOT}, where applications hand items over"
+        found.append(problem("orthanc_worklist_dir", message, "use a directory of Orthanc's own"))
+    return found
+
+
+def _writers(writers: Any, comments: dict[str, str], mark: str) -> list[Problem]:
+    if not isinstance(writers, list):
+        return [problem(VARIABLE, "is not a list", "list name, and for SFTP keys, of each writer")]
+    found = []
+    seen: set[str] = set()
+    for number, writer in enumerate(writers):
+        path = f"{VARIABLE}[{number}]"
+        if not isinstance(writer, dict):
+            found.append(problem(path, "is not a writer", "write name, and for SFTP keys"))
+            continue
+        found += [problem(f"{path}.{key}", "is no setting here", "take it out") for key in {*writer} - {"name", "keys"}]
+        name = writer.get("name")
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            remedy = "use a-z, 0-9, _ and hyphen, a letter first, 32 characters at most"
+            found.append(problem(f"{path}.name", f"{name!r} is no user name of Linux", remedy))
+            continue
+        if name in seen:
+            found.append(problem(f"{path}.name", f"{name!r} stands twice", "put its keys into one list"))
+        seen.add(name)
+        if "keys" in writer:
+            found += _keys(f"{path}.keys", writer["keys"])
+            if name in comments and comments[name] != mark:
+                message = f"{name!r} is an account of this machine, which would have SFTP alone from then on"
+                found.append(problem(f"{path}.name", message, "choose a name that is free, or take its keys out"))
+        elif name not in comments:
+            message = f"{name!r} is no user of this machine"
+            found.append(problem(f"{path}.name", message, "make the account first, or give keys for SFTP"))
+        elif comments[name] == mark:
+            message = f"{name!r} is an account for SFTP, and has no keys here"
+            found.append(problem(f"{path}.keys", message, "write its keys, or take the writer out"))
+    return found
+
+
+def _keys(path: str, keys: Any) -> list[Problem]:
+    if not isinstance(keys, list) or not keys:
+        return [problem(path, "is not a list of keys", "write each on a line of its own, or take keys out")]
+    # it is not shown: a private key may stand in its place
+    return [
+        problem(f"{path}[{number}]", "is no SSH public key", "write the line of the file that ends in .pub")
+        for number, key in enumerate(keys)
+        if not _is_key(key)
+    ]
+
+
+def _is_key(key: Any) -> bool:
+    match = KEY.fullmatch(key.strip()) if isinstance(key, str) else None
+    if not match:
+        return False
+    try:
+        body = base64.b64decode(match["body"], validate=True)
+    except binascii.Error:
+        return False
+    kind = match["kind"].encode()
+    return body.startswith(len(kind).to_bytes(4, "big") + kind) and len(body) > len(kind) + 32
+
+
+def sftp_problems(said: list[str], name: str, drop_in: str) -> list[str]:
+    """What `sshd -T` says of an account that must have SFTP alone; empty when it has that."""
+    settings: dict[str, list[str]] = {}
+    for key, _, value in (line.partition(" ") for line in said):
+        settings.setdefault(key.lower(), []).append(value)
+    wrong = [
+        f"{key} {' '.join(settings.get(key, ['none']))}"
+        for key, value in SHUT_IN.items()
+        if settings.get(key) != [value]
+    ]
+    found = []
+    if wrong:
+        found.append(
+            f"sshd would not shut {name} in: it says {', '.join(wrong)}. Remedy: let /etc/ssh/sshd_config begin with"
+            f" Include /etc/ssh/sshd_config.d/*.conf, and have no Match before {drop_in} that holds for {name}."
+        )
+    allowed = [pattern for line in settings.get("allowusers", []) for pattern in line.split()]
+    denied = [pattern for line in settings.get("denyusers", []) for pattern in line.split()]
+    if (allowed and not any(_matches(name, pattern) for pattern in allowed)) or any(
+        _matches(name, pattern) for pattern in denied if "@" not in pattern
+    ):
+        found.append(
+            f"sshd would not let {name} in, by AllowUsers or DenyUsers. Remedy: name {name} in AllowUsers in"
+            " /etc/ssh/sshd_config or /etc/ssh/sshd_config.d, and not in DenyUsers."
+        )
+    groups = [pattern for line in settings.get("allowgroups", []) for pattern in line.split()]
+    refused = [pattern for line in settings.get("denygroups", []) for pattern in line.split()]
+    if (groups and not any(_matches("orthanc-worklists", pattern) for pattern in groups)) or any(
+        _matches("orthanc-worklists", pattern) for pattern in refused
+    ):
+        found.append(
+            f"sshd would not let {name} in, by AllowGroups or DenyGroups. Remedy: name orthanc-worklists in AllowGroups"
+            " in /etc/ssh/sshd_config or /etc/ssh/sshd_config.d, and not in DenyGroups."
+        )
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(name, pattern.partition("@")[0])
