@@ -119,7 +119,8 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
     [
         ({"PatientID": None}, "PatientID is missing or empty"),
         ({"PatientID": "  "}, "PatientID is missing or empty"),
-        ({"PatientName": "^^"}, "PatientName is "),
+        ({"PatientName": "^^"}, "PatientName is malformed"),
+        ({"PatientName": ["ROE^JANE", "ROE^MARY"]}, "PatientName has several values"),
         ({"PatientName": "ROE^J\tE"}, "PatientName is "),
         ({"AccessionNumber": ""}, "AccessionNumber is missing or empty"),
         ({"AccessionNumber": "12345678901234567"}, "AccessionNumber is '12345678901234567'"),
@@ -143,6 +144,12 @@ def test_what_is_wrong_is_named_with_a_remedy(settings: Any, changes: dict[str, 
 
 def test_everything_that_is_wrong_is_named_at_once(settings: Any) -> None:
     assert len(refusal(settings, written(item(PatientID=None, StudyInstanceUID=None, Modality=None)))) == 3
+
+
+def test_a_value_of_another_representation(settings: Any) -> None:
+    content = item(PatientName=None)
+    content.add_new(0x00100010, "SQ", [Dataset()])
+    assert "PatientName has the VR SQ" in refusal(settings, written(content))[0]
 
 
 def test_no_sequence(settings: Any) -> None:
@@ -293,7 +300,7 @@ def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float
     assert len(names(settings.quarantine)) == 2
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "hard link", "large"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "large", "large, under another name"])
 def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind: str) -> None:
     path, good = settings.incoming / "x.wl", tmp_path / "good"
     good.write_bytes(written(item()))
@@ -304,19 +311,34 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
     elif kind == "directory":
         path.mkdir()
         (path / "inside").write_text("kept")
-    elif kind == "hard link":
-        path.hardlink_to(good)
     else:
+        path = path.with_suffix(".part" if "name" in kind else ".wl")
         with path.open("wb") as file:
             file.truncate(2_000_000_000)
     assert worklist.Gate(settings).look() == (1, 1)
     held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
     assert names(settings.served) == []
     assert good.read_bytes() == written(item())
-    if kind == "large":
+    if "large" in kind:
         assert held.stat().st_size == worklist.MAX_BYTES
     if kind == "directory":
         assert (held / "inside").read_text() == "kept"
+
+
+def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, later: Callable[[float], None]) -> None:
+    # as sftp-server renames; for good it would be a file that others can change
+    path, other = drop(settings), tmp_path / "other"
+    other.hardlink_to(path)
+    gate = worklist.Gate(settings)
+    later(10)
+    assert gate.look() == (1, 0)
+    other.unlink()
+    assert gate.look() == (1, 1)
+    assert names(settings.served) == ["1.2.3_1.wl"]
+    other.hardlink_to(drop(settings))
+    later(20)
+    gate.look()
+    assert "hard link" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, later: Callable[[float], None]) -> None:
@@ -343,6 +365,7 @@ def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float]
 
 def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Any) -> None:
     monkeypatch.setattr(worklist, "BURST", 3)
+    monkeypatch.setattr(worklist, "A_SECOND", 0)
     for number in range(5):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     os.chown(settings.incoming / "4.wl", 12345, -1)

@@ -197,20 +197,22 @@ class Check:
 
     def value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
         """The value without the spaces around it, where it has this form."""
+        from pydicom.datadict import dictionary_VR, tag_for_keyword
+
         content = self.content if of is None else of
-        given = content.get(keyword)
-        if isinstance(given, (list, tuple)) or (
-            given is not None and not isinstance(given, str) and keyword[-4:] != "Name"
-        ):
-            self.wrong(keyword, "has several values", "write one")
+        element = content.get(tag_for_keyword(keyword))
+        if element is not None and (dictionary_VR(element.tag) != element.VR or element.VM > 1):
+            what = "has several values" if element.VM > 1 else f"has the VR {element.VR}"
+            self.wrong(keyword, what, f"write one of VR {dictionary_VR(element.tag)}")
             return ""
-        text = str(given or "").strip(" \0")
+        text = "" if element is None else str(element.value or "").strip(" \0")
         if not text:
             if needed:
                 self.wrong(keyword, "is missing or empty", remedy)
             return ""
         if not re.fullmatch(form, text) or any(unicodedata.category(letter) == "Cc" for letter in text):
-            self.wrong(keyword, f"is {text[:80]!a}", remedy)
+            # the journal is no place for a patient's name
+            self.wrong(keyword, "is malformed" if keyword.startswith("Patient") else f"is {text[:80]!a}", remedy)
             return ""
         setattr(content, keyword, text)
         return text
@@ -391,8 +393,7 @@ class Gate:
         self.settings = settings
         self.known: dict[tuple[int, int, int], Refused] = {}  # files that are not right, yet
         self.tokens: dict[int, tuple[float, float]] = {}  # owner: files that may come now, as of when
-        self.studies: dict[str, set[str]] = {}  # study: names of the files that are served
-        self.count = 0
+        self.studies: dict[str, set[str]] = {}  # study: names of the files that are served; as of this pass
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that has our lease
 
     def run(self) -> None:
@@ -408,21 +409,15 @@ class Gate:
 
     def look(self) -> tuple[int, int]:
         """One pass: how many were there, and how many went."""
-        self.studies = defaultdict(set)
-        for path in self.settings.served.iterdir():
-            if path.name.endswith(".tmp"):
-                path.unlink()  # of a gate that was killed
-            elif path.suffix == ".wl":
-                self.studies[path.name.split("_")[0]].add(path.name)
-        self.count = sum(map(len, self.studies.values()))
+        self.studies = {}
         queues: dict[int, list[tuple[float, str, os.stat_result]]] = defaultdict(list)
         there = done = 0
         with os.scandir(self.settings.incoming) as entries:
             for entry in entries:
                 there += not entry.name.startswith(".")  # as systemd counts
-                if entry.name.endswith(".wl") and not entry.name.startswith("."):
-                    with contextlib.suppress(FileNotFoundError):
-                        seen = entry.stat(follow_symlinks=False)
+                with contextlib.suppress(FileNotFoundError):
+                    seen = entry.stat(follow_symlinks=False)
+                    if named(entry.name) or seen.st_size > MAX_BYTES:
                         queues[seen.st_uid].append((seen.st_ctime, entry.name, seen))
         # owners take turns, so that one who floods makes the others wait for one file at most
         for _changed, name, seen in filter(
@@ -443,8 +438,6 @@ class Gate:
         path, age = self.settings.incoming / name, time.time() - seen.st_ctime
         if not stat.S_ISREG(seen.st_mode):
             return self.refuse(path, seen, Refused("It is no regular file. Remedy: put a file there."))
-        if seen.st_nlink > 1:
-            return self.refuse(path, seen, Refused("It has another name (a hard link). Remedy: copy the file there."))
         if seen.st_size > MAX_BYTES:
             what = f"It has {seen.st_size} bytes, of which the first {MAX_BYTES} are kept"
             return self.refuse(path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
@@ -452,6 +445,8 @@ class Gate:
             return False
         key = (seen.st_ino, seen.st_ctime_ns, seen.st_size)
         try:
+            if seen.st_nlink > 1:  # for a moment while sftp-server renames, and then no more
+                raise Refused("It has another name (a hard link). Remedy: copy the file there.")
             if key in self.known:
                 raise self.known[key]
             if not self.allowed(seen.st_uid):
@@ -495,17 +490,24 @@ class Gate:
             return file.read(MAX_BYTES + 1)
 
     def serve(self, item: Item) -> None:
+        if not self.studies:
+            self.studies = defaultdict(set)
+            for path in self.settings.served.iterdir():
+                if path.name.endswith(".tmp"):
+                    path.unlink()  # of a gate that was killed
+                elif path.suffix == ".wl":
+                    self.studies[path.name.split("_")[0]].add(path.name)
         names = self.studies[item.study_instance_uid]
         for name in names:
             other = read_served(self.settings.served / name, self.settings)
             if other and other.patient_id != item.patient_id:
                 what = "StudyInstanceUID is that of an item for another PatientID, and the images would mix"
                 raise Refused(f"{what}. Remedy: give each study a UID of its own.")
-        if self.count >= self.settings.max_items and item.name not in names:
-            what = f"{self.count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
+        count = sum(map(len, self.studies.values()))
+        if count >= self.settings.max_items and item.name not in names:
+            what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
             raise Refused(f"{what}. Remedy: orthanc-worklist remove those that are done, or set more.")
         put(self.settings.served / item.name, item.data, os.stat(self.settings.served))
-        self.count += item.name not in names
         names.add(item.name)
         say(f"serves {item.name}")
 
@@ -523,6 +525,11 @@ class Gate:
         return True
 
 
+def named(name: str) -> bool:
+    """Applications may write under any other name, and rename."""
+    return name.endswith(".wl") and not name.startswith(".")
+
+
 def sorted_(queue: list[tuple[float, str, os.stat_result]]) -> list[tuple[float, str, os.stat_result]]:
     return sorted(queue, key=lambda entry: entry[:2])
 
@@ -534,8 +541,7 @@ def tidy(settings: Settings) -> None:
     with locked(settings):
         for path in settings.incoming.iterdir():
             seen = path.lstat()
-            named = path.name.endswith(".wl") and not path.name.startswith(".")
-            if not named and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
+            if not named(path.name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                 what = "For an hour its name has not become one that ends in .wl. Remedy: rename it when it is whole."
                 gate.refuse(path, seen, Refused(what))
         for path in settings.quarantine.iterdir():
@@ -690,6 +696,7 @@ def create(settings: Settings, path: str) -> dict[str, Any]:
     if problems:
         raise Refused(*problems, "Nothing was scheduled. Remedy: correct the rows and import all of them again.")
     root = os.geteuid() == 0
+    os.umask(0o077)
     drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
     for item, data in progress(made, "handing over"):
         waiting = drop / f"{item.name[:-3]}.part"
