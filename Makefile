@@ -4,7 +4,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down test campaign lint unit scenarios clean
+.PHONY: demo demo-down test beside campaign lint unit scenarios scenario-worklist clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -28,7 +28,13 @@ demo-down:
 	@python3 tests/testbed/demo.py down
 	@$(BED) engine-down
 
-test: lint scenarios unit
+# Two things at once: a scenario waits more than it computes. What goes on beside shows when it is done.
+test: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	@$(MAKE) --no-print-directory --jobs=2 scenarios beside
+
+beside:
+	@$(MAKE) --no-print-directory lint unit scenario-worklist >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
@@ -42,6 +48,10 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 	molecule test --scenario-name docker
 	molecule test --scenario-name exposure
 
+scenario-worklist: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	molecule test --scenario-name worklist
+
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
 
@@ -53,6 +63,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	BED_TESTS=campaign molecule test --scenario-name default
 	BED_TESTS=campaign molecule test --scenario-name docker
 	BED_TESTS=campaign molecule test --scenario-name exposure
+	BED_TESTS=campaign molecule test --scenario-name worklist
 	molecule test --scenario-name docker_to_package
 	molecule test --scenario-name acme
 

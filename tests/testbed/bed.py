@@ -11,6 +11,8 @@ tagged with a hash of their recipe, so a second run builds nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import ipaddress
 import json
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,15 @@ def run(*command: str, check: bool = True, **options: Any) -> subprocess.Complet
     if check and done.returncode:
         sys.exit(f"bed: {' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return done
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Two scenarios may run side by side: while one makes images and networks the other waits."""
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -300,15 +312,17 @@ def main() -> None:
     elif chosen.command == "engine-down":
         engine_down()
     elif chosen.command == "up":
-        engine_up()
-        networks_up()
-        for platform in json.loads(chosen.platforms):
-            say(f"machine {platform['name']} ({platform['image']})")
-            machine_up(platform["name"], platform["image"], platform["addresses"])
+        with alone():
+            engine_up()
+            networks_up()
+            for platform in json.loads(chosen.platforms):
+                say(f"machine {platform['name']} ({platform['image']})")
+                machine_up(platform["name"], platform["image"], platform["addresses"])
     else:
-        for name in chosen.names:
-            machine_down(name)
-        networks_down()
+        with alone():
+            for name in chosen.names:
+                machine_down(name)
+            networks_down()
 
 
 if __name__ == "__main__":
