@@ -405,6 +405,11 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
         worklist.tidy(settings)
     assert names(settings.served) == ["1.2.4_1.wl"]
     assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
+    grown = next(settings.quarantine.glob("*c.part"))
+    os.truncate(grown, worklist.MAX_BYTES + 1)
+    with pytest.raises(worklist.Refused):
+        worklist.tidy(settings)
+    assert grown.stat().st_size == worklist.MAX_BYTES
     later(40 * 86400)
     with pytest.raises(worklist.Refused):
         worklist.tidy(settings)

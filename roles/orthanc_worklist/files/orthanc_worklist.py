@@ -45,7 +45,7 @@ SETTLE_SECONDS = 1  # a file that just changed may change again
 DOUBT_SECONDS = 15  # a file that is not right may be written in several goes
 FORGOTTEN_SECONDS = 3600  # and one that is never finished, or never gets its name, goes after an hour
 LINGER_SECONDS = 10  # the gate ends when nothing has come for so long; systemd starts it again
-QUARANTINE_DAYS = 30
+QUARANTINE_DAYS, QUARANTINE_FILES = 30, 2_000  # each with its reason: a flood must not take the images' disk
 BURST, A_SECOND = 2_000, 20  # files of one owner; those above wait
 MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
 TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
@@ -544,9 +544,13 @@ def tidy(settings: Settings) -> None:
             if not named(path.name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                 what = "For an hour its name has not become one that ends in .wl. Remedy: rename it when it is whole."
                 gate.refuse(path, seen, Refused(what))
-        for path in settings.quarantine.iterdir():
-            if time.time() - path.lstat().st_ctime > QUARANTINE_DAYS * 86400:
+        held = sorted((path.lstat().st_ctime, path, path.lstat()) for path in settings.quarantine.iterdir())
+        for number, (changed, path, seen) in enumerate(reversed(held)):
+            if number >= QUARANTINE_FILES or time.time() - changed > QUARANTINE_DAYS * 86400:
+                say(f"removes {path.name} from quarantine", 4)
                 remove_tree(path)
+            elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
+                os.truncate(path, MAX_BYTES)  # its writer has gone on
         items = served_items(settings)
         past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
         done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
