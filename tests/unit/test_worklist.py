@@ -133,6 +133,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         ({"Modality": ""}, "Modality is missing or empty"),
         ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is no day"),
         ({"ScheduledProcedureStepStartDate": "20261125-20261126"}, "ScheduledProcedureStepStartDate is '20261125-2"),
+        ({"ScheduledProcedureStepStartTime": ""}, "ScheduledProcedureStepStartTime is missing or empty"),
         ({"ScheduledProcedureStepStartTime": "25"}, "ScheduledProcedureStepStartTime is '25'"),
     ],
 )
@@ -177,9 +178,17 @@ def test_a_name_becomes_utf_8(settings: Any, declared: Any, name: str) -> None:
     assert b"ISO_IR 192" in found.data
 
 
-def test_text_in_an_undeclared_character_set_is_not_guessed(settings: Any) -> None:
-    data = written(item(PatientName="MULLER^A")).replace(b"MULLER", "Müll".encode() + b"e")
+@pytest.mark.parametrize("declared", [None, "ISO_IR 6"])
+def test_text_in_an_undeclared_character_set_is_not_guessed(settings: Any, declared: str | None) -> None:
+    data = written(item(PatientName="MULLER^A", SpecificCharacterSet=declared))
+    data = data.replace(b"MULLER", "Müll".encode() + b"e")
     assert "PatientName is not ASCII, and SpecificCharacterSet is missing" in refusal(settings, data)[0]
+
+
+def test_utf_8_that_is_declared_as_latin_1(settings: Any) -> None:
+    data = written(item(PatientName="MULLER^A", SpecificCharacterSet="ISO_IR 100"))
+    data = data.replace(b"MULLER", "Müll".encode() + b"e")
+    assert "PatientName is in UTF-8" in refusal(settings, data)[0]
 
 
 def test_text_that_is_not_in_its_character_set(settings: Any) -> None:

@@ -50,6 +50,7 @@ BURST, A_SECOND = 2_000, 20  # files of one owner; those above wait
 MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
 TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
 UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # PS3.5, section 9.1; 64 characters at most
+ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets with which text beyond ASCII is a guess
 TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
 COLUMNS = {
     "PatientID": True,
@@ -169,7 +170,8 @@ def walk(content: Any, declared: bool, depth: int = 1) -> None:
         raise Refused(
             f"Sequences are nested deeper than {MAX_DEPTH}. Remedy: write the attributes of a worklist alone."
         )
-    declared = declared or any(content.get("SpecificCharacterSet") or [])
+    given = content.get("SpecificCharacterSet") or []
+    declared = declared or bool({given} - ASCII if isinstance(given, str) else set(given) - ASCII)
     tags = sorted(content.keys())
     if any(tag.group in (0x0002, 0x7FE0) for tag in tags):
         raise Refused("It is an image, or another file of DICOM's. Remedy: hand over worklist items alone.")
@@ -181,9 +183,20 @@ def walk(content: Any, declared: bool, depth: int = 1) -> None:
         elif element.VR in TEXT and not declared and not str(element.value).isascii():
             remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
             raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
+        elif element.VR in TEXT and disguised(str(element.value)):
+            remedy = "Remedy: declare ISO_IR 192"
+            raise Refused(f"{element.keyword or tag} is in UTF-8, and SpecificCharacterSet says otherwise. {remedy}.")
     for tag in tags:
         if tag.element == 0 or tag == 0x00080005:  # lengths of groups; the copy has a character set of its own
             del content[tag]
+
+
+def disguised(text: str) -> bool:
+    """Whether it is UTF-8 that was taken for Latin-1, as applications often declare it: no name reads like that."""
+    try:
+        return not text.isascii() and bool(text.encode("latin-1").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 class Check:
@@ -247,7 +260,7 @@ class Check:
             "date": self.day("ScheduledProcedureStepStartDate", step),
             "time": self.value(
                 "ScheduledProcedureStepStartTime", r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
-                "write HHMMSS", step, needed=False,
+                "write HHMMSS", step,
             ),
             "id": code,
         }  # fmt: skip
@@ -551,15 +564,18 @@ def tidy(settings: Settings) -> None:
                 remove_tree(path)
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
                 os.truncate(path, MAX_BYTES)  # its writer has gone on
-        items = served_items(settings)
-        past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
-        done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
-        try:
-            done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
-        finally:
-            for name, why in done.items():
-                (settings.served / name).unlink(missing_ok=True)
-                say(f"removes {name}: {why}")
+    items = served_items(settings)
+    past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
+    done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
+    try:
+        done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
+    finally:
+        with locked(settings):
+            for item in items:
+                path = settings.served / item.name
+                if item.name in done and read_served(path, settings) == item:  # not another by now
+                    path.unlink()
+                    say(f"removes {item.name}: {done[item.name]}")
 
 
 def remove_tree(path: Path) -> None:
@@ -663,7 +679,7 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
     for name in (day, "PatientBirthDate"):
         row[name] = re.sub(r"^(\d{4})-(\d\d)-(\d\d)$", r"\1\2\3", row.get(name, ""))
-    row[hour] = re.sub(r"^(\d\d):(\d\d)(?::(\d\d))?$", r"\1\2\3", row.get(hour, ""))
+    row[hour] = re.sub(r"^(\d\d):(\d\d)(?::(\d\d))?$", r"\1\2\3", row.get(hour, "0000"))
     if "AccessionNumber" not in row:
         parts = [row.get(name, "") for name in ("PatientID", "ScheduledStationAETitle", day, hour)]
         digest = hashlib.sha256("\n".join(parts).encode()).digest()
