@@ -65,7 +65,7 @@ NETWORKS = {
 # What systemd needs in a container; --privileged can be refused by the host.
 CAPABILITIES = [
     *("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "MKNOD", "SYS_CHROOT", "SETFCAP"),
-    *("AUDIT_WRITE", "DAC_READ_SEARCH", "IPC_LOCK", "SYS_NICE", "SYSLOG", "LINUX_IMMUTABLE"),
+    *("AUDIT_WRITE", "DAC_READ_SEARCH", "IPC_LOCK", "SYS_NICE", "SYSLOG", "LINUX_IMMUTABLE", "LEASE"),
 ]
 SYSTEMD = [
     *(f"--cap-add={capability}" for capability in CAPABILITIES),
