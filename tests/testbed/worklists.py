@@ -196,6 +196,17 @@ def empty(machine: str) -> None:
     assert status == 0, said
 
 
+def pack(files: dict[str, bytes]) -> bytes:
+    """A tar archive."""
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return packed.getvalue()
+
+
 def plain(token: str, data: bytes, how: str = "renamed", **more: Any) -> Plan:
     """A file of a plan for spool.py."""
     return {"token": token, "name": f"{token}.wl", "how": how, "data": base64.b64encode(data).decode(), **more}
@@ -212,6 +223,16 @@ def both(machines: list[str], what: Callable[[str], Found]) -> dict[str, Found]:
     """The same on every machine at once: most of it is waiting."""
     with ThreadPoolExecutor() as pool:
         return dict(zip(machines, pool.map(what, machines), strict=True))
+
+
+# --- an application on another host ------------------------------------------------------------
+SSH = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+
+
+def sftp(machine: str, *lines: str, user: str = "broker") -> tuple[int, str]:
+    """The commands one after the other, up to the first that fails."""
+    batch = "".join(f"{line}\n" for line in lines)
+    return sh(APP, f"sftp -o BatchMode=yes {SSH} -b - {user}@{ADDRESSES[machine][0]}", stdin=batch.encode())
 
 
 # --- a scanner ---------------------------------------------------------------------------------

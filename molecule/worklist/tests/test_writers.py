@@ -1,0 +1,80 @@
+"""Who may hand items over is what the inventory says, from the next deploy on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from clients import ADDRESSES, fingerprint, name_of, play, wait_for
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+from worklists import APP, DROP, SSH, US4, Item, command, csv, empty, look, names, sftp, sh
+
+MACHINES = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = [MACHINES[-1]]
+
+
+def key() -> str:
+    status, said = sh(APP, "cat /root/.ssh/id_ed25519.pub")
+    assert status == 0
+    return said.strip()
+
+
+@pytest.mark.parametrize(
+    ("writer", "said"),
+    [
+        ({"name": "operator", "keys": ["KEY"]}, "is an account of this machine"),
+        ({"name": "root", "keys": ["KEY"]}, "is an account of this machine"),
+        ({"name": "nobody-here"}, "is no user of this machine"),
+        ({"name": "new", "keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}, "is no SSH public key"),
+    ],
+)
+def test_a_writer_who_cannot_be_is_refused_before_anything_changes(
+    host: Host, writer: dict[str, Any], said: str
+) -> None:
+    writer = {**writer, **({"keys": [key()]} if writer.get("keys") == ["KEY"] else {})}
+    before = fingerprint(host)
+    status, output = play("deploy", host, {"orthanc_worklist_writers": [writer]})
+    assert status != 0
+    assert said in output
+    assert fingerprint(host) == before
+
+
+@pytest.mark.campaign
+def test_who_is_off_the_list_is_out_and_limits_and_shared_lists_are_kept(host: Host) -> None:
+    machine = name_of(host)
+    empty(machine)
+    assert sftp(machine, "ls -1 /")[0] == 0
+    # a session that is open when the writer goes
+    address = f"broker@{ADDRESSES[machine][0]}"
+    sh(APP, f"rm -f /tmp/open; ssh -o BatchMode=yes {SSH} -M -S /tmp/open -fN {address}")
+    assert sh(APP, "ssh -S /tmp/open -O check x")[0] == 0
+    settings = {
+        "orthanc_worklist_writers": [{"name": "ris"}],
+        "orthanc_worklist_max_items": 3,
+        "orthanc_config_settings": {"Worklists": {"FilterIssuerAet": False}},
+    }
+    status, said = play("deploy", host, settings)
+    assert status == 0, said[-2000:]
+    wait_for(lambda: sh(APP, "ssh -S /tmp/open -O check x")[0] != 0, "the end of the session")
+    assert sftp(machine, "ls -1 /")[0] != 0
+    assert sh(machine, "getent passwd broker")[0] != 0
+    assert sh(machine, f"echo > {DROP}/x.part", user="his")[0] != 0
+    assert sh(machine, f"echo > {DROP}/x.part && rm {DROP}/x.part", user="ris")[0] == 0
+
+    items = [Item(f"P{number}", station="US4" if number == 0 else "US1") for number in range(5)]
+    status, said = command(machine, "create", "-", stdin=csv(items))
+    assert status == 1
+    assert "orthanc_worklist_max_items is 3" in said
+    found = look(machine)
+    assert (len(found["served"]), len(found["quarantine"])) == (3, 2)
+    # without the filter both scanners see one list
+    assert names(machine) == names(machine, scanner=US4, aet="US4")
+    assert len(names(machine)) == 3
+
+    status, said = play("deploy", host)
+    assert status == 0, said[-2000:]
+    assert sftp(machine, "ls -1 /")[0] == 0
+    assert sh(machine, f"echo > {DROP}/x.part && rm {DROP}/x.part", user="his")[0] == 0
+    assert len(names(machine)) == 2
