@@ -218,6 +218,17 @@ def test_what_is_built_is_closed() -> None:
     )
 
 
+@pytest.mark.parametrize(("plugin", "folder"), [("worklists", "Database"), ("orthanc-worklists", "Directory")])
+def test_each_device_sees_its_own_worklist(plugin: str, folder: str) -> None:
+    worklists = configuration.build({**GOOD, "worklist_plugin": plugin})["Worklists"]
+    assert worklists["Enable"] is worklists["FilterIssuerAet"] is True
+    assert worklists[folder] == GOOD["worklist_dir"]
+    assert not {"Database", "Directory"} - {folder} & set(worklists)
+    shared = {**GOOD, "worklist_plugin": plugin, "settings": {"Worklists": {"FilterIssuerAet": False}}}
+    assert configuration.problems(shared) == []
+    assert configuration.build(shared)["Worklists"] == {**worklists, "FilterIssuerAet": False}
+
+
 def test_masking_leaves_no_password() -> None:
     shown = masking.masked(configuration.build(GOOD))
     assert "long-enough-password" not in json.dumps(shown)
