@@ -26,6 +26,7 @@ import re
 import signal
 import stat
 import sys
+import tempfile
 import time
 import unicodedata
 import uuid
@@ -358,7 +359,8 @@ def locked(settings: Settings) -> Iterator[None]:
 
 
 def served_items(settings: Settings) -> list[Item]:
-    return [item for path in sorted(settings.served.glob("*.wl")) if (item := read_served(path, settings))]
+    paths = sorted(settings.served / name for name in os.listdir(settings.served) if name.endswith(".wl"))
+    return [item for path in paths if (item := read_served(path, settings))]
 
 
 def read_served(path: Path, settings: Settings) -> Item | None:
@@ -384,6 +386,14 @@ def put(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
         file.flush()
         os.fsync(descriptor)
     waiting.rename(path)
+
+
+def cut(path: Path) -> None:
+    """Its first bytes stay, unless it became a link since it was looked at."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if os.fstat(descriptor).st_size > MAX_BYTES:
+        os.ftruncate(descriptor, MAX_BYTES)
+    os.close(descriptor)
 
 
 def sync(directory: Path) -> None:
@@ -533,7 +543,7 @@ class Gate:
         put(held.with_name(f"{held.name}.reason"), "\n".join(text).encode())
         path.rename(held)
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-            os.truncate(held, MAX_BYTES)
+            cut(held)
         say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)
         return True
 
@@ -563,7 +573,7 @@ def tidy(settings: Settings) -> None:
                 say(f"removes {path.name} from quarantine", 4)
                 remove_tree(path)
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-                os.truncate(path, MAX_BYTES)  # its writer has gone on
+                cut(path)  # its writer has gone on
     items = served_items(settings)
     past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
     done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
@@ -716,12 +726,13 @@ def create(settings: Settings, path: str) -> dict[str, Any]:
     if problems:
         raise Refused(*problems, "Nothing was scheduled. Remedy: correct the rows and import all of them again.")
     root = os.geteuid() == 0
-    os.umask(0o077)
     drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
     for item, data in progress(made, "handing over"):
-        waiting = drop / f"{item.name[:-3]}.part"
-        waiting.write_bytes(data)
-        waiting.rename(drop / item.name)
+        # a new file of a name that nobody knows: others write here, too, and could lay a link there
+        descriptor, waiting = tempfile.mkstemp(".part", dir=drop)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.rename(waiting, drop / item.name)
     result: dict[str, Any] = {"items": [item.facts() for item, _data in made]}
     if root:
         served(settings, [item.name for item, _data in made])
@@ -775,7 +786,8 @@ def listed(settings: Settings, which: str) -> dict[str, Any]:
     if which == "waiting":
         return {"waiting": sorted(ascii(path.name)[1:-1] for path in settings.incoming.iterdir())}
     if which == "quarantine":
-        reasons = sorted(settings.quarantine.glob("*.reason"))
+        names = sorted(name for name in os.listdir(settings.quarantine) if name.endswith(".reason"))
+        reasons = [settings.quarantine / name for name in names]
         return {"quarantine": [{"file": path.name[:-7], "reason": path.read_text()} for path in reasons]}
     items = served_items(settings)
     return {
