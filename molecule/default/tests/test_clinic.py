@@ -7,6 +7,7 @@ import email.policy
 import io
 import json
 import os
+import time
 from typing import Any
 
 import pydicom
@@ -25,6 +26,7 @@ from clients import (
     name_of,
     put,
     scu,
+    wait_for,
 )
 from pydicom.uid import generate_uid
 from testinfra.host import Host
@@ -95,27 +97,28 @@ def test_the_worklist_gives_the_scanner_its_patient(host: Host, address: str) ->
     item = (
         "(0008,0050) SH [ACC1]\n(0010,0010) PN [MUSTER^ANNA]\n(0010,0020) LO [P1]\n"
         f"(0020,000d) UI [{generate_uid()}]\n(0040,0100) SQ\n(fffe,e000) -\n(0008,0060) CS [US]\n"
-        "(0040,0001) AE [US2]\n(0040,0002) DA [20260101]\n(0040,0003) TM [0800]\n(fffe,e00d) -\n(fffe,e0dd) -\n"
+        f"(0040,0001) AE [US2]\n(0040,0002) DA [{time.strftime('%Y%m%d')}]\n(0040,0003) TM [0800]\n"
+        "(fffe,e00d) -\n(fffe,e0dd) -\n"
     )
     put(SCANNER, "/tmp/item.txt", item.encode())
     assert client(SCANNER, "dump2dcm", "/tmp/item.txt", "/tmp/item.wl").returncode == 0
-    machine = name_of(host)
-    put(
-        machine,
-        "/var/lib/orthanc/worklists/item.wl",
-        client(SCANNER, "cat", "/tmp/item.wl").stdout,
-    )
-    assert host.run("chown orthanc:orthanc /var/lib/orthanc/worklists/item.wl").rc == 0
+    incoming = "/srv/worklists/incoming"
+    put(name_of(host), f"{incoming}/item.part", client(SCANNER, "cat", "/tmp/item.wl").stdout)
+    host.check_output(f"mv {incoming}/item.part {incoming}/item.wl")
     keys = [
         "-k",
         "PatientName",
         "-k",
         "ScheduledProcedureStepSequence[0].ScheduledStationAETitle=US2",
     ]
+    wait_for(
+        lambda: "MUSTER^ANNA" in scu(SCANNER, "findscu", "US2", address, "-W", *keys)[1], "the scanner finds it", 20
+    )
     _status, said = scu(SCANNER, "findscu", "US2", address, "-W", *keys)
     assert said.count("MUSTER^ANNA") == 1, said
     _status, said = scu(UNLISTED, "findscu", "US2", address, "-W", *keys)
     assert "MUSTER" not in said
+    host.check_output("orthanc-worklist remove ACC1")
 
 
 def test_echo_by_right_and_by_address(host: Host, address: str) -> None:
