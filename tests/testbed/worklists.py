@@ -190,9 +190,9 @@ def patients(machine: str) -> dict[str, Dataset]:
 
 def empty(machine: str) -> None:
     """No item, nothing waiting, nothing in quarantine."""
-    clear = f"systemctl stop orthanc-worklist.path orthanc-worklist.service; find {SERVED} -mindepth 1 -maxdepth 1"
-    clear += f" ! -name .spool -delete; find {SPOOL}/incoming {QUARANTINE} -mindepth 1 -delete"
-    status, said = sh(machine, f"{clear} && systemctl start orthanc-worklist.path")
+    clear = f"find {SERVED} -mindepth 1 -maxdepth 1 ! -name .spool -delete"
+    clear += f" && find {SPOOL}/incoming {QUARANTINE} -mindepth 1 -delete"
+    status, said = sh(machine, f"flock {SPOOL}/lock sh -c '{clear}'")  # the gate waits
     assert status == 0, said
 
 

@@ -155,7 +155,7 @@ def test_the_root_of_sftp_is_the_directory_above_incoming(machine: str) -> None:
 
 WAYS_OUT = {
     "a command": "ssh {ssh} {at} cat /etc/passwd",
-    "a shell": "echo cat /etc/passwd | ssh {ssh} -tt {at}",
+    "a shell": r'printf "cat /etc/passwd\nexit\n" | ssh {ssh} -tt {at}',
     "scp": "scp -O {ssh} {at}:/etc/passwd /tmp/got",
     "scp over SFTP": "scp -s {ssh} {at}:/etc/passwd /tmp/got",
     "a port of the machine": "echo | ssh {ssh} -W 127.0.0.1:22 {at}",
