@@ -401,6 +401,20 @@ def test_a_full_disk_leaves_everything_where_it_is(
     assert worklist.Gate(settings).look() == (2, 2)
 
 
+def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later: Callable[[float], None]) -> None:
+    def denied(_descriptor: int, command: int, _argument: int) -> None:
+        assert command == worklist.fcntl.F_SETLEASE
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(worklist.fcntl, "fcntl", denied)
+    drop(settings)
+    later(10)
+    assert worklist.Gate(settings).look() == (1, 0)
+    later(20)
+    assert worklist.Gate(settings).look() == (1, 1)
+    assert names(settings.served) == ["1.2.3_1.wl"]
+
+
 # --- tidying up, and the command ---------------------------------------------------------------
 def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callable[[float], None]) -> None:
     later(2)

@@ -415,6 +415,7 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.known: dict[tuple[int, int, int], Refused] = {}  # files that are not right, yet
+        self.told: set[str] = set()  # errors that are in the journal
         self.tokens: dict[int, tuple[float, float]] = {}  # owner: files that may come now, as of when
         self.studies: dict[str, set[str]] = {}  # study: names of the files that are served; as of this pass
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that has our lease
@@ -451,7 +452,9 @@ class Gate:
             except FileNotFoundError:
                 pass  # the application has taken it back
             except OSError as error:  # a full disk: everything stays where it is
-                say(f"{name!a} has to wait: {error}", 3)
+                if str(error) not in self.told:
+                    say(f"{name!a} has to wait, and maybe others: {error}", 3)
+                    self.told.add(str(error))
         if done:
             sync(self.settings.served)
         return there, done
@@ -507,6 +510,9 @@ class Gate:
                 fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             except BlockingIOError:
                 return None
+            except OSError:  # no leases here, as in some containers
+                if time.time() - seen.st_ctime < DOUBT_SECONDS:
+                    return None
             now = os.fstat(descriptor)
             if (now.st_ino, now.st_ctime_ns, now.st_size) != (seen.st_ino, seen.st_ctime_ns, seen.st_size):
                 return None
@@ -585,7 +591,7 @@ def tidy(settings: Settings) -> None:
                 path = settings.served / item.name
                 if item.name in done and read_served(path, settings) == item:  # not another by now
                     path.unlink()
-                    say(f"removes {item.name}: {done[item.name]}")
+                    say(f"removes {item.name}: {done[item.name]}", 5)
 
 
 def remove_tree(path: Path) -> None:
