@@ -18,3 +18,10 @@ function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   return role == 'dicomweb_writer' and method == 'POST'
     and (uri == '/dicom-web/studies' or uri:match('^/dicom%-web/studies/[%d.]+$') ~= nil)
 end
+
+-- A worklist query that declares several character sets, as scanners from East Asia send it, would fail: for
+-- FilterIssuerAet the query is made anew out of JSON, which takes one. JSON is in UTF-8, so that one is right.
+function IncomingWorklistRequestFilter(query, origin)
+  query['0008,0005'] = 'ISO_IR 192'
+  return query
+end
