@@ -353,7 +353,7 @@ def item_of(data: bytes, settings: Settings) -> Item:
 @contextlib.contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """One at a time: the gate, tidying up, and a person who removes an item."""
-    with (settings.served / ".spool/lock").open("w") as lock:
+    with (settings.served / ".spool/lock").open("a") as lock:  # its time stays, unlike with "w"
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
