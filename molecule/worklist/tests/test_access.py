@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from clients import ADDRESSES, client, name_of, put
-from testinfra.host import Host
+from clients import ADDRESSES, client, put
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import (
     APP,
@@ -27,7 +26,7 @@ from worklists import (
     sh,
 )
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 # an item of another application that waits for the rest of its name, and one that is served
 SECRET = "GEHEIM^PATIENT"
 WAITING = "secret.part"
@@ -35,9 +34,10 @@ OTHERS = Item("OTHERS", name=SECRET)
 OWN = Item("OWN")
 
 
-@pytest.fixture(scope="module")
-def machine(host: Host) -> str:
-    name = name_of(host)
+# one machine in make test, the other one in the campaign
+@pytest.fixture(scope="module", params=[pytest.param(OLDER, marks=pytest.mark.campaign), NEWER])
+def machine(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
     empty(name)
     drop(name, [plain("others", OTHERS.file())], user="his")
     settle(name)

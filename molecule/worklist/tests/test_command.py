@@ -6,18 +6,18 @@ import json
 import os
 
 import pytest
-from clients import name_of, put
-from testinfra.host import Host
+from clients import put
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import QUARANTINE, Item, ask, command, csv, day, drop, empty, look, names, patients, plain, settle, sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 HEAD = "PatientID;PatientName;ScheduledStationAETitle;ScheduledProcedureStepStartDate;ScheduledProcedureStepStartTime\n"
 
 
-@pytest.fixture(scope="module")
-def machine(host: Host) -> str:
-    return name_of(host)
+# one machine in make test, the other one in the campaign
+@pytest.fixture(scope="module", params=[pytest.param(OLDER, marks=pytest.mark.campaign), NEWER])
+def machine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

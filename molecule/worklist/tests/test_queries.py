@@ -14,7 +14,7 @@ from worklists import APP, US1, US4, Item, ask, command, csv, day, drop, empty, 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 LATIN, GREEK, ARABIC, UTF8 = "ISO_IR 100", "ISO_IR 126", "ISO_IR 127", "ISO_IR 192"
-JAPANESE = ["", "ISO 2022 IR 87"]
+JAPANESE, KOREAN = ["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"]
 FILES = [
     Item("MUSTER", date=day(0), time="0800"),
     Item("MUELLER", name="MÜLLER^JÜRGEN", date=day(1), sex="M", charset=LATIN, referring="GRÜN^DR"),
@@ -52,6 +52,8 @@ QUERIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"PatientName": "MÜL*", "charset": UTF8}, ["MUELLER"]),
     ({"PatientName": "*山田*", "charset": UTF8}, ["YAMADA"]),
     ({"PatientName": "*鈴木*", "charset": JAPANESE}, ["SUZUKI"]),
+    ({"charset": JAPANESE}, EVERYBODY),
+    ({"charset": KOREAN}, EVERYBODY),
     ({"PatientName": "Διον*", "charset": GREEK}, ["DIONYSIOS"]),
     ({"PatientName": "Διον*", "charset": UTF8}, ["DIONYSIOS"]),
     ({"PatientName": "قباني*", "charset": ARABIC}, ["QABBANI"]),
