@@ -374,10 +374,12 @@ def read_served(path: Path, settings: Settings) -> Item | None:
         return None
 
 
-def put(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
-    """A file that is whole and on the disk, or not there: for Orthanc's group, if `like` says which that is."""
-    waiting = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+def put(settings: Settings, path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """A file that is whole and on the disk, or not there: for Orthanc's group, if `like` says which that is. It is
+    written elsewhere: a name that goes while Orthanc reads the served directory makes its query fail."""
+    waiting = settings.served / ".spool/unfinished"
+    waiting.unlink(missing_ok=True)  # of a gate that was killed
+    descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         if like:
@@ -521,11 +523,9 @@ class Gate:
     def serve(self, item: Item) -> None:
         if not self.studies:
             self.studies = defaultdict(set)
-            for path in self.settings.served.iterdir():
-                if path.name.endswith(".tmp"):
-                    path.unlink()  # of a gate that was killed
-                elif path.suffix == ".wl":
-                    self.studies[path.name.split("_")[0]].add(path.name)
+            for name in os.listdir(self.settings.served):
+                if name.endswith(".wl"):
+                    self.studies[name.split("_")[0]].add(name)
         names = self.studies[item.study_instance_uid]
         for name in names:
             other = read_served(self.settings.served / name, self.settings)
@@ -536,7 +536,7 @@ class Gate:
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
             raise Refused(f"{what}. Remedy: orthanc-worklist remove those that are done, or set more.")
-        put(self.settings.served / item.name, item.data, os.stat(self.settings.served))
+        put(self.settings, self.settings.served / item.name, item.data, os.stat(self.settings.served))
         names.add(item.name)
         say(f"serves {item.name}")
 
@@ -546,7 +546,7 @@ class Gate:
         held = self.settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
         who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
         text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
-        put(held.with_name(f"{held.name}.reason"), "\n".join(text).encode())
+        put(self.settings, held.with_name(f"{held.name}.reason"), "\n".join(text).encode())
         path.rename(held)
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
             cut(held)
