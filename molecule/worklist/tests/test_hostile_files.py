@@ -103,9 +103,9 @@ def test_every_good_item_is_served_as_it_was_written(result: Seen) -> None:
 def test_no_other_name_was_ever_served(result: Seen) -> None:
     good = {served_name(item) for item in result.plan.good.values()}
     standing = {served_name(item) for item in STANDING}
-    happened = [(events, name) for events, name in result.events if name.endswith(".wl")]
+    happened = [(what, name) for what, name in result.events if name != ".watched"]
     assert {("CREATE", MARK), ("DELETE", MARK)} <= set(happened)
-    # whole or not at all: a rename is the only thing that happens to a name
+    # whole or not at all: a rename is the only thing that happens, to a good name alone
     assert {what for what in happened if what[1] != MARK} == {("MOVED_TO", name) for name in good}
     assert not standing & {name for _, name in happened}
 
