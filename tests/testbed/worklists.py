@@ -362,7 +362,12 @@ def having(keyword: str, value: Any, step: bool = False) -> Callable[[random.Ran
 
 def truncated(choose: random.Random) -> bytes:
     whole = Item("TRUNCATED").file()
-    return whole[: choose.randrange(len(whole) - 8)]  # the last 8 bytes may be a delimiter of nothing
+    return whole[: choose.randrange(len(whole))]
+
+
+def cut_off_late(choose: random.Random) -> bytes:
+    """In the last value, when everything that is needed has been read."""
+    return Item("LATE").file()[: -choose.randrange(1, 16)]
 
 
 def overwritten(choose: random.Random) -> bytes:
@@ -411,6 +416,7 @@ def deflated_bomb() -> bytes:
 # kind: the content, and what the reason says
 CONTENT: dict[str, tuple[Callable[[random.Random], bytes], str]] = {
     "truncated": (truncated, ""),
+    "cut off late": (cut_off_late, "cut off"),
     "empty": (lambda _: b"", "no DICOM data set"),
     "noise": (lambda choose: choose.randbytes(choose.randrange(1, 4000)), ""),
     "noise behind a header": (lambda choose: bytes(128) + b"DICM" + choose.randbytes(choose.randrange(1, 4000)), ""),
@@ -515,7 +521,8 @@ def hostile(seed: int, count: int, gigabytes: bool = False) -> Hostile:
     choose.shuffle(made.files)
     if gigabytes:
         made.refused("", plain("zeros", b"", "zeros", size=2 << 30, sparse=False, seconds=0))
-    for how in ("held", "appended"):
+    for how in ("held", "appended", "rewritten"):
         item = Item(how, name="LANGSAM^ITEM")
-        made.served(plain(how, item.file(), how, seconds=10), item)
+        draft = base64.b64encode(Item(f"{how} draft").file()).decode()
+        made.served(plain(how, item.file(), how, seconds=10, draft=draft), item)
     return made

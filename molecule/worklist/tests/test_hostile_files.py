@@ -13,6 +13,7 @@ from clients import name_of
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import (
+    CONTENT,
     SERVED,
     Asking,
     Hostile,
@@ -72,7 +73,7 @@ def run(machine: str, seed: int, count: int, gigabytes: bool) -> Seen:
 @pytest.fixture(
     scope="session",
     params=[
-        pytest.param((1, 44, False), id="some"),
+        pytest.param((1, len(CONTENT), False), id="some"),
         *(pytest.param((seed, 320, True), id=f"many-{seed}", marks=pytest.mark.campaign) for seed in (2, 3)),
     ],
 )
