@@ -19,7 +19,6 @@ import secrets
 import shutil
 import socket
 import ssl
-import stat
 import subprocess
 import tempfile
 import time
@@ -315,7 +314,7 @@ class Day:
         made = self.make(WORKLIST, "item.wl", aet=self.settings["calling_aet"], date=time.strftime("%Y%m%d"))
         drop = Path(self.settings["worklist_drop_dir"])
         handed, waiting = drop / f"{self.accession}.wl", drop / f"{self.accession}.part"
-        if not drop.stat().st_mode & stat.S_ISGID:
+        if not drop.samefile(Path(self.settings["worklist_dir"], ".spool/incoming")):
             raise OSError(f"{drop} is not mounted; see systemctl status srv-worklists-incoming.mount")
         try:
             shutil.copyfile(made, waiting)

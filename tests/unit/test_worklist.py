@@ -428,6 +428,7 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
         worklist.tidy(settings)
     assert names(settings.served) == ["1.2.4_1.wl"]
     assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
+    # a name that would be its reason's, and a directory that no path reaches the end of
     grown = next(settings.quarantine.glob("*c.part"))
     os.truncate(grown, worklist.MAX_BYTES + 1)
     with pytest.raises(worklist.Refused):
@@ -481,9 +482,116 @@ def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_pa
     assert names(settings.incoming) == []
 
 
+def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, capsys: Any) -> None:
+    drop(settings, "evil.reason", b"\x1b]0;x" + b"\0" * worklist.MAX_BYTES)
+    worklist.Gate(settings).look()
+    assert command(settings, tmp_path, "list", "--quarantine", "--json") == 0
+    [held] = json.loads(capsys.readouterr().out)["quarantine"]
+    assert held["file"].endswith("-evil_reason")
+    assert "are kept" in held["reason"]
+
+
+def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
+    settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
+    (settings.incoming / "deep.wl").mkdir()
+    worklist.Gate(settings).look()
+    here = os.open(next(settings.quarantine.glob("*deep.wl")), os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    later(40 * 86400)
+    worklist.tidy(settings)
+    assert names(settings.quarantine) == []
+
+
+def test_too_many_files_of_one_owner_are_refused(settings: Any, monkeypatch: Any, later: Any) -> None:
+    monkeypatch.setattr(worklist, "MAX_WAITING", 4)
+    for number in range(6):
+        drop(settings, f"{number}.part")
+    later(2)
+    assert worklist.Gate(settings).look() == (6, 2)
+    assert len(names(settings.incoming)) == 4
+    assert "More than 4 files" in next(settings.quarantine.glob("*.reason")).read_text()
+
+
+def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(worklist, "QUARANTINE_FILES", 2)
+    settings.orthanc.write_text("{}")
+    for number in range(4):
+        (settings.incoming / f"{number}.wl").symlink_to("/nowhere")
+    os.mkfifo(settings.incoming / "other.wl")
+    os.chown(settings.incoming / "other.wl", 12345, -1)
+    worklist.Gate(settings).look()
+    worklist.tidy(settings)
+    held = names(settings.quarantine)
+    assert len(held) == 6
+    assert sum(name.endswith(".reason") for name in held) == 3
+    assert any("other" in name for name in held)
+
+
+def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatch: Any, later: Any) -> None:
+    path, real = drop(settings), worklist.put
+
+    def replaced(*arguments: Any) -> None:
+        real(*arguments)
+        other = settings.incoming / "other.part"
+        other.write_bytes(written(item(PatientName="ROE^MARY")))
+        other.rename(path)
+
+    later(20)
+    with monkeypatch.context() as patched:
+        patched.setattr(worklist, "put", replaced)
+        worklist.Gate(settings).look()
+        assert names(settings.incoming) == ["a.wl"]
+        path.write_bytes(b"bad")
+        worklist.Gate(settings).look()
+    assert names(settings.incoming) == ["a.wl"]
+    assert names(settings.quarantine) == []
+    worklist.Gate(settings).look()
+    assert [one.patient_name for one in worklist.served_items(settings)] == ["ROE^MARY"]
+
+
+def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable[[float], None]) -> None:
+    (settings.served / ".spool/taken").write_bytes(written(item()))
+    later(2)
+    worklist.Gate(settings).look()
+    assert names(settings.served) == ["1.2.3_1.wl"]
+    assert not (settings.served / ".spool/taken").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "scheduled"),
+    [
+        (CSV.replace("\n", "\r"), 2),  # Excel for Mac
+        ("sep=;\n" + CSV, 2),
+        (CSV.replace("\n", ";;\n") + ";;;;;;\n", 2),  # empty columns and rows
+        (CSV.replace("09:30", "9:30"), 2),
+        ('[{"PatientID": 1, "PatientName": "A", "ScheduledStationAETitle": "US1",'
+         ' "ScheduledProcedureStepStartDate": "2999-01-01"}]', 1),
+    ],
+)  # fmt: skip
+def test_spreadsheets_as_they_come(settings: Any, tmp_path: Path, monkeypatch: Any, text: str, scheduled: int) -> None:
+    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    (tmp_path / "day.csv").write_text(text, newline="")
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
+    assert len(names(settings.incoming)) == scheduled
+
+
+HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        (f"{HEAD}\n1,A,US1,2020-01-01\n", "so long past"),
+        (f"{HEAD},PatientBirthDate\n1,A,US1,2999-01-01,31.01.1970\n", "PatientBirthDate is malformed"),
+        (f"{HEAD},PatientSex\n1,A,US1,2999-01-01,weiblich\n", "PatientSex is malformed"),
+        (f'{HEAD}\n1,"A' + "x" * 200_000, "is no CSV"),
+        ("[" * 100_000, "is no JSON"),
+        ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is no text"),
         ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
         ("PatientID\nP1\n", "Column PatientName is missing"),
         ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),

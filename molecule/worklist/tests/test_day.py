@@ -12,7 +12,7 @@ from clients import ADDRESSES, example, name_of, put, scu, wait_for
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from worklists import APP, US1, Item, ask, command, csv, day, empty, names, settle, sftp, sh
+from worklists import APP, US1, Item, ask, command, csv, day, drop, empty, names, plain, settle, sftp, sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
@@ -43,8 +43,9 @@ def test_a_day_from_the_spreadsheet_to_the_image(machine: str) -> None:
     scanned, stays, own, other = (Item(f"{name}-{run}") for name in ("SCANNED", "STAYS", "OWN-UID", "OTHER-SCANNER"))
     other.station = "US4"
     late, past = Item(f"LATE-{run}", date=day(-7)), Item(f"PAST-{run}", date=day(-8))
-    status, said = command(machine, "create", "-", stdin=csv([scanned, stays, other, late, past]))
+    status, said = command(machine, "create", "-", stdin=csv([scanned, stays, other, late]))
     assert status == 0, said
+    drop(machine, [plain("past", past.file())])
     put(APP, "/tmp/day.wl", own.file())
     status, said = sftp(machine, "put /tmp/day.wl day.part", "rename day.part day.wl")
     assert status == 0, said

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import time
 
 import pytest
+from clients import wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
-from worklists import SERVED, Item, command, csv, empty, keys, names, pack, seconds, sh
+from worklists import (
+    SERVED,
+    Item,
+    command,
+    csv,
+    drop,
+    empty,
+    keys,
+    names,
+    pack,
+    patients,
+    plain,
+    seconds,
+    settle,
+    sh,
+)
 
 OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 COUNT, TIMES = 1000, 9
@@ -48,3 +65,20 @@ def test_a_thousand_rows_take_seconds_and_a_query_no_longer_than_without_the_gat
     print(machine, figures)
     assert ratio <= 1.5, figures
     assert took < 60, figures
+
+
+@pytest.mark.campaign
+def test_one_who_floods_makes_nobody_else_wait() -> None:
+    flood = [Item(f"F{number:04}") for number in range(2300)]
+    empty(NEWER)
+    drop(NEWER, [plain(item.patient, item.file()) for item in flood])
+    drop(NEWER, [plain("other", Item("OTHER").file())], user="his")
+    begin = time.monotonic()
+    wait_for(lambda: names(NEWER, keys(PatientID="OTHER")) == ["OTHER"], "the other writer's item", 10)
+    took = time.monotonic() - begin
+    waiting = len(json.loads(command(NEWER, "list", "--waiting", "--json")[1])["waiting"])
+    settle(NEWER, 120)
+    print(NEWER, f"{took:.1f} s, {waiting} of the flood still waiting; all through in {time.monotonic() - begin:.0f} s")
+    assert waiting > 100
+    assert time.monotonic() - begin > 10  # 300 above the first 2,000, 20 a second
+    assert len(patients(NEWER)) == len(flood) + 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from clients import ADDRESSES, name_of, scu
+from pydicom.sequence import Sequence
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import APP, US1, US4, Item, ask, command, csv, day, drop, empty, keys, names, plain, seen, settle
@@ -87,6 +88,12 @@ def test_each_device_sees_its_own_list_field_by_field(
 @pytest.mark.parametrize(("wanted", "patients"), QUERIES)
 def test_a_query_gives_what_it_asks_for(machine: str, wanted: dict[str, Any], patients: list[str]) -> None:
     assert names(machine, keys(**wanted)) == patients
+
+
+def test_a_sequence_of_no_items_asks_for_everything(machine: str) -> None:
+    query = keys()
+    query.ScheduledProcedureStepSequence = Sequence([])
+    assert names(machine, query) == EVERYBODY
 
 
 def test_a_device_without_the_right_gets_no_list(machine: str) -> None:

@@ -23,5 +23,8 @@ end
 -- FilterIssuerAet the query is made anew out of JSON, which takes one. JSON is in UTF-8, so that one is right.
 function IncomingWorklistRequestFilter(query, origin)
   query['0008,0005'] = 'ISO_IR 192'
+  -- and so would one with a sequence of no items, which asks for all
+  local steps = query['0040,0100']
+  if type(steps) == 'table' and next(steps) == nil then query['0040,0100'] = nil end
   return query
 end

@@ -25,6 +25,7 @@ import pwd
 import re
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,14 +40,15 @@ from pathlib import Path
 from typing import Any
 
 CONFIGURATION = Path("/etc/orthanc-worklist.json")
-MAX_BYTES = 1024 * 1024  # of one file; a worklist item has two or three thousand
+MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
+MAX_WAITING = 5_000  # files of one owner; a pass over more would keep the others waiting
 MAX_ELEMENTS, MAX_DEPTH = 5_000, 8
-CHECK_SECONDS = 10  # nobody's file keeps the others waiting for longer
+CHECK_SECONDS = 5  # nobody's file keeps the others waiting for longer
 SETTLE_SECONDS = 1  # a file that just changed may change again
 DOUBT_SECONDS = 15  # a file that is not right may be written in several goes
 FORGOTTEN_SECONDS = 3600  # and one that is never finished, or never gets its name, goes after an hour
 LINGER_SECONDS = 10  # the gate ends when nothing has come for so long; systemd starts it again
-QUARANTINE_DAYS, QUARANTINE_FILES = 30, 2_000  # each with its reason: a flood must not take the images' disk
+QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not take the images' disk
 BURST, A_SECOND = 2_000, 20  # files of one owner; those above wait
 MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
 TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
@@ -184,6 +186,9 @@ def walk(content: Any, declared: bool, depth: int = 1) -> None:
         elif element.VR in TEXT and not declared and not str(element.value).isascii():
             remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
             raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
+        elif element.VR in TEXT and "\x1b" in str(element.value):  # as pydicom leaves ISO 2022 IR 58
+            remedy = "Remedy: declare GB18030 or ISO_IR 192, and write the text in it"
+            raise Refused(f"{element.keyword or tag} is in a character set that cannot be read. {remedy}.")
         elif element.VR in TEXT and disguised(str(element.value)):
             remedy = "Remedy: declare ISO_IR 192"
             raise Refused(f"{element.keyword or tag} is in UTF-8, and SpecificCharacterSet says otherwise. {remedy}.")
@@ -198,6 +203,15 @@ def disguised(text: str) -> bool:
         return not text.isascii() and bool(text.encode("latin-1").decode("utf-8"))
     except UnicodeError:
         return False
+
+
+def normal(keyword: str, text: str) -> str:
+    """Other ways to write the same: 2026-03-02, 2026.03.02 (ACR-NEMA), 8:30, f."""
+    if keyword.endswith("Date"):
+        return re.sub(r"^([0-9]{4})([-.])([0-9]{2})\2([0-9]{2})$", r"\1\3\4", text)
+    if keyword.endswith("Time") and re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
+        return text.replace(":", "").zfill(len(text.replace(":", "")) + (text.index(":") == 1))
+    return text.upper() if keyword in ("PatientSex", "Modality") else text
 
 
 class Check:
@@ -216,10 +230,13 @@ class Check:
         content = self.content if of is None else of
         element = content.get(tag_for_keyword(keyword))
         if element is not None and (dictionary_VR(element.tag) != element.VR or element.VM > 1):
-            what = "has several values" if element.VM > 1 else f"has the VR {element.VR}"
-            self.wrong(keyword, what, f"write one of VR {dictionary_VR(element.tag)}")
+            if element.VM > 1:
+                self.wrong(keyword, "has several values", remedy)
+            else:
+                self.wrong(keyword, f"has the VR {element.VR}", f"write one of VR {dictionary_VR(element.tag)}")
             return ""
         text = "" if element is None else str(element.value or "").strip(" \0")
+        text = normal(keyword, text)
         if not text:
             if needed:
                 self.wrong(keyword, "is missing or empty", remedy)
@@ -231,8 +248,8 @@ class Check:
         setattr(content, keyword, text)
         return text
 
-    def day(self, keyword: str, of: Any) -> str:
-        text = self.value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of)
+    def day(self, keyword: str, of: Any = None, needed: bool = True) -> str:
+        text = self.value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of, needed)
         try:
             return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
         except ValueError:
@@ -240,7 +257,6 @@ class Check:
             return ""
 
     def step(self, number: int, step: Any) -> dict[str, str]:
-        step.Modality = str(step.get("Modality") or "").upper()
         station = self.value(
             "ScheduledStationAETitle", r"[^\\]{1,16}", "write one AE title, a step for each station", step
         )
@@ -270,6 +286,8 @@ class Check:
         """The item, with all its problems if it has any."""
         patient_id = self.value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
         name = self.value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
+        self.day("PatientBirthDate", needed=False)
+        self.value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
         accession = self.value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
         study = self.value(
             "StudyInstanceUID", r"(?=.{3,64}$)" + UID.pattern, "write a UID: digits and dots, 64 at most"
@@ -326,6 +344,7 @@ def item_of(data: bytes, settings: Settings) -> Item:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # text that cannot be decoded
+            warnings.filterwarnings("ignore", "Incorrect value for Specific Character Set")  # ISO_IR_192 and the like
             warnings.simplefilter("ignore", DeprecationWarning)
             if len(data) > MAX_BYTES:
                 raise Refused(
@@ -398,6 +417,16 @@ def cut(path: Path) -> None:
     os.close(descriptor)
 
 
+def moved(path: Path, target: Path, seen: os.stat_result) -> bool:
+    """Whether it is the file that was looked at; what has taken its name meanwhile goes back."""
+    path.rename(target)
+    now = target.lstat()
+    same = now.st_ino == seen.st_ino and (not stat.S_ISREG(seen.st_mode) or now.st_mtime_ns == seen.st_mtime_ns)
+    if not same and not os.path.lexists(path):
+        target.rename(path)
+    return same
+
+
 def sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(descriptor)
@@ -436,39 +465,52 @@ class Gate:
     def look(self) -> tuple[int, int]:
         """One pass: how many were there, and how many went."""
         self.studies = {}
-        queues: dict[int, list[tuple[float, str, os.stat_result]]] = defaultdict(list)
+        taken = self.settings.served / ".spool/taken"
+        if taken.exists():  # by a gate that was killed: once more
+            taken.rename(self.settings.incoming / f"taken-{taken.stat().st_ino}.wl")
+        queues: dict[int, list[tuple[float, str]]] = defaultdict(list)
         there = done = 0
         with os.scandir(self.settings.incoming) as entries:
             for entry in entries:
                 there += not entry.name.startswith(".")  # as systemd counts
                 with contextlib.suppress(FileNotFoundError):
                     seen = entry.stat(follow_symlinks=False)
-                    if named(entry.name) or seen.st_size > MAX_BYTES:
-                        queues[seen.st_uid].append((seen.st_ctime, entry.name, seen))
+                    queues[seen.st_uid].append((seen.st_ctime, entry.name))
+        for queue in queues.values():
+            queue.sort()
+            del queue[MAX_WAITING + 100 :]  # so many of those that are too many in one pass
         # owners take turns, so that one who floods makes the others wait for one file at most
-        for _changed, name, seen in filter(
-            None, itertools.chain(*itertools.zip_longest(*map(sorted_, queues.values())))
-        ):
-            try:
-                done += self.take(name, seen)
-            except FileNotFoundError:
-                pass  # the application has taken it back
-            except OSError as error:  # a full disk: everything stays where it is
-                if str(error) not in self.told:
-                    say(f"{name!a} has to wait, and maybe others: {error}", 3)
-                    self.told.add(str(error))
+        for number, turn in enumerate(itertools.zip_longest(*queues.values())):
+            for _changed, name in filter(None, turn):
+                try:
+                    done += self.take(name, number >= MAX_WAITING)
+                except FileNotFoundError:
+                    pass  # the application has taken it back
+                except OSError as error:  # a full disk: everything stays where it is
+                    if str(error) not in self.told:
+                        say(f"{name!a} has to wait, and maybe others: {error}", 3)
+                        self.told.add(str(error))
         if done:
             sync(self.settings.served)
         return there, done
 
-    def take(self, name: str, seen: os.stat_result) -> bool:
+    def take(self, name: str, crowded: bool = False) -> bool:
         """Whether this file went, served or into quarantine."""
-        path, age = self.settings.incoming / name, time.time() - seen.st_ctime
-        if not stat.S_ISREG(seen.st_mode):
-            return self.refuse(path, seen, Refused("It is no regular file. Remedy: put a file there."))
-        if seen.st_size > MAX_BYTES:
+        path = self.settings.incoming / name
+        seen = path.lstat()
+        age = time.time() - seen.st_ctime
+        if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
+            cut(path)
             what = f"It has {seen.st_size} bytes, of which the first {MAX_BYTES} are kept"
             return self.refuse(path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
+        if crowded:
+            what = f"More than {MAX_WAITING} files of its owner wait. Remedy: hand them over again, one after the other"
+            return self.allowed(seen.st_uid) and self.refuse(path, seen, Refused(f"{what}."))
+        if not named(name):
+            return False
+        if not stat.S_ISREG(seen.st_mode):
+            what = "It is no regular file. Remedy: put a file there."
+            return self.allowed(seen.st_uid) and self.refuse(path, seen, Refused(what))
         if 0 <= age < SETTLE_SECONDS:
             return False
         key = (seen.st_ino, seen.st_ctime_ns, seen.st_size)
@@ -482,19 +524,19 @@ class Gate:
             data = self.content(path, seen)
             if data is None:
                 if age >= FORGOTTEN_SECONDS:
-                    raise Refused(
-                        "It has been open for writing for an hour. Remedy: close it, or write it under another name."
-                    )
+                    what = "It has been open for writing for an hour. Remedy: close it, or write it under another name."
+                    raise Refused(what)
                 return False
             self.serve(item_of(data, self.settings))
         except Refused as refused:
             if 0 <= age < DOUBT_SECONDS:
                 self.known[key] = refused
                 return False
+            self.known.pop(key, None)
             return self.refuse(path, seen, refused)
-        now = os.lstat(path)
-        if (now.st_ino, now.st_mtime_ns, now.st_size) == (seen.st_ino, seen.st_mtime_ns, seen.st_size):
-            path.unlink()
+        taken = self.settings.served / ".spool/taken"
+        if moved(path, taken, seen):
+            taken.unlink()
         return True
 
     def allowed(self, uid: int) -> bool:
@@ -542,14 +584,17 @@ class Gate:
 
     def refuse(self, path: Path, seen: os.stat_result, refused: Refused) -> bool:
         """Into quarantine, without opening it; its name there is made of what stays when this is interrupted."""
-        safe = re.sub(r"[^A-Za-z0-9._-]", "_", path.name)[-100:]
+        safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
         held = self.settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
         who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
         text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
-        put(self.settings, held.with_name(f"{held.name}.reason"), "\n".join(text).encode())
-        path.rename(held)
-        if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-            cut(held)
+        reason = held.with_name(f"{held.name}.reason")
+        put(self.settings, reason, "\n".join(text).encode())
+        if seen.st_size > MAX_BYTES:
+            seen = path.lstat()  # it was cut
+        if not moved(path, held, seen) and not os.path.lexists(held):
+            reason.unlink()
+            return False
         say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)
         return True
 
@@ -559,30 +604,17 @@ def named(name: str) -> bool:
     return name.endswith(".wl") and not name.startswith(".")
 
 
-def sorted_(queue: list[tuple[float, str, os.stat_result]]) -> list[tuple[float, str, os.stat_result]]:
-    return sorted(queue, key=lambda entry: entry[:2])
-
-
 # --- tidying up --------------------------------------------------------------------------------
+def past(settings: Settings) -> str:
+    """The first day that is kept."""
+    return (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
+
+
 def tidy(settings: Settings) -> None:
     """Takes away items that are done or long past, and what nobody will finish; keeps the rest if Orthanc is away."""
-    gate = Gate(settings)
-    with locked(settings):
-        for path in settings.incoming.iterdir():
-            seen = path.lstat()
-            if not named(path.name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
-                what = "For an hour its name has not become one that ends in .wl. Remedy: rename it when it is whole."
-                gate.refuse(path, seen, Refused(what))
-        held = sorted((path.lstat().st_ctime, path, path.lstat()) for path in settings.quarantine.iterdir())
-        for number, (changed, path, seen) in enumerate(reversed(held)):
-            if number >= QUARANTINE_FILES or time.time() - changed > QUARANTINE_DAYS * 86400:
-                say(f"removes {path.name} from quarantine", 4)
-                remove_tree(path)
-            elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-                cut(path)  # its writer has gone on
     items = served_items(settings)
-    past = (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
-    done = {item.name: "its day is long past" for item in items if max(step["date"] for step in item.steps) < past}
+    gone = [item for item in items if max(step["date"] for step in item.steps) < past(settings)]
+    done = {item.name: "its day is long past" for item in gone}
     try:
         done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
     finally:
@@ -592,15 +624,34 @@ def tidy(settings: Settings) -> None:
                 if item.name in done and read_served(path, settings) == item:  # not another by now
                     path.unlink()
                     say(f"removes {item.name}: {done[item.name]}", 5)
+        forget(settings)
 
 
-def remove_tree(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        for inside in path.iterdir():
-            remove_tree(inside)
-        path.rmdir()
-    else:
-        path.unlink()
+def forget(settings: Settings) -> None:
+    """What nobody will finish goes into quarantine, and what was there for long goes for good."""
+    gate = Gate(settings)
+    with locked(settings):
+        for name in os.listdir(settings.incoming):
+            path = settings.incoming / name
+            with contextlib.suppress(OSError):  # the application has taken it back; a full disk
+                seen = path.lstat()
+                if not named(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
+                    what = "For an hour its name has not become one that ends in .wl"
+                    gate.refuse(path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
+        number: dict[int, int] = defaultdict(int)  # of each owner's
+        held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
+        for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
+            reason = path.name.endswith(".reason")
+            number[seen.st_uid] += not reason
+            many = not reason and number[seen.st_uid] > QUARANTINE_FILES
+            if many or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
+                if not reason:
+                    say(f"removes {path.name} from quarantine", 4)
+                # rm follows nothing, though the directory's owner may still move things in it
+                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
+                path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
+            elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
+                cut(path)  # its writer has gone on
 
 
 def arrived(settings: Settings, items: list[Item]) -> list[Item]:
@@ -650,8 +701,8 @@ def ask_orthanc(settings: Settings, query: dict[str, str]) -> Any:
 
 
 # --- the command -------------------------------------------------------------------------------
-def rows_of(path: str) -> list[dict[str, str]]:
-    """The rows of a spreadsheet (CSV) or JSON, as DICOM keywords."""
+def rows_of(path: str) -> dict[int, dict[str, str]]:
+    """The rows of a spreadsheet (CSV) or JSON by their number, as DICOM keywords."""
     data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     try:
         text = data.decode("utf-8-sig")
@@ -661,17 +712,25 @@ def rows_of(path: str) -> list[dict[str, str]]:
     if text.lstrip()[:1] in ("{", "["):
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Refused(f"{path} is no JSON: {error}. Remedy: correct it.") from None
         rows = content if isinstance(content, list) else [content]
     else:
-        head = text.partition("\n")[0]
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=head.count)))
+        lines = re.sub(r"^sep=.\s+", "", text).splitlines()  # also of Excel's own separator, and old Macs' line ends
+        try:
+            rows = list(csv.DictReader(lines, delimiter=max(",;\t", key=lines[0].count if lines else "".count)))
+        except csv.Error as error:
+            raise Refused(f"{path} is no CSV: {error}. Remedy: look for a quotation mark without its second.") from None
+        # columns and rows that a spreadsheet adds
+        rows = [{name: value for name, value in row.items() if name or any(value or "")} for row in rows]
     problems = []
-    for number, row in enumerate(rows, 1):
+    numbered = {number: row for number, row in enumerate(rows, 1) if not isinstance(row, dict) or any(row.values())}
+    for number, row in numbered.items():
         if not isinstance(row, dict):
             raise Refused(f"Row {number} is no object. Remedy: write a list of objects.")
-        for name in row:
+        for name, value in row.items():
+            if not isinstance(value, (str, int, type(None))):
+                problems.append(f"Row {number}: {name} is no text. Remedy: write it in quotes.")
             if name not in COLUMNS:
                 near = difflib.get_close_matches(str(name), COLUMNS, 1, 0.3)
                 remedy = f"do you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}."
@@ -679,11 +738,14 @@ def rows_of(path: str) -> list[dict[str, str]]:
         for name in COLUMNS:
             if COLUMNS[name] and name not in row:
                 problems.append(f"Column {name} is missing. Remedy: add it.")
-    if not rows:
+    if not numbered:
         problems.append(f"{path} has no row. Remedy: write the names of the columns first, then a row for each item.")
     if problems:
         raise Refused(*dict.fromkeys(problems))
-    return [{name: str(value if value is not None else "").strip() for name, value in row.items()} for row in rows]
+    return {
+        number: {name: str(value if value is not None else "").strip() for name, value in row.items()}
+        for number, row in numbered.items()
+    }
 
 
 def data_of(row: dict[str, str], settings: Settings) -> bytes:
@@ -691,11 +753,10 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
+    warnings.simplefilter("ignore")  # pydicom's, of values that are checked later
     row = {"Modality": "US", **{name: value for name, value in row.items() if value}}
     day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
-    for name in (day, "PatientBirthDate"):
-        row[name] = re.sub(r"^(\d{4})-(\d\d)-(\d\d)$", r"\1\2\3", row.get(name, ""))
-    row[hour] = re.sub(r"^(\d\d):(\d\d)(?::(\d\d))?$", r"\1\2\3", row.get(hour, "0000"))
+    row = {name: normal(name, value) for name, value in {hour: "0000", **row}.items()}
     if "AccessionNumber" not in row:
         parts = [row.get(name, "") for name in ("PatientID", "ScheduledStationAETitle", day, hour)]
         digest = hashlib.sha256("\n".join(parts).encode()).digest()
@@ -703,7 +764,7 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     if "StudyInstanceUID" not in row:
         row["StudyInstanceUID"] = made_uid(settings.hostname, row.get("PatientID", ""), row["AccessionNumber"])
     item, step = Dataset(), Dataset()
-    for name, value in row.items():
+    for name, value in row.items():  # what is wrong with a value is said later
         setattr(step if name.startswith("Scheduled") or name == "Modality" else item, name, value)
     step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
     step.ScheduledProcedureStepID = item.RequestedProcedureID = "1"
@@ -716,10 +777,13 @@ def create(settings: Settings, path: str) -> dict[str, Any]:
     made: list[tuple[Item, bytes]] = []
     problems, rows = [], rows_of(path)
     seen: dict[str, int] = {}
-    for number, row in progress(list(enumerate(rows, 1)), "checking"):
+    for number, row in progress(list(rows.items()), "checking"):
         try:
             data = data_of(row, settings)
             item = item_of(data, settings)
+            if max(step["date"] for step in item.steps) < past(settings):
+                what = "ScheduledProcedureStepStartDate is so long past that the item would go at once"
+                raise Refused(f"{what}. Remedy: correct it, or set orthanc_worklist_keep_days.")
             if seen.setdefault(item.name, number) != number:
                 raise Refused(
                     f"It is the item of row {seen[item.name]} again. Remedy: give it an AccessionNumber of its own."
