@@ -535,8 +535,8 @@ class Gate:
             self.known.pop(key, None)
             return self.refuse(path, seen, refused)
         taken = self.settings.served / ".spool/taken"
-        if moved(path, taken, seen):
-            taken.unlink()
+        moved(path, taken, seen)
+        taken.unlink(missing_ok=True)
         return True
 
     def allowed(self, uid: int) -> bool:
