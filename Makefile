@@ -34,6 +34,7 @@ test: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 	@$(MAKE) --no-print-directory --jobs=2 scenarios beside
 
 beside:
+	@mkdir -p .bed
 	@$(MAKE) --no-print-directory lint unit scenario-worklist >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
