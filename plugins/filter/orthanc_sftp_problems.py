@@ -22,13 +22,17 @@ options:
     description: The file that should shut it in.
     type: str
     required: true
-positional: name, drop_in
+  shut_in:
+    description: The options of sshd in that file, and their values.
+    type: dict
+    required: true
+positional: name, drop_in, shut_in
 """
 
 EXAMPLES = r"""
 - name: List what is wrong with an account
   ansible.builtin.debug:
-    msg: "{{ said.stdout_lines | clinicops.orthanc.orthanc_sftp_problems('app', drop_in) }}"
+    msg: "{{ said.stdout_lines | clinicops.orthanc.orthanc_sftp_problems('app', drop_in, options) }}"
 """
 
 RETURN = r"""
@@ -43,8 +47,8 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import writers
 
 
-def orthanc_sftp_problems(value: list[str], name: str, drop_in: str) -> Any:
-    return writers.sftp_problems(value, name, drop_in)
+def orthanc_sftp_problems(value: list[str], name: str, drop_in: str, shut_in: dict[str, str]) -> Any:
+    return writers.sftp_problems(value, name, drop_in, shut_in)
 
 
 class FilterModule:

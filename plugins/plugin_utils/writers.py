@@ -18,22 +18,6 @@ KEY = re.compile(
     r'(from="[^"\s]+" )?(?P<kind>ssh-ed25519|ssh-rsa|ecdsa-sha2-\S+|sk-\S+@openssh\.com) (?P<body>\S+)( .*)?'
 )
 CHROOT = "/srv/worklists"
-# What an account with SFTP alone must get of sshd, as `sshd -T` writes it.
-SHUT_IN = {
-    "chrootdirectory": CHROOT,
-    "forcecommand": "internal-sftp -u 0077 -d /incoming",
-    "authorizedkeysfile": "/etc/ssh/orthanc-worklists/%u",
-    "authenticationmethods": "publickey",
-    "pubkeyauthentication": "yes",
-    "disableforwarding": "yes",
-    "allowtcpforwarding": "no",
-    "allowstreamlocalforwarding": "no",
-    "allowagentforwarding": "no",
-    "x11forwarding": "no",
-    "permittunnel": "no",
-    "permittty": "no",
-    "permituserrc": "no",
-}
 
 
 def names(writers: Any) -> list[str]:
@@ -112,14 +96,15 @@ def _is_key(key: Any) -> bool:
     return body.startswith(len(kind).to_bytes(4, "big") + kind) and len(body) > len(kind) + 32
 
 
-def sftp_problems(said: list[str], name: str, drop_in: str) -> list[str]:
-    """What `sshd -T` says of an account that must have SFTP alone; empty when it has that."""
+def sftp_problems(said: list[str], name: str, drop_in: str, shut_in: dict[str, str]) -> list[str]:
+    """What `sshd -T` says of an account that must have SFTP alone, by the options `shut_in`; empty when it has that."""
     settings: dict[str, list[str]] = {}
     for key, _, value in (line.partition(" ") for line in said):
         settings.setdefault(key.lower(), []).append(value)
+    wanted = {option.lower(): value for option, value in shut_in.items()}
     wrong = [
         f"{key} {' '.join(settings.get(key, ['none']))}"
-        for key, value in SHUT_IN.items()
+        for key, value in wanted.items()
         if settings.get(key) != [value]
     ]
     found = []

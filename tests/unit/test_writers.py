@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import writers
 
+ROOT = Path(__file__).resolve().parents[2]
 MARK = "SFTP account of orthanc_worklist"
 PASSWD = ["emr:x:1000:1000:The EMR,,,:/home/emr:/bin/bash", f"ris:x:992:994:{MARK}:/:/usr/sbin/nologin"]
 DROP_IN = "/etc/ssh/sshd_config.d/orthanc-worklist.conf"
@@ -94,7 +97,8 @@ def test_names_are_looked_up_when_they_can_be() -> None:
     assert writers.names("emr") == writers.names(None) == []
 
 
-SHUT_IN = [f"{name} {value}" for name, value in writers.SHUT_IN.items()]
+OPTIONS = yaml.safe_load((ROOT / "roles/orthanc_worklist/vars/main.yml").read_text())["__orthanc_worklist_shut_in"]
+SHUT_IN = [f"{name.lower()} {value}" for name, value in OPTIONS.items()]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ SHUT_IN = [f"{name} {value}" for name, value in writers.SHUT_IN.items()]
     ],
 )
 def test_who_sshd_lets_in(said: list[str], remedy: str) -> None:
-    problems = writers.sftp_problems([*SHUT_IN, *said], "ris", DROP_IN)
+    problems = writers.sftp_problems([*SHUT_IN, *said], "ris", DROP_IN, OPTIONS)
     assert len(problems) == bool(remedy)
     assert remedy in "".join(problems)
 
@@ -121,7 +125,7 @@ def test_each_wall_counts(number: int) -> None:
     name = SHUT_IN[number].partition(" ")[0]
     without = [*SHUT_IN[:number], *SHUT_IN[number + 1 :]]
     for said in (without, [*without, f"{name} something else"]):
-        (problem,) = writers.sftp_problems(said, "ris", DROP_IN)
+        (problem,) = writers.sftp_problems(said, "ris", DROP_IN, OPTIONS)
         assert name in problem
         assert "Include /etc/ssh/sshd_config.d/*.conf" in problem
         assert DROP_IN in problem

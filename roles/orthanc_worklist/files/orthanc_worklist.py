@@ -52,7 +52,7 @@ QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not 
 BURST, A_SECOND = 2_000, 20  # files of one owner; those above wait
 MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
 TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
-UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*))+")  # PS3.5, section 9.1; 64 characters at most
+UID = r"(?=.{3,64}$)[0-2](\.(0|[1-9][0-9]*))+"  # PS3.5, section 9.1
 ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets with which text beyond ASCII is a guess
 TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
 COLUMNS = {
@@ -98,12 +98,21 @@ class Settings:
         return cls(**{**content, **paths})
 
     @property
+    def spool(self) -> Path:
+        return self.served / ".spool"
+
+    @property
     def incoming(self) -> Path:
-        return self.served / ".spool/incoming"
+        return self.spool / "incoming"
 
     @property
     def quarantine(self) -> Path:
-        return self.served / ".spool/quarantine"
+        return self.spool / "quarantine"
+
+    @property
+    def taken(self) -> Path:
+        """Where a file of an application's is while it goes."""
+        return self.spool / "taken"
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,13 @@ class Item:
     steps: list[dict[str, str]]
     name: str
     data: bytes = b""
+
+    def names(self) -> set[str]:
+        """What a person may call it."""
+        return {self.accession_number, self.study_instance_uid, self.name}
+
+    def last_day(self) -> str:
+        return max(step["date"] for step in self.steps)
 
     def facts(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "data"}
@@ -135,7 +151,7 @@ def elements(data: bytes, implicit: bool) -> Iterator[Any]:
     stream, end = io.BytesIO(data), 0
     for element in data_element_generator(stream, implicit, True):
         if getattr(element, "length", None) not in (None, 0xFFFFFFFF, len(element.value or b"")):
-            raise Refused("The file is cut off. Remedy: hand it over again, whole.")
+            break
         end = stream.tell()
         yield element
     if end != len(data):
@@ -289,9 +305,7 @@ class Check:
         self.day("PatientBirthDate", needed=False)
         self.value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
         accession = self.value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
-        study = self.value(
-            "StudyInstanceUID", r"(?=.{3,64}$)" + UID.pattern, "write a UID: digits and dots, 64 at most"
-        )
+        study = self.value("StudyInstanceUID", UID, "write a UID: digits and dots, 64 at most")
         sequence = self.content.get("ScheduledProcedureStepSequence")
         steps = []
         if not sequence or not hasattr(sequence[0], "keys"):
@@ -372,14 +386,18 @@ def item_of(data: bytes, settings: Settings) -> Item:
 @contextlib.contextmanager
 def locked(settings: Settings) -> Iterator[None]:
     """One at a time: the gate, tidying up, and a person who removes an item."""
-    with (settings.served / ".spool/lock").open("a") as lock:  # its time stays, unlike with "w"
+    with (settings.spool / "lock").open("a") as lock:  # its time stays, unlike with "w"
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
+def served_names(settings: Settings) -> list[str]:
+    return sorted(name for name in os.listdir(settings.served) if name.endswith(".wl"))
+
+
 def served_items(settings: Settings) -> list[Item]:
-    paths = sorted(settings.served / name for name in os.listdir(settings.served) if name.endswith(".wl"))
-    return [item for path in paths if (item := read_served(path, settings))]
+    read = (read_served(settings.served / name, settings) for name in served_names(settings))
+    return [item for item in read if item]
 
 
 def read_served(path: Path, settings: Settings) -> Item | None:
@@ -396,7 +414,7 @@ def read_served(path: Path, settings: Settings) -> Item | None:
 def put(settings: Settings, path: Path, data: bytes, like: os.stat_result | None = None) -> None:
     """A file that is whole and on the disk, or not there: for Orthanc's group, if `like` says which that is. It is
     written elsewhere: a name that goes while Orthanc reads the served directory makes its query fail."""
-    waiting = settings.served / ".spool/unfinished"
+    waiting = settings.spool / "unfinished"
     waiting.unlink(missing_ok=True)  # of a gate that was killed
     descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -440,6 +458,23 @@ def owner(uid: int) -> str:
         return str(uid)
 
 
+def refuse(settings: Settings, path: Path, seen: os.stat_result, refused: Refused) -> bool:
+    """Whether it went into quarantine, unopened; its name there is made of what stays when this is interrupted."""
+    safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
+    held = settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
+    who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
+    text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
+    reason = held.with_name(f"{held.name}.reason")
+    put(settings, reason, "\n".join(text).encode())
+    if seen.st_size > MAX_BYTES:
+        seen = path.lstat()  # it was cut
+    if not moved(path, held, seen) and not os.path.lexists(held):
+        reason.unlink()
+        return False
+    say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)
+    return True
+
+
 class Gate:
     """Takes what is in incoming, by pass after pass over the directory."""
 
@@ -465,7 +500,7 @@ class Gate:
     def look(self) -> tuple[int, int]:
         """One pass: how many were there, and how many went."""
         self.studies = {}
-        taken = self.settings.served / ".spool/taken"
+        taken = self.settings.taken
         if taken.exists():  # by a gate that was killed: once more
             taken.rename(self.settings.incoming / f"taken-{taken.stat().st_ino}.wl")
         queues: dict[int, list[tuple[float, str]]] = defaultdict(list)
@@ -502,15 +537,15 @@ class Gate:
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
             cut(path)
             what = f"It has {seen.st_size} bytes, of which the first {MAX_BYTES} are kept"
-            return self.refuse(path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
+            return refuse(self.settings, path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
         if crowded:
             what = f"More than {MAX_WAITING} files of its owner wait. Remedy: hand them over again, one after the other"
-            return self.allowed(seen.st_uid) and self.refuse(path, seen, Refused(f"{what}."))
+            return self.allowed(seen.st_uid) and refuse(self.settings, path, seen, Refused(f"{what}."))
         if not named(name):
             return False
         if not stat.S_ISREG(seen.st_mode):
             what = "It is no regular file. Remedy: put a file there."
-            return self.allowed(seen.st_uid) and self.refuse(path, seen, Refused(what))
+            return self.allowed(seen.st_uid) and refuse(self.settings, path, seen, Refused(what))
         if 0 <= age < SETTLE_SECONDS:
             return False
         key = (seen.st_ino, seen.st_ctime_ns, seen.st_size)
@@ -533,10 +568,9 @@ class Gate:
                 self.known[key] = refused
                 return False
             self.known.pop(key, None)
-            return self.refuse(path, seen, refused)
-        taken = self.settings.served / ".spool/taken"
-        moved(path, taken, seen)
-        taken.unlink(missing_ok=True)
+            return refuse(self.settings, path, seen, refused)
+        moved(path, self.settings.taken, seen)
+        self.settings.taken.unlink(missing_ok=True)
         return True
 
     def allowed(self, uid: int) -> bool:
@@ -565,9 +599,8 @@ class Gate:
     def serve(self, item: Item) -> None:
         if not self.studies:
             self.studies = defaultdict(set)
-            for name in os.listdir(self.settings.served):
-                if name.endswith(".wl"):
-                    self.studies[name.split("_")[0]].add(name)
+            for name in served_names(self.settings):
+                self.studies[name.split("_")[0]].add(name)
         names = self.studies[item.study_instance_uid]
         for name in names:
             other = read_served(self.settings.served / name, self.settings)
@@ -582,22 +615,6 @@ class Gate:
         names.add(item.name)
         say(f"serves {item.name}")
 
-    def refuse(self, path: Path, seen: os.stat_result, refused: Refused) -> bool:
-        """Into quarantine, without opening it; its name there is made of what stays when this is interrupted."""
-        safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
-        held = self.settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
-        who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
-        text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
-        reason = held.with_name(f"{held.name}.reason")
-        put(self.settings, reason, "\n".join(text).encode())
-        if seen.st_size > MAX_BYTES:
-            seen = path.lstat()  # it was cut
-        if not moved(path, held, seen) and not os.path.lexists(held):
-            reason.unlink()
-            return False
-        say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)
-        return True
-
 
 def named(name: str) -> bool:
     """Applications may write under any other name, and rename."""
@@ -605,16 +622,15 @@ def named(name: str) -> bool:
 
 
 # --- tidying up --------------------------------------------------------------------------------
-def past(settings: Settings) -> str:
-    """The first day that is kept."""
+def first_day(settings: Settings) -> str:
+    """Of those whose items are kept."""
     return (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
 
 
 def tidy(settings: Settings) -> None:
     """Takes away items that are done or long past, and what nobody will finish; keeps the rest if Orthanc is away."""
     items = served_items(settings)
-    gone = [item for item in items if max(step["date"] for step in item.steps) < past(settings)]
-    done = {item.name: "its day is long past" for item in gone}
+    done = {item.name: "its day is long past" for item in items if item.last_day() < first_day(settings)}
     try:
         done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
     finally:
@@ -629,7 +645,6 @@ def tidy(settings: Settings) -> None:
 
 def forget(settings: Settings) -> None:
     """What nobody will finish goes into quarantine, and what was there for long goes for good."""
-    gate = Gate(settings)
     with locked(settings):
         for name in os.listdir(settings.incoming):
             path = settings.incoming / name
@@ -637,7 +652,7 @@ def forget(settings: Settings) -> None:
                 seen = path.lstat()
                 if not named(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                     what = "For an hour its name has not become one that ends in .wl"
-                    gate.refuse(path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
+                    refuse(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
         number: dict[int, int] = defaultdict(int)  # of each owner's
         held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
         for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
@@ -657,21 +672,20 @@ def forget(settings: Settings) -> None:
 def arrived(settings: Settings, items: list[Item]) -> list[Item]:
     """Items whose StudyInstanceUID Orthanc has, or whose AccessionNumber for the same PatientID: a clinic may count
     its accessions anew every day, and a scanner may make a UID of its own."""
-    studies: set[str] = set()
-    accessions: set[tuple[str, str]] = set()
+    queries = []
     for at in range(0, len(items), 50):
         part = items[at : at + 50]
+        queries.append(("StudyInstanceUID", [item.study_instance_uid for item in part]))
+        # one with a wildcard would ask for everybody's studies
         plain = [item.accession_number for item in part if not re.search(r"[*?]", item.accession_number)]
-        for query in ({"StudyInstanceUID": [item.study_instance_uid for item in part]}, {"AccessionNumber": plain}):
-            found = (
-                ask_orthanc(settings, {name: "\\".join(values) for name, values in query.items()})
-                if all(query.values())
-                else []
-            )
-            for study in found:
-                tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
-                studies.add(tags.get("StudyInstanceUID", ""))
-                accessions.add((tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()))
+        queries.append(("AccessionNumber", plain))
+    options = json.loads(settings.orthanc.read_text()) if queries else {}
+    found = [study for name, values in queries if values for study in ask_orthanc(options, {name: "\\".join(values)})]
+    studies, accessions = set(), set()
+    for study in found:
+        tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
+        studies.add(tags.get("StudyInstanceUID", ""))
+        accessions.add((tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()))
     return [
         item
         for item in items
@@ -679,9 +693,9 @@ def arrived(settings: Settings, items: list[Item]) -> list[Item]:
     ]
 
 
-def ask_orthanc(settings: Settings, query: dict[str, str]) -> Any:
-    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2."""
-    options = json.loads(settings.orthanc.read_text())
+def ask_orthanc(options: dict[str, Any], query: dict[str, str]) -> Any:
+    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2.
+    `options` are those of orthanc.json."""
     admin = next(name for name, role in options["ClinicopsRoles"].items() if role == "admin")
     token = base64.b64encode(f"{admin}:{options['RegisteredUsers'][admin]}".encode()).decode()
     connection = http.client.HTTPConnection("127.0.0.1", options["HttpPort"], timeout=30)
@@ -753,7 +767,6 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
-    warnings.simplefilter("ignore")  # pydicom's, of values that are checked later
     row = {"Modality": "US", **{name: value for name, value in row.items() if value}}
     day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
     row = {name: normal(name, value) for name, value in {hour: "0000", **row}.items()}
@@ -764,12 +777,14 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
     if "StudyInstanceUID" not in row:
         row["StudyInstanceUID"] = made_uid(settings.hostname, row.get("PatientID", ""), row["AccessionNumber"])
     item, step = Dataset(), Dataset()
-    for name, value in row.items():  # what is wrong with a value is said later
-        setattr(step if name.startswith("Scheduled") or name == "Modality" else item, name, value)
-    step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
-    step.ScheduledProcedureStepID = item.RequestedProcedureID = "1"
-    item.ScheduledProcedureStepSequence = Sequence([step])
-    return encoded(item, row["StudyInstanceUID"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's; what is wrong with a value is said later
+        for name, value in row.items():
+            setattr(step if name.startswith("Scheduled") or name == "Modality" else item, name, value)
+        step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
+        step.ScheduledProcedureStepID = item.RequestedProcedureID = "1"
+        item.ScheduledProcedureStepSequence = Sequence([step])
+        return encoded(item, row["StudyInstanceUID"])
 
 
 def create(settings: Settings, path: str) -> dict[str, Any]:
@@ -781,7 +796,7 @@ def create(settings: Settings, path: str) -> dict[str, Any]:
         try:
             data = data_of(row, settings)
             item = item_of(data, settings)
-            if max(step["date"] for step in item.steps) < past(settings):
+            if item.last_day() < first_day(settings):
                 what = "ScheduledProcedureStepStartDate is so long past that the item would go at once"
                 raise Refused(f"{what}. Remedy: correct it, or set orthanc_worklist_keep_days.")
             if seen.setdefault(item.name, number) != number:
@@ -842,10 +857,10 @@ def progress(work: list[Any], what: str) -> Iterable[Any]:
 def removed(settings: Settings, wanted: list[str]) -> dict[str, Any]:
     with locked(settings):
         items = served_items(settings)
-        found = [item for item in items if {item.accession_number, item.study_instance_uid, item.name} & set(wanted)]
+        found = [item for item in items if item.names() & set(wanted)]
         for item in found:
             (settings.served / item.name).unlink(missing_ok=True)
-    known = {value for item in found for value in (item.accession_number, item.study_instance_uid, item.name)}
+    known = {name for item in found for name in item.names()}
     missing = [f"{one!a} is not on the list. Remedy: see orthanc-worklist list." for one in wanted if one not in known]
     if missing:
         raise Refused(*missing)
