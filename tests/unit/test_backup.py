@@ -41,10 +41,11 @@ pytestmark = pytest.mark.skipif(not shutil.which("restic"), reason="apt-get inst
 # what systemd does with the unit, and the marker that the unit asserts
 SYSTEMCTL = """#!/bin/sh
 pid=$(cat {home}/pid 2>/dev/null)
+alive() {{ grep -qs '^State:.[^ZX]' "/proc/$pid/status"; }}
 case "$1" in
-show) kill -0 "$pid" 2>/dev/null && echo "$pid" || echo 0 ;;
-stop) kill -CONT "$pid"; kill "$pid"; while kill -0 "$pid" 2>/dev/null; do sleep 0.01; done ;;
-start) kill -0 "$pid" 2>/dev/null && exit 0
+show) alive && echo "$pid" || echo 0 ;;
+stop) kill -CONT "$pid"; kill "$pid"; while alive; do sleep 0.01; done ;;
+start) alive && exit 0
     [ -e {home}/db/.orthanc-storage ] || exit 1
     setsid {python} {stand_in} {home}/orthanc.json >{home}/orthanc.log 2>&1 </dev/null &
     echo $! >{home}/pid ;;
@@ -205,7 +206,8 @@ def test_the_live_index_stays_out_and_the_copy_is_one_file(clinic: Clinic) -> No
 
 
 def test_never_two_at_once(clinic: Clinic) -> None:
-    with backup.alone(clinic.settings, "run") if clinic.directory.exists() else contextlib.nullcontext():
+    clinic.directory.mkdir()
+    with backup.alone(clinic.settings, "run"):
         assert "at work" in clinic.refused("run")
 
 
@@ -315,7 +317,7 @@ def test_an_attachment_that_a_user_deletes_meanwhile(clinic: Clinic, monkeypatch
 
     monkeypatch.setattr(backup, "taken", deleted_before)
     assert not path
-    clinic.directory.mkdir(exist_ok=True)
+    clinic.directory.mkdir()
     result = backup.backup(clinic.settings)
     assert (result["result"], result["deleted"]) == ("success", 1)
 
@@ -453,7 +455,7 @@ def test_what_came_after_the_moment_goes_aside(clinic: Clinic, tmp_path: Path, m
         return real(settings, *others)
 
     monkeypatch.setattr(backup, "taken", stored_before)
-    clinic.directory.mkdir(exist_ok=True)
+    clinic.directory.mkdir()
     assert backup.backup(clinic.settings)["counts"]["instances"] == 12
     target = tmp_path / "scratch"
     data = Path(clinic.run("restore", "--target", str(target))["data"])
