@@ -193,6 +193,7 @@ def test_a_backup_its_manifest_and_its_state(clinic: Clinic) -> None:
     assert state["last_success_epoch"] > time.time() - 60
     listed = clinic.run("list")["snapshots"]
     assert [(one["moment"], one["proven"], one["counts"]["studies"]) for one in listed] == [(result["moment"], True, 3)]
+    assert clinic.run("run", "--due") == {"result": "not due"}
     # what the second time brings is small, and the first one's copy of the files is used again
     assert clinic.run("run")["added"] < 200_000
 

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
 NEW_INSTANCE = 2  # a changeType of the index
+DUE_SECONDS = 20 * 3600
 STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 600  # another restic at work in the repository
@@ -1054,7 +1055,10 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
                 path.unlink()
         note(settings, "ledger", {"last_change": manifest["counts"]["last_change"]})
         result = {name: value for name, value in under_way.items() if name not in ("manifest", "phase", "aside")}
-        result.update(set_aside=str(aside), work=str(work))
+        del result["work"]
+        result["set_aside"] = str(aside)
+        if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
+            work.rename(aside / "restored")
         note(settings, f"restored-{under_way['stamp']}", result, 0o600)
         (settings.directory / "restore.json").unlink()
     return result
@@ -1378,7 +1382,8 @@ def main() -> int:
     common.add_argument("--json", action="store_true", help="the result as JSON")
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
     add("init", parents=[common], help="make the repository where there is none")
-    add("run", parents=[common], help="make a backup")
+    one = add("run", parents=[common], help="make a backup")
+    one.add_argument("--due", action="store_true", help="unless one was made in the last 20 hours")
     add("list", parents=[common], help="what snapshots there are")
     add("ledger", parents=[common], help="note which studies came, for a list of what to send again")
     add("check", parents=[common], help="restore the newest snapshot into a scratch directory, and read it")
@@ -1433,7 +1438,7 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         settings.directory.chmod(0o755)  # the monitor reads what is there
     actions: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
         "init": ("init", lambda: made(settings)),
-        "run": ("run", lambda: backup(settings)),
+        "run": ("run", lambda: {"result": "not due"} if given.due and recent(settings) else backup(settings)),
         "list": ("", lambda: listed(settings)),
         "ledger": ("ledger", lambda: ledger(settings)),
         "check": ("check", lambda: check(settings)),
@@ -1445,6 +1450,10 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
     lock, action = actions[given.command]
     with alone(settings, lock) if lock else contextlib.nullcontext():
         return action()
+
+
+def recent(settings: Settings) -> bool:
+    return bool(time.time() - state(settings, "backup").get("last_success_epoch", 0) < DUE_SECONDS)
 
 
 def made(settings: Settings) -> dict[str, Any]:
