@@ -40,14 +40,19 @@ NEW_INSTANCE = 2  # a changeType of the index
 DUE_SECONDS = 20 * 3600
 STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
-LOCK_SECONDS = 600  # another restic at work in the repository
+LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
+KEPT_UNPROVEN = 3  # snapshots that nobody proved; they never stand for one that is
 SECOND = "orthanc-restore-check"  # the container, and the directory
 OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
-MARKER = ".orthanc-storage"  # Orthanc starts only where it is
+MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
+ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
+COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType
+HEX = "[0-9a-f][0-9a-f]"
 ATTACHMENT = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})[0-9a-f]{4}-[0-9a-f-]{27}")
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
+ANOTHER = "use another of orthanc-backup list"
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
     "already locked": "wait for the other restic, or see restic list locks",
@@ -75,13 +80,19 @@ class Attachment(NamedTuple):
     type: int
     size: int
     md5: str
-    uncompressed_size: int
     uncompressed_md5: str
     instance: str
 
     @property
     def path(self) -> str:
         return f"{self.uuid[:2]}/{self.uuid[2:4]}/{self.uuid}"
+
+
+class Defect(NamedTuple):
+    """What is wrong with an attachment: it is missing, truncated (its size is another) or altered (its MD5 is)."""
+
+    kind: str
+    path: str
 
 
 class Study(NamedTuple):
@@ -140,6 +151,7 @@ class Settings:
         return self.directory / "ledger"
 
 
+# --- what a person, the journal and the monitor see --------------------------------------------
 def say(text: str, level: int = 6) -> None:
     """A line for the journal (sd-daemon(3))."""
     print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
@@ -184,9 +196,22 @@ def note(settings: Settings, name: str, content: dict[str, Any], mode: int = 0o6
     path.chmod(mode)
 
 
-def successes(settings: Settings, name: str) -> dict[str, Any]:
-    """What stays true when the next attempt fails."""
-    return {key: value for key, value in state(settings, name).items() if key.startswith("last_success")}
+@contextlib.contextmanager
+def noted(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
+    """How it went, in a state file; what the last success was stays true when this attempt fails."""
+    begin = time.monotonic()
+    kept = {key: value for key, value in state(settings, name).items() if key.startswith("last_")}
+    result: dict[str, Any] = {"result": "running", "reason": "", "started": now()}
+    note(settings, name, {**kept, **result})
+    try:
+        yield result
+        result["result"] = "success"
+    except BaseException as error:
+        result.update(result="failed", reason=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        result["seconds"] = round(time.monotonic() - begin, 2)
+        note(settings, name, {**kept, **result})
 
 
 @contextlib.contextmanager
@@ -195,7 +220,7 @@ def alone(settings: Settings, name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused("Another orthanc-backup is at work. Remedy: wait until it has ended.") from None
+            raise Refused(f"Another orthanc-backup ({name}) is at work. Remedy: wait until it has ended.") from None
         yield
 
 
@@ -209,6 +234,13 @@ def run(*command: str) -> str:
     if done.returncode:
         raise Refused(f"{command[0]} {command[1]}: {done.stderr.strip()}. Remedy: see what it says.")
     return done.stdout.strip()
+
+
+def shortened(what: str, found: Iterable[str], remedy: str) -> list[str]:
+    """One sentence for a few or many of a kind."""
+    found = list(found)
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return [f"{what}: {', '.join(found[:5])}{more}. Remedy: {remedy}."] if found else []
 
 
 # --- restic ------------------------------------------------------------------------------------
@@ -225,7 +257,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
-    """Lines of restic's. It ends with this program, and takes its lock away."""
+    """Lines of restic's, and its complaints where it went on. It ends with this program, and takes its lock away."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
         command = ["setpriv", "--pdeathsig", "INT", *GENTLE, "restic", *arguments]
@@ -272,19 +304,26 @@ def snapshots(settings: Settings, tag: str = "orthanc") -> list[dict[str, Any]]:
     return sorted(found or [], key=lambda one: datetime.fromisoformat(re.sub(r"\.\d+", "", one["time"])))
 
 
-def proved(snapshot: dict[str, Any]) -> bool:
-    return "unproven" not in snapshot["tags"]
-
-
 def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
+    """The newest is the newest that was proven; where nothing can be marked, the newest."""
     found = snapshots(settings)
     if wanted == "latest":
-        found = [one for one in found if proved(one)][-1:]
+        found = [one for one in found if "proven" in one["tags"] or settings.append_only][-1:]
     else:
         found = [one for one in found if one["id"].startswith(wanted)]
     if len(found) != 1:
-        raise Refused(f"{len(found)} snapshots are {wanted!a}. Remedy: give an id of orthanc-backup list.")
+        raise Refused(f"{len(found)} snapshots of {settings.host} are {wanted!a}. Remedy: see orthanc-backup list.")
     return found[0]
+
+
+def listed(settings: Settings) -> dict[str, Any]:
+    found = []
+    for one in snapshots(settings):
+        moment = datetime.fromisoformat(re.sub(r"\.\d+", "", one["time"])).astimezone(UTC)
+        counts = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+        proven = "proven" in one["tags"]
+        found.append({"id": one["short_id"], "time": f"{moment:%Y%m%dT%H%M%S}", "proven": proven, **counts})
+    return {"snapshots": found}
 
 
 # --- the moment --------------------------------------------------------------------------------
@@ -302,7 +341,7 @@ def service(settings: Settings, verb: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def watchdog(seconds: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def watchdog(seconds: int, *command: str) -> Iterator[None]:
     """Runs the command when this program has ended, however it did, or after so many seconds.
 
     It reads from a pipe that ends with this program; its session is its own.
@@ -316,7 +355,7 @@ def watchdog(seconds: int, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     assert dog.stdout is not None
     try:
         dog.stdout.readline()
-        yield dog
+        yield
     finally:
         dog.stdin.close()
         dog.wait()
@@ -424,7 +463,7 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
         problem = str(error)
     if problem != "ok":
         raise Refused(f"{index}: {problem}. Remedy: restore the last snapshot: orthanc-backup restore --dry-run.")
-    return {"moment": moment, "pause": result["pause"]}
+    return {"moment": moment, "pause": round(result["pause"], 4)}
 
 
 # --- what the index says -----------------------------------------------------------------------
@@ -433,14 +472,13 @@ def attachments_of(index: Path) -> Iterator[Attachment]:
         yield from map(
             Attachment._make,
             database.execute(
-                "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), uncompressedSize,"
-                " ifnull(uncompressedMD5, ''), publicId FROM AttachedFiles JOIN Resources ON internalId = id"
-                " ORDER BY id, fileType"
+                "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''),"
+                " publicId FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
             ),
         )
 
 
-def studies_of(index: Path, since: int = -1, moment: str = "") -> list[Study]:
+def studies_of(index: Path, since: int, moment: str) -> list[Study]:
     """What came after a change, by device; where somebody cleared the changes, by the study's time."""
     query = """
         SELECT ifnull((SELECT MAX(seq) FROM Changes JOIN Resources AS instance USING (internalId)
@@ -454,21 +492,16 @@ def studies_of(index: Path, since: int = -1, moment: str = "") -> list[Study]:
         FROM Resources AS study JOIN Resources AS series ON series.parentId = study.internalId
         WHERE study.resourceType = 2 AND (number > ? OR number = 0 AND time >= ?)
         ORDER BY number"""
-    last: dict[tuple[str, str], Study] = {}
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        for row in database.execute(query, (NEW_INSTANCE, since, moment[:15])):
-            one = Study._make(row)
-            last[one.study, one.aet] = one
-    return list(last.values())
+        return [*map(Study._make, database.execute(query, (NEW_INSTANCE, since, moment[:15])))]
 
 
 def counts_of(index: Path) -> dict[str, int]:
-    kinds = {1: "patients", 2: "studies", 3: "series", 4: "instances"}
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         found = dict(database.execute("SELECT resourceType, COUNT(*) FROM Resources GROUP BY resourceType"))
         files, size = database.execute("SELECT COUNT(*), ifnull(SUM(compressedSize), 0) FROM AttachedFiles").fetchone()
         last = database.execute("SELECT ifnull(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'Changes'")
-        counts = {name: found.get(kind, 0) for kind, name in kinds.items()}
+        counts = {name: found.get(kind, 0) for kind, name in enumerate(COUNTED, 1)}
         return {**counts, "attachments": files, "bytes": size, "last_change": last.fetchone()[0]}
 
 
@@ -478,18 +511,57 @@ def hashed(path: Path, method: str = "sha256") -> str:
 
 
 def rows_written(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    with path.open("w", newline="") as file:
+    waiting = path.with_name(f".{path.name}.part")
+    with waiting.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def attachments_read(text: str) -> list[Attachment]:
-    rows = csv.reader(text.splitlines())
-    return [Attachment(row[0], int(row[1]), int(row[2]), row[3], int(row[4]), *row[5:]) for row in rows]
+    waiting.rename(path)
 
 
 def studies_read(path: Path) -> list[Study]:
     with path.open(newline="") as file:
         return [Study(int(row[0]), *row[1:]) for row in csv.reader(file)]
+
+
+def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list[Defect]:
+    """What is wrong with the attachments: every size and MD5."""
+    found = []
+    for number, one in enumerate(wanted, 1):
+        path = data / one.path
+        if number % 100 == 0 or number == len(wanted):
+            bar(number / len(wanted), what)
+        try:
+            size = path.stat().st_size
+            kind = "truncated" if size != one.size else "altered" if one.md5 and hashed(path, "md5") != one.md5 else ""
+        except FileNotFoundError:
+            kind = "missing"
+        if kind:
+            found.append(Defect(kind, one.path))
+    return found
+
+
+def described(defects: Iterable[Defect], what: str, remedy: str) -> list[str]:
+    return shortened(what, [f"{one.path} is {one.kind}" for one in defects], remedy)
+
+
+def images(data: Path) -> Iterator[Path]:
+    for path in data.glob(f"{HEX}/{HEX}/*"):
+        if ATTACHMENT.fullmatch(path.name):
+            yield path
+
+
+def strangers(settings: Settings) -> list[str]:
+    """What Orthanc's account does not own: Orthanc starts, looks healthy and refuses every image."""
+    owner = pwd.getpwnam(settings.owner).pw_uid
+    found = []
+    for path in (
+        settings.storage,
+        *(one for what in ("index*", HEX, f"{HEX}/**/*") for one in settings.storage.glob(what)),
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid != owner:
+                found.append(str(path))
+    remedy = f"chown -R {settings.owner}: {settings.storage}"
+    return shortened(f"Not owned by {settings.owner}, so that images are refused", found, remedy)
 
 
 # --- run ---------------------------------------------------------------------------------------
@@ -525,27 +597,51 @@ def files_below(paths: Iterable[str]) -> Iterator[Path]:
         yield from sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
 
 
-def manifest_of(settings: Settings, moment: dict[str, Any], present: list[str]) -> dict[str, Any]:
-    index, listed, came = (settings.staging / name for name in ("index", "attachments.csv", "studies.csv"))
-    rows_written(listed, attachments_of(index))
-    rows_written(came, studies_of(index))
-    digest = ""
-    if settings.method == "docker":
-        digest = run("docker", "inspect", "--format", "{{.Image}}", settings.name)
+def archive(settings: Settings) -> str:
+    path = settings.storage / ARCHIVE
+    return path.read_text().strip() if path.exists() else ""
+
+
+def archive_written(settings: Settings, identity: str) -> None:
+    path = settings.storage / ARCHIVE
+    written(path, identity + "\n")
+    shutil.chown(path, settings.owner, settings.owner)
+    path.chmod(0o640)
+
+
+def known(settings: Settings, anew: bool) -> None:
+    """An archive that is new never takes the place of the one that the repository holds."""
+    if not archive(settings):
+        found = snapshots(settings)
+        if found and not anew:
+            raise Refused(
+                f"{settings.storage} is another archive than the {len(found)} snapshots of {settings.host}. "
+                "Remedy: restore the last one; if this archive is to begin anew, orthanc-backup run --new-archive."
+            )
+    if anew or not archive(settings):
+        archive_written(settings, secrets.token_hex(8))
+
+
+def manifest_of(settings: Settings, moment: str, present: list[str]) -> dict[str, Any]:
+    index, attachments = settings.staging / "index", settings.staging / "attachments.csv"
+    rows_written(attachments, attachments_of(index))
+    docker = settings.method == "docker"
     return {
         "format": 1,
+        "archive": archive(settings),
         "collection": settings.collection,
         "orthanc": index_version(settings),
-        "image": digest,
+        "method": settings.method,
+        "image": run("docker", "inspect", "--format", "{{.Image}}", settings.name) if docker else "",
         "inventory": settings.fingerprint,
         "host": settings.host,
-        "moment": moment["moment"],
+        "moment": moment,
         "storage": str(settings.storage),
         "staging": str(settings.staging),
         "ledger": str(settings.ledger),
         "counts": counts_of(index),
         "index": {"size": index.stat().st_size, "sha256": hashed(index)},
-        "attachments": hashed(listed),
+        "attachments": hashed(attachments),
         "paths": {
             str(path): [account(path.owner), account(path.group), path.stat().st_mode & 0o7777, hashed(path)]
             for path in files_below(present)
@@ -553,106 +649,79 @@ def manifest_of(settings: Settings, moment: dict[str, Any], present: list[str]) 
     }
 
 
-def same_disk(settings: Settings) -> bool:
-    if not settings.repository.startswith(("/", "local:")):
-        return False
+def disks(device: int) -> set[str]:
+    """The disks below a file system, through partitions, LVM, RAID and encryption (sysfs)."""
+    node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    if not node.exists():  # btrfs, ZFS and a network have a number of their own
+        return {str(device)}
+    if (node / "partition").exists():
+        node = node.parent
+    below = [*node.glob("slaves/*/dev")]
+    return {disk for one in below for disk in disks(os.makedev(*map(int, one.read_text().split(":"))))} or {node.name}
+
+
+def same_disk(settings: Settings) -> list[str]:
+    """The warning for a repository that dies with the images."""
     path = Path(settings.repository.removeprefix("local:"))
+    if not path.is_absolute() or not settings.storage.exists():
+        return []
     while not path.exists():
         path = path.parent
-    return path.stat().st_dev == settings.storage.stat().st_dev
+    if not disks(path.stat().st_dev) & disks(settings.storage.stat().st_dev):
+        return []
+    what = f"The only repository {settings.repository} is on the disk that holds the images: one defect takes both"
+    return [f"{what}. Remedy: set orthanc_backup_repository to another machine or disk."]
 
 
-def contents(settings: Settings, snapshot: str) -> dict[str, int]:
-    """Every file in a snapshot, with its size."""
-    files: dict[str, int] = {}
-    for line in stream(settings, "ls", "--json", "--no-lock", snapshot):
-        node = json.loads(line)
-        if node.get("type") == "file":
-            files[node["path"]] = node.get("size", 0)
-    return files
-
-
-def problems_in(
-    files: dict[str, int], storage: str, wanted: Iterable[Attachment]
-) -> tuple[list[Attachment], list[str]]:
-    """Attachments that are missing in a snapshot, and what is wrong with the others."""
-    missing, wrong = [], []
-    for one in wanted:
-        size = files.get(f"{storage}/{one.path}")
-        if size is None:
-            missing.append(one)
-        elif size != one.size:
-            wrong.append(f"{one.path} has {size} bytes instead of {one.size}")
-    return missing, wrong
-
-
-def shortened(what: str, found: list[str], remedy: str) -> list[str]:
-    """One sentence for a few or many of a kind."""
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return [f"{what}: {', '.join(found[:5])}{more}. Remedy: {remedy}."] if found else []
-
-
-def backup(settings: Settings) -> dict[str, Any]:
-    """One snapshot, proved complete; then the older ones that nobody needs go."""
-    kept, begin = successes(settings, "backup"), time.monotonic()
-    result: dict[str, Any] = {"result": "running", "reason": "", "started": now(), "warnings": []}
-    note(settings, "backup", {**result, **kept})
-    try:
-        steps(settings, result)
-        result["result"] = "success"
-    except BaseException as error:
-        result.update(result="failed", reason=f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        result["seconds"] = round(time.monotonic() - begin, 2)
-        note(settings, "backup", {**kept, **result})
+def backup(settings: Settings, anew: bool) -> dict[str, Any]:
+    """One snapshot; success is said only when all of it was read."""
+    if settings.pause == "stop" and state(settings, "backup").get("result") == "running":
+        run(*service(settings, "start"))  # the power went while it was stopped, and Docker remembers that
+    with noted(settings, "backup") as result:
+        known(settings, anew)
+        result["warnings"] = same_disk(settings) + strangers(settings)
+        for warning in result["warnings"]:
+            loud(warning)
+        for path in (settings.staging, settings.ledger):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        absent = sorted(path for path in settings.paths if not Path(path).exists())
+        result["warnings"] += shortened("There is no", absent, "correct orthanc_backup_paths")
+        present = [path for path in settings.paths if path not in absent]
+        result.update(index_copy(settings, settings.staging / "index"))
+        manifest = manifest_of(settings, result["moment"], present)
+        written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        result["counts"] = manifest["counts"]
+        names = [*attachments_of(settings.staging / "index")]
+        identity, read, lost = taken(settings, manifest, result, present)
+        proof(settings, result, names, read, lost)
+        if not settings.append_only:  # where nothing can be deleted, nothing can be marked
+            restic(settings, "tag", "--add", "proven", identity)
+        result.update(last_success=result["moment"], last_success_epoch=int(time.time()))
     return result
 
 
-def steps(settings: Settings, result: dict[str, Any]) -> None:
-    if same_disk(settings):
-        warning = (
-            f"The repository {settings.repository} is on the disk that holds the images: one defect takes both. "
-            "Remedy: set orthanc_backup_repository to another machine or disk."
-        )
-        result["warnings"].append(warning)
-        loud(warning)
-    for path in (settings.staging, settings.ledger):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    present = [path for path in settings.paths if Path(path).exists()]
-    result["warnings"] += shortened(
-        "There is no", sorted({*settings.paths} - {*present}), "correct orthanc_backup_paths"
-    )
-    moment = index_copy(settings, settings.staging / "index")
-    result["pause"] = round(moment["pause"], 4)
-    manifest = manifest_of(settings, moment, present)
-    written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    result.update(moment=manifest["moment"], counts=manifest["counts"])
-    identity, lost = taken(settings, result, present)
-    proof(settings, result, identity, lost)
-    if not settings.append_only:
-        restic(settings, "tag", "--set", "orthanc", identity)
-    result.update(last_success=result["moment"], last_success_epoch=int(time.time()))
-    tended(settings)
-
-
-def taken(settings: Settings, result: dict[str, Any], present: list[str]) -> tuple[str, list[str]]:
-    """The new snapshot, and what restic could not read."""
+def taken(
+    settings: Settings, manifest: dict[str, Any], result: dict[str, Any], present: list[str]
+) -> tuple[str, set[str], list[str]]:
+    """The new snapshot, the files in it, and what restic could not read."""
+    counts = manifest["counts"]
+    tags = ["orthanc", f"version={manifest['orthanc']}", *(f"{name}={counts[name]}" for name in COUNTED)]
     excluded = [settings.storage / f"index{end}" for end in ("", "-wal", "-shm", "-journal")]
     excluded += [settings.storage / f"{ours}*" for ours in OURS]
-    arguments = ["backup", "--json", "--host", settings.host]
-    arguments += ["--tag", "orthanc" if settings.append_only else "orthanc,unproven"]
+    arguments = ["backup", "--json", "--verbose=2", "--host", settings.host, "--tag", ",".join(tags)]
     arguments += [f"--exclude={path}" for path in excluded]
     if settings.limit_upload:
         arguments += ["--limit-upload", str(settings.limit_upload)]
     arguments += [str(settings.staging), str(settings.ledger), str(settings.storage), *present]
-    identity, lost = "", []
+    identity, read, lost = "", set(), []
     for line in stream(settings, *arguments, good=(0, 3)):
         if not line.startswith("{"):
             lost += [] if "at least one source file" in line else [line.strip()]
             continue
         said = json.loads(line)
-        if said["message_type"] == "status":
+        if said["message_type"] == "verbose_status" and said["action"] in ("new", "modified", "unchanged"):
+            read.add(said["item"])
+        elif said["message_type"] == "status":
             bar(min(0.99, said.get("percent_done", 0)), "backup")
         elif said["message_type"] == "error":
             lost.append(str(said.get("item", "")))
@@ -660,55 +729,38 @@ def taken(settings: Settings, result: dict[str, Any], present: list[str]) -> tup
             bar(1, "backup")
             identity = said["snapshot_id"]
             result.update(added=said["data_added"], files=said["total_files_processed"])
-    return identity, lost
+    return identity, read, lost
 
 
-def proof(settings: Settings, result: dict[str, Any], identity: str, lost: list[str]) -> None:
-    """Success is said only when everything is there that was there at the moment and nobody has deleted since."""
-    files, storage = contents(settings, identity), str(settings.storage)
-    listed = attachments_of(settings.staging / "index")
-    missing, wrong = problems_in(files, storage, listed)
-    unread = [path for path in lost if not (path.startswith(f"{storage}/") and not Path(path).exists())]
-    if missing:  # a second look at the index tells what a user deleted
+def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]) -> None:
+    """Everything is there, as long as it should be, that was there at the moment and that nobody has deleted since."""
+    defects: dict[str, Defect] = {}
+    for one in names:
+        path = settings.storage / one.path
+        size = path.stat().st_size if path.exists() else None
+        if size is None or str(path) not in read:
+            defects[one.uuid] = Defect("missing", one.path)
+        elif size != one.size:
+            defects[one.uuid] = Defect("truncated", one.path)
+    if defects:  # a second look at the index tells what a user deleted
         second = settings.staging / "second"
         try:
-            result["pause"] = max(result["pause"], round(index_copy(settings, second)["pause"], 4))
+            result["pause"] = max(result["pause"], index_copy(settings, second)["pause"])
             still = {one.uuid for one in attachments_of(second)}
         finally:
             second.unlink(missing_ok=True)
-        result["deleted"] = sum(one.uuid not in still for one in missing)
-        missing = [one for one in missing if one.uuid in still]
-    absent = [
-        path for path in (settings.staging / "index", settings.staging / "manifest.json") if str(path) not in files
-    ]
-    remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else"
-    problems = shortened("Attachments are missing", [one.path for one in missing], remedy)
-    problems += shortened("Attachments are damaged", wrong, remedy)
-    problems += shortened("restic could not read", [*unread, *map(str, absent)], "see that root may read it")
+        result["deleted"] = len(defects.keys() - still)
+        defects = {uuid: defect for uuid, defect in defects.items() if uuid in still}
+    unread = [path for path in lost if not path.startswith(f"{settings.storage}/") or Path(path).exists()]
+    unread += [
+        str(path) for name in ("index", "manifest.json", "attachments.csv")
+        if str(path := settings.staging / name) not in read
+    ]  # fmt: skip
+    remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else, and is not marked as proven"
+    problems = described(defects.values(), "In Orthanc", remedy)
+    problems += shortened("restic could not read", unread, "see that root may read it")
     if problems:
         raise Refused(*problems)
-
-
-def tended(settings: Settings) -> None:
-    """The retention, which no machine may do that can only append, and a part of the check."""
-    if settings.keep and not settings.append_only:
-        keep = [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]
-        # what is not proven is a group of its own: it does not stand for what is
-        groups = ["--host", settings.host, "--group-by", "host,tags", "--tag", "orthanc", "--tag", "ledger"]
-        restic(settings, "forget", "--quiet", *groups, *keep, "--prune")
-    day = int(time.time()) // 86400
-    restic(settings, "check", "--quiet", f"--read-data-subset={day % settings.subset + 1}/{settings.subset}")
-
-
-def listed(settings: Settings) -> dict[str, Any]:
-    found = []
-    for one in snapshots(settings):
-        manifest = manifest_in(settings, one)
-        found.append({
-            "id": one["short_id"], "proven": proved(one), "moment": manifest.get("moment", ""),
-            "orthanc": manifest.get("orthanc", ""), "counts": manifest.get("counts", {}),
-        })  # fmt: skip
-    return {"snapshots": found}
 
 
 # --- Orthanc's REST API ------------------------------------------------------------------------
@@ -754,6 +806,43 @@ class Rest:
                     raise
                 time.sleep(0.2)
 
+    def counted(self, counts: dict[str, int], more: bool = False) -> None:
+        """Whether it has what the manifest has; production may have received more."""
+        found = self.get("/statistics")
+        for name in COUNTED:
+            number = found[f"Count{name.capitalize()}"]
+            if number < counts[name] or (number > counts[name] and not more):
+                what = f"Orthanc counts {number} {name} in the restored data instead of {counts[name]}"
+                raise Refused(f"{what}. Remedy: make a new backup, or {ANOTHER}.")
+
+    def shown(self, one: Attachment, dicomweb: bool) -> str:
+        """An image's bytes as they came; by which path."""
+        path = f"/instances/{one.instance}/file"
+        if dicomweb:
+            tags = self.get(f"/instances/{one.instance}/simplified-tags")
+            path = f"/dicom-web/studies/{tags['StudyInstanceUID']}/series/{tags['SeriesInstanceUID']}"
+            path += f"/instances/{tags['SOPInstanceUID']}"
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*' if dicomweb else "*/*"
+        status, body, kind = self.ask("GET", path, accept=accept)
+        boundary = re.search(r'boundary="?([^";]+)', kind)
+        if dicomweb and status == 200 and boundary:
+            body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
+        if status != 200 or (
+            one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
+        ):
+            what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
+            raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
+        return path
+
+    def takes(self, storage: Path) -> None:
+        """Whether it stores an image; the image goes again."""
+        image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
+        status, body, _ = self.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
+        if status != 200:
+            remedy = f"see its log, and that {storage} is its own"
+            raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
+        self.ask("DELETE", f"/instances/{json.loads(body)['ID']}")
+
 
 # --- ledger ------------------------------------------------------------------------------------
 def changes(rest: Rest, since: int) -> Iterator[dict[str, Any]]:
@@ -771,10 +860,9 @@ def ledger(settings: Settings) -> dict[str, Any]:
     settings.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
     rest = Rest(settings)
     last = rest.get("/changes?last")["Last"]
-    since = former.get("last_change", -1)
-    if since < 0:  # what came before is in the first snapshot
-        since = state_of_staging(settings, last)
-    since = min(since, last)
+    # what came before the ledger is in the first snapshot
+    since = former.get("last_change", state(settings, "staging/manifest").get("counts", {}).get("last_change", 0))
+    since = since if since <= last else 0
     series: dict[str, Study | None] = {}
     found: dict[tuple[str, str, str], Study] = {}
     for change in changes(rest, since):
@@ -795,15 +883,13 @@ def ledger(settings: Settings) -> dict[str, Any]:
         path = settings.ledger / f"{day}.csv"
         rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
         rows |= {(one.study, one.aet): one for (its, _, _), one in found.items() if its == day}
-        waiting = path.with_name(f".{path.name}.part")
-        rows_written(waiting, sorted(rows.values()))
-        waiting.rename(path)
+        rows_written(path, sorted(rows.values()))
     for one in found.values():
         say(f"received study {one.study} ({one.accession or 'no accession number'}) from {one.aet or 'an application'}")
     result = {**former, "last_change": since, "studies": len(found), "reason": ""}
     result["unsent_since"] = former.get("unsent_since") or (int(time.time()) if found else 0)
     note(settings, "ledger", result)
-    if result["unsent_since"]:
+    if result["unsent_since"] and archive(settings):  # an archive without a backup must not hide the ledger of another
         try:
             restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", "ledger", str(settings.ledger))
             result.update(unsent_since=0, sent=int(time.time()))
@@ -816,13 +902,6 @@ def ledger(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def state_of_staging(settings: Settings, last: int) -> int:
-    try:
-        return int(json.loads((settings.staging / "manifest.json").read_text())["counts"]["last_change"])
-    except (OSError, ValueError, KeyError):
-        return last
-
-
 def study_of(rest: Rest, series: str) -> Study | None:
     study, metadata = rest.get(f"/series/{series}/study"), rest.get(f"/series/{series}/metadata?expand")
     if study is None or metadata is None:
@@ -831,51 +910,74 @@ def study_of(rest: Rest, series: str) -> Study | None:
     return Study(0, "", metadata.get("RemoteAET", ""), tags["StudyInstanceUID"], tags.get("AccessionNumber", ""))
 
 
-# --- a snapshot, proved ------------------------------------------------------------------------
-def manifest_in(settings: Settings, snapshot: dict[str, Any]) -> dict[str, Any]:
-    path = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
+def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
+    """From the newest ledger that the repository has, and the one on this machine."""
+    found = []
+    scratch = settings.directory / "ledgers"
+    shutil.rmtree(scratch, ignore_errors=True)
     try:
-        manifest: dict[str, Any] = json.loads(
-            restic(settings, "dump", "--no-lock", snapshot["id"], f"{path}/manifest.json")
-        )
-    except ValueError:
-        manifest = {}
+        for one in snapshots(settings, "ledger")[-1:] + snapshots(settings)[-1:]:
+            fetched(
+                settings, one, scratch / one["short_id"], [path for path in one["paths"] if path.endswith("/ledger")]
+            )
+        for path in scratch.rglob("*.csv"):
+            if path.parent.name == "ledger":
+                found += [one for one in studies_read(path) if one.number > manifest["counts"]["last_change"]]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    # another archive counts its changes on its own: all of it came after
+    since = manifest["counts"]["last_change"] if archive(settings) == manifest["archive"] else -1
+    for path in settings.ledger.glob("*.csv"):
+        found += [one for one in studies_read(path) if one.number > since]
+    return found
+
+
+def by_device(studies: Iterable[Study]) -> list[dict[str, Any]]:
+    """Each once, with the time of its last image."""
+    last = {(one.aet, one.study): one for one in sorted(studies, key=lambda one: one.time)}
+    return [one._asdict() for one in sorted(last.values(), key=lambda one: (one.aet, one.time))]
+
+
+# --- a snapshot, proved ------------------------------------------------------------------------
+class Proof(NamedTuple):
+    """A snapshot with its manifest, compared with the files that it has."""
+
+    snapshot: dict[str, Any]
+    manifest: dict[str, Any]
+    names: list[Attachment]
+    bad: set[str]
+    problems: list[str]
+
+
+def proved(settings: Settings, wanted: str) -> Proof:
+    snapshot = chosen(settings, wanted)
+    what = f"snapshot {snapshot['short_id']}"
+    staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
+    manifest = {}
+    with contextlib.suppress(ValueError):
+        manifest = json.loads(restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
     if manifest.get("format") != 1:
-        what = f"The manifest of snapshot {snapshot['short_id']} cannot be read"
-        raise Refused(f"{what}. Remedy: use another of orthanc-backup list, or the collection that made it.")
-    return manifest
-
-
-def attachments_in(settings: Settings, snapshot: dict[str, Any], manifest: dict[str, Any]) -> list[Attachment]:
-    text = restic(settings, "dump", "--no-lock", snapshot["id"], f"{manifest['staging']}/attachments.csv")
+        raise Refused(f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the collection that made it.")
+    text = restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
     if hashlib.sha256(text.encode()).hexdigest() != manifest["attachments"]:
-        what = f"The list of attachments in snapshot {snapshot['short_id']} is not the manifest's"
-        raise Refused(f"{what}. Remedy: use another of orthanc-backup list.")
-    return attachments_read(text)
-
-
-def complete(
-    settings: Settings, snapshot: dict[str, Any], manifest: dict[str, Any], wanted: list[Attachment]
-) -> tuple[set[str], list[str]]:
-    """What the manifest names and the snapshot does not have, and all that is wrong in the snapshot."""
-    files = contents(settings, snapshot["id"])
-    missing, wrong = problems_in(files, manifest["storage"], wanted)
-    remedy = "use another of orthanc-backup list, or add --incomplete to go without them"
-    problems = shortened("The snapshot does not have", [one.path for one in missing], remedy)
-    problems += shortened("In the snapshot", wrong, remedy)
-    if files.get(f"{manifest['staging']}/index") != manifest["index"]["size"]:
-        problems.append("The snapshot's index is not the manifest's. Remedy: use another of orthanc-backup list.")
-    absent = [path for path in manifest["paths"] if path not in files]
-    problems += shortened("The snapshot does not have", absent, remedy)
-    bad = {one.uuid for one in missing} | {line.split(" ")[0].rpartition("/")[2] for line in wrong}
-    return bad, problems
-
-
-def spaced(directory: Path, needed: int, what: str) -> None:
-    free = shutil.disk_usage(directory).free
-    if needed > free * 0.95:
-        raise Refused(f"{what} needs {needed >> 20} MiB in {directory}, and {free >> 20} MiB are free. "
-                      "Remedy: make space, or a larger disk.")  # fmt: skip
+        raise Refused(f"The list of attachments in {what} is not the manifest's. Remedy: {ANOTHER}.")
+    names = [Attachment(row[0], int(row[1]), int(row[2]), *row[3:]) for row in csv.reader(text.splitlines())]
+    files: dict[str, int] = {}
+    for line in stream(settings, "ls", "--json", "--no-lock", snapshot["id"]):
+        node = json.loads(line)
+        if node.get("type") == "file":
+            files[node["path"]] = node.get("size", 0)
+    defects = {}
+    for one in names:
+        size = files.get(f"{manifest['storage']}/{one.path}")
+        if size != one.size:
+            defects[one.uuid] = Defect("missing" if size is None else "truncated", one.path)
+    remedy = f"{ANOTHER}, or add --incomplete to go without them"
+    problems = described(defects.values(), f"In {what}", remedy)
+    problems += shortened(f"In {what} is no", [path for path in manifest["paths"] if path not in files], remedy)
+    if files.get(f"{staging}/index") != manifest["index"]["size"]:
+        raise Refused(f"The index in {what} is not the manifest's. Remedy: {ANOTHER}.")
+    return Proof(snapshot, manifest, names, {*defects}, problems)
 
 
 def fetched(settings: Settings, snapshot: dict[str, Any], target: Path, only: Iterable[str] = ()) -> None:
@@ -885,40 +987,28 @@ def fetched(settings: Settings, snapshot: dict[str, Any], target: Path, only: It
         pass
 
 
-def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list[str]:
-    """What is wrong with the attachments: every size and MD5."""
-    problems = []
-    for number, one in enumerate(wanted, 1):
-        path = data / one.path
-        if number % 100 == 0 or number == len(wanted):
-            bar(number / len(wanted), what)
-        try:
-            size = path.stat().st_size
-        except OSError:
-            problems.append(f"{one.path} is missing")
-            continue
-        if size != one.size:
-            problems.append(f"{one.path} has {size} bytes instead of {one.size}")
-        elif one.md5 and hashed(path, "md5") != one.md5:
-            problems.append(f"{one.path} has another MD5")
-    return problems
+def below(target: Path, path: str) -> Path:
+    """Where restic restores a path of the snapshot."""
+    return target / path.lstrip("/")
 
 
-def sound(index: Path, manifest: dict[str, Any]) -> list[str]:
-    problem = "ok"
-    try:
-        if hashed(index) != manifest["index"]["sha256"]:
-            problem = "it is not the manifest's"
-        else:
-            with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-                problem = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    except (OSError, sqlite3.Error) as error:
-        problem = str(error)
-    return [] if problem == "ok" else [f"The index: {problem}. Remedy: use another of orthanc-backup list."]
-
-
-def given_to(settings: Settings, data: Path) -> None:
-    """Owner and modes: with another owner Orthanc starts, looks healthy and refuses every image."""
+def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachment], only: Iterable[str] = ()) -> Path:
+    """Index and attachments as Orthanc has them, every size and MD5 verified, and Orthanc's own."""
+    bar(0, "fetch")
+    fetched(settings, proof.snapshot, work, only)
+    data = below(work, proof.manifest["storage"])
+    data.mkdir(parents=True, exist_ok=True)
+    index = data / "index"
+    below(work, f"{proof.manifest['staging']}/index").replace(index)
+    for end in ("wal", "shm", "journal"):  # of an attempt that was interrupted
+        index.with_name(f"index-{end}").unlink(missing_ok=True)
+    what = f"Restored from snapshot {proof.snapshot['short_id']}"
+    if hashed(index) != proof.manifest["index"]["sha256"]:
+        raise Refused(f"{what}: the index is altered. Remedy: {ANOTHER}.")
+    remedy = "orthanc-backup reconcile, or another of orthanc-backup list"
+    problems = described(verified(data, wanted), what, remedy)
+    if problems:
+        raise Refused(*problems)
     account = pwd.getpwnam(settings.owner)
     for path, directories, files in os.walk(data):
         os.chmod(path, 0o750)
@@ -928,324 +1018,16 @@ def given_to(settings: Settings, data: Path) -> None:
             if not os.path.islink(f"{path}/{name}"):
                 os.chmod(f"{path}/{name}", 0o640)
         directories[:] = [name for name in directories if not os.path.islink(f"{path}/{name}")]
-
-
-def below(target: Path, path: str) -> Path:
-    """Where restic restores a path of the snapshot."""
-    return target / path.lstrip("/")
-
-
-def images(data: Path) -> Iterator[Path]:
-    for path in data.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
-        if ATTACHMENT.fullmatch(path.name):
-            yield path
-
-
-# --- restore -----------------------------------------------------------------------------------
-def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool) -> dict[str, Any]:
-    """Proves, fetches and verifies beside production, and then takes its place by renames.
-
-    What it has done stands in restore.json, so that it goes on from there after an interruption at any point.
-    """
-    under_way = state(settings, "restore") if target is None else {}
-    if under_way:
-        if wanted not in ("latest", under_way["snapshot"]):
-            what = f"A restore of snapshot {under_way['snapshot']} was interrupted"
-            raise Refused(f"{what}. Remedy: orthanc-backup restore ends it; then choose another one.")
-        if dry_run:
-            return {"would": f"go on with snapshot {under_way['snapshot']} ({under_way['phase']})"}
-        if under_way["phase"] != "fetch":
-            return placed(settings, under_way)
-        wanted, incomplete = under_way["snapshot"], incomplete or under_way["incomplete"]
-    restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
-    snapshot = chosen(settings, wanted)
-    manifest = manifest_in(settings, snapshot)
-    names = attachments_in(settings, snapshot, manifest)
-    bad, problems = complete(settings, snapshot, manifest, names)
-    installed = orthanc_version(settings)
-    if target is None and numbers(installed) < numbers(manifest["orthanc"]):
-        what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
-        raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
-    if problems and not incomplete:
-        raise Refused(*problems)
-    names = [one for one in names if one.uuid not in bad]
-    work = target or settings.storage / f".restore-{snapshot['short_id']}"
-    if target and target.exists() and any(target.iterdir()):
-        raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
-    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
-    needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
-    spaced(work.parent if target else settings.storage, needed, f"Snapshot {snapshot['short_id']}")
-    came = received_after(settings, manifest)
-    result: dict[str, Any] = {"snapshot": snapshot["short_id"], "moment": manifest["moment"],
-                              "counts": manifest["counts"], "problems": problems}  # fmt: skip
-    if dry_run:
-        return {
-            **result,
-            "would": f"restore it into {target or settings.storage}",
-            "resend": [*map(Study._asdict, came)],
-        }
-    under_way = {**result, "phase": "fetch", "incomplete": incomplete, "work": str(work), "manifest": manifest}
-    if target is None:
-        note(settings, "restore", under_way, 0o600)
-    fetched(settings, snapshot, work)
-    data = below(work, manifest["storage"])
-    data.mkdir(parents=True, exist_ok=True)
-    below(work, f"{manifest['staging']}/index").replace(data / "index")
-    wrong = sound(data / "index", manifest)
-    wrong += shortened("Restored with defects", verified(data, names), "restic check --read-data, another snapshot")
-    if wrong:
-        raise Refused(*wrong)
-    named = {one.uuid for one in names}
-    for path in images(data):
-        if path.name not in named:  # it came after the moment: the index does not know it
-            aside = work / "not-in-the-index"
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
-    given_to(settings, data)
-    result["verified"] = len(names)
-    if target:
-        return {**result, "data": str(data), "resend": [*map(Study._asdict, came)]}
-    # the marker's own is the mount's, the rest takes the place of what is there
-    stamp = now()[:15]
-    under_way.update(
-        result, phase="aside", stamp=stamp, resend=[*map(Study._asdict, came)],
-        aside=sorted(one.name for one in settings.storage.iterdir() if not one.name.startswith(OURS)),
-        sample=next((one._asdict() for one in names if one.type == 1 and one.uncompressed_md5), None),
-    )  # fmt: skip
-    note(settings, "restore", under_way, 0o600)
-    return placed(settings, under_way)
-
-
-def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
-    """The restored files in the place of the present ones: renames, each of which may be done already."""
-    storage, work, manifest = settings.storage, Path(under_way["work"]), under_way["manifest"]
-    data, aside = below(work, manifest["storage"]), storage / f".set-aside-{under_way['stamp']}"
-    # killed half-way the rest is done at once, not when somebody comes
-    script = '[ ! -e "$0/restore.json" ] || flock -w 5 "$0/run.lock" true && exec "$@"'
-    again = [sys.executable, str(Path(__file__).resolve()), *CONFIGURED, "restore"]
-    with watchdog(86400, "sh", "-c", script, str(settings.directory), *again):
-        if under_way["phase"] == "aside":
-            if main_process(settings):
-                run(*service(settings, "stop"))
-            aside.mkdir(mode=0o700, exist_ok=True)
-            # without its marker Orthanc does not start, whatever a reboot comes between
-            for name in sorted(under_way["aside"], key=lambda name: name != MARKER):
-                if (storage / name).exists() and not (aside / name).exists():
-                    (storage / name).rename(aside / name)
-            under_way["phase"] = "in"
-            note(settings, "restore", under_way, 0o600)
-        if under_way["phase"] == "in":
-            for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
-                if path.name != MARKER and not path.name.startswith(OURS):
-                    path.rename(storage / path.name)
-            paths_placed(settings, work, aside, manifest)
-            under_way["phase"] = "start"
-            note(settings, "restore", under_way, 0o600)
-        if (aside / MARKER).exists():
-            (aside / MARKER).rename(storage / MARKER)
-        run(*service(settings, "start"))
-        rest = Rest(settings)
-        rest.awaited()
-        under_way["resend"] = merged(under_way["resend"], aside / "index", settings, manifest)
-        note(settings, "restore", under_way, 0o600)
-        served(rest, under_way)
-        if settings.ledger.exists() and not (aside / "ledger").exists():  # numbers begin anew at the snapshot's
-            shutil.copytree(settings.ledger, aside / "ledger")
-            for path in settings.ledger.glob("*.csv"):
-                path.unlink()
-        note(settings, "ledger", {"last_change": manifest["counts"]["last_change"]})
-        result = {name: value for name, value in under_way.items() if name not in ("manifest", "phase", "aside")}
-        del result["work"]
-        result["set_aside"] = str(aside)
-        if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
-            work.rename(aside / "restored")
-        note(settings, f"restored-{under_way['stamp']}", result, 0o600)
-        (settings.directory / "restore.json").unlink()
-    return result
-
-
-def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
-    """Configuration, certificates and the rest; what is there and differs is kept with the data set aside."""
-    for name, (owner, group, mode, digest) in manifest["paths"].items():
-        target, source = Path(name), below(work, name)
-        if target.is_file() and hashed(target) == digest:
-            continue
-        if hashed(source) != digest:
-            raise Refused(f"{name} is not the manifest's. Remedy: use another of orthanc-backup list.")
-        if target.exists():
-            kept = below(aside / "paths", name)
-            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not kept.exists():
-                shutil.copy2(target, kept)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waiting = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, waiting)
-        with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers
-            shutil.chown(waiting, owner or -1, group or -1)
-        waiting.chmod(mode)
-        waiting.rename(target)
-
-
-def served(rest: Rest, under_way: dict[str, Any]) -> None:
-    """Counts, one read and one write by the Orthanc that runs now."""
-    counts, found = under_way["counts"], rest.get("/statistics")
-    for name in ("Patients", "Studies", "Series", "Instances"):
-        if found[f"Count{name}"] < counts[name.lower()]:
-            what = f"Orthanc has {found[f'Count{name}']} {name.lower()} instead of {counts[name.lower()]}"
-            raise Refused(f"{what}. Remedy: see its log; what was there before is set aside, nothing is deleted.")
-    sample = under_way["sample"]
-    if sample:
-        _, body, _ = rest.ask("GET", f"/instances/{sample['instance']}/file")
-        if hashlib.md5(body, usedforsecurity=False).hexdigest() != sample["uncompressed_md5"]:
-            raise Refused("Orthanc gives another image than the snapshot's. Remedy: see Orthanc's log.")
-    status, body, _ = rest.ask("POST", "/instances", probe())
-    if status != 200:
-        remedy = f"see its log, and that {under_way['manifest']['storage']} is its own"
-        raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
-    rest.ask("DELETE", f"/instances/{json.loads(body)['ID']}")
-
-
-def probe() -> bytes:
-    """The smallest data set that Orthanc stores."""
-    uid = f"2.25.{secrets.randbits(100)}"
-    values = [
-        (0x0008, 0x0016, b"UI", "1.2.840.10008.5.1.4.1.1.7"), (0x0008, 0x0018, b"UI", f"{uid}.3"),
-        (0x0010, 0x0010, b"PN", "RESTORE^TEST"), (0x0010, 0x0020, b"LO", uid[-16:]),
-        (0x0020, 0x000D, b"UI", f"{uid}.1"), (0x0020, 0x000E, b"UI", f"{uid}.2"),
-    ]  # fmt: skip
-    syntax = element(2, 0x10, b"UI", "1.2.840.10008.1.2.1")
-    head = element(2, 2, b"UI", values[0][3]) + element(2, 3, b"UI", values[1][3]) + syntax
-    length = b"\2\0\0\0UL\4\0" + len(head).to_bytes(4, "little")
-    return b"\0" * 128 + b"DICM" + length + head + b"".join(element(*value) for value in values)
-
-
-def element(group: int, number: int, vr: bytes, text: str) -> bytes:
-    value = text.encode() + (b"\0" if vr == b"UI" else b" ") * (len(text) % 2)
-    parts = [(group).to_bytes(2, "little"), number.to_bytes(2, "little"), vr, len(value).to_bytes(2, "little"), value]
-    return b"".join(parts)
-
-
-def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
-    """From the newest ledger that the repository has, and the one on this machine."""
-    found: dict[tuple[str, str], Study] = {}
-    scratch = settings.directory / "ledgers"
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        for one in (snapshots(settings, "ledger")[-1:]) + snapshots(settings)[-1:]:
-            paths = [path for path in one["paths"] if path.endswith("/ledger")]
-            fetched(settings, one, scratch / one["short_id"], paths)
-        for path in [*scratch.rglob("*.csv"), *settings.ledger.glob("*.csv")]:
-            for study in studies_read(path):
-                if study.number > manifest["counts"]["last_change"]:
-                    found[study.study, study.aet] = max(study, found.get((study.study, study.aet), study))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return sorted(found.values(), key=lambda one: (one.aet, one.number))
-
-
-def merged(
-    resend: list[dict[str, Any]], index: Path, settings: Settings, manifest: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """With what the index knew that was set aside, if it can be read."""
-    found = {(one["study"], one["aet"]): one for one in resend}
-    copy = settings.directory / "aside"
-    try:
-        for end in ("", "-wal"):
-            if Path(f"{index}{end}").exists():
-                copied(Path(f"{index}{end}"), Path(f"{copy}{end}"))
-        with contextlib.closing(sqlite3.connect(copy)) as database:
-            database.execute("PRAGMA journal_mode=DELETE")
-        for one in studies_of(copy, manifest["counts"]["last_change"], manifest["moment"]):
-            found[one.study, one.aet] = one._asdict()
-    except (OSError, sqlite3.Error):
-        say("The index that was set aside cannot be read; the list of what to send again is the ledger's.", 4)
-    finally:
-        for end in ("", "-wal", "-journal"):
-            Path(f"{copy}{end}").unlink(missing_ok=True)
-    return sorted(found.values(), key=lambda one: (one["aet"], one["number"]))
-
-
-# --- restore check -----------------------------------------------------------------------------
-def check(settings: Settings) -> dict[str, Any]:
-    """The newest snapshot in a scratch directory, and an Orthanc that reads it."""
-    kept, begin = successes(settings, "restore_check"), time.monotonic()
-    result: dict[str, Any] = {"result": "running", "reason": "", "started": now()}
-    note(settings, "restore_check", {**result, **kept})
-    try:
-        os.nice(10)
-        with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
-            shutil.rmtree(settings.scratch, ignore_errors=True)
-            checked(settings, result, begin)
-        result.update(result="success", last_success=now(), last_success_epoch=int(time.time()))
-    except BaseException as error:
-        result.update(result="failed", reason=f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        result["seconds"] = round(time.monotonic() - begin, 2)
-        note(settings, "restore_check", {**kept, **result})
-    return result
-
-
-def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
-    snapshot = chosen(settings, "latest")
-    manifest = manifest_in(settings, snapshot)
-    names = attachments_in(settings, snapshot, manifest)
-    result.update(snapshot=snapshot["short_id"], moment=manifest["moment"], counts=manifest["counts"])
-    _, problems = complete(settings, snapshot, manifest, names)
-    if problems:
-        raise Refused(*problems)
-    settings.scratch.mkdir(mode=0o700, parents=True)
-    room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
-    room -= 2 * manifest["index"]["size"]
-    parts = 256 if manifest["counts"]["bytes"] <= room else 256 * max(0, room) // manifest["counts"]["bytes"]
-    if not parts:
-        what = f"A restore check has {room >> 20} MiB for attachments, less than one part in 256"
-        raise Refused(f"{what}. Remedy: make space in {settings.scratch}, or raise orthanc_backup_scratch_bytes.")
-    # uuids are random: a directory more or less is a sample, and each week it is the next ones
-    first = int(time.time()) // (7 * 86400) * parts % 256
-    prefixes = {f"{(first + number) % 256:02x}" for number in range(parts)}
-    study = one_study(names, prefixes)
-    sample = [one for one in names if one.uuid[:2] in prefixes or one in study]
-    storage, staging = manifest["storage"], manifest["staging"]
-    only = [] if parts == 256 else [
-        f"{staging}/index", *(f"{storage}/{prefix}" for prefix in sorted(prefixes)),
-        *(f"{storage}/{one.path}" for one in study),
-    ]  # fmt: skip
-    fetched(settings, snapshot, settings.scratch, only)
-    data = below(settings.scratch, storage)
-    data.mkdir(parents=True, exist_ok=True)
-    below(settings.scratch, f"{staging}/index").rename(data / "index")
-    problems = sound(data / "index", manifest)
-    problems += shortened("Restored with defects", verified(data, sample), "restic check --read-data, a new backup")
-    if not problems and counts_of(data / "index") != manifest["counts"]:
-        problems.append("The index has other counts than the manifest. Remedy: make a new backup.")
-    if problems:
-        raise Refused(*problems)
-    result.update(verified=len(sample), of=len(names))
-    for path in (data, *data.parents):  # the way to it, for Orthanc's account
-        if path == settings.scratch.parent:
+    for parent in data.parents:  # the way to it
+        parent.chmod(0o711)
+        if parent == work:
             break
-        path.chmod(0o711)
-    given_to(settings, data)
-    read(settings, manifest, data, study, result)
-    moment = datetime.strptime(manifest["moment"], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
-    result.update(
-        recovery_seconds=round(time.monotonic() - begin, 2),
-        recovery_point_seconds=round((datetime.now(UTC) - moment).total_seconds()),
-    )
+    return data
 
 
-def one_study(names: list[Attachment], prefixes: set[str]) -> list[Attachment]:
-    """The newest images in the sample stand for it: with parts of a large archive no study is whole."""
-    images = [one for one in names if one.type == 1]
-    inside = [one for one in images if one.uuid[:2] in prefixes]
-    return (inside or images)[-1:]
-
-
-def read(
-    settings: Settings, manifest: dict[str, Any], data: Path, study: list[Attachment], result: dict[str, Any]
-) -> None:
-    """A second Orthanc on the restored data: loopback, no DICOM; it reads an image, through DICOMweb if it can."""
+@contextlib.contextmanager
+def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
+    """An Orthanc of its own on restored data: loopback, no DICOM, no plugin but DICOMweb; whether it has that."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -1259,92 +1041,353 @@ def read(
         "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
         "RegisteredUsers": dict([token.split(":")]), "Plugins": plugins, "WebDavEnabled": False, "SaveJobs": False,
     }  # fmt: skip
-    configuration = settings.scratch / "orthanc.json"
+    configuration, log = data.with_name("restore-check.json"), data.with_name("restore-check.log")
+    configuration.touch(mode=0o600)
+    os.chown(configuration, pwd.getpwnam(settings.owner).pw_uid, -1)
     configuration.write_text(json.dumps(options))
-    configuration.chmod(0o640)
-    os.chown(configuration, -1, pwd.getpwnam(settings.owner).pw_gid)
-    log = settings.scratch / "orthanc.log"
+    if settings.method == "docker":  # of a machine whose power went
+        subprocess.run(["docker", "rm", "--force", SECOND], capture_output=True, check=False)
     with (
         log.open("w") as output,
-        subprocess.Popen([*settings.second, str(configuration)], stdout=output, stderr=output) as second,
-        watchdog(86400, *ended(settings, second.pid)),
+        subprocess.Popen([*settings.second, str(configuration)], stdout=output, stderr=output) as process,
+        watchdog(
+            86400,
+            *(
+                ["docker", "stop", "--time", "60", SECOND]
+                if settings.method == "docker"
+                else ["kill", str(process.pid)]
+            ),
+        ),
     ):
         rest = Rest(settings, port, token)
         try:
-            rest.awaited(lambda: second.poll() is None)
+            rest.awaited(lambda: process.poll() is None)
         except Refused:
             said = " ".join(log.read_text(errors="replace").splitlines()[-3:])
-            raise Refused(f"Orthanc does not start on the restored data: {said}. Remedy: see above.") from None
-        found = rest.get("/statistics")
-        for name in ("Patients", "Studies", "Series", "Instances"):
-            if found[f"Count{name}"] != manifest["counts"][name.lower()]:
-                what = f"Orthanc counts {found[f'Count{name}']} {name.lower()} in the restored data"
-                raise Refused(f"{what} instead of {manifest['counts'][name.lower()]}. Remedy: make a new backup.")
-        for one in study:
-            result["read"] = read_one(rest, one, bool(plugins))
+            raise Refused(f"Orthanc does not start on the restored data: {said}. Remedy: {ANOTHER}.") from None
+        yield rest, bool(plugins)
 
 
-def ended(settings: Settings, pid: int) -> list[str]:
-    """The command that ends the second Orthanc."""
-    return ["docker", "rm", "--force", SECOND] if settings.method == "docker" else ["kill", str(pid)]
+# --- restore -----------------------------------------------------------------------------------
+def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool) -> dict[str, Any]:
+    """Proves, fetches, verifies and starts it beside production; then it takes production's place by renames."""
+    under_way = state(settings, "restore") if target is None else {}
+    if under_way and dry_run:
+        return {"would": f"end the restore of snapshot {under_way['snapshot']} that was interrupted"}
+    if under_way:
+        ended = placed(settings, under_way)
+        if wanted == "latest" or under_way["snapshot"].startswith(wanted[:8]):
+            return ended
+    begin = time.time()
+    restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
+    proof = proved(settings, wanted)
+    identity, manifest = proof.snapshot["short_id"], proof.manifest
+    if proof.problems and not incomplete:
+        raise Refused(*proof.problems)
+    if target and target.exists() and any(target.iterdir()):
+        raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
+    installed = orthanc_version(settings)
+    if not target and numbers(installed) < numbers(manifest["orthanc"]):
+        what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
+        raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
+    work = target or settings.storage / f".restore-{identity}"
+    if not dry_run and not target:
+        for left in settings.storage.glob(".restore-*"):  # copies, of attempts that were given up
+            if left != work:
+                shutil.rmtree(left)
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
+    needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
+    parent = next(path for path in (work, *work.parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free * 0.95:
+        what = f"Snapshot {identity} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
+        raise Refused(f"{what}. Remedy: make space, or a larger disk.")
+    came = received_after(settings, manifest)
+    result: dict[str, Any] = {
+        "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": proof.problems
+    }  # fmt: skip
+    if dry_run:
+        would = f"restore it into {target or settings.storage}"
+        return {**result, "would": would, "resend": by_device(came)}
+    names = [one for one in proof.names if one.uuid not in proof.bad]
+    data = assembled(settings, proof, work, names)
+    named = {one.uuid for one in names}
+    for path in images(data):
+        if path.name not in named:  # it came after the moment: the index does not know it
+            aside = data.with_name("not-in-the-index")
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)
+    result["verified"] = len(names)
+    if target:
+        return {**result, "data": str(data), "resend": by_device(came)}
+    sample = next((one for one in names if one.type == 1), None)
+    with second(settings, data) as (rest, dicomweb):
+        rest.counted(manifest["counts"])
+        if sample:
+            rest.shown(sample, dicomweb)
+    under_way = {
+        **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
+        "aside": sorted(one.name for one in settings.storage.iterdir() if not one.name.startswith(OURS)),
+        "came": came, "sample": sample, "phase": "aside",
+    }  # fmt: skip
+    note(settings, "restore", under_way, 0o600)
+    return placed(settings, state(settings, "restore"))
 
 
-def read_one(rest: Rest, one: Attachment, dicomweb: bool) -> str:
-    """The image's bytes, as they came."""
-    path = f"/instances/{one.instance}/file"
-    if dicomweb:
-        tags = rest.get(f"/instances/{one.instance}/simplified-tags")
-        path = f"/dicom-web/studies/{tags['StudyInstanceUID']}/series/{tags['SeriesInstanceUID']}"
-        path += f"/instances/{tags['SOPInstanceUID']}"
-    status, body, kind = rest.ask("GET", path, accept='multipart/related; type="application/dicom"; transfer-syntax=*'
-                                  if dicomweb else "*/*")  # fmt: skip
-    boundary = re.search(r'boundary="?([^";]+)', kind)
-    if dicomweb and status == 200 and boundary:
-        body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
-    if status != 200 or (
-        one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
-    ):
-        raise Refused(f"Orthanc answers {status} with other bytes for an image of the restored data. "
-                      "Remedy: make a new backup, and see orthanc-backup reconcile.")  # fmt: skip
-    return path
+def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
+    """The restored files in the place of the present ones: renames, each of which may be done already.
+
+    What is to be done stands in restore.json, so that it goes on from there after an interruption at any point.
+    """
+    storage, work, manifest = settings.storage, Path(under_way["work"]), under_way["manifest"]
+    data, aside = below(work, manifest["storage"]), storage / f".set-aside-{under_way['stamp']}"
+    record = f"restored-{under_way['stamp']}"
+
+    def reached(phase: str) -> None:
+        under_way["phase"] = phase
+        note(settings, "restore", under_way, 0o600)
+
+    # killed half-way the rest is done at once, not when somebody comes; a reboot has orthanc-restore.service
+    script = '[ ! -e "$0/restore.json" ] || exec "$@"'
+    again = [sys.executable, str(Path(__file__).resolve()), *CONFIGURED, "restore"]
+    with watchdog(86400, "sh", "-c", script, str(settings.directory), *again):
+        if under_way["phase"] == "aside":
+            if main_process(settings):
+                run(*service(settings, "stop"))
+            aside.mkdir(mode=0o700, exist_ok=True)
+            # without its marker Orthanc does not start, whatever a reboot comes between
+            for name in sorted(under_way["aside"], key=lambda name: name != MARKER):
+                if (storage / name).exists() and not (aside / name).exists():
+                    (storage / name).rename(aside / name)
+            reached("in")
+        if under_way["phase"] == "in":
+            for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
+                if path.name != MARKER and not path.name.startswith(OURS):
+                    path.rename(storage / path.name)
+            archive_written(settings, manifest["archive"])
+            ledger_placed(settings, work, aside, manifest)
+            paths_placed(settings, work, aside, manifest)
+            reached("start")
+        if (aside / MARKER).exists():
+            (aside / MARKER).rename(storage / MARKER)
+        result = {name: under_way[name] for name in ("snapshot", "moment", "counts", "problems", "verified")}
+        result.update(set_aside=str(aside), resend=by_device(came_after(settings, under_way, aside / "index")))
+        note(settings, record, result, 0o600)
+        run(*service(settings, "start"))
+        (settings.directory / "restore.json").unlink(missing_ok=True)
+    rest = Rest(settings)
+    rest.awaited()
+    rest.counted(under_way["counts"], more=True)
+    if under_way["sample"]:
+        rest.shown(Attachment(*under_way["sample"]), dicomweb=False)
+    rest.takes(storage)
+    if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
+        work.rename(aside / "restored")
+    result["recovery_seconds"] = round(time.time() - under_way["begin"], 1)
+    note(settings, record, result, 0o600)
+    for one in result["resend"]:
+        say(f"to be sent again from {one['aet'] or 'an application'}: study {one['study']} ({one['accession']})", 4)
+    return result
+
+
+def came_after(settings: Settings, under_way: dict[str, Any], index: Path) -> list[Study]:
+    """By the ledger, and what the index that was set aside knew, if it can be read."""
+    manifest, copy = under_way["manifest"], settings.directory / "aside"
+    found = [Study(*one) for one in under_way["came"]]
+    identity = index.with_name(ARCHIVE)
+    same = identity.exists() and identity.read_text().strip() == manifest["archive"]
+    since, moment = (manifest["counts"]["last_change"], manifest["moment"]) if same else (-1, "")
+    try:
+        for end in ("", "-wal"):
+            if Path(f"{index}{end}").exists():
+                copied(Path(f"{index}{end}"), Path(f"{copy}{end}"))
+        with contextlib.closing(sqlite3.connect(copy)) as database:
+            database.execute("PRAGMA journal_mode=DELETE")
+        found += studies_of(copy, since, moment)
+    except (OSError, sqlite3.Error):
+        say("The index that was set aside cannot be read; the list of what to send again is the ledger's.", 4)
+    finally:
+        for end in ("", "-wal", "-journal"):
+            Path(f"{copy}{end}").unlink(missing_ok=True)
+    return found
+
+
+def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
+    """The snapshot's, since the index counts on from there; the present one is kept."""
+    if settings.ledger.exists() and not (aside / "ledger").exists():
+        shutil.copytree(settings.ledger, aside / "ledger.part", dirs_exist_ok=True)
+        (aside / "ledger.part").rename(aside / "ledger")
+    shutil.rmtree(settings.ledger, ignore_errors=True)
+    settings.ledger.mkdir(mode=0o700)
+    for path in below(work, manifest["ledger"]).glob("*.csv"):
+        rows = [one for one in studies_read(path) if one.number <= manifest["counts"]["last_change"]]
+        rows_written(settings.ledger / path.name, rows)
+    note(settings, "ledger", {"last_change": manifest["counts"]["last_change"]})
+
+
+def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
+    """Worklists, certificates, configuration; what is there and differs is kept with the data set aside."""
+    kept = manifest["method"] != settings.method  # the configuration of a container is not a package's
+    changed = False
+    for name, (owner, group, mode, digest) in manifest["paths"].items():
+        target, source = Path(name), below(work, name)
+        if (target.is_file() and hashed(target) == digest) or (kept and name.startswith("/etc/orthanc/")):
+            continue
+        if not source.exists() or hashed(source) != digest:
+            say(f"{name} is not the manifest's, and was not restored.", 3)
+            continue
+        if target.exists():
+            copy = below(aside / "paths", name)
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not copy.exists():
+                shutil.copy2(target, copy)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        waiting = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, waiting)
+        with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers
+            shutil.chown(waiting, owner or -1, group or -1)
+        waiting.chmod(mode)
+        waiting.rename(target)
+        changed = True
+    if changed:
+        run("systemctl", "daemon-reload")
+        subprocess.run(["systemctl", "try-reload-or-restart", "nginx.service"], capture_output=True, check=False)
+
+
+# --- restore check -----------------------------------------------------------------------------
+def check(settings: Settings) -> dict[str, Any]:
+    """The newest snapshot in a scratch directory, and an Orthanc that reads it; only then old snapshots go."""
+    with noted(settings, "restore_check") as result:
+        os.nice(10)
+        with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
+            shutil.rmtree(settings.scratch, ignore_errors=True)
+            checked(settings, result, time.monotonic())
+        tended(settings)
+        problems = strangers(settings)
+        if problems:
+            raise Refused(*problems)
+        result.update(last_success=now(), last_success_epoch=int(time.time()))
+    return result
+
+
+def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
+    proof = proved(settings, "latest")
+    manifest, counts = proof.manifest, proof.manifest["counts"]
+    result.update(snapshot=proof.snapshot["short_id"], moment=manifest["moment"], counts=counts)
+    if proof.problems:
+        raise Refused(*proof.problems)
+    settings.scratch.mkdir(mode=0o711, parents=True)
+    room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
+    room -= 2 * manifest["index"]["size"]
+    parts = 256 if counts["bytes"] <= room else 256 * max(0, room) // counts["bytes"]
+    if not parts:
+        what = f"A restore check has {max(0, room) >> 20} MiB for attachments, less than one part in 256"
+        raise Refused(
+            f"{what}. Remedy: make space in {settings.scratch.parent}, or raise orthanc_backup_scratch_bytes."
+        )
+    # uuids are random: a directory more or less is a sample, and each week it is the next ones
+    first = int(time.time()) // (7 * 86400) * parts % 256
+    prefixes = {f"{(first + number) % 256:02x}" for number in range(parts)}
+    images = [one for one in proof.names if one.type == 1]
+    shown = ([one for one in images if one.uuid[:2] in prefixes] or images)[-1:]
+    sample = [one for one in proof.names if one.uuid[:2] in prefixes or one in shown]
+    only = [] if parts == 256 else [f"{manifest['staging']}/index", *(
+        f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
+    )]  # fmt: skip
+    data = assembled(settings, proof, settings.scratch, sample, only)
+    result.update(verified=len(sample), of=len(proof.names))
+    with second(settings, data) as (rest, dicomweb):
+        rest.counted(counts)
+        result["read"] = [rest.shown(one, dicomweb) for one in shown]
+    moment = datetime.strptime(manifest["moment"], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+    result.update(
+        recovery_seconds=round(time.monotonic() - begin, 2),
+        recovery_point_seconds=round((datetime.now(UTC) - moment).total_seconds()),
+    )
+
+
+def tended(settings: Settings) -> None:
+    """What is superseded goes, which no machine may do that can only append; and a part of the repository is read."""
+    if not settings.append_only:
+        forget = ["forget", "--quiet", "--host", settings.host, "--group-by", "host"]
+        keep = [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]
+        restic(settings, *forget, "--tag", "orthanc,proven", *keep)
+        restic(settings, *forget, "--tag", "ledger", "--keep-last=2")
+        proven = [one["id"] for one in snapshots(settings) if "proven" in one["tags"]]
+        unproven = [one["id"] for one in snapshots(settings) if "proven" not in one["tags"]][:-KEPT_UNPROVEN]
+        if proven and unproven:
+            restic(settings, "forget", "--quiet", *unproven)
+        restic(settings, "prune", "--quiet")
+    part = int(time.time()) // (7 * 86400) % settings.subset + 1
+    restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
 
 
 # --- reconcile ---------------------------------------------------------------------------------
 def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     """The index against the files; a repair moves files and never deletes one."""
     settings.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    copy = settings.staging / "reconcile"
-    begin = time.time()
+    copy, begin = settings.staging / "reconcile", time.time()
     try:
         index_copy(settings, copy)
         names = list(attachments_of(copy))
     finally:
         copy.unlink(missing_ok=True)
-    known = {one.uuid for one in names}
+    listed = {one.uuid for one in names}
     orphans = [
         path for path in images(settings.storage)
-        if path.name not in known and path.stat().st_mtime < begin - SETTLE_SECONDS
+        if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
     ]  # fmt: skip
-    result: dict[str, Any] = {"attachments": len(names), "missing": [], "truncated": [], "altered": []}
-    for line in verified(settings.storage, names, "compare"):
-        kind = "missing" if line.endswith("missing") else "altered" if line.endswith("MD5") else "truncated"
-        result[kind].append(line.split(" ")[0])
+    defects = verified(settings.storage, names, "compare")
+    result: dict[str, Any] = {"attachments": len(names)}
+    for kind in ("missing", "truncated", "altered"):
+        result[kind] = [one.path for one in defects if one.kind == kind]
     result["orphaned"] = [str(path.relative_to(settings.storage)) for path in orphans]
+    left = [*(one.path for one in defects), *result["orphaned"]]
     if repair:
-        result["repaired"] = repaired(settings, orphans)
-    return result
+        quarantine = settings.storage / f".quarantine-{now()[:15]}"
+        wanted = {one.path: one for one in names}
+        result["repaired"] = imported(settings, orphans, quarantine)
+        result["repaired"] |= brought_back(settings, [wanted[one.path] for one in defects], quarantine)
+        left = [one for one in left if one.rpartition("/")[2] not in result["repaired"]]
+    return {**result, "left": left}
 
 
-def repaired(settings: Settings, orphans: list[Path]) -> dict[str, str]:
+def imported(settings: Settings, orphans: list[Path], quarantine: Path) -> dict[str, str]:
     """Orphans that Orthanc takes are images again; the file goes aside in any case, for its copy has another name."""
     done, rest = {}, Rest(settings)
-    quarantine = settings.storage / f".quarantine-{now()[:15]}"
     for path in orphans:
         data = path.read_bytes()
         status = rest.ask("POST", "/instances", data)[0] if data[128:132] == b"DICM" else 0
         quarantine.mkdir(mode=0o700, exist_ok=True)
         path.rename(quarantine / path.name)
         done[path.name] = "imported" if status == 200 else "quarantined"
+    return done
+
+
+def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path) -> dict[str, str]:
+    """Attachments with a defect come from the newest snapshot that has them as they were."""
+    done = {}
+    account, scratch = pwd.getpwnam(settings.owner), settings.storage / ".restore-attachments"
+    for snapshot in reversed(snapshots(settings)) if wanted else ():
+        shutil.rmtree(scratch, ignore_errors=True)
+        fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in wanted])
+        data = below(scratch, str(settings.storage))
+        good = {one.path for one in wanted} - {one.path for one in verified(data, wanted, "compare")}
+        for one in [one for one in wanted if one.path in good]:
+            path = settings.storage / one.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                quarantine.mkdir(mode=0o700, exist_ok=True)
+                path.rename(quarantine / path.name)
+            for each in (path.parent.parent, path.parent, data / one.path):
+                os.chown(each, account.pw_uid, account.pw_gid)
+            (data / one.path).chmod(0o640)
+            (data / one.path).rename(path)
+            done[one.uuid] = f"from snapshot {snapshot['short_id']}"
+        wanted = [one for one in wanted if one.path not in good]
+        if not wanted:
+            break
+    shutil.rmtree(scratch, ignore_errors=True)
     return done
 
 
@@ -1360,18 +1403,58 @@ def interrupted(number: int, _frame: Any) -> None:
 
 def show(result: dict[str, Any]) -> None:
     for one in result.get("snapshots", []):
-        counts = ", ".join(f"{one['counts'].get(name, 0)} {name}" for name in ("studies", "instances"))
         proven = "" if one["proven"] else "  NOT PROVEN"
-        print(f"{one['id']}  {one['moment'][:15]}  Orthanc {one['orthanc']:8} {counts}{proven}")
-    device = None
-    for one in result.get("resend", []):
-        if one["aet"] != device:
-            device = one["aet"]
-            print(f"send again from {device or 'applications'}:")
-        print(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}")
+        counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
+        print(f"{one['id']}  {one['time']} UTC  Orthanc {one.get('version', '?'):8} {counts}{proven}")
+    for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
+        print(f"send again from {aet or 'applications'}:")
+        for one in result["resend"]:
+            if one["aet"] == aet:
+                print(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}")
     for name, value in result.items():
-        if name not in ("snapshots", "resend", "manifest", "sample") and value not in ("", [], {}):
+        if name not in ("snapshots", "resend") and value not in ("", [], {}):
+            value = "; ".join(f"{key} {of}" for key, of in value.items()) if isinstance(value, dict) else value
             print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def made(settings: Settings) -> dict[str, Any]:
+    result = {"repository": "was there", "warnings": same_disk(settings)}
+    try:
+        restic(settings, "cat", "config", "--no-lock")
+    except Refused as refused:
+        if "unable to open config file" not in str(refused):
+            raise
+        restic(settings, "init")
+        result["repository"] = "made"
+    return result
+
+
+def recent(settings: Settings) -> bool:
+    return bool(time.time() - state(settings, "backup").get("last_success_epoch", 0) < DUE_SECONDS)
+
+
+def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
+    if not settings.directory.exists():
+        settings.directory.mkdir(parents=True)
+        settings.directory.chmod(0o755)  # the monitor reads what is there
+    run: Callable[[], dict[str, Any]] = lambda: backup(settings, given.new_archive)  # noqa: E731
+    actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
+        "init": (("run",), lambda: made(settings)),
+        "run": (("run",), lambda: {"result": "not due"} if given.due and recent(settings) else run()),
+        "list": ((), lambda: listed(settings)),
+        "ledger": (("ledger",), lambda: ledger(settings)),
+        "check": (("check",), lambda: check(settings)),
+        "restore": (
+            ("run", "check", "ledger"),
+            lambda: restore(settings, given.snapshot, given.target, given.dry_run, given.incomplete),
+        ),
+        "reconcile": (("run",), lambda: reconcile(settings, given.repair)),
+    }
+    locks, action = actions[given.command]
+    with contextlib.ExitStack() as stack:
+        for name in locks:
+            stack.enter_context(alone(settings, name))
+        return action()
 
 
 def main() -> int:
@@ -1384,6 +1467,9 @@ def main() -> int:
     add("init", parents=[common], help="make the repository where there is none")
     one = add("run", parents=[common], help="make a backup")
     one.add_argument("--due", action="store_true", help="unless one was made in the last 20 hours")
+    one.add_argument(
+        "--new-archive", action="store_true", help="this archive begins anew beside the snapshots of another"
+    )
     add("list", parents=[common], help="what snapshots there are")
     add("ledger", parents=[common], help="note which studies came, for a list of what to send again")
     add("check", parents=[common], help="restore the newest snapshot into a scratch directory, and read it")
@@ -1393,7 +1479,9 @@ def main() -> int:
     one.add_argument("--dry-run", action="store_true", help="prove the snapshot and say what would be done")
     one.add_argument("--incomplete", action="store_true", help="go without attachments that the snapshot does not have")
     one = add("reconcile", parents=[common], help="compare the index with the files")
-    one.add_argument("--repair", action="store_true", help="import orphaned images, and put the files aside")
+    one.add_argument(
+        "--repair", action="store_true", help="import orphans, and bring the others back from the snapshots"
+    )
     given = parser.parse_args()
     os.umask(0o077)
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # cron's has neither
@@ -1403,68 +1491,23 @@ def main() -> int:
         signal.signal(number, interrupted)
     try:
         result = done(Settings.read(given.config), given)
-        if given.json:
-            print(json.dumps(result, indent=2))
-        else:
-            show(result)
-        found = (
-            "missing",
-            "truncated",
-            "altered",
-            *([] if given.command != "reconcile" or given.repair else ["orphaned"]),
-        )
-        return int(given.command == "reconcile" and any(result[kind] for kind in found))
     except Refused as refused:
-        if given.json:
-            print(json.dumps({"problems": refused.problems}, indent=2))
-        for problem in refused.problems:
-            loud(problem)
-        return 1
+        problems = refused.problems
     except OSError as error:
         remedy = "run it as root" if isinstance(error, PermissionError) else "see that it is there, and space"
-        loud(f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}.")
-        return 1
+        problems = [f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}."]
     except sqlite3.Error as error:
-        loud(f"The index: {error}. Remedy: see orthanc-backup check, and restore.")
-        return 1
+        problems = [f"The index: {error}. Remedy: see orthanc-backup check, and restore."]
     except Interrupted as signalled:
-        loud(f"Interrupted ({signalled}). Remedy: run it again.")
-        return 1
-
-
-def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
-    if not settings.directory.exists():
-        settings.directory.mkdir(parents=True)
-        settings.directory.chmod(0o755)  # the monitor reads what is there
-    actions: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
-        "init": ("init", lambda: made(settings)),
-        "run": ("run", lambda: {"result": "not due"} if given.due and recent(settings) else backup(settings)),
-        "list": ("", lambda: listed(settings)),
-        "ledger": ("ledger", lambda: ledger(settings)),
-        "check": ("check", lambda: check(settings)),
-        "restore": (
-            "run", lambda: restore(settings, given.snapshot, given.target, given.dry_run, given.incomplete)
-        ),
-        "reconcile": ("run", lambda: reconcile(settings, given.repair)),
-    }  # fmt: skip
-    lock, action = actions[given.command]
-    with alone(settings, lock) if lock else contextlib.nullcontext():
-        return action()
-
-
-def recent(settings: Settings) -> bool:
-    return bool(time.time() - state(settings, "backup").get("last_success_epoch", 0) < DUE_SECONDS)
-
-
-def made(settings: Settings) -> dict[str, Any]:
-    try:
-        restic(settings, "cat", "config", "--no-lock")
-        return {"repository": "was there"}
-    except Refused as refused:
-        if "unable to open config file" not in str(refused):
-            raise
-    restic(settings, "init")
-    return {"repository": "made"}
+        problems = [f"Interrupted ({signalled}). Remedy: run it again."]
+    else:
+        print(json.dumps(result, indent=2)) if given.json else show(result)
+        return int(bool(result.get("left")))
+    if given.json:
+        print(json.dumps({"problems": problems}, indent=2))
+    for problem in problems:
+        loud(problem)
+    return 1
 
 
 if __name__ == "__main__":
