@@ -705,7 +705,8 @@ def taken(
 ) -> tuple[str, set[str], list[str]]:
     """The new snapshot, the files in it, and what restic could not read."""
     counts = manifest["counts"]
-    tags = ["orthanc", f"version={manifest['orthanc']}", *(f"{name}={counts[name]}" for name in COUNTED)]
+    tags = ["orthanc", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
+    tags += [f"{name}={counts[name]}" for name in COUNTED]
     excluded = [settings.storage / f"index{end}" for end in ("", "-wal", "-shm", "-journal")]
     excluded += [settings.storage / f"{ours}*" for ours in OURS]
     arguments = ["backup", "--json", "--verbose=2", "--host", settings.host, "--tag", ",".join(tags)]
@@ -1311,7 +1312,8 @@ def tended(settings: Settings) -> None:
     if not settings.append_only:
         forget = ["forget", "--quiet", "--host", settings.host, "--group-by", "host"]
         keep = [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]
-        restic(settings, *forget, "--tag", "orthanc,proven", *keep)
+        # those of another archive stay
+        restic(settings, *forget, "--tag", f"orthanc,proven,archive={archive(settings)}", *keep)
         restic(settings, *forget, "--tag", "ledger", "--keep-last=2")
         proven = [one["id"] for one in snapshots(settings) if "proven" in one["tags"]]
         unproven = [one["id"] for one in snapshots(settings) if "proven" not in one["tags"]][:-KEPT_UNPROVEN]
@@ -1413,8 +1415,9 @@ def show(result: dict[str, Any]) -> None:
                 print(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}")
     for name, value in result.items():
         if name not in ("snapshots", "resend") and value not in ("", [], {}):
-            value = "; ".join(f"{key} {of}" for key, of in value.items()) if isinstance(value, dict) else value
-            print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+            if isinstance(value, dict):
+                value = [f"{key} {of}" for key, of in value.items()]
+            print(f"{name.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
 def made(settings: Settings) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""What of the backup's program needs no Orthanc; everything else is in the scenario backup_restore."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).resolve().parents[2] / "roles/orthanc_backup/files/orthanc_backup.py"
+SPEC = importlib.util.spec_from_file_location("orthanc_backup", PROGRAM)
+assert SPEC is not None
+assert SPEC.loader is not None
+backup = importlib.util.module_from_spec(SPEC)
+sys.modules["orthanc_backup"] = backup
+SPEC.loader.exec_module(backup)
+
+
+def settings(home: Path, **more: Any) -> Any:
+    content = {
+        "repository": str(home / "repository"), "password_file": "", "environment": {}, "host": "clinic",
+        "append_only": False, "limit_upload": 0, "keep": {"daily": 14}, "subset": 10, "storage": str(home / "db"),
+        "orthanc": "", "paths": [], "directory": str(home), "scratch": str(home), "scratch_bytes": 1,
+        "method": "package", "name": "orthanc", "owner": getpass.getuser(), "pause": "pause", "pause_seconds": 5,
+        "second": [], "collection": "1.0.0", "fingerprint": "", **more,
+    }  # fmt: skip
+    (home / "db").mkdir(exist_ok=True)
+    (home / "settings.json").write_text(json.dumps(content))
+    return backup.Settings.read(home / "settings.json")
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def awaited(what: Any) -> None:
+    end = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
+def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals | None) -> None:
+    script = (
+        "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); import orthanc_backup as backup\n"
+        "with backup.watchdog(int(sys.argv[3]), 'kill', '-CONT', sys.argv[2]):\n"
+        "    os.kill(int(sys.argv[2]), signal.SIGSTOP); print(flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(["sleep", "60"]) as orthanc:
+        limit = "60" if how else "1"
+        program = subprocess.Popen(
+            [sys.executable, "-c", script, str(PROGRAM.parent), str(orthanc.pid), limit], stdout=subprocess.PIPE
+        )
+        assert program.stdout is not None
+        program.stdout.readline()
+        awaited(lambda: backup.stands(orthanc.pid))
+        if how:
+            program.send_signal(how)
+        awaited(lambda: state_of(orthanc.pid) == "S")
+        program.kill()
+        program.communicate()
+        orthanc.kill()
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    one = settings(tmp_path)
+    with (
+        backup.alone(one, "run"),
+        pytest.raises(backup.Refused, match="Another orthanc-backup"),
+        backup.alone(one, "run"),
+    ):
+        pass
+
+
+def test_a_failure_keeps_the_last_success(tmp_path: Path) -> None:
+    one = settings(tmp_path)
+    with backup.noted(one, "backup") as result:
+        result["last_success_epoch"] = 7
+
+    def fails() -> None:
+        with backup.noted(one, "backup"):
+            assert backup.state(one, "backup")["result"] == "running"
+            raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        fails()
+    noted = backup.state(one, "backup")
+    assert (noted["result"], noted["reason"], noted["last_success_epoch"]) == ("failed", "OSError: no", 7)
+
+
+def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
+    settings(tmp_path)
+    content = json.loads((tmp_path / "settings.json").read_text())
+    del content["keep"]
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(backup.Refused, match="deploy again"):
+        backup.Settings.read(tmp_path / "settings.json")
+
+
+def test_versions_are_compared_by_their_numbers() -> None:
+    assert backup.numbers("1.9.7") < backup.numbers("1.12.7") < backup.numbers("1.12.10") < backup.numbers("mainline")
+
+
+def test_the_same_disk_is_seen_through_directories_that_are_not_there_yet(tmp_path: Path) -> None:
+    one = settings(tmp_path, repository=str(tmp_path / "not" / "yet"))
+    assert "one defect takes both" in backup.same_disk(one)[0]
+    assert backup.same_disk(settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
+    assert backup.same_disk(settings(tmp_path, repository="/proc/repository")) == []
+
+
+def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
+    def attachment(uuid: str, content: bytes) -> Any:
+        path = tmp_path / uuid[:2] / uuid[2:4] / uuid
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        return backup.Attachment(uuid, 1, 3, backup.hashed(path, "md5"), "", "")
+
+    good, short, other, gone = (
+        attachment(f"{two}bbcccc-1111-2222-3333-444444444444", b"abc") for two in ("00", "01", "02", "03")
+    )
+    assert {path.name for path in backup.images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
+    (tmp_path / short.path).write_bytes(b"ab")
+    (tmp_path / other.path).write_bytes(b"abd")
+    (tmp_path / gone.path).unlink()
+    found = backup.verified(tmp_path, [good, short, other, gone])
+    assert [(one.kind, one.path) for one in found] == [
+        ("truncated", short.path), ("altered", other.path), ("missing", gone.path)
+    ]  # fmt: skip
+
+
+def test_what_to_send_again_stands_once_for_each_device() -> None:
+    rows = [
+        backup.Study(9, "20260102T000000", "US2", "1.2", "A"),
+        backup.Study(3, "20260101T000000", "US1", "1.3", ""),
+        backup.Study(4, "20260101T010000", "US1", "1.3", ""),
+    ]
+    assert [(one["aet"], one["study"], one["number"]) for one in backup.by_device(rows)] == [
+        ("US1", "1.3", 4), ("US2", "1.2", 9)
+    ]  # fmt: skip
+
+
+def test_what_orthanc_does_not_own_is_named(tmp_path: Path) -> None:
+    path = settings(tmp_path).storage / "ab" / "cd"
+    path.mkdir(parents=True)
+    assert backup.strangers(settings(tmp_path)) == []
+    assert str(path) in backup.strangers(settings(tmp_path, owner="nobody"))[0]
