@@ -43,7 +43,7 @@ START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
-KEPT_UNPROVEN = 3  # snapshots that nobody proved; they never stand for one that is
+KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 SECOND = "orthanc-restore-check"  # the container, and the directory
 OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
@@ -298,31 +298,41 @@ def restic(settings: Settings, *arguments: str) -> str:
     return "".join(stream(settings, *arguments))
 
 
-def snapshots(settings: Settings, tag: str = "orthanc") -> list[dict[str, Any]]:
-    """Oldest first."""
-    found = json.loads(restic(settings, "snapshots", "--json", "--no-lock", "--tag", tag, "--host", settings.host))
-    return sorted(found or [], key=lambda one: datetime.fromisoformat(re.sub(r"\.\d+", "", one["time"])))
+def snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
+    """Those with one of the tags, oldest first."""
+    wanted = [f"--tag={tag}" for tag in tags]
+    found = json.loads(restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted))
+    return sorted(found or [], key=moment_of)
 
 
 def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
-    """The newest is the newest that was proven; where nothing can be marked, the newest."""
-    found = snapshots(settings)
+    """The newest is the newest that was not found incomplete."""
     if wanted == "latest":
-        found = [one for one in found if "proven" in one["tags"] or settings.append_only][-1:]
+        found = snapshots(settings, "orthanc")[-1:]
     else:
-        found = [one for one in found if one["id"].startswith(wanted)]
+        found = [one for one in snapshots(settings, "orthanc", "unproven") if one["id"].startswith(wanted)]
     if len(found) != 1:
         raise Refused(f"{len(found)} snapshots of {settings.host} are {wanted!a}. Remedy: see orthanc-backup list.")
     return found[0]
 
 
+def disowned(settings: Settings, since: str) -> None:
+    """Snapshots of a run that did not end well do not stand for one that did; where nothing is deleted they stay."""
+    for one in [] if settings.append_only else snapshots(settings, "orthanc"):
+        if moment_of(one) >= since[:15]:
+            restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
+
+
+def moment_of(snapshot: dict[str, Any]) -> str:
+    """UTC, to the second."""
+    return f"{datetime.fromisoformat(re.sub(r'[.][0-9]+', '', snapshot['time'])).astimezone(UTC):%Y%m%dT%H%M%S}"
+
+
 def listed(settings: Settings) -> dict[str, Any]:
     found = []
-    for one in snapshots(settings):
-        moment = datetime.fromisoformat(re.sub(r"\.\d+", "", one["time"])).astimezone(UTC)
+    for one in snapshots(settings, "orthanc", "unproven"):
         counts = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
-        proven = "proven" in one["tags"]
-        found.append({"id": one["short_id"], "time": f"{moment:%Y%m%dT%H%M%S}", "proven": proven, **counts})
+        found.append({"id": one["short_id"], "time": moment_of(one), "proven": "orthanc" in one["tags"], **counts})
     return {"snapshots": found}
 
 
@@ -612,7 +622,7 @@ def archive_written(settings: Settings, identity: str) -> None:
 def known(settings: Settings, anew: bool) -> None:
     """An archive that is new never takes the place of the one that the repository holds."""
     if not archive(settings):
-        found = snapshots(settings)
+        found = snapshots(settings, "orthanc", "unproven")
         if found and not anew:
             raise Refused(
                 f"{settings.storage} is another archive than the {len(found)} snapshots of {settings.host}. "
@@ -675,9 +685,12 @@ def same_disk(settings: Settings) -> list[str]:
 
 def backup(settings: Settings, anew: bool) -> dict[str, Any]:
     """One snapshot; success is said only when all of it was read."""
-    if settings.pause == "stop" and state(settings, "backup").get("result") == "running":
+    former = state(settings, "backup")
+    if settings.pause == "stop" and former.get("result") == "running":
         run(*service(settings, "start"))  # the power went while it was stopped, and Docker remembers that
     with noted(settings, "backup") as result:
+        if former.get("result", "success") != "success":
+            disowned(settings, former["started"])
         known(settings, anew)
         result["warnings"] = same_disk(settings) + strangers(settings)
         for warning in result["warnings"]:
@@ -692,18 +705,19 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
         written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         result["counts"] = manifest["counts"]
         names = [*attachments_of(settings.staging / "index")]
-        identity, read, lost = taken(settings, manifest, result, present)
-        proof(settings, result, names, read, lost)
-        if not settings.append_only:  # where nothing can be deleted, nothing can be marked
-            restic(settings, "tag", "--add", "proven", identity)
+        problems = proof(settings, result, names, *taken(settings, manifest, result, present))
+        if problems:
+            with contextlib.suppress(Refused):  # the next run does it otherwise
+                disowned(settings, result["started"])
+            raise Refused(*problems)
         result.update(last_success=result["moment"], last_success_epoch=int(time.time()))
     return result
 
 
 def taken(
     settings: Settings, manifest: dict[str, Any], result: dict[str, Any], present: list[str]
-) -> tuple[str, set[str], list[str]]:
-    """The new snapshot, the files in it, and what restic could not read."""
+) -> tuple[set[str], list[str]]:
+    """A snapshot: the files in it, and what restic could not read."""
     counts = manifest["counts"]
     tags = ["orthanc", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
     tags += [f"{name}={counts[name]}" for name in COUNTED]
@@ -714,7 +728,7 @@ def taken(
     if settings.limit_upload:
         arguments += ["--limit-upload", str(settings.limit_upload)]
     arguments += [str(settings.staging), str(settings.ledger), str(settings.storage), *present]
-    identity, read, lost = "", set(), []
+    read, lost = set(), []
     for line in stream(settings, *arguments, good=(0, 3)):
         if not line.startswith("{"):
             lost += [] if "at least one source file" in line else [line.strip()]
@@ -728,12 +742,15 @@ def taken(
             lost.append(str(said.get("item", "")))
         elif said["message_type"] == "summary":
             bar(1, "backup")
-            identity = said["snapshot_id"]
-            result.update(added=said["data_added"], files=said["total_files_processed"])
-    return identity, read, lost
+            result.update(
+                snapshot=said["snapshot_id"][:8], added=said["data_added"], files=said["total_files_processed"]
+            )
+    return read, lost
 
 
-def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]) -> None:
+def proof(
+    settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]
+) -> list[str]:
     """Everything is there, as long as it should be, that was there at the moment and that nobody has deleted since."""
     defects: dict[str, Defect] = {}
     for one in names:
@@ -757,11 +774,9 @@ def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], r
         str(path) for name in ("index", "manifest.json", "attachments.csv")
         if str(path := settings.staging / name) not in read
     ]  # fmt: skip
-    remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else, and is not marked as proven"
+    remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else, and is marked unproven"
     problems = described(defects.values(), "In Orthanc", remedy)
-    problems += shortened("restic could not read", unread, "see that root may read it")
-    if problems:
-        raise Refused(*problems)
+    return problems + shortened("restic could not read", unread, "see that root may read it")
 
 
 # --- Orthanc's REST API ------------------------------------------------------------------------
@@ -917,7 +932,7 @@ def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        for one in snapshots(settings, "ledger")[-1:] + snapshots(settings)[-1:]:
+        for one in snapshots(settings, "ledger")[-1:] + snapshots(settings, "orthanc", "unproven")[-1:]:
             fetched(
                 settings, one, scratch / one["short_id"], [path for path in one["paths"] if path.endswith("/ledger")]
             )
@@ -1312,13 +1327,10 @@ def tended(settings: Settings) -> None:
     if not settings.append_only:
         forget = ["forget", "--quiet", "--host", settings.host, "--group-by", "host"]
         keep = [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]
-        # those of another archive stay
-        restic(settings, *forget, "--tag", f"orthanc,proven,archive={archive(settings)}", *keep)
+        # those of another archive stay, and those that are not proven never stand for one that is
+        restic(settings, *forget, "--tag", f"orthanc,archive={archive(settings)}", *keep)
+        restic(settings, *forget, "--tag", f"unproven,archive={archive(settings)}", f"--keep-last={KEPT_UNPROVEN}")
         restic(settings, *forget, "--tag", "ledger", "--keep-last=2")
-        proven = [one["id"] for one in snapshots(settings) if "proven" in one["tags"]]
-        unproven = [one["id"] for one in snapshots(settings) if "proven" not in one["tags"]][:-KEPT_UNPROVEN]
-        if proven and unproven:
-            restic(settings, "forget", "--quiet", *unproven)
         restic(settings, "prune", "--quiet")
     part = int(time.time()) // (7 * 86400) % settings.subset + 1
     restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
@@ -1370,7 +1382,7 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
     """Attachments with a defect come from the newest snapshot that has them as they were."""
     done = {}
     account, scratch = pwd.getpwnam(settings.owner), settings.storage / ".restore-attachments"
-    for snapshot in reversed(snapshots(settings)) if wanted else ():
+    for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
         fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in wanted])
         data = below(scratch, str(settings.storage))
