@@ -691,10 +691,17 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
     with noted(settings, "backup") as result:
         if former.get("result", "success") != "success":
             disowned(settings, former["started"])
+        if not state(settings, "restore"):
+            for left in settings.storage.glob(".restore-*"):  # copies, of a restore that was given up
+                shutil.rmtree(left)
         known(settings, anew)
         result["warnings"] = same_disk(settings) + strangers(settings)
         for warning in result["warnings"]:
             loud(warning)
+        kept = sorted(path.name for path in settings.storage.glob(".set-aside-*"))
+        result["warnings"] += shortened(
+            "A restore set aside", kept, f"remove it from {settings.storage} when you are sure"
+        )
         for path in (settings.staging, settings.ledger):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         absent = sorted(path for path in settings.paths if not Path(path).exists())
@@ -1108,9 +1115,8 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
     work = target or settings.storage / f".restore-{identity}"
     if not dry_run and not target:
-        for left in settings.storage.glob(".restore-*"):  # copies, of attempts that were given up
-            if left != work:
-                shutil.rmtree(left)
+        for left in {*settings.storage.glob(".restore-*")} - {work}:
+            shutil.rmtree(left)
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
     needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
     parent = next(path for path in (work, *work.parents) if path.exists())
