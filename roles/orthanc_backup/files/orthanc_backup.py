@@ -128,7 +128,7 @@ class Settings:
     owner: str
     pause: str
     pause_seconds: int
-    second: list[str]
+    image: str
     collection: str
     fingerprint: str
 
@@ -1048,6 +1048,20 @@ def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachm
     return data
 
 
+def beside(settings: Settings) -> list[str]:
+    """The command of an Orthanc beside production: its account, and nothing that it does not need."""
+    account = pwd.getpwnam(settings.owner)
+    if settings.method == "package":
+        names = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", "--no-new-privs"]
+        return ["setpriv", *names, "/usr/sbin/Orthanc"]
+    return [
+        "docker", "run", "--rm", f"--name={SECOND}", "--network=host", f"--user={account.pw_uid}:{account.pw_gid}",
+        "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--tmpfs=/tmp",
+        *(f"--volume={path}:{path}" for path in (settings.scratch, settings.storage)),
+        "--entrypoint=Orthanc", settings.image,
+    ]  # fmt: skip
+
+
 @contextlib.contextmanager
 def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
     """An Orthanc of its own on restored data: loopback, no DICOM, no plugin but DICOMweb; whether it has that."""
@@ -1072,7 +1086,7 @@ def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
         subprocess.run(["docker", "rm", "--force", SECOND], capture_output=True, check=False)
     with (
         log.open("w") as output,
-        subprocess.Popen([*settings.second, str(configuration)], stdout=output, stderr=output) as process,
+        subprocess.Popen([*beside(settings), str(configuration)], stdout=output, stderr=output) as process,
         watchdog(
             86400,
             *(
@@ -1253,7 +1267,9 @@ def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str
     changed = False
     for name, (owner, group, mode, digest) in manifest["paths"].items():
         target, source = Path(name), below(work, name)
-        if (target.is_file() and hashed(target) == digest) or (kept and name.startswith("/etc/orthanc/")):
+        if (target.is_file() and hashed(target) == digest) or (
+            kept and name.startswith(("/etc/orthanc/", "/etc/systemd/"))
+        ):
             continue
         if not source.exists() or hashed(source) != digest:
             say(f"{name} is not the manifest's, and was not restored.", 3)
