@@ -44,6 +44,8 @@ CLIENT = [
     *("dcmtk", "curl", "openssl", "iproute2", "ca-certificates"),
     *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
 ]
+# where backups go: a REST server of restic's, and SFTP
+REPOSITORY = [*MACHINE, "restic", "restic-rest-server", "apache2-utils", "openssh-server"]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
     "debian13": ("trixie", MACHINE),
@@ -53,6 +55,7 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "orthanc-debian13": ("trixie", ORTHANC),
     "registry": ("trixie", REGISTRY),
     "acme": ("trixie", ACME),
+    "repository": ("trixie", REPOSITORY),
 }
 WITHOUT_SYSTEMD = ("client", "registry", "acme")
 # An RFC 5737 documentation network in three: the example inventory runs here as it is written. Each has a network of

@@ -30,6 +30,8 @@ ADDRESSES = {
     "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
     "orthanc-worklist12": ("198.51.100.18", "198.51.100.78", "198.51.100.148"),
     "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
+    "orthanc-backup12": ("198.51.100.20", "198.51.100.80", "198.51.100.150"),
+    "orthanc-backup13": ("198.51.100.25", "198.51.100.85", "198.51.100.155"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
