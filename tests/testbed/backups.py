@@ -103,7 +103,10 @@ def machine_ready(machine: str) -> None:
     must(machine, "install -d -m 700 /root/.ssh")
     key = "/etc/bed-key"
     must(STORE, f"test -e {key} || ssh-keygen -q -t ed25519 -N '' -f {key}")
-    must(STORE, f"install -d -o clinic -m 700 ~clinic/.ssh && install -o clinic -m 600 {key}.pub ~clinic/.ssh/authorized_keys")
+    must(
+        STORE,
+        f"install -d -o clinic -m 700 ~clinic/.ssh && install -o clinic -m 600 {key}.pub ~clinic/.ssh/authorized_keys",
+    )
     put(machine, "/root/.ssh/id_ed25519", client(STORE, "cat", key).stdout)
     host = sh(STORE, "cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub")[1]
     put(machine, "/root/.ssh/known_hosts", f"{STORE_ADDRESS} {host}".encode())
@@ -196,7 +199,9 @@ def restic(machine: str, *arguments: str, config: str = "/etc/orthanc-backup.jso
         "RESTIC_PASSWORD_FILE": settings["password_file"],
         "RESTIC_CACHE_DIR": "/root/restic-cache",
     }
-    return sh(machine, " ".join([*(f"{key}={shlex.quote(value)}" for key, value in names.items()), "restic", *arguments]))
+    return sh(
+        machine, " ".join([*(f"{key}={shlex.quote(value)}" for key, value in names.items()), "restic", *arguments])
+    )
 
 
 def sound(machine: str) -> None:
@@ -208,6 +213,23 @@ def sound(machine: str) -> None:
 
 def listed(machine: str) -> list[str]:
     return [one["id"] for one in done(machine, "list")["snapshots"]]
+
+
+def main_process(machine: str) -> int:
+    """Orthanc's, as the machine sees it."""
+    if machine == "orthanc-backup13":
+        return int(must(machine, "docker inspect --format '{{.State.Pid}}' orthanc"))
+    return int(must(machine, "systemctl show --property MainPID --value orthanc"))
+
+
+def service(machine: str, verb: str) -> None:
+    must(machine, f"{'docker' if machine == 'orthanc-backup13' else 'systemctl'} {verb} orthanc")
+
+
+def attachment(machine: str, uid: str) -> str:
+    """The file of an image; the index is not asked, for Orthanc has it open."""
+    found: dict[str, str] = python(machine, "held.py", "paths", STORAGE)
+    return found[uid]
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -275,6 +297,25 @@ def stored(machine: str, count: int, aets: Iterable[str] = DEVICES, size: tuple[
     images = Devices(machine, count=count, aets=aets, size=size).finish()
     assert {image.status for image in images} == {0}, images[-1]
     return images
+
+
+def upload_small(machine: str, count: int) -> int:
+    """Images of 2 kB, 50 to a study, over REST; how many Orthanc took."""
+    image = pydicom.dcmread(example("examples_rgb_color.dcm"))
+    for element in [*image]:
+        if element.VR == "SQ" or element.tag.is_private:
+            del image[element.tag]
+    uids = [f"1.2.826.0.1.3680043.8.498.{kind}{'0' * 12}" for kind in (1, 2, 3)]
+    image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = uids
+    image.file_meta.MediaStorageSOPInstanceUID = uids[2]
+    image.PatientID, image.Rows, image.Columns, image.PixelData = "SMALL", 16, 16, bytes(768)
+    with io.BytesIO() as buffer:
+        image.save_as(buffer)
+        file = base64.b64encode(buffer.getvalue()).decode()
+    plan = {"file": file, "uids": uids, "count": count, "threads": 4, "study": 50, "user": f"it:{PASSWORDS['it']}"}
+    plan["seed"] = int(time.time()) % 10000
+    put(machine, "/root/fill.py", (ROOT / "tests/testbed/fill.py").read_bytes())
+    return int(must(machine, "python3 /root/fill.py", json.dumps(plan).encode()))
 
 
 def sent_digests(images: Iterable[Image]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 """What an archive holds, on its own machine: the MD5 of each image's data set by SOP Instance UID, as JSON.
 
 `rest USER:PASSWORD` asks Orthanc for every image; `directory PATH` reads an index and the files that it names, without
-Orthanc. Standard library alone.
+Orthanc; `paths PATH` gives the file of each image instead. Standard library alone.
 """
 
 from __future__ import annotations
@@ -57,5 +57,19 @@ def directory(path: Path) -> dict[str, str]:
     return found
 
 
+def paths(directory: Path) -> dict[str, str]:
+    """The file of each image, by what the files say of themselves."""
+    found = {}
+    for path in directory.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
+        with path.open("rb") as file:
+            head = file.read(1024)
+        at = head.find(b"\x02\0\x03\0UI")
+        if at > 0:
+            length = int.from_bytes(head[at + 6 : at + 8], "little")
+            found[head[at + 8 : at + 8 + length].decode().strip("\0 ")] = str(path)
+    return found
+
+
 if __name__ == "__main__":
-    print(json.dumps(rest(sys.argv[2]) if sys.argv[1] == "rest" else directory(Path(sys.argv[2]))))
+    what, argument = sys.argv[1:]
+    print(json.dumps(rest(argument) if what == "rest" else {"directory": directory, "paths": paths}[what](Path(argument))))

@@ -1,0 +1,121 @@
+"""Backups, restore checks and restores are cut off at random moments; production and the snapshots live on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from backups import (
+    OWN,
+    STORE,
+    Attempt,
+    after,
+    answers,
+    choice,
+    done,
+    full,
+    held,
+    kill_9,
+    lacking,
+    listed,
+    must,
+    on_small_disk,
+    power_off,
+    sound,
+    state,
+    stored,
+    unplugged,
+)
+from clients import wait_for
+from testinfra.utils.ansible_runner import AnsibleRunner
+from worklists import sh
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OPERATIONS = ("run", "check", "restore")
+FAULTS = ("kill", "disk", "repository", "network", "power")
+# two of each operation, and each fault at least once
+BOUNDED = [("run", "kill"), ("run", "repository"), ("check", "disk"), ("check", "network")]
+BOUNDED += [("restore", "kill"), ("restore", "power")]
+
+
+def cases() -> Iterator[object]:
+    for number, (operation, fault) in enumerate(BOUNDED):
+        yield pytest.param(testinfra_hosts[number % 2], operation, fault, number, id=f"{operation}-{fault}")
+    for number in range(30):
+        for operation in OPERATIONS:
+            fault = FAULTS[number % len(FAULTS)]
+            values = (testinfra_hosts[number // len(FAULTS) % 2], operation, fault, 100 + number)
+            yield pytest.param(*values, id=f"{operation}-{fault}-{number}", marks=pytest.mark.campaign)
+
+
+@contextlib.contextmanager
+def struck(machine: str, fault: str, moment: float) -> Iterator[None]:
+    """So long after the program began, and for as long as it takes the program to end."""
+    after(moment)
+    if fault == "kill":
+        kill_9(machine)
+        yield
+    elif fault == "power":
+        power_off(machine)
+        yield
+    elif fault == "network":
+        with unplugged(machine):
+            yield
+    else:
+        with full(*((STORE, "/srv") if fault == "repository" else (machine, OWN))):
+            yield
+
+
+def settled(machine: str) -> None:
+    """Nothing of the program is at work any more, and no restore is half done."""
+    wait_for(lambda: sh(machine, f"test -e {OWN}/restore.json")[0] != 0, "the restore that goes on by itself", 120)
+    wait_for(lambda: sh(machine, "pgrep -f '^/usr/bin/python3 /usr/local/sbin/orthanc-backup|^restic '")[0] != 0, "end")
+    wait_for(lambda: answers(machine), "Orthanc", 120)
+
+
+# how long each operation takes when nobody disturbs it
+LASTS: dict[tuple[str, str], float] = {}
+
+
+@pytest.mark.parametrize(("machine", "operation", "fault", "seed"), cases())
+def test_a_cut_attempt_harms_nothing(machine: str, operation: str, fault: str, seed: int) -> None:
+    images = stored(machine, 5)
+    done(machine, "run")  # a restore then has what everybody has
+    if (machine, operation) not in LASTS:
+        begin = time.monotonic()
+        done(machine, operation)
+        LASTS[machine, operation] = time.monotonic() - begin
+    moment = choice(f"{seed} {operation} {fault}").uniform(0.2, LASTS[machine, operation])
+    if operation == "run":
+        images += stored(machine, 5)  # something to do
+    before, snapshots = held(machine), listed(machine)
+    began = time.time()
+    limit = 1200
+    with on_small_disk(machine, OWN) if fault == "disk" else contextlib.nullcontext():
+        attempt = Attempt(machine, operation)
+        with struck(machine, fault, moment):
+            if fault == "network":
+                with contextlib.suppress(Exception):
+                    attempt.process.wait(timeout=20)
+        status, said = attempt.end(limit)
+        print(f"{machine}: {operation} takes {LASTS[machine, operation]:.1f} s, {fault} after {moment:.1f} s: "
+              f"exit {status}, {str(said)[:300]}")
+        settled(machine)
+        if operation in ("run", "check"):
+            told = state(machine, {"run": "backup", "check": "restore_check"}[operation])
+            assert (told["result"] == "success") == (status == 0), told
+            if status:
+                assert told.get("last_success_epoch", 0) <= began
+
+    now = held(machine)
+    assert lacking(now, images) == []
+    assert before.items() <= now.items()
+    assert lacking(held(machine), stored(machine, 1)) == []
+    # a check that was not cut applies the retention: the last four stay
+    assert set(snapshots if operation != "check" else snapshots[-4:]) <= set(listed(machine))
+    sound(machine)
+    done(machine, "run")
+    must(machine, "rm -rf /var/lib/orthanc/db/.set-aside-*")

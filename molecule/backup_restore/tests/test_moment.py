@@ -1,0 +1,71 @@
+"""Four devices store without a pause while backups run: no image is refused, held up or lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from backups import (
+    Devices,
+    Image,
+    done,
+    held,
+    held_in,
+    lacking,
+    moment,
+    must,
+    sent_digests,
+    stored,
+    upload_small,
+)
+from clients import name_of
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+# Five programs and restic share two cores here, and all of them a disk: an image may wait so long for its turn
+# beside the pause itself. A device gives up after 30 seconds or more.
+TURN = 0.5
+
+
+def slowest(images: list[Image]) -> float:
+    return max(image.seconds for image in images)
+
+
+@pytest.mark.parametrize(
+    "backups", [pytest.param(3, id="3-backups"), pytest.param(20, id="20-backups", marks=pytest.mark.campaign)]
+)
+def test_devices_store_on_while_backups_run(host: Host, backups: int, record_property: object) -> None:
+    machine = name_of(host)
+    if len(held(machine)) < 1000:
+        stored(machine, 250)
+    devices = Devices(machine)
+    devices.reach(100)
+    ran = []
+    for _ in range(backups):
+        begin = time.time()
+        ran.append((begin, done(machine, "run"), time.time()))
+    images = devices.stop()
+
+    assert {image.status for image in images} == {0}
+    quiet = slowest([image for image in images if image.acknowledged < ran[0][0]])
+    during = [image for image in images if any(begin < image.acknowledged and image.sent < end for begin, _, end in ran)]
+    pauses = [said["pause"] for _, said, _ in ran]
+    at = [max([one.seconds for one in images if one.sent <= moment(said["moment"]) <= one.acknowledged], default=0)
+          for _, said, _ in ran]
+    print(f"{machine}: {len(images)} images, {len(during)} during backups; slowest {quiet:.3f} s without, "
+          f"{slowest(during):.3f} s with a backup, {max(at):.3f} s across a pause; pauses {pauses}; "
+          f"{[said['counts']['instances'] for _, said, _ in ran]} images in the index")
+    assert max(pauses) <= 0.1
+    assert slowest(during) <= quiet + max(pauses) + TURN
+    for _, said, _ in ran:
+        assert said["counts"]["instances"] >= 1000
+        target = f"/var/tmp/snapshot-{said['snapshot']}"
+        restored = done(machine, "restore", "--snapshot", said["snapshot"], "--target", target)
+        before = [image for image in images if image.acknowledged < moment(said["moment"])]
+        assert lacking(held_in(machine, restored["data"]), before) == []
+        must(machine, f"rm -rf {target}")
+    assert lacking(held(machine), images) == []
+    assert sent_digests(images)
