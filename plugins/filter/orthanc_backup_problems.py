@@ -8,7 +8,7 @@ short_description: List what is wrong with the settings of the backup
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Checks where backups go, when, what is kept, and the password's length. No secret is in what it says.
+  - Checks where backups go, when, what is kept, credentials, and the limits. No secret is in what it says.
 options:
   _input:
     description: The settings of the role C(orthanc_backup) by their names without C(orthanc_backup_).

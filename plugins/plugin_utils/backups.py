@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-BACK_ENDS = ("local", "sftp", "rest", "s3", "swift", "b2", "azure", "gs", "rclone")
+BACK_ENDS = ("sftp", "rest", "s3", "swift", "b2", "azure", "gs", "rclone")
+PAUSES = ("pause", "stop")
 LEAST_PASSWORD = 20
 NUMBERS = {
     "limit_upload": (0, 10**9),
@@ -22,44 +24,68 @@ NUMBERS = {
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
     """The settings by their names without `orthanc_backup_`."""
-    found = _repository(str(settings["repository"]), str(settings["storage_dir"]).rstrip("/"))
+    storage = str(settings["storage_dir"])
+    return [
+        *_repository(str(settings["repository"] or ""), storage),
+        *_password(settings["password"]),
+        *_environment(settings["environment"]),
+        *_numbers(settings),
+        *_hours(settings["hours"]),
+        *_keep(settings["keep"]),
+        *_pause(settings["pause"]),
+        *_apart("scratch_dir", str(settings["scratch_dir"]), storage),
+    ]
 
-    def wrong(name: str, message: str, remedy: str) -> None:
-        found.append(problem(f"orthanc_backup_{name}", message, remedy))
 
-    password = settings["password"]
-    if not isinstance(password, str) or len(password) < LEAST_PASSWORD:
-        remedy = "write `openssl rand -base64 24` into the vault, and keep it outside the machine as well"
-        wrong("password", f"has fewer than {LEAST_PASSWORD} characters", remedy)
-    for name, (least, most) in NUMBERS.items():
-        if not _whole(settings[name], least, most):
-            wrong(name, f"{settings[name]!r} is no whole number from {least} to {most}", "write one")
-    hours = settings["hours"]
-    if (
-        not isinstance(hours, list)
-        or len(hours) != 2
-        or not all(_whole(hour, 0, 24) for hour in hours)
-        or int(hours[0]) >= int(hours[1])
-    ):
-        wrong("hours", f"{hours!r} is not from and before", "write two hours from 0 to 24, such as [1, 5]")
-    keep = settings["keep"]
-    if not isinstance(keep, dict) or not keep:
-        wrong("keep", "keeps nothing", "write {daily: 14, weekly: 8, monthly: 12}")
-    else:
-        for name, number in keep.items():
-            if name not in KEEP:
-                wrong(f"keep.{name}", "is no period", f"use {', '.join(KEEP)}")
-            elif not _whole(number, 1, 10**6):
-                wrong(f"keep.{name}", f"{number!r} is no number of snapshots", "write 1 or more")
-    environment = settings["environment"]
+def _wrong(name: str, message: str, remedy: str) -> Problem:
+    return problem(f"orthanc_backup_{name}", message, remedy)
+
+
+def _repository(repository: str, storage: str) -> list[Problem]:
+    back_end, _, place = repository.partition(":")
+    remote = back_end in BACK_ENDS
+    if re.search(r"[^/@:]*:[^/@]+@", place if remote else repository):
+        remedy = "write it into orthanc_backup_environment, such as RESTIC_REST_PASSWORD; with sftp, use a key"
+        return [_wrong("repository", "has a password in it, which restic shows", remedy)]
+    if remote and place:
+        return []
+    local = repository.removeprefix("local:")
+    if not local.startswith("/"):
+        message = f"{repository!r} is neither an absolute path nor a repository of restic's"
+        return [_wrong("repository", message, "write /mnt/disk/orthanc, sftp:user@host:/orthanc or rest:https://host/")]
+    return _apart("repository", local, storage)
+
+
+def _apart(name: str, path: str, storage: str) -> list[Problem]:
+    """Neither within the images' directory nor around it."""
+    if not path.startswith("/"):
+        return [_wrong(name, f"{path!r} is no absolute path", "begin it with /")]
+    one, other = (posixpath.normpath(f"/{each.strip('/')}").rstrip("/") + "/" for each in (path, storage))
+    if one.startswith(other) or other.startswith(one):
+        return [_wrong(name, f"{path!r} is within the images' {storage}, or around it", "use another directory")]
+    return []
+
+
+def _password(password: Any) -> list[Problem]:
+    if isinstance(password, str) and len(password.strip()) >= LEAST_PASSWORD:
+        return []
+    remedy = "write what `openssl rand -base64 24` prints into the vault, and keep it outside the machine as well"
+    return [_wrong("password", f"is no text of {LEAST_PASSWORD} characters or more", remedy)]
+
+
+def _environment(environment: Any) -> list[Problem]:
     if not isinstance(environment, dict):
-        wrong("environment", "is not a dictionary", "write name: value of each credential")
-    else:
-        for name in environment:
-            if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
-                wrong("environment", f"{name!r} is no name of restic's", "see the back end in restic's documentation")
-            elif re.match(r"RESTIC_(PASSWORD|REPOSITORY)", name):
-                wrong(f"environment.{name}", "is set already", "use orthanc_backup_repository and _password")
+        return [_wrong("environment", "is not a dictionary", "write name: value of each credential")]
+    found = []
+    for name, value in environment.items():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
+            # it is not shown: a secret may stand in its place
+            found.append(_wrong("environment", "has a name that is none", "use A-Z, 0-9 and _, a letter first"))
+        elif re.match(r"RESTIC_(PASSWORD|REPOSITORY)", name):
+            remedy = "use orthanc_backup_repository and orthanc_backup_password"
+            found.append(_wrong(f"environment.{name}", "is the role's own", remedy))
+        elif not isinstance(value, str):
+            found.append(_wrong(f"environment.{name}", "is no text", "write it in quotes"))
     return found
 
 
@@ -67,18 +93,31 @@ def _whole(value: Any, least: int, most: int) -> bool:
     return bool(re.fullmatch(r"[0-9]{1,19}", str(value))) and least <= int(str(value)) <= most
 
 
-def _repository(repository: str, storage: str) -> list[Problem]:
-    path = "orthanc_backup_repository"
-    back_end, colon, place = repository.partition(":")
-    if re.search(r"://[^/@]*:[^/@]*@", repository):
-        remedy = "write it into orthanc_backup_environment, such as RESTIC_REST_PASSWORD"
-        return [problem(path, "has a password in it, which restic shows", remedy)]
-    local = place if back_end == "local" else repository
-    if back_end != "local" and colon and back_end in BACK_ENDS:
+def _numbers(settings: dict[str, Any]) -> list[Problem]:
+    return [
+        _wrong(name, f"{settings[name]!r} is no whole number from {least} to {most}", "write one")
+        for name, (least, most) in NUMBERS.items()
+        if not _whole(settings[name], least, most)
+    ]
+
+
+def _hours(hours: Any) -> list[Problem]:
+    two = isinstance(hours, list) and len(hours) == 2 and all(_whole(hour, 0, 24) for hour in hours)
+    if two and int(hours[0]) < int(hours[1]):
         return []
-    if not local.startswith("/"):
-        what = f"{repository!r} is neither an absolute path nor a repository of restic's"
-        return [problem(path, what, "write /mnt/disk/orthanc, sftp:user@host:/orthanc or rest:https://host/")]
-    if f"{local}/".startswith(f"{storage}/") or f"{storage}/".startswith(f"{local.rstrip('/')}/"):
-        return [problem(path, f"{repository} is within the images' {storage}, or around it", "use another disk")]
-    return []
+    return [_wrong("hours", f"{hours!r} is not from and before", "write two hours from 0 to 24, such as [1, 5]")]
+
+
+def _keep(keep: Any) -> list[Problem]:
+    if not isinstance(keep, dict) or not keep:
+        return [_wrong("keep", "keeps nothing", "write {daily: 14, weekly: 8, monthly: 12}")]
+    unknown = [_wrong(f"keep.{name}", "is no period", f"use {', '.join(KEEP)}") for name in keep if name not in KEEP]
+    return unknown + [
+        _wrong(f"keep.{name}", f"{number!r} is no number of snapshots", "write 1 or more")
+        for name, number in keep.items()
+        if name in KEEP and not _whole(number, 1, 10**6)
+    ]
+
+
+def _pause(pause: Any) -> list[Problem]:
+    return [] if pause in PAUSES else [_wrong("pause", f"{pause!r} is no way to pause", f"use {' or '.join(PAUSES)}")]

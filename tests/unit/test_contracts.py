@@ -86,6 +86,11 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
     }
 
 
+def test_a_snapshot_names_the_collection_that_made_it() -> None:
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert load("orthanc_backup", "vars/main.yml")["__orthanc_backup_collection"] == version
+
+
 def test_every_rule_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     source = (ROOT / "plugins" / "plugin_utils" / "rules.py").read_text()
