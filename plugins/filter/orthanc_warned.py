@@ -15,12 +15,17 @@ options:
     type: list
     elements: str
     required: true
+  host:
+    description: The host that they are about, since Ansible shows once what is the same for two.
+    type: str
+    required: true
+positional: host
 """
 
 EXAMPLES = r"""
 - name: Warn of a clinic without a backup
   ansible.builtin.debug:
-    msg: "{{ ['There is no backup.'] | clinicops.orthanc.orthanc_warned }}"
+    msg: "{{ ['There is no backup.'] | clinicops.orthanc.orthanc_warned(inventory_hostname) }}"
 """
 
 RETURN = r"""
@@ -34,9 +39,9 @@ from collections.abc import Callable
 from ansible.utils.display import Display
 
 
-def orthanc_warned(value: list[str]) -> list[str]:
+def orthanc_warned(value: list[str], host: str) -> list[str]:
     for sentence in value:
-        Display().warning(str(sentence))
+        Display().warning(f"{host}: {sentence}")
     return value
 
 
