@@ -47,6 +47,18 @@ def awaited(what: Any) -> None:
         time.sleep(0.01)
 
 
+def test_a_file_is_never_written_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    (tmp_path / "state.part").symlink_to(victim)
+    backup.written(tmp_path / "state", "new", 0o640)
+    assert (victim.read_text(), (tmp_path / "state").read_text()) == ("as it was", "new")
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / ".orthanc-archive").symlink_to(victim)
+    victim.write_text("0123456789abcdef\n")
+    assert backup.archive(settings(tmp_path)) == ""
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
 def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals | None) -> None:
     script = (
@@ -83,7 +95,9 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_last_success(tmp_path: Path) -> None:
     one = settings(tmp_path)
     with backup.noted(one, "backup") as result:
-        result["last_success_epoch"] = 7
+        result["bytes"] = 7
+    first = backup.state(one, "backup")
+    assert first["bytes"] == 7
 
     def fails() -> None:
         with backup.noted(one, "backup"):
@@ -93,7 +107,9 @@ def test_a_failure_keeps_the_last_success(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no"):
         fails()
     noted = backup.state(one, "backup")
-    assert (noted["result"], noted["reason"], noted["last_success_epoch"]) == ("failed", "OSError: no", 7)
+    assert (noted["result"], noted["reason"]) == ("failed", "OSError: no")
+    assert noted["last_success_epoch"] == first["last_success_epoch"]
+    assert "bytes" not in noted
 
 
 def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import csv
 import fcntl
 import hashlib
 import http.client
+import io
 import json
 import os
 import pwd
@@ -171,12 +172,17 @@ def bar(done: float, what: str) -> None:
         print(f"\r{what:12} [{'#' * int(30 * done):30}] {done:4.0%}", end=end, file=sys.stderr, flush=True)
 
 
-def written(path: Path, content: str) -> None:
-    """The whole file or the one of before."""
+def written(path: Path, content: str, mode: int = 0o600, owner: str = "root") -> None:
+    """The whole file or the one of before; no link is followed, since a directory may be Orthanc's."""
     waiting = path.with_name(f"{path.name}.part")
-    with waiting.open("w") as file:
+    waiting.unlink(missing_ok=True)
+    with waiting.open("x") as file:
         file.write(content)
         file.flush()
+        os.fchmod(file.fileno(), mode)
+        if owner != "root":
+            account = pwd.getpwnam(owner)
+            os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
         os.fsync(file.fileno())
     waiting.rename(path)
 
@@ -191,21 +197,19 @@ def state(settings: Settings, name: str) -> dict[str, Any]:
 
 def note(settings: Settings, name: str, content: dict[str, Any], mode: int = 0o644) -> None:
     """A state file; the monitor reads those of backup, restore check and ledger."""
-    path = settings.directory / f"{name}.json"
-    written(path, json.dumps(content, indent=2) + "\n")
-    path.chmod(mode)
+    written(settings.directory / f"{name}.json", json.dumps(content, indent=2) + "\n", mode)
 
 
 @contextlib.contextmanager
-def noted(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
+def noted(settings: Settings, name: str, **more: Any) -> Iterator[dict[str, Any]]:
     """How it went, in a state file; what the last success was stays true when this attempt fails."""
     begin = time.monotonic()
     kept = {key: value for key, value in state(settings, name).items() if key.startswith("last_")}
-    result: dict[str, Any] = {"result": "running", "reason": "", "started": now()}
+    result: dict[str, Any] = {"result": "running", "reason": "", "started": now(), **more}
     note(settings, name, {**kept, **result})
     try:
         yield result
-        result["result"] = "success"
+        result.update(result="success", last_success=now(), last_success_epoch=int(time.time()))
     except BaseException as error:
         result.update(result="failed", reason=f"{type(error).__name__}: {error}")
         raise
@@ -351,8 +355,8 @@ def service(settings: Settings, verb: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def watchdog(seconds: int, *command: str) -> Iterator[None]:
-    """Runs the command when this program has ended, however it did, or after so many seconds.
+def watchdog(seconds: int, *command: str, awaited: bool = True) -> Iterator[None]:
+    """Runs the command when this block has ended, however it did, or after so many seconds.
 
     It reads from a pipe that ends with this program; its session is its own.
     """
@@ -368,7 +372,8 @@ def watchdog(seconds: int, *command: str) -> Iterator[None]:
         yield
     finally:
         dog.stdin.close()
-        dog.wait()
+        if awaited:
+            dog.wait()
 
 
 def stands(pid: int) -> bool:
@@ -521,10 +526,9 @@ def hashed(path: Path, method: str = "sha256") -> str:
 
 
 def rows_written(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    waiting = path.with_name(f".{path.name}.part")
-    with waiting.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    waiting.rename(path)
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(rows)
+    written(path, content.getvalue())
 
 
 def studies_read(path: Path) -> list[Study]:
@@ -578,7 +582,7 @@ def strangers(settings: Settings) -> list[str]:
 def index_version(settings: Settings) -> str:
     """Who opened the index last; the deploy and the unit note it."""
     noted = settings.storage / ".orthanc-version"
-    return (noted.read_text().strip() if noted.exists() else "") or orthanc_version(settings)
+    return (version_in(noted.read_text()) if noted.is_file() else "") or orthanc_version(settings)
 
 
 def orthanc_version(settings: Settings) -> str:
@@ -587,8 +591,12 @@ def orthanc_version(settings: Settings) -> str:
     if settings.method == "docker":
         image = run("docker", "inspect", "--format", "{{.Image}}", settings.name)
         command = ["docker", "run", "--rm", "--network=none", "--entrypoint=Orthanc", image, "--version"]
-    found = re.search(r"[0-9]+(\.[0-9]+)+", run(*command).splitlines()[0])
-    return found[0] if found else "mainline"
+    return version_in(run(*command).partition("\n")[0]) or "mainline"
+
+
+def version_in(text: str) -> str:
+    found = re.search(r"[0-9]+(\.[0-9]+)+", text)
+    return found[0] if found else ""
 
 
 def numbers(version: str) -> list[int]:
@@ -609,14 +617,8 @@ def files_below(paths: Iterable[str]) -> Iterator[Path]:
 
 def archive(settings: Settings) -> str:
     path = settings.storage / ARCHIVE
-    return path.read_text().strip() if path.exists() else ""
-
-
-def archive_written(settings: Settings, identity: str) -> None:
-    path = settings.storage / ARCHIVE
-    written(path, identity + "\n")
-    shutil.chown(path, settings.owner, settings.owner)
-    path.chmod(0o640)
+    found = re.fullmatch(r"([0-9a-f]{16})\n", path.read_text()) if path.is_file() and not path.is_symlink() else None
+    return found[1] if found else ""
 
 
 def known(settings: Settings, anew: bool) -> None:
@@ -629,7 +631,7 @@ def known(settings: Settings, anew: bool) -> None:
                 "Remedy: restore the last one; if this archive is to begin anew, orthanc-backup run --new-archive."
             )
     if anew or not archive(settings):
-        archive_written(settings, secrets.token_hex(8))
+        written(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
 
 
 def manifest_of(settings: Settings, moment: str, present: list[str]) -> dict[str, Any]:
@@ -688,9 +690,11 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
     former = state(settings, "backup")
     if settings.pause == "stop" and former.get("result") == "running":
         run(*service(settings, "start"))  # the power went while it was stopped, and Docker remembers that
-    with noted(settings, "backup") as result:
-        if former.get("result", "success") != "success":
-            disowned(settings, former["started"])
+    unsettled = former.get("unsettled") or (former["started"] if former.get("result", "success") != "success" else "")
+    with noted(settings, "backup", unsettled=unsettled) as result:
+        if unsettled:
+            disowned(settings, unsettled)
+            result["unsettled"] = ""
         if not state(settings, "restore"):
             for left in settings.storage.glob(".restore-*"):  # copies, of a restore that was given up
                 shutil.rmtree(left)
@@ -717,7 +721,6 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
             with contextlib.suppress(Refused):  # the next run does it otherwise
                 disowned(settings, result["started"])
             raise Refused(*problems)
-        result.update(last_success=result["moment"], last_success_epoch=int(time.time()))
     return result
 
 
@@ -755,6 +758,16 @@ def taken(
     return read, lost
 
 
+def second_look(settings: Settings) -> tuple[set[str], float]:
+    """Tells what a user deleted meanwhile from what is missing; and how long Orthanc stood still."""
+    second = settings.staging / "second"
+    try:
+        pause = index_copy(settings, second)["pause"]
+        return {one.uuid for one in attachments_of(second)}, pause
+    finally:
+        second.unlink(missing_ok=True)
+
+
 def proof(
     settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]
 ) -> list[str]:
@@ -767,13 +780,9 @@ def proof(
             defects[one.uuid] = Defect("missing", one.path)
         elif size != one.size:
             defects[one.uuid] = Defect("truncated", one.path)
-    if defects:  # a second look at the index tells what a user deleted
-        second = settings.staging / "second"
-        try:
-            result["pause"] = max(result["pause"], index_copy(settings, second)["pause"])
-            still = {one.uuid for one in attachments_of(second)}
-        finally:
-            second.unlink(missing_ok=True)
+    if defects:
+        still, pause = second_look(settings)
+        result["pause"] = max(result["pause"], pause)
         result["deleted"] = len(defects.keys() - still)
         defects = {uuid: defect for uuid, defect in defects.items() if uuid in still}
     unread = [path for path in lost if not path.startswith(f"{settings.storage}/") or Path(path).exists()]
@@ -880,12 +889,37 @@ def changes(rest: Rest, since: int) -> Iterator[dict[str, Any]]:
 def ledger(settings: Settings) -> dict[str, Any]:
     """What came since the last time, into a file a day; and the files into a snapshot of their own."""
     former = state(settings, "ledger")
-    settings.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
-    rest = Rest(settings)
-    last = rest.get("/changes?last")["Last"]
-    # what came before the ledger is in the first snapshot
-    since = former.get("last_change", state(settings, "staging/manifest").get("counts", {}).get("last_change", 0))
-    since = since if since <= last else 0
+    with noted(settings, "ledger", unsent_since=former.get("unsent_since", 0)) as result:
+        settings.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # what came before the ledger is in the first snapshot
+        first = state(settings, "staging/manifest").get("counts", {}).get("last_change", 0)
+        identity = archive(settings)
+        same = former.get("last_archive", "") in ("", identity)
+        result["last_change"], found = received(Rest(settings), former.get("last_change", first) if same else 0)
+        result["last_archive"] = identity
+        for day in sorted({one.time[:8] for one in found}):
+            path = settings.ledger / f"{day}.csv"
+            rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
+            rows |= {(one.study, one.aet): one for one in found if one.time[:8] == day}
+            rows_written(path, sorted(rows.values()))
+        for one in found:
+            say(f"received study {one.study} ({one.accession or 'no accession number'}) from {device(one.aet)}")
+        result["studies"] = len(found)
+        if found and not result["unsent_since"]:
+            result["unsent_since"] = int(time.time())
+        if result["unsent_since"] and identity:  # an archive without a backup has none to add to
+            tags = f"ledger,archive={identity}"
+            try:
+                restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", tags, str(settings.ledger))
+                result["unsent_since"] = 0
+            except Refused:
+                if time.time() - result["unsent_since"] > UNSENT_SECONDS:
+                    raise
+    return result
+
+
+def received(rest: Rest, since: int) -> tuple[int, list[Study]]:
+    """Orthanc's last change, and what came after one: a study once for each day and device."""
     series: dict[str, Study | None] = {}
     found: dict[tuple[str, str, str], Study] = {}
     for change in changes(rest, since):
@@ -900,29 +934,13 @@ def ledger(settings: Settings) -> dict[str, Any]:
             series[parent] = study_of(rest, parent)
         study = series[parent]
         if study:
-            day = change["Date"][:8]
-            found[day, study.study, study.aet] = study._replace(number=change["Seq"], time=change["Date"])
-    for day in sorted({day for day, _, _ in found}):
-        path = settings.ledger / f"{day}.csv"
-        rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
-        rows |= {(one.study, one.aet): one for (its, _, _), one in found.items() if its == day}
-        rows_written(path, sorted(rows.values()))
-    for one in found.values():
-        say(f"received study {one.study} ({one.accession or 'no accession number'}) from {one.aet or 'an application'}")
-    result = {**former, "last_change": since, "studies": len(found), "reason": ""}
-    result["unsent_since"] = former.get("unsent_since") or (int(time.time()) if found else 0)
-    note(settings, "ledger", result)
-    if result["unsent_since"] and archive(settings):  # an archive without a backup must not hide the ledger of another
-        try:
-            restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", "ledger", str(settings.ledger))
-            result.update(unsent_since=0, sent=int(time.time()))
-        except Refused as refused:
-            result["reason"] = " ".join(refused.problems)
-            if time.time() - result["unsent_since"] > UNSENT_SECONDS:
-                raise
-        finally:
-            note(settings, "ledger", result)
-    return result
+            one = study._replace(number=change["Seq"], time=change["Date"])
+            found[one.time[:8], one.study, one.aet] = one
+    return since, [*found.values()]
+
+
+def device(aet: str) -> str:
+    return aet or "an application"
 
 
 def study_of(rest: Rest, series: str) -> Study | None:
@@ -939,10 +957,10 @@ def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        for one in snapshots(settings, "ledger")[-1:] + snapshots(settings, "orthanc", "unproven")[-1:]:
-            fetched(
-                settings, one, scratch / one["short_id"], [path for path in one["paths"] if path.endswith("/ledger")]
-            )
+        for tag in ("ledger", "orthanc", "unproven"):
+            for one in snapshots(settings, f"{tag},archive={manifest['archive']}")[-1:]:
+                only = [path for path in one["paths"] if path.endswith("/ledger")]
+                fetched(settings, one, scratch / one["short_id"], only)
         for path in scratch.rglob("*.csv"):
             if path.parent.name == "ledger":
                 found += [one for one in studies_read(path) if one.number > manifest["counts"]["last_change"]]
@@ -1166,6 +1184,7 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         "aside": sorted(one.name for one in settings.storage.iterdir() if not one.name.startswith(OURS)),
         "came": came, "sample": sample, "phase": "aside",
     }  # fmt: skip
+    os.sync()  # what was verified is on the disk before anything depends on it
     note(settings, "restore", under_way, 0o600)
     return placed(settings, state(settings, "restore"))
 
@@ -1184,9 +1203,10 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
         note(settings, "restore", under_way, 0o600)
 
     # killed half-way the rest is done at once, not when somebody comes; a reboot has orthanc-restore.service
-    script = '[ ! -e "$0/restore.json" ] || exec "$@"'
-    again = [sys.executable, str(Path(__file__).resolve()), *CONFIGURED, "restore"]
-    with watchdog(86400, "sh", "-c", script, str(settings.directory), *again):
+    script = 'flock "$0/run.lock" true; [ ! -e "$0/restore.json" ] || ORTHANC_BACKUP_AGAIN=1 exec "$@"'
+    again = ["sh", "-c", script, str(settings.directory), sys.executable, str(Path(__file__).resolve()), *CONFIGURED]
+    first = "ORTHANC_BACKUP_AGAIN" not in os.environ  # what fails again needs a person
+    with watchdog(86400, *again, "restore", awaited=False) if first else contextlib.nullcontext():
         if under_way["phase"] == "aside":
             if main_process(settings):
                 run(*service(settings, "stop"))
@@ -1200,7 +1220,7 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
             for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
                 if path.name != MARKER and not path.name.startswith(OURS):
                     path.rename(storage / path.name)
-            archive_written(settings, manifest["archive"])
+            written(storage / ARCHIVE, manifest["archive"] + "\n", 0o640, settings.owner)
             ledger_placed(settings, work, aside, manifest)
             paths_placed(settings, work, aside, manifest)
             reached("start")
@@ -1222,7 +1242,7 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
     result["recovery_seconds"] = round(time.time() - under_way["begin"], 1)
     note(settings, record, result, 0o600)
     for one in result["resend"]:
-        say(f"to be sent again from {one['aet'] or 'an application'}: study {one['study']} ({one['accession']})", 4)
+        say(f"to be sent again from {device(one['aet'])}: study {one['study']} ({one['accession']})", 4)
     return result
 
 
@@ -1258,7 +1278,8 @@ def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[st
     for path in below(work, manifest["ledger"]).glob("*.csv"):
         rows = [one for one in studies_read(path) if one.number <= manifest["counts"]["last_change"]]
         rows_written(settings.ledger / path.name, rows)
-    note(settings, "ledger", {"last_change": manifest["counts"]["last_change"]})
+    since = {"last_change": manifest["counts"]["last_change"], "last_archive": manifest["archive"]}
+    note(settings, "ledger", since)
 
 
 def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
@@ -1304,7 +1325,6 @@ def check(settings: Settings) -> dict[str, Any]:
         problems = strangers(settings)
         if problems:
             raise Refused(*problems)
-        result.update(last_success=now(), last_success_epoch=int(time.time()))
     return result
 
 
@@ -1352,7 +1372,7 @@ def tended(settings: Settings) -> None:
         # those of another archive stay, and those that are not proven never stand for one that is
         restic(settings, *forget, "--tag", f"orthanc,archive={archive(settings)}", *keep)
         restic(settings, *forget, "--tag", f"unproven,archive={archive(settings)}", f"--keep-last={KEPT_UNPROVEN}")
-        restic(settings, *forget, "--tag", "ledger", "--keep-last=2")
+        restic(settings, *forget, "--tag", f"ledger,archive={archive(settings)}", "--keep-last=2")
         restic(settings, "prune", "--quiet")
     part = int(time.time()) // (7 * 86400) % settings.subset + 1
     restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
@@ -1374,6 +1394,9 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
         if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
     ]  # fmt: skip
     defects = verified(settings.storage, names, "compare")
+    if defects:
+        still, _ = second_look(settings)
+        defects = [one for one in defects if one.path.rpartition("/")[2] in still]
     result: dict[str, Any] = {"attachments": len(names)}
     for kind in ("missing", "truncated", "altered"):
         result[kind] = [one.path for one in defects if one.kind == kind]
@@ -1412,12 +1435,15 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
         for one in [one for one in wanted if one.path in good]:
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent.resolve() != settings.storage.resolve() / one.path.rpartition("/")[0]:
+                raise Refused(f"{path.parent} leads elsewhere. Remedy: remove that link.")
             if path.exists():
                 quarantine.mkdir(mode=0o700, exist_ok=True)
                 path.rename(quarantine / path.name)
             for each in (path.parent.parent, path.parent, data / one.path):
-                os.chown(each, account.pw_uid, account.pw_gid)
+                os.chown(each, account.pw_uid, account.pw_gid, follow_symlinks=False)
             (data / one.path).chmod(0o640)
+            os.sync()
             (data / one.path).rename(path)
             done[one.uuid] = f"from snapshot {snapshot['short_id']}"
         wanted = [one for one in wanted if one.path not in good]
