@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.metadata
 import io
 import json
 import os
@@ -24,7 +25,6 @@ from typing import Any, NamedTuple
 
 import bed
 import pydicom
-import pynetdicom
 import registry
 from clients import ADDRESSES, PASSWORDS, ROOT, client, example, put, wait_for
 from worklists import sh
@@ -88,11 +88,10 @@ def repository_up() -> None:
 def devices_up() -> None:
     with io.BytesIO() as packed:
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            for package in (pydicom, pynetdicom):
-                directory = Path(str(package.__file__)).parent
-                for path in sorted(directory.rglob("*.py")) + sorted(directory.rglob("*.json")):
-                    if "tests" not in path.parts:
-                        archive.add(path, str(path.relative_to(directory.parent)))
+            for package in ("pydicom", "pynetdicom"):
+                for file in importlib.metadata.files(package) or []:
+                    if file.suffix in (".py", ".json") or file.name == "METADATA":
+                        archive.add(file.locate(), str(file))
         for name in DEVICES.values():
             must(name, f"mkdir -p {DICOM} && tar -C {DICOM} -xf -", packed.getvalue())
             put(name, "/opt/device.py", (ROOT / "tests/testbed/device.py").read_bytes())

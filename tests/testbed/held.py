@@ -72,4 +72,6 @@ def paths(directory: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     what, argument = sys.argv[1:]
-    print(json.dumps(rest(argument) if what == "rest" else {"directory": directory, "paths": paths}[what](Path(argument))))
+    print(
+        json.dumps(rest(argument) if what == "rest" else {"directory": directory, "paths": paths}[what](Path(argument)))
+    )

@@ -23,7 +23,10 @@ def test_nothing_can_be_deleted(number: int, environment: dict[str, str]) -> Non
     machine = testinfra_hosts[number]
     url = URL if environment else URL.replace("://", f"://{USER}:{SECRET}@")
     config = configured(
-        machine, repository=f"rest:{url}/{machine}/", environment=environment, append_only=True,
+        machine,
+        repository=f"rest:{url}/{machine}/",
+        environment=environment,
+        append_only=True,
         directory="/var/lib/orthanc-backup-append",
     )
     assert done(machine, "init", config=config)["repository"] == "made"

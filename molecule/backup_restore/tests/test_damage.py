@@ -32,7 +32,9 @@ testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts
 
 
 # one machine in make test, the other one in the campaign
-@pytest.fixture(scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)])
+@pytest.fixture(
+    scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)]
+)
 def machine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -143,7 +145,8 @@ def test_a_broken_index_is_refused_and_restored(machine: str, images: list[Image
     assert restored["snapshot"] == snapshot
     wait_for(lambda: answers(machine), "Orthanc")
     assert held(machine) == everything
-    assert lacking(held(machine), stored(machine, 2)) == []
+    again = stored(machine, 2)
+    assert lacking(held(machine), again) == []
     must(machine, f"rm -rf {restored['set_aside']}")
     done(machine, "run")
     assert time.time() - state(machine, "backup")["last_success_epoch"] < 60

@@ -110,13 +110,19 @@ def test_reconcile_tells_and_repairs_only_when_asked(machine: str) -> None:
     must(machine, f"head -c 1000 /dev/urandom > {STORAGE}/{noise}")
     must(machine, f"chown orthanc: {STORAGE}/{orphan} {STORAGE}/{noise}")
     must(machine, f"touch -d '1 hour ago' {STORAGE}/{orphan} {STORAGE}/{noise}")
-    must(machine, f"rm {missing}; truncate --size=-100 {truncated}; echo x | dd of={altered} bs=1 seek=5000 conv=notrunc")
+    must(
+        machine, f"rm {missing}; truncate --size=-100 {truncated}; echo x | dd of={altered} bs=1 seek=5000 conv=notrunc"
+    )
     files = must(machine, f"find {STORAGE}/?? -type f -printf '%p %s %T@\\n' | sort")
 
     status, said = backup(machine, "reconcile")
 
     assert status == 1
-    assert (said["missing"], said["truncated"], said["altered"]) == ([short[missing]], [short[truncated]], [short[altered]])
+    assert (said["missing"], said["truncated"], said["altered"]) == (
+        [short[missing]],
+        [short[truncated]],
+        [short[altered]],
+    )
     assert sorted(said["orphaned"]) == [orphan, noise]
     assert must(machine, f"find {STORAGE}/?? -type f -printf '%p %s %T@\\n' | sort") == files
 
