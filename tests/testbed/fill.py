@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Gives Orthanc many small images over REST, on its own machine.
 
-It reads a JSON object from standard input: `file` is an image whose three UIDs (study, series, image) are numbers of one
-length, which each image gets anew; `count` images go out by `threads` at a time, `study` of them to a study. It tells
-how many Orthanc took. Standard library alone.
+It reads a JSON object from standard input: `file` is an image whose three `uids` (study, series, image) each image gets
+anew; `count` images go out by `threads` at a time, `study` of them to a study. It tells how many Orthanc took. Standard
+library alone.
 """
 
 from __future__ import annotations

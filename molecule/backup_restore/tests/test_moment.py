@@ -86,7 +86,8 @@ def test_the_pause_of_a_large_index(host: Host) -> None:
     ran = [done(machine, "run") for _ in range(3)]
     images = devices.stop()
     print(
-        f"{machine}: pauses {[one['pause'] for one in ran]}, slowest C-STORE {slowest(images):.3f} s, {ran[-1]['counts']}"
+        f"{machine}: pauses {[one['pause'] for one in ran]}, slowest C-STORE {slowest(images):.3f} s,"
+        f" {ran[-1]['counts']}"
     )
     assert [image for image in images if image.status] == []
     assert ran[-1]["counts"]["instances"] >= 50_000
