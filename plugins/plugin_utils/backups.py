@@ -44,7 +44,8 @@ def _wrong(name: str, message: str, remedy: str) -> Problem:
 def _repository(repository: str, storage: str) -> list[Problem]:
     back_end, _, place = repository.partition(":")
     remote = back_end in BACK_ENDS
-    if re.search(r"[^/@:]*:[^/@]+@", place if remote else repository):
+    shown = place if remote else repository
+    if re.search(r"//[^@]*:[^@]+@", shown) or (back_end != "rclone" and re.search(r"[^/@:]*:[^/@]+@", shown)):
         remedy = "write it into orthanc_backup_environment, such as RESTIC_REST_PASSWORD; with sftp, use a key"
         return [_wrong("repository", "has a password in it, which restic shows", remedy)]
     if remote and place:

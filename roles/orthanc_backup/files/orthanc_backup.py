@@ -291,7 +291,7 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
         # takes locks away whose process is gone from this machine, or which are half an hour old
         subprocess.run(["restic", "unlock", "--quiet"], env=environment(settings), capture_output=True, check=False)
         time.sleep(1)
-    for secret in (*settings.environment.values(), *re.findall(r"://([^@/]+)@", settings.repository)):
+    for secret in (*settings.environment.values(), *re.findall(r"//(.+)@", settings.repository)):
         said = said.replace(secret, "***") if secret else said
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "see that the repository answers")
@@ -612,7 +612,8 @@ def account(look: Callable[[], str]) -> str:
 
 def files_below(paths: Iterable[str]) -> Iterator[Path]:
     for path in map(Path, paths):
-        yield from sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (one for one in found if one.is_file() and not one.is_symlink())
 
 
 def archive(settings: Settings) -> str:
@@ -1072,11 +1073,14 @@ def beside(settings: Settings) -> list[str]:
     if settings.method == "package":
         names = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", "--no-new-privs"]
         return ["setpriv", *names, "/usr/sbin/Orthanc"]
+    own = f"uid={account.pw_uid},gid={account.pw_gid},mode=0750"
     return [
-        "docker", "run", "--rm", f"--name={SECOND}", "--network=host", f"--user={account.pw_uid}:{account.pw_gid}",
-        "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only", "--tmpfs=/tmp",
+        "docker", "run", "--rm", "--pull=never", f"--name={SECOND}", "--network=host", "--entrypoint=Orthanc",
+        f"--user={account.pw_uid}:{account.pw_gid}", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+        # the second, since the image's own may be closed to this user
+        "--read-only", f"--tmpfs=/tmp:{own}", f"--tmpfs=/var/lib/orthanc:{own}",
         *(f"--volume={path}:{path}" for path in (settings.scratch, settings.storage)),
-        "--entrypoint=Orthanc", settings.image,
+        settings.image,
     ]  # fmt: skip
 
 
