@@ -655,11 +655,22 @@ def manifest_of(settings: Settings, moment: str, present: list[str]) -> dict[str
         "counts": counts_of(index),
         "index": {"size": index.stat().st_size, "sha256": hashed(index)},
         "attachments": hashed(attachments),
-        "paths": {
-            str(path): [account(path.owner), account(path.group), path.stat().st_mode & 0o7777, hashed(path)]
-            for path in files_below(present)
-        },
+        "paths": staged(settings, present),
     }
+
+
+def staged(settings: Settings, present: list[str]) -> dict[str, list[Any]]:
+    """Copies of what is no image, by owner, group, mode and SHA-256: a worklist item may go while restic reads."""
+    found, target = {}, settings.staging / "paths"
+    shutil.rmtree(target, ignore_errors=True)
+    for path in files_below(present):
+        copy = below(target, str(path))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(path, copy)
+            mode = copy.stat().st_mode & 0o7777
+            found[str(path)] = [account(path.owner), account(path.group), mode, hashed(copy)]
+    return found
 
 
 def disks(device: int) -> set[str]:
@@ -717,7 +728,7 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
         written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         result["counts"] = manifest["counts"]
         names = [*attachments_of(settings.staging / "index")]
-        problems = proof(settings, result, names, *taken(settings, manifest, result, present))
+        problems = proof(settings, result, names, *taken(settings, manifest, result))
         if problems:
             with contextlib.suppress(Refused):  # the next run does it otherwise
                 disowned(settings, result["started"])
@@ -725,9 +736,7 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
     return result
 
 
-def taken(
-    settings: Settings, manifest: dict[str, Any], result: dict[str, Any], present: list[str]
-) -> tuple[set[str], list[str]]:
+def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any]) -> tuple[set[str], list[str]]:
     """A snapshot: the files in it, and what restic could not read."""
     counts = manifest["counts"]
     tags = ["orthanc", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
@@ -738,7 +747,7 @@ def taken(
     arguments += [f"--exclude={path}" for path in excluded]
     if settings.limit_upload:
         arguments += ["--limit-upload", str(settings.limit_upload)]
-    arguments += [str(settings.staging), str(settings.ledger), str(settings.storage), *present]
+    arguments += [str(settings.staging), str(settings.ledger), str(settings.storage)]
     read, lost = set(), []
     for line in stream(settings, *arguments, good=(0, 3)):
         if not line.startswith("{"):
@@ -786,7 +795,7 @@ def proof(
         result["pause"] = max(result["pause"], pause)
         result["deleted"] = len(defects.keys() - still)
         defects = {uuid: defect for uuid, defect in defects.items() if uuid in still}
-    unread = [path for path in lost if not path.startswith(f"{settings.storage}/") or Path(path).exists()]
+    unread = [path for path in lost if not path.startswith("/") or Path(path).exists()]
     unread += [
         str(path) for name in ("index", "manifest.json", "attachments.csv")
         if str(path := settings.staging / name) not in read
@@ -1016,7 +1025,9 @@ def proved(settings: Settings, wanted: str) -> Proof:
             defects[one.uuid] = Defect("missing" if size is None else "truncated", one.path)
     remedy = f"{ANOTHER}, or add --incomplete to go without them"
     problems = described(defects.values(), f"In {what}", remedy)
-    problems += shortened(f"In {what} is no", [path for path in manifest["paths"] if path not in files], remedy)
+    problems += shortened(
+        f"In {what} is no", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
+    )
     if files.get(f"{staging}/index") != manifest["index"]["size"]:
         raise Refused(f"The index in {what} is not the manifest's. Remedy: {ANOTHER}.")
     return Proof(snapshot, manifest, names, {*defects}, problems)
@@ -1291,7 +1302,7 @@ def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str
     kept = manifest["method"] != settings.method  # the configuration of a container is not a package's
     changed = False
     for name, (owner, group, mode, digest) in manifest["paths"].items():
-        target, source = Path(name), below(work, name)
+        target, source = Path(name), below(work, f"{manifest['staging']}/paths{name}")
         if (target.is_file() and hashed(target) == digest) or (
             kept and name.startswith(("/etc/orthanc/", "/etc/systemd/"))
         ):
