@@ -48,6 +48,7 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 	molecule test --scenario-name default
 	molecule test --scenario-name docker
 	molecule test --scenario-name exposure
+	molecule test --scenario-name backup_restore
 
 scenario-worklist: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
@@ -65,6 +66,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	BED_TESTS=campaign molecule test --scenario-name docker
 	BED_TESTS=campaign molecule test --scenario-name exposure
 	BED_TESTS=campaign molecule test --scenario-name worklist
+	BED_TESTS=campaign molecule test --scenario-name backup_restore
 	molecule test --scenario-name docker_to_package
 	molecule test --scenario-name acme
 
