@@ -82,6 +82,17 @@ def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals 
         orthanc.kill()
 
 
+def test_a_rest_server_s_credentials_reach_any_restic(tmp_path: Path) -> None:
+    def url(repository: str, **environment: str) -> str:
+        found = backup.environment(settings(tmp_path, repository=repository, environment=environment))
+        return str(found["RESTIC_REPOSITORY"])
+
+    secrets = {"RESTIC_REST_USERNAME": "clinic", "RESTIC_REST_PASSWORD": r"a/b@c:\1"}
+    assert url("rest:https://192.0.2.1/x/", **secrets) == "rest:https://clinic:a%2Fb%40c%3A%5C1@192.0.2.1/x/"
+    assert url("rest:https://192.0.2.1/x/") == "rest:https://192.0.2.1/x/"
+    assert url("sftp:me@192.0.2.1:/x", **secrets) == "sftp:me@192.0.2.1:/x"
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     one = settings(tmp_path)
     with (

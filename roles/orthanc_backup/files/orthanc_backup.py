@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
@@ -44,6 +45,7 @@ START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
+SIGNED_IN = ("USERNAME", "PASSWORD")
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 SECOND = "orthanc-restore-check"  # the container, and the directory
 OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
@@ -249,11 +251,13 @@ def shortened(what: str, found: Iterable[str], remedy: str) -> list[str]:
 
 # --- restic ------------------------------------------------------------------------------------
 def environment(settings: Settings) -> dict[str, str]:
-    """The secrets' only way to restic; the repository's URL may hold one as well."""
+    """The secrets' only way to restic. Before 0.16 it reads those of a REST server from its URL alone."""
+    user, password = (quote(settings.environment.get(f"RESTIC_REST_{name}", ""), safe="") for name in SIGNED_IN)
+    signed_in = f"rest:\\1{user}:{password}@" if user else "rest:\\1"
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("RESTIC_")},
         **settings.environment,
-        "RESTIC_REPOSITORY": settings.repository,
+        "RESTIC_REPOSITORY": re.sub(r"^rest:(https?://)(?!.*@)", signed_in, settings.repository),
         "RESTIC_PASSWORD_FILE": settings.password_file,
         "RESTIC_CACHE_DIR": str(settings.directory / "cache"),
         "RESTIC_PROGRESS_FPS": "2",
@@ -291,7 +295,7 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
         # takes locks away whose process is gone from this machine, or which are half an hour old
         subprocess.run(["restic", "unlock", "--quiet"], env=environment(settings), capture_output=True, check=False)
         time.sleep(1)
-    for secret in (*settings.environment.values(), *re.findall(r"//(.+)@", settings.repository)):
+    for secret in (*settings.environment.values(), *re.findall(r"//(.+)@", environment(settings)["RESTIC_REPOSITORY"])):
         said = said.replace(secret, "***") if secret else said
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "see that the repository answers")
