@@ -90,14 +90,14 @@ def test_a_cut_attempt_harms_nothing(machine: str, operation: str, fault: str, s
         LASTS[machine, operation] = time.monotonic() - begin
     moment = choice(f"{seed} {operation} {fault}").uniform(0, 0.7) * LASTS[machine, operation]
     if operation == "run":
-        images += stored(machine, 40)  # something to do, and some time for it
+        images += stored(machine, 150 if fault == "repository" else 40)  # something to do, and some time for it
     before, snapshots = held(machine), listed(machine)
     began = time.time()
     limit = 1200
     with on_small_disk(machine, OWN) if fault == "disk" else contextlib.nullcontext():
         attempt = Attempt(machine, operation)
         with struck(machine, fault, moment):
-            if fault == "network":
+            if fault in ("disk", "repository", "network"):  # it lasts; restic tries a server again and again
                 with contextlib.suppress(Exception):
                     attempt.process.wait(timeout=20)
         status, said = attempt.end(limit)
