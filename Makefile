@@ -4,7 +4,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down test beside campaign lint unit scenarios scenario-worklist clean
+.PHONY: demo demo-down test beside campaign lint unit scenarios scenario-worklist scenario-backup clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -35,7 +35,7 @@ test: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 
 beside:
 	@mkdir -p .bed
-	@$(MAKE) --no-print-directory lint unit scenario-worklist >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
+	@$(MAKE) --no-print-directory lint unit scenario-worklist scenario-backup >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
@@ -48,11 +48,14 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 	molecule test --scenario-name default
 	molecule test --scenario-name docker
 	molecule test --scenario-name exposure
-	molecule test --scenario-name backup_restore
 
 scenario-worklist: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
 	molecule test --scenario-name worklist
+
+scenario-backup: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	molecule test --scenario-name backup_restore
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
