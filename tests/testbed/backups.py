@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Devices that store without a pause, what Orthanc holds of it, and what happens to machines: for `backup_restore`.
 
-As a program it starts the repository and lets the machines in that are named in its argument, a JSON array.
+As a program it starts the repository, lets the machines in that its first argument names, a JSON array, and saves
+Orthanc's image as the file that its second argument names.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from typing import Any, NamedTuple
 
 import bed
 import pydicom
-import registry
 from clients import ADDRESSES, PASSWORDS, ROOT, client, example, put, wait_for
 from worklists import sh
 
+IMAGE = "clinic/orthanc:carried"
 STORE = "orthanc-repository"
 STORE_ADDRESS = "198.51.100.46"
 REST = {"RESTIC_REST_USERNAME": "clinic", "RESTIC_REST_PASSWORD": "scenario-repository-password"}
@@ -98,7 +99,7 @@ def devices_up() -> None:
 
 
 def machine_ready(machine: str) -> None:
-    """What IT does on a new machine before a deploy: the repository's host key, a key for it, the registry's name."""
+    """What IT does on a new machine before a deploy: the repository's host key, and a key for it."""
     must(machine, "install -d -m 700 /root/.ssh")
     key = "/etc/bed-key"
     must(STORE, f"test -e {key} || ssh-keygen -q -t ed25519 -N '' -f {key}")
@@ -112,12 +113,11 @@ def machine_ready(machine: str) -> None:
     must(machine, "chmod 600 /root/.ssh/*")
 
 
-def trusts_registry(machine: str) -> None:
-    """As registry.up, on a machine that was made anew."""
-    registry.know(machine)
-    directory = f"/etc/docker/certs.d/{registry.NAME}:5000"
-    root = client(registry.CONTAINER, "cat", "/etc/registry.d/ca.crt").stdout
-    must(machine, f"mkdir -p {directory} && cat >{directory}/ca.crt", root)
+def carried(archive: str) -> None:
+    """Orthanc's image as a clinic without internet brings it."""
+    bed.docker("tag", bed.image("orthanc"), IMAGE)
+    bed.docker("save", "--output", archive, IMAGE)
+    bed.docker("rmi", IMAGE)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -356,8 +356,6 @@ def ruin(machine: str) -> None:
     bed.machine_down(machine)
     bed.machine_up(machine, kind, list(ADDRESSES[machine]))
     machine_ready(machine)
-    if kind == "debian13":
-        trusts_registry(machine)
 
 
 def power_off(machine: str) -> None:
@@ -367,8 +365,6 @@ def power_off(machine: str) -> None:
     wait_for(
         lambda: sh(machine, "systemctl is-system-running")[1].strip() in ("running", "degraded"), "the machine", 120
     )
-    if machine == "orthanc-backup13":
-        registry.know(machine)
 
 
 def kill_9(machine: str) -> None:
@@ -428,5 +424,6 @@ def choice(seed: object) -> random.Random:
 if __name__ == "__main__":
     repository_up()
     devices_up()
+    carried(sys.argv[2])
     for name in json.loads(sys.argv[1]):
         machine_ready(name)
