@@ -44,7 +44,7 @@ BOUNDED += [("restore", "kill"), ("restore", "power")]
 def cases() -> Iterator[object]:
     for number, (operation, fault) in enumerate(BOUNDED):
         yield pytest.param(testinfra_hosts[number % 2], operation, fault, number, id=f"{operation}-{fault}")
-    for number in range(30):
+    for number in range(12):
         for operation in OPERATIONS:
             fault = FAULTS[number % len(FAULTS)]
             values = (testinfra_hosts[number // len(FAULTS) % 2], operation, fault, 100 + number)
