@@ -123,7 +123,7 @@ def test_an_older_orthanc_is_refused(machine: str, images: list[Image]) -> None:
 
 
 def test_too_little_space_is_refused(machine: str, images: list[Image]) -> None:
-    must(machine, "mkdir -p /mnt/small && mount -t tmpfs -o size=8m tmpfs /mnt/small")
+    must(machine, "mkdir -p /mnt/small && mount -t tmpfs -o size=1m tmpfs /mnt/small")
     before = production(machine)
     assert "MiB are free" in refused(machine, "restore", "--target", "/mnt/small")
     assert must(machine, "ls -A /mnt/small") == ""

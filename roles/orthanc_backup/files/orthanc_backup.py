@@ -43,6 +43,7 @@ DUE_SECONDS = 20 * 3600
 STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
+LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
 SIGNED_IN = ("USERNAME", "PASSWORD")
@@ -222,11 +223,18 @@ def noted(settings: Settings, name: str, **more: Any) -> Iterator[dict[str, Any]
 
 @contextlib.contextmanager
 def alone(settings: Settings, name: str) -> Iterator[None]:
+    """Nobody else does this at the same time. The ledger takes a moment, and comes every quarter of an hour."""
+    end = time.monotonic() + (LEDGER_SECONDS if name == "ledger" else 0)
     with (settings.directory / f"{name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"Another orthanc-backup ({name}) is at work. Remedy: wait until it has ended.") from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    what = f"Another orthanc-backup ({name}) is at work"
+                    raise Refused(f"{what}. Remedy: wait until it has ended.") from None
+                time.sleep(0.1)
         yield
 
 
