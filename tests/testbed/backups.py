@@ -327,6 +327,24 @@ def held(machine: str) -> dict[str, str]:
     return found
 
 
+DELETE = """
+import base64, http.client, json, sys
+headers = {"Authorization": "Basic " + base64.b64encode(sys.argv[1].encode()).decode()}
+connection = http.client.HTTPConnection("127.0.0.1", 8042)
+def ask(method, path, body=None):
+    connection.request(method, path, body, headers)
+    return connection.getresponse().read()
+for uid in sys.argv[2:]:
+    for found in json.loads(ask("POST", "/tools/lookup", uid)):
+        ask("DELETE", found["Path"])
+"""
+
+
+def delete(machine: str, images: Iterable[Image]) -> None:
+    """As a person with the role `admin`."""
+    must(machine, f"python3 - it:{PASSWORDS['it']} {' '.join(image.uid for image in images)}", DELETE.encode())
+
+
 def held_in(machine: str, directory: str) -> dict[str, str]:
     """Every image of an index and its files, without Orthanc."""
     found: dict[str, str] = python(machine, "held.py", "directory", directory)

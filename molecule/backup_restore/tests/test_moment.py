@@ -7,21 +7,27 @@ import time
 
 import pytest
 from backups import (
+    Attempt,
     Devices,
     Image,
+    answers,
+    configured,
+    delete,
     done,
     held,
     held_in,
     lacking,
+    main_process,
     moment,
     must,
     sent_digests,
     stored,
     upload_small,
 )
-from clients import name_of
+from clients import name_of, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
+from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 # Five programs and restic share two cores here, and all of them a disk: an image may wait so long for its turn
@@ -74,6 +80,33 @@ def test_devices_store_on_while_backups_run(host: Host, backups: int) -> None:
         must(machine, f"rm -rf {target}")
     assert lacking(held(machine), images) == []
     assert sent_digests(images)
+
+
+def test_orthanc_is_stopped_where_it_cannot_be_paused(host: Host) -> None:
+    machine = name_of(host)
+    images = stored(machine, 5)
+    before = main_process(machine)
+    said = done(machine, "run", config=configured(machine, pause="stop"))
+    assert said["pause"] > 0.1  # Orthanc takes its time
+    assert main_process(machine) not in (0, before)
+    wait_for(lambda: answers(machine), "Orthanc")
+    assert done(machine, "restore", "--dry-run")["snapshot"] == said["snapshot"]
+    assert lacking(held(machine), images) == []
+
+
+def test_what_a_user_deletes_meanwhile_is_no_defect(host: Host) -> None:
+    machine = name_of(host)
+    images = stored(machine, 40)
+    deleted = images[::2]
+    slow = Attempt(machine, "run", config=configured(machine, limit_upload=1000))
+    wait_for(lambda: sh(machine, "pgrep -f '^restic backup'")[0] == 0, "restic")
+    delete(machine, deleted)
+    status, said = slow.end()
+    assert (status, said["result"]) == (0, "success")
+    assert said["deleted"] >= 1  # at a megabyte a second most of them were still to be read
+    assert lacking(held(machine), images[1::2]) == []
+    assert lacking(held(machine), deleted)
+    done(machine, "run")
 
 
 @pytest.mark.campaign
