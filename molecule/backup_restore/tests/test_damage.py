@@ -135,7 +135,7 @@ def test_a_broken_index_is_refused_and_restored(machine: str, images: list[Image
     snapshot = done(machine, "run")["snapshot"]
     everything = held(machine)
     service(machine, "stop")
-    must(machine, f"truncate --size=200K {STORAGE}/index")
+    must(machine, f"truncate --size=$(($(stat -c %s {STORAGE}/index) / 2)) {STORAGE}/index")
     said = refused(machine, "run")
     assert f"{STORAGE}/index" in said
     assert state(machine, "backup")["result"] == "failed"

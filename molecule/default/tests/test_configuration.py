@@ -57,6 +57,7 @@ def as_deployed(host: Host) -> Iterator[None]:
     assert status == 0, said
 
 
+@pytest.mark.campaign
 @pytest.mark.usefixtures("as_deployed")
 def test_one_option_is_one_file_and_one_restart(host: Host) -> None:
     before, pid = fingerprint(host).splitlines(), host.check_output(PID)

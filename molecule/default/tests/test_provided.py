@@ -21,6 +21,7 @@ def settings(chain: str, key: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.campaign
 def test_a_provided_certificate_is_served(host: Host) -> None:
     authority = Authority("Clinic CA")
     chosen = settings(*authority.issue(HOSTNAME))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import bed
+import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 from clients import ADDRESSES, PASSWORDS, fingerprint, instances, name_of, play, verified
 from testinfra.host import Host
@@ -13,6 +14,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 
+@pytest.mark.campaign
 def test_images_survive_their_machine(host: Host) -> None:
     before = instances(host)
     assert len(before) >= 4
