@@ -29,6 +29,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,7 @@ SIGNED_IN = ("USERNAME", "PASSWORD")
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 SECOND = "orthanc-restore-check"  # the container, and the directory
 OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
+STOPPED = "stopped"  # Docker does not start what was stopped when the power went
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
 COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType
@@ -322,9 +324,15 @@ def snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
 
 
 def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
-    """The newest is the newest that was not found incomplete."""
+    """The newest is the newest of this archive that was not found incomplete."""
+    identity = archive(settings)
     if wanted == "latest":
-        found = snapshots(settings, "orthanc")[-1:]
+        found = snapshots(settings, f"orthanc,archive={identity}" if identity else "orthanc")
+        archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
+        if len(archives) > 1:
+            what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
+            raise Refused(f"{what}. Remedy: choose a snapshot of orthanc-backup list.")
+        found = found[-1:]
     else:
         found = [one for one in snapshots(settings, "orthanc", "unproven") if one["id"].startswith(wanted)]
     if len(found) != 1:
@@ -334,7 +342,8 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
 
 def disowned(settings: Settings, since: str) -> None:
     """Snapshots of a run that did not end well do not stand for one that did; where nothing is deleted they stay."""
-    for one in [] if settings.append_only else snapshots(settings, "orthanc"):
+    identity = archive(settings)
+    for one in snapshots(settings, f"orthanc,archive={identity}") if identity and not settings.append_only else []:
         if moment_of(one) >= since[:15]:
             restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
 
@@ -413,10 +422,11 @@ def standing(settings: Settings) -> Iterator[dict[str, float]]:
         with watchdog(STOP_SECONDS * 2, *service(settings, "start")):
             begin = time.monotonic()
             try:
+                written(settings.directory / STOPPED, "")
                 run(*service(settings, "stop"))
                 yield result
             finally:
-                run(*service(settings, "start"))
+                started(settings)
                 result["pause"] = time.monotonic() - begin
         return
     with watchdog(settings.pause_seconds, "kill", "-CONT", str(pid)):
@@ -435,6 +445,11 @@ def standing(settings: Settings) -> Iterator[dict[str, float]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
             result["pause"] = time.monotonic() - begin
+
+
+def started(settings: Settings) -> None:
+    run(*service(settings, "start"))
+    (settings.directory / STOPPED).unlink(missing_ok=True)
 
 
 def has_open(pid: int, path: Path) -> bool:
@@ -506,7 +521,7 @@ def attachments_of(index: Path) -> Iterator[Attachment]:
 
 
 def studies_of(index: Path, since: int, moment: str) -> list[Study]:
-    """What came after a change, by device; where somebody cleared the changes, by the study's time."""
+    """What came after a change, by device; or after a moment, since a restore lets the numbers begin anew."""
     query = """
         SELECT ifnull((SELECT MAX(seq) FROM Changes JOIN Resources AS instance USING (internalId)
                         WHERE changeType = ? AND instance.parentId = series.internalId), 0) AS number,
@@ -517,7 +532,7 @@ def studies_of(index: Path, since: int, moment: str) -> list[Study]:
                ifnull((SELECT value FROM MainDicomTags
                  WHERE id = study.internalId AND tagGroup = 8 AND tagElement = 80), '')
         FROM Resources AS study JOIN Resources AS series ON series.parentId = study.internalId
-        WHERE study.resourceType = 2 AND (number > ? OR number = 0 AND time >= ?)
+        WHERE study.resourceType = 2 AND (number > ? OR time > ?)
         ORDER BY number"""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         return [*map(Study._make, database.execute(query, (NEW_INSTANCE, since, moment[:15])))]
@@ -712,8 +727,6 @@ def same_disk(settings: Settings) -> list[str]:
 def backup(settings: Settings, anew: bool) -> dict[str, Any]:
     """One snapshot; success is said only when all of it was read."""
     former = state(settings, "backup")
-    if settings.pause == "stop" and former.get("result") == "running":
-        run(*service(settings, "start"))  # the power went while it was stopped, and Docker remembers that
     unsettled = former.get("unsettled") or (former["started"] if former.get("result", "success") != "success" else "")
     with noted(settings, "backup", unsettled=unsettled) as result:
         if unsettled:
@@ -978,21 +991,21 @@ def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     found = []
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
+    settings.ledger.mkdir(mode=0o700, exist_ok=True)
     try:
         for tag in ("ledger", "orthanc", "unproven"):
             for one in snapshots(settings, f"{tag},archive={manifest['archive']}")[-1:]:
                 only = [path for path in one["paths"] if path.endswith("/ledger")]
                 fetched(settings, one, scratch / one["short_id"], only)
+        shutil.copytree(settings.ledger, scratch / "ledger", dirs_exist_ok=True)
         for path in scratch.rglob("*.csv"):
             if path.parent.name == "ledger":
-                found += [one for one in studies_read(path) if one.number > manifest["counts"]["last_change"]]
+                found += studies_read(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    # another archive counts its changes on its own: all of it came after
-    since = manifest["counts"]["last_change"] if archive(settings) == manifest["archive"] else -1
-    for path in settings.ledger.glob("*.csv"):
-        found += [one for one in studies_read(path) if one.number > since]
-    return found
+    last, moment = manifest["counts"]["last_change"], manifest["moment"][:15]
+    # by time as well: after a restore, and on a new machine, numbers begin anew
+    return [one for one in found if one.number > last or one.time > moment]
 
 
 def by_device(studies: Iterable[Study]) -> list[dict[str, Any]]:
@@ -1208,7 +1221,6 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
             rest.shown(sample, dicomweb)
     under_way = {
         **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
-        "aside": sorted(one.name for one in settings.storage.iterdir() if not one.name.startswith(OURS)),
         "came": came, "sample": sample, "phase": "aside",
     }  # fmt: skip
     os.sync()  # what was verified is on the disk before anything depends on it
@@ -1237,6 +1249,9 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
         if under_way["phase"] == "aside":
             if main_process(settings):
                 run(*service(settings, "stop"))
+            if not aside.exists():  # with what came until the stop
+                under_way["aside"] = sorted(one.name for one in storage.iterdir() if not one.name.startswith(OURS))
+                reached("aside")
             aside.mkdir(mode=0o700, exist_ok=True)
             # without its marker Orthanc does not start, whatever a reboot comes between
             for name in sorted(under_way["aside"], key=lambda name: name != MARKER):
@@ -1246,11 +1261,16 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
         if under_way["phase"] == "in":
             for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
                 if path.name != MARKER and not path.name.startswith(OURS):
+                    if (storage / path.name).exists():  # a person put it there since
+                        (storage / path.name).rename(aside / f"{path.name}.{now()}")
                     path.rename(storage / path.name)
             written(storage / ARCHIVE, manifest["archive"] + "\n", 0o640, settings.owner)
             ledger_placed(settings, work, aside, manifest)
             paths_placed(settings, work, aside, manifest)
+            written(storage / ".orthanc-version", orthanc_version(settings) + "\n", 0o640, settings.owner)
             reached("start")
+        if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
+            work.rename(aside / "restored")
         if (aside / MARKER).exists():
             (aside / MARKER).rename(storage / MARKER)
         result = {name: under_way[name] for name in ("snapshot", "moment", "counts", "problems", "verified")}
@@ -1264,8 +1284,6 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
     if under_way["sample"]:
         rest.shown(Attachment(*under_way["sample"]), dicomweb=False)
     rest.takes(storage)
-    if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
-        work.rename(aside / "restored")
     result["recovery_seconds"] = round(time.time() - under_way["begin"], 1)
     note(settings, record, result, 0o600)
     for one in result["resend"]:
@@ -1439,14 +1457,16 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
 
 
 def imported(settings: Settings, orphans: list[Path], quarantine: Path) -> dict[str, str]:
-    """Orphans that Orthanc takes are images again; the file goes aside in any case, for its copy has another name."""
+    """Orphans that Orthanc takes are images again; the file goes aside, for its copy has another name."""
     done, rest = {}, Rest(settings)
     for path in orphans:
         data = path.read_bytes()
-        status = rest.ask("POST", "/instances", data)[0] if data[128:132] == b"DICM" else 0
+        image = data[128:132] == b"DICM"
+        if image and rest.ask("POST", "/instances", data)[0] != 200:
+            continue  # it stays, to be tried again
         quarantine.mkdir(mode=0o700, exist_ok=True)
         path.rename(quarantine / path.name)
-        done[path.name] = "imported" if status == 200 else "quarantined"
+        done[path.name] = "imported" if image else "quarantined"
     return done
 
 
@@ -1456,7 +1476,9 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
     account, scratch = pwd.getpwnam(settings.owner), settings.storage / ".restore-attachments"
     for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
-        fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in wanted])
+        for first in range(0, len(wanted), 1000):  # a command line has an end
+            part = wanted[first : first + 1000]
+            fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in part])
         data = below(scratch, str(settings.storage))
         good = {one.path for one in wanted} - {one.path for one in verified(data, wanted, "compare")}
         for one in [one for one in wanted if one.path in good]:
@@ -1494,7 +1516,8 @@ def show(result: dict[str, Any]) -> None:
     for one in result.get("snapshots", []):
         proven = "" if one["proven"] else "  NOT PROVEN"
         counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
-        print(f"{one['id']}  {one['time']} UTC  Orthanc {one.get('version', '?'):8} {counts}{proven}")
+        belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
+        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}{proven}")
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
         print(f"send again from {aet or 'applications'}:")
         for one in result["resend"]:
@@ -1544,6 +1567,8 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         for name in locks:
             stack.enter_context(alone(settings, name))
+        if "run" in locks and (settings.directory / STOPPED).exists():
+            started(settings)
         return action()
 
 
@@ -1588,6 +1613,9 @@ def main() -> int:
         problems = [f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}."]
     except sqlite3.Error as error:
         problems = [f"The index: {error}. Remedy: see orthanc-backup check, and restore."]
+    except Exception as error:
+        traceback.print_exc()
+        problems = [f"{type(error).__name__}: {error}. Remedy: it is a defect of orthanc-backup; report these lines."]
     except Interrupted as signalled:
         problems = [f"Interrupted ({signalled}). Remedy: run it again."]
     else:
