@@ -88,6 +88,23 @@ def test_restore_in_place(host: Host, machine: str) -> None:
     assert lacking(held(machine), again) == []
 
 
+@pytest.mark.campaign
+def test_lists_of_several_restores(machine: str) -> None:
+    """After a restore Orthanc's changes are counted anew from there: a list goes by time as well."""
+    stored(machine, 5)
+    first = done(machine, "run")["snapshot"]
+    middle = stored(machine, 5, aets=["US2"])
+    second = done(machine, "run")["snapshot"]
+    restored = done(machine, "restore", "--snapshot", first)
+    assert told(restored["resend"]) == sorted(by_device(middle))
+    between = stored(machine, 5, aets=["US3"])
+    restored = done(machine, "restore", "--snapshot", second)
+    assert told(restored["resend"]) == sorted(by_device(between))
+    assert lacking(held(machine), middle) == []
+    must(machine, f"rm -rf {STORAGE}/.set-aside-*")
+    done(machine, "run")
+
+
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.campaign)], ids=["package", "docker"])
 def test_the_machine_is_lost_with_its_disk(number: int) -> None:
     name = testinfra_hosts[number]
