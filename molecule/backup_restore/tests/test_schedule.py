@@ -31,7 +31,10 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
-@pytest.fixture(scope="module", params=testinfra_hosts)
+# one machine in make test, the other one in the campaign
+@pytest.fixture(
+    scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)]
+)
 def machine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
