@@ -67,7 +67,7 @@ class Image(NamedTuple):
 # --- what stands outside the machines ------------------------------------------------------------
 def repository_up() -> None:
     """restic's REST server at 8000, another one that only appends at 8001, and SFTP; on a disk that can be full."""
-    must(STORE, "mountpoint -q /srv || mount -t tmpfs -o size=8g tmpfs /srv")
+    must(STORE, "mountpoint -q /srv || mount -t tmpfs -o size=12g tmpfs /srv")
     must(STORE, "id clinic >/dev/null 2>&1 || useradd --create-home --shell /bin/bash clinic")
     must(STORE, "mkdir -p /srv/sftp /srv/rest /srv/append && chown clinic: /srv/sftp")
     must(STORE, "chown restic-rest-server: /srv/rest /srv/append")
