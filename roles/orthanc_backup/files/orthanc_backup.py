@@ -13,6 +13,7 @@ import argparse
 import base64
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -279,14 +280,13 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
     end = time.monotonic() + LOCK_SECONDS
     while True:
         command = ["setpriv", "--pdeathsig", "INT", *GENTLE, "restic", *arguments]
-        # a file, since a pipe that nobody reads would stop restic
+        # a file, since a pipe that nobody reads would stop restic; in memory, since the disk may be full
         with (
-            (settings.directory / f"restic-{os.getpid()}.log").open("w+") as errors,
+            os.fdopen(os.memfd_create("restic"), "w+") as errors,
             subprocess.Popen(
                 command, env=environment(settings), stdout=subprocess.PIPE, stderr=errors, text=True
             ) as restic,
         ):
-            Path(errors.name).unlink()
             assert restic.stdout is not None
             try:
                 yield from restic.stdout
@@ -1609,8 +1609,10 @@ def main() -> int:
     except Refused as refused:
         problems = refused.problems
     except OSError as error:
-        remedy = "run it as root" if isinstance(error, PermissionError) else "see that it is there, and space"
-        problems = [f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}."]
+        remedies = {errno.EACCES: "run it as root", errno.EPERM: "run it as root"}
+        remedies[errno.ENOSPC] = "make space where the images are, and in /var/lib/orthanc-backup"
+        remedy = remedies.get(error.errno or 0, "see that it is there")
+        problems = [f"{error.filename or 'A file'}: {error.strerror}. Remedy: {remedy}."]
     except sqlite3.Error as error:
         problems = [f"The index: {error}. Remedy: see orthanc-backup check, and restore."]
     except Exception as error:
