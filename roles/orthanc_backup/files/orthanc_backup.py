@@ -48,7 +48,6 @@ LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is d
 LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
-SIGNED_IN = ("USERNAME", "PASSWORD")
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 SECOND = "orthanc-restore-check"  # the container, and the directory
 OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
@@ -65,6 +64,11 @@ REMEDIES = {
     "already locked": "wait for the other restic, or see restic list locks",
     "unable to open config file": "see that orthanc_backup_repository is there; orthanc-backup init makes a new one",
     "no space left": "make space for the repository, or keep fewer snapshots",
+}
+SYSTEM_REMEDIES = {
+    errno.EACCES: "run it as root",
+    errno.EPERM: "run it as root",
+    errno.ENOSPC: "make space where the images are, and in /var/lib/orthanc-backup",
 }
 
 
@@ -156,6 +160,10 @@ class Settings:
     @property
     def ledger(self) -> Path:
         return self.directory / "ledger"
+
+    @property
+    def account(self) -> pwd.struct_passwd:
+        return pwd.getpwnam(self.owner)
 
 
 # --- what a person, the journal and the monitor see --------------------------------------------
@@ -263,7 +271,9 @@ def shortened(what: str, found: Iterable[str], remedy: str) -> list[str]:
 # --- restic ------------------------------------------------------------------------------------
 def environment(settings: Settings) -> dict[str, str]:
     """The secrets' only way to restic. Before 0.16 it reads those of a REST server from its URL alone."""
-    user, password = (quote(settings.environment.get(f"RESTIC_REST_{name}", ""), safe="") for name in SIGNED_IN)
+    user, password = (
+        quote(settings.environment.get(f"RESTIC_REST_{name}", ""), safe="") for name in ("USERNAME", "PASSWORD")
+    )
     signed_in = f"rest:\\1{user}:{password}@" if user else "rest:\\1"
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("RESTIC_")},
@@ -367,6 +377,11 @@ def main_process(settings: Settings) -> int:
     if settings.method == "docker":
         return int(run("docker", "inspect", "--format", "{{.State.Pid}}", settings.name))
     return int(run("systemctl", "show", "--property", "MainPID", "--value", settings.name))
+
+
+def image_of(settings: Settings) -> str:
+    """What the container was made of; nothing with the package."""
+    return run("docker", "inspect", "--format", "{{.Image}}", settings.name) if settings.method == "docker" else ""
 
 
 def service(settings: Settings, verb: str) -> list[str]:
@@ -509,15 +524,13 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
 
 
 # --- what the index says -----------------------------------------------------------------------
-def attachments_of(index: Path) -> Iterator[Attachment]:
+def attachments_of(index: Path) -> list[Attachment]:
+    query = (
+        "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId"
+        " FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
+    )
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        yield from map(
-            Attachment._make,
-            database.execute(
-                "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''),"
-                " publicId FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
-            ),
-        )
+        return [*map(Attachment._make, database.execute(query))]
 
 
 def studies_of(index: Path, since: int, moment: str) -> list[Study]:
@@ -563,6 +576,16 @@ def studies_read(path: Path) -> list[Study]:
         return [Study(int(row[0]), *row[1:]) for row in csv.reader(file)]
 
 
+def shortfall(wanted: list[Attachment], size_of: Callable[[Attachment], int | None]) -> dict[str, Defect]:
+    """What is missing or has another size, by its uuid."""
+    found = {}
+    for one in wanted:
+        size = size_of(one)
+        if size != one.size:
+            found[one.uuid] = Defect("missing" if size is None else "truncated", one.path)
+    return found
+
+
 def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list[Defect]:
     """What is wrong with the attachments: every size and MD5."""
     found = []
@@ -592,7 +615,7 @@ def images(data: Path) -> Iterator[Path]:
 
 def strangers(settings: Settings) -> list[str]:
     """What Orthanc's account does not own: Orthanc starts, looks healthy and refuses every image."""
-    owner = pwd.getpwnam(settings.owner).pw_uid
+    owner = settings.account.pw_uid
     found = []
     for path in (
         settings.storage,
@@ -615,8 +638,7 @@ def index_version(settings: Settings) -> str:
 def orthanc_version(settings: Settings) -> str:
     """Of the Orthanc that is installed."""
     command = ["Orthanc", "--version"]
-    if settings.method == "docker":
-        image = run("docker", "inspect", "--format", "{{.Image}}", settings.name)
+    if image := image_of(settings):
         command = ["docker", "run", "--rm", "--network=none", "--entrypoint=Orthanc", image, "--version"]
     return version_in(run(*command).partition("\n")[0]) or "mainline"
 
@@ -630,7 +652,7 @@ def numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".")] if version[:1].isdigit() else [10**6]
 
 
-def account(look: Callable[[], str]) -> str:
+def name_of(look: Callable[[], str]) -> str:
     try:
         return look()
     except KeyError:
@@ -662,17 +684,16 @@ def known(settings: Settings, anew: bool) -> None:
         written(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
 
 
-def manifest_of(settings: Settings, moment: str, present: list[str]) -> dict[str, Any]:
+def manifest_of(settings: Settings, moment: str, names: list[Attachment], present: list[str]) -> dict[str, Any]:
     index, attachments = settings.staging / "index", settings.staging / "attachments.csv"
-    rows_written(attachments, attachments_of(index))
-    docker = settings.method == "docker"
+    rows_written(attachments, names)
     return {
         "format": 1,
         "archive": archive(settings),
         "collection": settings.collection,
         "orthanc": index_version(settings),
         "method": settings.method,
-        "image": run("docker", "inspect", "--format", "{{.Image}}", settings.name) if docker else "",
+        "image": image_of(settings),
         "inventory": settings.fingerprint,
         "host": settings.host,
         "moment": moment,
@@ -696,7 +717,7 @@ def staged(settings: Settings, present: list[str]) -> dict[str, list[Any]]:
         with contextlib.suppress(FileNotFoundError):
             shutil.copy2(path, copy)
             mode = copy.stat().st_mode & 0o7777
-            found[str(path)] = [account(path.owner), account(path.group), mode, hashed(copy)]
+            found[str(path)] = [name_of(path.owner), name_of(path.group), mode, hashed(copy)]
     return found
 
 
@@ -724,17 +745,18 @@ def same_disk(settings: Settings) -> list[str]:
     return [f"{what}. Remedy: set orthanc_backup_repository to another machine or disk."]
 
 
-def backup(settings: Settings, anew: bool) -> dict[str, Any]:
+def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     """One snapshot; success is said only when all of it was read."""
     former = state(settings, "backup")
+    if due and time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:
+        return {"result": "not due"}
     unsettled = former.get("unsettled") or (former["started"] if former.get("result", "success") != "success" else "")
     with noted(settings, "backup", unsettled=unsettled) as result:
         if unsettled:
             disowned(settings, unsettled)
             result["unsettled"] = ""
         if not state(settings, "restore"):
-            for left in settings.storage.glob(".restore-*"):  # copies, of a restore that was given up
-                shutil.rmtree(left)
+            given_up(settings)
         known(settings, anew)
         result["warnings"] = same_disk(settings) + strangers(settings)
         for warning in result["warnings"]:
@@ -749,10 +771,10 @@ def backup(settings: Settings, anew: bool) -> dict[str, Any]:
         result["warnings"] += shortened("There is no", absent, "correct orthanc_backup_paths")
         present = [path for path in settings.paths if path not in absent]
         result.update(index_copy(settings, settings.staging / "index"))
-        manifest = manifest_of(settings, result["moment"], present)
+        names = attachments_of(settings.staging / "index")
+        manifest = manifest_of(settings, result["moment"], names, present)
         written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         result["counts"] = manifest["counts"]
-        names = [*attachments_of(settings.staging / "index")]
         problems = proof(settings, result, names, *taken(settings, manifest, result))
         if problems:
             with contextlib.suppress(Refused):  # the next run does it otherwise
@@ -793,33 +815,33 @@ def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any]) 
     return read, lost
 
 
-def second_look(settings: Settings) -> tuple[set[str], float]:
-    """Tells what a user deleted meanwhile from what is missing; and how long Orthanc stood still."""
-    second = settings.staging / "second"
+def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
+    """What the index has at this moment, and how long Orthanc stood still for it."""
+    settings.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = settings.staging / "now"
     try:
-        pause = index_copy(settings, second)["pause"]
-        return {one.uuid for one in attachments_of(second)}, pause
+        pause = index_copy(settings, copy)["pause"]
+        return attachments_of(copy), pause
     finally:
-        second.unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
 
 
 def proof(
     settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]
 ) -> list[str]:
     """Everything is there, as long as it should be, that was there at the moment and that nobody has deleted since."""
-    defects: dict[str, Defect] = {}
-    for one in names:
+
+    def size_of(one: Attachment) -> int | None:
         path = settings.storage / one.path
-        size = path.stat().st_size if path.exists() else None
-        if size is None or str(path) not in read:
-            defects[one.uuid] = Defect("missing", one.path)
-        elif size != one.size:
-            defects[one.uuid] = Defect("truncated", one.path)
-    if defects:
-        still, pause = second_look(settings)
+        return path.stat().st_size if str(path) in read and path.exists() else None
+
+    defects = shortfall(names, size_of)
+    if defects:  # a second look tells what a user deleted meanwhile
+        still, pause = attachments_now(settings)
         result["pause"] = max(result["pause"], pause)
-        result["deleted"] = len(defects.keys() - still)
-        defects = {uuid: defect for uuid, defect in defects.items() if uuid in still}
+        missed = {one.uuid: defects[one.uuid] for one in still if one.uuid in defects}
+        result["deleted"] = len(defects) - len(missed)
+        defects = missed
     unread = [path for path in lost if not path.startswith("/") or Path(path).exists()]
     unread += [
         str(path) for name in ("index", "manifest.json", "attachments.csv")
@@ -991,16 +1013,13 @@ def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     found = []
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
-    settings.ledger.mkdir(mode=0o700, exist_ok=True)
     try:
         for tag in ("ledger", "orthanc", "unproven"):
             for one in snapshots(settings, f"{tag},archive={manifest['archive']}")[-1:]:
                 only = [path for path in one["paths"] if path.endswith("/ledger")]
                 fetched(settings, one, scratch / one["short_id"], only)
-        shutil.copytree(settings.ledger, scratch / "ledger", dirs_exist_ok=True)
-        for path in scratch.rglob("*.csv"):
-            if path.parent.name == "ledger":
-                found += studies_read(path)
+        for path in [*scratch.rglob("ledger/*.csv"), *settings.ledger.glob("*.csv")]:
+            found += studies_read(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     last, moment = manifest["counts"]["last_change"], manifest["moment"][:15]
@@ -1043,11 +1062,7 @@ def proved(settings: Settings, wanted: str) -> Proof:
         node = json.loads(line)
         if node.get("type") == "file":
             files[node["path"]] = node.get("size", 0)
-    defects = {}
-    for one in names:
-        size = files.get(f"{manifest['storage']}/{one.path}")
-        if size != one.size:
-            defects[one.uuid] = Defect("missing" if size is None else "truncated", one.path)
+    defects = shortfall(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
     remedy = f"{ANOTHER}, or add --incomplete to go without them"
     problems = described(defects.values(), f"In {what}", remedy)
     problems += shortened(
@@ -1063,6 +1078,12 @@ def fetched(settings: Settings, snapshot: dict[str, Any], target: Path, only: It
     includes = [f"--include={path}" for path in only]
     for _ in stream(settings, "restore", "--no-lock", "--quiet", "--target", str(target), *includes, snapshot["id"]):
         pass
+
+
+def given_up(settings: Settings, but: Path | None = None) -> None:
+    """The copies of restores that nobody ended go."""
+    for left in {*settings.storage.glob(".restore-*")} - {but}:
+        shutil.rmtree(left)
 
 
 def below(target: Path, path: str) -> Path:
@@ -1087,7 +1108,7 @@ def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachm
     problems = described(verified(data, wanted), what, remedy)
     if problems:
         raise Refused(*problems)
-    account = pwd.getpwnam(settings.owner)
+    account = settings.account
     for path, directories, files in os.walk(data):
         os.chmod(path, 0o750)
         os.chown(path, account.pw_uid, account.pw_gid)
@@ -1105,7 +1126,7 @@ def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachm
 
 def beside(settings: Settings) -> list[str]:
     """The command of an Orthanc beside production: its account, and nothing that it does not need."""
-    account = pwd.getpwnam(settings.owner)
+    account = settings.account
     if settings.method == "package":
         names = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", "--no-new-privs"]
         return ["setpriv", *names, "/usr/sbin/Orthanc"]
@@ -1118,6 +1139,11 @@ def beside(settings: Settings) -> list[str]:
         *(f"--volume={path}:{path}" for path in (settings.scratch, settings.storage)),
         settings.image,
     ]  # fmt: skip
+
+
+def stopping(settings: Settings, pid: int) -> list[str]:
+    """The command that ends it."""
+    return ["docker", "stop", "--time", "60", SECOND] if settings.method == "docker" else ["kill", str(pid)]
 
 
 @contextlib.contextmanager
@@ -1138,21 +1164,14 @@ def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
     }  # fmt: skip
     configuration, log = data.with_name("restore-check.json"), data.with_name("restore-check.log")
     configuration.touch(mode=0o600)
-    os.chown(configuration, pwd.getpwnam(settings.owner).pw_uid, -1)
+    os.chown(configuration, settings.account.pw_uid, -1)
     configuration.write_text(json.dumps(options))
     if settings.method == "docker":  # of a machine whose power went
         subprocess.run(["docker", "rm", "--force", SECOND], capture_output=True, check=False)
     with (
         log.open("w") as output,
         subprocess.Popen([*beside(settings), str(configuration)], stdout=output, stderr=output) as process,
-        watchdog(
-            86400,
-            *(
-                ["docker", "stop", "--time", "60", SECOND]
-                if settings.method == "docker"
-                else ["kill", str(process.pid)]
-            ),
-        ),
+        watchdog(86400, *stopping(settings, process.pid)),
     ):
         rest = Rest(settings, port, token)
         try:
@@ -1187,8 +1206,7 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
     work = target or settings.storage / f".restore-{identity}"
     if not dry_run and not target:
-        for left in {*settings.storage.glob(".restore-*")} - {work}:
-            shutil.rmtree(left)
+        given_up(settings, work)
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
     needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
     parent = next(path for path in (work, *work.parents) if path.exists())
@@ -1413,11 +1431,14 @@ def tended(settings: Settings) -> None:
     """What is superseded goes, which no machine may do that can only append; and a part of the repository is read."""
     if not settings.append_only:
         forget = ["forget", "--quiet", "--host", settings.host, "--group-by", "host"]
-        keep = [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]
+        identity = archive(settings)
         # those of another archive stay, and those that are not proven never stand for one that is
-        restic(settings, *forget, "--tag", f"orthanc,archive={archive(settings)}", *keep)
-        restic(settings, *forget, "--tag", f"unproven,archive={archive(settings)}", f"--keep-last={KEPT_UNPROVEN}")
-        restic(settings, *forget, "--tag", f"ledger,archive={archive(settings)}", "--keep-last=2")
+        for tag, keep in (
+            ("orthanc", [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]),
+            ("unproven", [f"--keep-last={KEPT_UNPROVEN}"]),
+            ("ledger", ["--keep-last=2"]),
+        ):
+            restic(settings, *forget, "--tag", f"{tag},archive={identity}", *keep)
         restic(settings, "prune", "--quiet")
     part = int(time.time()) // (7 * 86400) % settings.subset + 1
     restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
@@ -1426,13 +1447,8 @@ def tended(settings: Settings) -> None:
 # --- reconcile ---------------------------------------------------------------------------------
 def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     """The index against the files; a repair moves files and never deletes one."""
-    settings.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
-    copy, begin = settings.staging / "reconcile", time.time()
-    try:
-        index_copy(settings, copy)
-        names = list(attachments_of(copy))
-    finally:
-        copy.unlink(missing_ok=True)
+    begin = time.time()
+    names, _ = attachments_now(settings)
     listed = {one.uuid for one in names}
     orphans = [
         path for path in images(settings.storage)
@@ -1440,8 +1456,8 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     ]  # fmt: skip
     defects = verified(settings.storage, names, "compare")
     if defects:
-        still, _ = second_look(settings)
-        defects = [one for one in defects if one.path.rpartition("/")[2] in still]
+        still = {one.path for one in attachments_now(settings)[0]}
+        defects = [one for one in defects if one.path in still]
     result: dict[str, Any] = {"attachments": len(names)}
     for kind in ("missing", "truncated", "altered"):
         result[kind] = [one.path for one in defects if one.kind == kind]
@@ -1473,7 +1489,7 @@ def imported(settings: Settings, orphans: list[Path], quarantine: Path) -> dict[
 def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path) -> dict[str, str]:
     """Attachments with a defect come from the newest snapshot that has them as they were."""
     done = {}
-    account, scratch = pwd.getpwnam(settings.owner), settings.storage / ".restore-attachments"
+    account, scratch = settings.account, settings.storage / ".restore-attachments"
     for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
         for first in range(0, len(wanted), 1000):  # a command line has an end
@@ -1542,18 +1558,13 @@ def made(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def recent(settings: Settings) -> bool:
-    return bool(time.time() - state(settings, "backup").get("last_success_epoch", 0) < DUE_SECONDS)
-
-
 def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
     if not settings.directory.exists():
         settings.directory.mkdir(parents=True)
         settings.directory.chmod(0o755)  # the monitor reads what is there
-    run: Callable[[], dict[str, Any]] = lambda: backup(settings, given.new_archive)  # noqa: E731
     actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
         "init": (("run",), lambda: made(settings)),
-        "run": (("run",), lambda: {"result": "not due"} if given.due and recent(settings) else run()),
+        "run": (("run",), lambda: backup(settings, given.due, given.new_archive)),
         "list": ((), lambda: listed(settings)),
         "ledger": (("ledger",), lambda: ledger(settings)),
         "check": (("check",), lambda: check(settings)),
@@ -1609,9 +1620,7 @@ def main() -> int:
     except Refused as refused:
         problems = refused.problems
     except OSError as error:
-        remedies = {errno.EACCES: "run it as root", errno.EPERM: "run it as root"}
-        remedies[errno.ENOSPC] = "make space where the images are, and in /var/lib/orthanc-backup"
-        remedy = remedies.get(error.errno or 0, "see that it is there")
+        remedy = SYSTEM_REMEDIES.get(error.errno or 0, "see that it is there")
         problems = [f"{error.filename or 'A file'}: {error.strerror}. Remedy: {remedy}."]
     except sqlite3.Error as error:
         problems = [f"The index: {error}. Remedy: see orthanc-backup check, and restore."]
