@@ -3,9 +3,28 @@
 local roles = GetOrthancConfiguration()['ClinicopsRoles']
 local levels = { studies = true, series = true, instances = true }
 
+-- While the monitor's brake is on, the disk is almost full: images are read, and new ones refused with "out of
+-- resources" (DICOM PS3.4, table B.2-1), so that devices keep them and send them again.
+local brake = GetOrthancConfiguration()['StorageDirectory'] .. '/.orthanc-brake'
+local braked = false
+
+local function refuse() return 0xA700 end
+
+-- Only a function that is there costs time with each image. The monitor asks over HTTP once it has changed the brake.
+local function look()
+  local file = io.open(brake)
+  braked = file ~= nil
+  if file then file:close() end
+  ReceivedCStoreInstanceFilter = braked and refuse or nil
+end
+look()
+
 function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   local role = roles[username]
-  if role == 'admin' then
+  look()
+  if braked and method == 'POST' and (uri == '/instances' or uri:match('^/dicom%-web/studies')) then
+    return false
+  elseif role == 'admin' then
     return true
   elseif role == 'health' then
     return method == 'GET' and uri == '/changes'

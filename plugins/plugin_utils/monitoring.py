@@ -1,0 +1,124 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is watched, and who is told: what is wrong with the settings. No secret is shown."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from typing import Any
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+# as in the program
+THRESHOLDS = (
+    "disk_warning_percent",
+    "disk_critical_percent",
+    "inodes_percent",
+    "days_until_full",
+    "backup_hours",
+    "restore_check_days",
+    "certificate_days",
+    "errors_per_hour",
+    "restarts_per_hour",
+    "worklist_minutes",
+)
+ADDRESS = re.compile(r"[^@\s,<>]+@[^@\s,<>]+")
+
+
+def problems(settings: dict[str, Any]) -> list[Problem]:
+    """The settings by their names without `orthanc_monitor_`."""
+    return [
+        *_thresholds(settings["thresholds"]),
+        *_brake(settings["brake_percent"]),
+        *_mail(settings["mail_to"], settings["mail_from"]),
+        *_smtp(settings["smtp"]),
+        *_webhook(str(settings["webhook"] or "")),
+        *_sources(settings["prometheus_sources"]),
+        *_cves(settings["accepted_cves"]),
+    ]
+
+
+def _wrong(name: str, message: str, remedy: str) -> Problem:
+    return problem(f"orthanc_monitor_{name}", message, remedy)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _thresholds(thresholds: Any) -> list[Problem]:
+    if not isinstance(thresholds, dict):
+        return [_wrong("thresholds", "is no dictionary", "write {days_until_full: 60}")]
+    found = []
+    for name, value in thresholds.items():
+        if name not in THRESHOLDS:
+            near = difflib.get_close_matches(str(name), THRESHOLDS, 1)
+            remedy = f"did you mean {near[0]}?" if near else f"use {', '.join(THRESHOLDS)}"
+            found.append(_wrong(f"thresholds.{name}", "is no limit", remedy))
+        elif not _number(value):
+            found.append(_wrong(f"thresholds.{name}", f"{value!r} is no number", "write a number without quotes"))
+    return found
+
+
+def _brake(percent: Any) -> list[Problem]:
+    if re.fullmatch(r"[0-9]{1,2}", str(percent)) and int(str(percent)) <= 50:
+        return []
+    return [_wrong("brake_percent", f"{percent!r} is no whole number from 0 to 50", "write one, such as 5")]
+
+
+def _mail(to: Any, sender: Any) -> list[Problem]:
+    if not isinstance(to, list):
+        return [_wrong("mail_to", "is no list", "write [it@clinic.example]")]
+    wrong = [_wrong("mail_to", f"{one!r} is no address", "write name@domain") for one in to if not _address(one)]
+    if to and not _address(sender):
+        wrong.append(_wrong("mail_from", f"{sender!r} is no address", "write name@domain"))
+    return wrong
+
+
+def _address(text: Any) -> bool:
+    return isinstance(text, str) and bool(ADDRESS.fullmatch(text))
+
+
+def _smtp(smtp: Any) -> list[Problem]:
+    if not isinstance(smtp, dict):
+        return [_wrong("smtp", "is no dictionary", "write host, port, user and password")]
+    if not smtp:
+        return []
+    found = []
+    for name in ("host", "user", "password"):
+        # msmtp reads a line each
+        if re.search(r"[\n\r\"\\]", str(smtp.get(name, ""))):
+            found.append(_wrong(f"smtp.{name}", "has a quote, a backslash or a line break in it", "use another one"))
+    if not smtp.get("host"):
+        found.append(_wrong("smtp.host", "is missing", "write the name of the mail server"))
+    if smtp.get("user") and not smtp.get("password"):
+        found.append(_wrong("smtp.password", "is missing", "write it into the vault"))
+    if smtp.get("password") and str(smtp.get("tls", True)).lower() in ("false", "no", "0"):
+        found.append(_wrong("smtp.tls", "would send the password for all to read", "leave it out"))
+    return found
+
+
+def _webhook(url: str) -> list[Problem]:
+    if not url or re.fullmatch(r"https?://[^\s/]+\S*", url):
+        return []
+    return [_wrong("webhook", "is no URL", "write https://host/path")]
+
+
+def _sources(sources: Any) -> list[Problem]:
+    found = []
+    for source in sources if isinstance(sources, list) else [sources]:
+        try:
+            ipaddress.ip_network(str(source))
+        except ValueError as error:
+            found.append(_wrong("prometheus_sources", f"{error}", "write 192.0.2.10 or 192.0.2.0/24"))
+    return found
+
+
+def _cves(names: Any) -> list[Problem]:
+    return [
+        _wrong("accepted_cves", f"{name!r} is no CVE", "write CVE-2026-10528")
+        for name in (names if isinstance(names, list) else [names])
+        if not re.fullmatch(r"CVE-\d{4}-\d{4,}", str(name))
+    ]

@@ -1,0 +1,1024 @@
+#!/usr/bin/python3
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Looks after an Orthanc every minute: disks, service, backups, certificates, worklist, clock, known defects.
+
+One table of rules, `RULES`, decides what is wrong: it makes the mails and webhooks of this program as well as the alert
+rules of Prometheus. When the images' disk is almost full, new images are refused while the others are still read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import email.message
+import errno
+import fcntl
+import http.client
+import itertools
+import json
+import operator
+import os
+import re
+import shutil
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import formatdate, make_msgid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CONFIGURATION = Path("/etc/orthanc-monitor.json")
+BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
+MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
+DAY, HOUR = 86400, 3600
+REMIND_SECONDS = DAY
+CLEAR_LOOKS = 3  # good ones in a row, until an alert is over
+CLEAR_PERCENT = 2  # so much more must be free until an alert of a disk is over
+ANSWER_SECONDS = 5  # Orthanc's, and everybody else's
+HISTORY_DAYS, FORECAST_DAYS, LEAST_DAYS = 90, 28, 3
+IMPORT_FACTOR = 5  # a day with so many times the usual growth is an import, and no forecast
+PRIORITIES = {"critical": 3, "warning": 4, "info": 6}
+
+# What limits an inventory may change (orthanc_monitor_thresholds), and their units.
+THRESHOLDS: dict[str, float] = {
+    "disk_warning_percent": 20,
+    "disk_critical_percent": 10,
+    "inodes_percent": 10,
+    "days_until_full": 30,
+    "backup_hours": 26,
+    "restore_check_days": 9,
+    "certificate_days": 14,
+    "errors_per_hour": 20,
+    "restarts_per_hour": 3,
+    "worklist_minutes": 10,
+}
+
+
+class Rule(NamedTuple):
+    """What is wrong when `metric` compares so with `limit` (a number, or one of THRESHOLDS) for `looks` in a row.
+
+    `label` tells several objects of a metric apart. With a condition of one of `unless` true this one is its
+    consequence, and not told.
+    """
+
+    name: str
+    severity: str
+    metric: str
+    label: str
+    compares: str
+    limit: float | str
+    looks: int
+    unless: tuple[str, ...]
+    summary: str
+    remedy: str
+
+
+DOWN = ("MountGone", "IndexLocked", "RestartLoop", "OrthancStopped")
+RULES = (
+    Rule(
+        *("MountGone", "critical", "mount_ok", "", "==", 0, 1, ()),
+        "The images' disk is not mounted, or not the one of the deploy",
+        "mount it (findmnt, journalctl -b -u local-fs.target), then systemctl start orthanc",
+    ),
+    Rule(
+        *("DiskBrake", "critical", "brake", "fs", "==", 1, 1, ()),
+        "New images are refused: the disk is full but for a rest that Orthanc needs",
+        "make space or enlarge the disk; devices can send again as soon as there is space",
+    ),
+    Rule(
+        *("DiskAlmostFull", "critical", "fs_free_percent", "fs", "<", "disk_critical_percent", 1, ("DiskBrake",)),
+        "The disk is almost full",
+        "make space or enlarge the disk",
+    ),
+    Rule(
+        *("DiskFilling", "warning", "fs_free_percent", "fs", "<", "disk_warning_percent", 1),
+        ("DiskBrake", "DiskAlmostFull"),
+        "The disk is filling",
+        "make space or enlarge the disk",
+    ),
+    Rule(
+        *("InodesFew", "warning", "fs_inodes_free_percent", "fs", "<", "inodes_percent", 1, ()),
+        "The disk has room for few more files",
+        "remove files that nobody needs (df -i), or make a file system with more inodes",
+    ),
+    Rule(
+        *("FullSoon", "warning", "days_until_full", "fs", "<", "days_until_full", 1),
+        ("DiskBrake", "DiskAlmostFull", "DiskFilling"),
+        "At this growth the disk is full within weeks",
+        "order a larger disk",
+    ),
+    Rule(
+        *("IndexLocked", "critical", "index_locked", "", "==", 1, 1, ("MountGone",)),
+        "Another program holds Orthanc's index",
+        "end that program (lslocks); never open the index of a running Orthanc",
+    ),
+    Rule(
+        *("RestartLoop", "critical", "restarts_hour", "", ">", "restarts_per_hour", 1, ("MountGone", "IndexLocked")),
+        "Orthanc ends again and again",
+        "see why in its last lines (journalctl -u orthanc, or docker logs orthanc), and deploy again",
+    ),
+    Rule(
+        *("OrthancStopped", "critical", "process_up", "", "==", 0, 2, ("MountGone", "IndexLocked", "RestartLoop")),
+        "Orthanc does not run",
+        "systemctl start orthanc, or docker start orthanc; see its log for why",
+    ),
+    Rule(
+        *("IndexSilent", "critical", "index_up", "", "==", 0, 2, DOWN),
+        "Orthanc runs and does not answer from its index",
+        "see its log; then systemctl restart orthanc, or docker restart orthanc",
+    ),
+    Rule(
+        *("DicomSilent", "critical", "dicom_up", "", "==", 0, 2, (*DOWN, "IndexSilent")),
+        "Orthanc does not answer a C-ECHO",
+        "see its log, and whether another program has its DICOM port (ss -ltnp)",
+    ),
+    Rule(
+        *("PluginMissing", "critical", "plugin_up", "plugin", "==", 0, 2, (*DOWN, "IndexSilent")),
+        "A plugin is not loaded",
+        "deploy again",
+    ),
+    Rule(
+        *("ProxyDown", "critical", "proxy_up", "", "==", 0, 2, ()),
+        "Nobody answers HTTPS",
+        "nginx -t; systemctl restart nginx",
+    ),
+    Rule(
+        *("FirewallGone", "critical", "firewall_ok", "", "==", 0, 1, ()),
+        "The firewall's table is not there: everybody reaches Orthanc's ports",
+        "systemctl restart orthanc-firewall, and deploy again",
+    ),
+    Rule(
+        *("DeviceRejected", "warning", "rejected_hour", "device", ">", 0, 1, (*DOWN, "IndexSilent")),
+        "A listed device was rejected within the last hour",
+        "ask the doctor: orthanc-verify doctor and the device's name",
+    ),
+    Rule(
+        *("ErrorsLogged", "warning", "errors_hour", "", ">", "errors_per_hour", 1),
+        (*DOWN, "IndexSilent", "DiskBrake", "DiskAlmostFull"),
+        "Orthanc logs many errors",
+        "read them: journalctl -u orthanc, or docker logs orthanc",
+    ),
+    Rule(
+        *("JobsFailed", "warning", "jobs_failed_day", "", ">", 0, 1, ()),
+        "Jobs of Orthanc failed within the last day",
+        "see which under /jobs?expand, as a user with the role admin",
+    ),
+    Rule(
+        *("ThreadsExhausted", "warning", "threads_free", "kind", "==", 0, 3, (*DOWN, "IndexSilent")),
+        "Every thread of Orthanc is at work",
+        "see who keeps them busy; DicomThreadsCount and HttpThreadsCount make more",
+    ),
+    Rule(
+        *("BackupFailed", "critical", "backup_ok", "", "==", 0, 1, ()),
+        "The last backup failed",
+        "see why: journalctl -t orthanc-backup; then orthanc-backup run",
+    ),
+    Rule(
+        *("BackupOld", "critical", "backup_age_hours", "", ">", "backup_hours", 1, ("BackupFailed",)),
+        "The last backup is old",
+        "orthanc-backup run; see whether cron runs",
+    ),
+    Rule(
+        *("RestoreCheckFailed", "critical", "restore_check_ok", "", "==", 0, 1, ()),
+        "The newest backup could not be restored on trial",
+        "see why: journalctl -u orthanc-restore-check; then orthanc-backup check",
+    ),
+    Rule(
+        *("RestoreCheckOld", "warning", "restore_check_age_days", "", ">", "restore_check_days", 1),
+        ("RestoreCheckFailed",),
+        "No backup was restored on trial for long",
+        "systemctl start orthanc-restore-check; see systemctl list-timers",
+    ),
+    Rule(
+        *("CertificateExpires", "critical", "certificate_days", "certificate", "<", "certificate_days", 1),
+        ("ProxyDown",),
+        "A certificate expires soon",
+        "deploy again; with a certificate of your own, set the new one in orthanc_proxy_certificate_chain and _key",
+    ),
+    Rule(
+        *("WorklistQuarantine", "warning", "quarantined_day", "", ">", 0, 1, ()),
+        "A worklist item was refused within the last day",
+        "see why: orthanc-worklist quarantine; have it handed over anew",
+    ),
+    Rule(
+        *("WorklistStuck", "critical", "worklist_waiting_minutes", "", ">", "worklist_minutes", 2, ()),
+        "Worklist items wait, and nobody takes them in",
+        "systemctl restart orthanc-worklist.path; journalctl -u orthanc-worklist",
+    ),
+    Rule(
+        *("ClockUnsynchronised", "warning", "clock_ok", "", "==", 0, 3, ()),
+        "Nobody keeps this machine's clock right",
+        "apt install chrony, and name the clinic's time server in /etc/chrony/sources.d",
+    ),
+    Rule(
+        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 1, ()),
+        "This release of Orthanc has known vulnerabilities",
+        "upgrade where there is a release without them; else list them in orthanc_monitor_accepted_cves",
+    ),
+    Rule(
+        *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ()),
+        "The monitor cannot see something",
+        "see why: journalctl -u orthanc-monitor",
+    ),
+)
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {"==": operator.eq, "<": operator.lt, ">": operator.gt}
+
+
+class Sample(NamedTuple):
+    """A value of one object: the metric's name without prefix, the object by its label, the value."""
+
+    metric: str
+    label: str
+    object: str
+    value: float
+
+
+HELP = {
+    "time_seconds": "Unix time of the last look",
+    "fs_size_bytes": "Size of the file system",
+    "fs_free_bytes": "Bytes that Orthanc may still write",
+    "fs_free_percent": "The same in percent of the size",
+    "fs_inodes_free_percent": "Files that may still be made, in percent",
+    "growth_bytes_per_day": "Growth of what is used, imports left out",
+    "days_until_full": "Days until the file system is full at this growth; absent without enough history",
+    "brake": "1 while new images are refused",
+    "mount_ok": "Whether the images' disk is mounted",
+    "process_up": "Whether Orthanc runs",
+    "index_up": "Whether Orthanc answers from its index",
+    "index_locked": "Whether another program holds the index",
+    "dicom_up": "Whether Orthanc answers a C-ECHO",
+    "plugin_up": "Whether Orthanc has loaded the plugin",
+    "restarts_hour": "Restarts within the last hour",
+    "errors_hour": "Errors in Orthanc's log within the last hour",
+    "jobs_failed_day": "Jobs that failed within the last day",
+    "threads_free": "Threads of Orthanc without work (Orthanc 1.12.9 and later)",
+    "rejected_hour": "Times that a listed device was rejected within the last hour",
+    "instances": "Images in the index",
+    "proxy_up": "Whether the proxy answers HTTPS",
+    "firewall_ok": "Whether the firewall's table is loaded",
+    "certificate_days": "Days until the certificate that is served expires",
+    "backup_ok": "Whether the last backup succeeded",
+    "backup_age_hours": "Hours since the last good backup",
+    "restore_check_ok": "Whether the last restore check succeeded",
+    "restore_check_age_days": "Days since the last good restore check",
+    "quarantined_day": "Worklist items that were refused within the last day",
+    "worklist_items": "Worklist items that are served",
+    "worklist_waiting_minutes": "Minutes that the oldest item has been waiting for the gate",
+    "clock_ok": "Whether the clock is synchronised",
+    "clock_offset_seconds": "What chrony says the clock is off by",
+    "known_cves": "Known vulnerabilities of this release that nobody has accepted",
+    "blind": "1 where the monitor could not look",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the deploy wrote into /etc/orthanc-monitor.json."""
+
+    clinic: str
+    host: str
+    hostname: str
+    method: str
+    orthanc: Path  # its configuration, which names ports, directories, users and devices
+    calling_aet: str
+    plugins: list[str]
+    mount: Path
+    logs: Path
+    tls_ports: dict[str, int]
+    firewall: bool
+    backup: bool
+    worklist: bool
+    worklist_drop: Path
+    accepted_cves: list[str]
+    brake_percent: int
+    thresholds: dict[str, float]
+    mail_to: list[str]
+    mail_from: str
+    webhook: str
+    directory: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        try:
+            content = json.loads(path.read_text())
+            paths = {name: Path(content[name]) for name in ("orthanc", "mount", "logs", "worklist_drop", "directory")}
+            return cls(**{**content, **paths, "thresholds": {**THRESHOLDS, **content["thresholds"]}})
+        except FileNotFoundError:
+            raise SystemExit(f"There is no {path}. Remedy: deploy with the role orthanc_monitor.") from None
+        except PermissionError:
+            raise SystemExit(f"{path} cannot be read. Remedy: run it as root.") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise SystemExit(f"{path} is not this version's ({error}). Remedy: deploy again.") from None
+
+    def limit(self, rule: Rule) -> float:
+        return self.thresholds[rule.limit] if isinstance(rule.limit, str) else rule.limit
+
+
+# --- small things -------------------------------------------------------------------------------
+def say(text: str, level: int = 6) -> None:
+    """A line for the journal (sd-daemon(3))."""
+    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
+
+
+def written(path: Path, text: str, mode: int = 0o644) -> None:
+    """The whole file or the one of before."""
+    waiting = path.with_name(f".{path.name}.part")
+    with waiting.open("w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(text)
+    waiting.rename(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object; what is not there or cut off is empty."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    except (OSError, ValueError):
+        return {}
+
+
+def run(*command: str) -> tuple[int, str]:
+    """Exit code and output; a program that hangs or is not there is an error of the look."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=4 * ANSWER_SECONDS, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+# --- what is seen -------------------------------------------------------------------------------
+class Look:
+    """One look at everything. `state` is what the last one left; `values` is what this one saw."""
+
+    def __init__(self, settings: Settings, state: dict[str, Any], now: float) -> None:
+        self.settings, self.state, self.now = settings, state, now
+        self.values: list[Sample] = []
+        self.details: dict[str, str] = {}  # more of an alert, by name and object
+        self.options = read(settings.orthanc)
+        self.storage = Path(self.options.get("StorageDirectory", "/var/lib/orthanc/db"))
+        # series over time: [[epoch, value], ...] by name
+        self.series: dict[str, list[list[float]]] = dict(state.get("series", {}))
+        self.connection = http.client.HTTPConnection("127.0.0.1", self.options.get("HttpPort", 8042), ANSWER_SECONDS)
+
+    def saw(self, metric: str, value: float | bool, label: str = "", object_: str = "") -> None:
+        self.values.append(Sample(metric, label, object_, float(value)))
+
+    def look(self) -> None:
+        """Each part on its own: what cannot be seen does not hide the rest."""
+        self.saw("time_seconds", int(self.now))
+        for part in (
+            self.mount,
+            self.disks,
+            self.process,
+            self.log,
+            self.service,
+            self.dicom,
+            self.proxy,
+            self.firewall,
+            self.backup,
+            self.worklist,
+            self.clock,
+            self.vulnerabilities,
+        ):
+            try:
+                part()
+                blind = 0
+            except (OSError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as error:
+                blind = 1
+                self.details[f"MonitorBlind/{part.__name__}"] = f"{type(error).__name__}: {error}"
+                say(f"cannot see {part.__name__}: {type(error).__name__}: {error}", 4)
+            self.saw("blind", blind, "what", part.__name__)
+
+    # --- disks -----------------------------------------------------------------------------------
+    def mount(self) -> None:
+        there = os.path.ismount(self.settings.mount) and (self.storage / MARKER).exists()
+        self.saw("mount_ok", there)
+
+    def disks(self) -> None:
+        seen: set[int] = set()
+        temporary = Path(self.options.get("TemporaryDirectory", self.storage))
+        for name, path in (("storage", self.storage), ("tmp", temporary), ("log", self.settings.logs)):
+            device = path.stat().st_dev
+            if device in seen:
+                continue  # one disk is told once, by the most important of what is on it
+            seen.add(device)
+            known = os.statvfs(path)
+            free, used = known.f_bavail * known.f_frsize, (known.f_blocks - known.f_bfree) * known.f_frsize
+            self.saw("fs_size_bytes", used + free, "fs", name)
+            self.saw("fs_free_bytes", free, "fs", name)
+            self.saw("fs_free_percent", 100 * free / max(used + free, 1), "fs", name)
+            if known.f_files:
+                self.saw("fs_inodes_free_percent", 100 * known.f_favail / known.f_files, "fs", name)
+            self.details[f"DiskFilling/{name}"] = (
+                f"{path}: {free / 1e9:.1f} GB of {(used + free) / 1e9:.1f} GB are free"
+            )
+            self.details[f"DiskAlmostFull/{name}"] = self.details[f"DiskFilling/{name}"]
+            if name == "storage":
+                self.brake(free, used + free)
+                self.forecast(used, free)
+
+    def forecast(self, used: int, free: int) -> None:
+        """The last day of history counts by the hour; it is kept for long."""
+        history = self.state.get("history", [])
+        if not history or self.now - history[-1][0] >= HOUR or self.now < history[-1][0]:
+            since = self.now - HISTORY_DAYS * DAY
+            history = [*[one for one in history if since < one[0] < self.now], [int(self.now), used]]
+        self.state["history"] = history
+        growth, note = grown([*history, [self.now, used]])
+        self.state["forecast"] = {"growth_bytes_per_day": growth, "note": note, "days_until_full": None}
+        if growth is not None:
+            self.saw("growth_bytes_per_day", growth, "fs", "storage")
+            if growth > 0:
+                days = free / growth
+                self.state["forecast"]["days_until_full"] = round(days, 1)
+                self.saw("days_until_full", days, "fs", "storage")
+                self.details["FullSoon/storage"] = f"{days:.0f} days at {growth / 1e6:.0f} MB a day"
+
+    def brake(self, free: int, size: int) -> None:
+        """Orthanc on a full disk cannot even start: a reserve goes, and new images are refused, before that."""
+        brake, reserve = self.storage / BRAKE, self.storage / RESERVE
+        limit, kept = self.settings.brake_percent * size / 100, min(size // 100, 1 << 30)
+        held = reserve.stat().st_size if reserve.exists() else 0
+        if not self.settings.brake_percent or not (self.storage / MARKER).exists():
+            braked = False
+        elif free < limit:
+            reserve.unlink(missing_ok=True)  # first: the brake is a file as well
+            if not brake.exists():
+                say("new images are refused: the disk is almost full", 3)
+                # the directory is Orthanc's: no link is followed
+                os.close(os.open(brake, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            braked = True
+        else:
+            more = limit + CLEAR_PERCENT * size / 100 + kept - held
+            if free >= more and not held:
+                handle = os.open(reserve, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                try:
+                    os.posix_fallocate(handle, 0, max(kept, 1))
+                finally:
+                    os.close(handle)
+            if brake.exists() and free >= more:
+                brake.unlink()
+                say("new images are taken again", 5)
+            braked = brake.exists()
+        self.saw("brake", braked, "fs", "storage")
+
+    # --- Orthanc ---------------------------------------------------------------------------------
+    def process(self) -> None:
+        if self.settings.method == "docker":
+            status, said = run(
+                "docker", "inspect", "--format={{.State.Running}} {{.State.Pid}} {{.RestartCount}}", "orthanc"
+            )
+            running, pid, restarts = said.split() if status == 0 else ("false", "0", "0")
+            up = running == "true" and pid != "0"
+        else:
+            shown = run("systemctl", "show", "--property=ActiveState,MainPID,NRestarts", "orthanc")[1]
+            found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+            pid, restarts, up = found["MainPID"], found["NRestarts"], found["ActiveState"] == "active"
+        self.saw("process_up", up)
+        self.saw("restarts_hour", self.increase("restarts", float(restarts), HOUR))
+        holders = holding(self.storage / "index") - {int(pid)}
+        self.saw("index_locked", bool(holders))
+        if holders:
+            names = [f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({pid})" for pid in sorted(holders)]
+            self.details["IndexLocked/"] = ", ".join(names)
+
+    def increase(self, name: str, value: float, window: float) -> float:
+        """By how much a counter has grown within the last seconds; one that begins anew has grown by what it is."""
+        points = [*self.series.get(name, []), [self.now, value]]
+        # the last one before the window is where it began
+        first = max((number for number, one in enumerate(points) if one[0] < self.now - window), default=0)
+        self.series[name] = points = points[first:]
+        return sum(
+            later[1] - earlier[1] if later[1] >= earlier[1] else later[1]
+            for earlier, later in itertools.pairwise(points)
+        )
+
+    def log(self) -> None:
+        """Errors and rejected devices since the last look."""
+        lines = self.docker_log() if self.settings.method == "docker" else self.journal()
+        errors = sum(line.startswith("E") for line in lines)
+        total = self.state.setdefault("counted", {})
+        total["errors"] = total.get("errors", 0) + errors
+        self.saw("errors_hour", self.increase("errors", total["errors"], HOUR))
+        modalities = {name: of for name, of in self.options.get("DicomModalities", {}).items() if isinstance(of, dict)}
+        for name, of in modalities.items():
+            if of["AET"] == self.settings.calling_aet:
+                continue  # the acceptance test's, which is rejected on purpose
+            reasons = [line for line in lines if rejects(line, of["AET"], of["Host"])]
+            counter = f"rejected {name}"
+            total[counter] = total.get(counter, 0) + len(reasons)
+            self.saw("rejected_hour", self.increase(counter, total[counter], HOUR), "device", name)
+            if reasons:
+                self.state.setdefault("rejections", {})[name] = reasons[-1]
+            self.details[f"DeviceRejected/{name}"] = self.state.get("rejections", {}).get(name, "")
+
+    def journal(self) -> list[str]:
+        after = self.state.get("cursor", "")
+        since = [f"--after-cursor={after}"] if after else ["--since=-1min"]
+        status, said = run("journalctl", "--unit=orthanc", "--output=cat", "--show-cursor", "--quiet", *since)
+        if status and after:  # the journal has been rotated away
+            del self.state["cursor"]
+            return []
+        lines = said.splitlines()
+        if lines and lines[-1].startswith("-- cursor: "):
+            self.state["cursor"] = lines.pop().removeprefix("-- cursor: ")
+        return lines
+
+    def docker_log(self) -> list[str]:
+        since = self.state.get("docker_since", self.now - 60)
+        self.state["docker_since"] = self.now
+        return run("docker", "logs", f"--since={since:.3f}", f"--until={self.now:.3f}", "orthanc")[1].splitlines()
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """What Orthanc answers to a user with the role `admin`, all on one connection."""
+        roles, users = self.options.get("ClinicopsRoles", {}), self.options.get("RegisteredUsers", {})
+        user = next(name for name in users if roles.get(name) == "admin")
+        token = base64.b64encode(f"{user}:{users[user]}".encode()).decode()
+        self.connection.request("GET", path, headers={"Authorization": f"Basic {token}"})
+        answer = self.connection.getresponse()
+        return answer.status, answer.read()
+
+    def service(self) -> None:
+        try:
+            # /system answers from memory; this one reads the index, and lets Orthanc's filter look for the brake
+            up = self.get("/changes?last")[0] == 200
+            loaded = set(json.loads(self.get("/plugins")[1])) if up else set()
+            metrics = exposition(self.get("/tools/metrics-prometheus")[1].decode()) if up else {}
+        except (OSError, http.client.HTTPException, ValueError):
+            up, loaded, metrics = False, set(), {}
+        finally:
+            self.connection.close()
+        self.saw("index_up", up)
+        for plugin in self.settings.plugins:
+            self.saw("plugin_up", plugin in loaded, "plugin", plugin)
+        if not up:
+            return
+        # 1.13 counts for ever (jobs_total_), earlier releases those that they remember
+        failed = metrics.get("orthanc_jobs_total_failed", metrics.get("orthanc_jobs_failed", 0))
+        self.saw("jobs_failed_day", self.increase("jobs_failed", failed, DAY))
+        for kind, name in (("dicom", "dicom_threads"), ("http", "http_threads_count")):
+            if f"orthanc_available_{name}" in metrics:
+                self.saw("threads_free", metrics[f"orthanc_available_{name}"], "kind", kind)
+        if "orthanc_count_instances" in metrics:
+            self.saw("instances", metrics["orthanc_count_instances"])
+
+    def dicom(self) -> None:
+        peer = ["127.0.0.1", str(self.options.get("DicomPort", 4242))]
+        names = ["-aet", self.settings.calling_aet, "-aec", self.options.get("DicomAet", "ORTHANC")]
+        limits = ["-to", str(ANSWER_SECONDS), "-ta", str(ANSWER_SECONDS), "-td", str(ANSWER_SECONDS)]
+        self.saw("dicom_up", run("/usr/bin/echoscu", *limits, *names, *peer)[0] == 0)
+
+    # --- what is around it -------------------------------------------------------------------------
+    def proxy(self) -> None:
+        for name, port in self.settings.tls_ports.items():
+            certificate = served(self.settings.hostname, port)
+            if name == "proxy":
+                self.saw("proxy_up", certificate is not None)
+            if certificate is not None:
+                days = (expiry(certificate) - self.now) / DAY
+                self.saw("certificate_days", days, "certificate", name)
+                self.details[f"CertificateExpires/{name}"] = f"{name}: {days:.0f} days left"
+
+    def firewall(self) -> None:
+        if self.settings.firewall:
+            self.saw("firewall_ok", run("/usr/sbin/nft", "list", "table", "inet", "orthanc")[0] == 0)
+
+    def backup(self) -> None:
+        if not self.settings.backup:
+            return
+        for name, metric, seconds, unit in (
+            ("backup", "backup_age_hours", HOUR, "hours"),
+            ("restore_check", "restore_check_age_days", DAY, "days"),
+        ):
+            known = read(Path(f"/var/lib/orthanc-backup/{name}.json"))
+            # a machine that has never had one counts from the first look
+            since = known.get("last_success_epoch", self.state["began"])
+            age = (self.now - since) / seconds
+            self.saw(metric, age)
+            what = "BackupOld" if name == "backup" else "RestoreCheckOld"
+            self.details[f"{what}/"] = f"{age:.0f} {unit}"
+            if known.get("result") in ("success", "failed"):
+                self.saw(f"{name}_ok", known["result"] == "success")
+                failed = "BackupFailed" if name == "backup" else "RestoreCheckFailed"
+                self.details[f"{failed}/"] = str(known.get("reason", ""))[:300]
+
+    def worklist(self) -> None:
+        if not self.settings.worklist:
+            return
+        section = self.options.get("Worklists", {})
+        served_dir = Path(section.get("Directory") or section.get("Database") or "/var/lib/orthanc/worklists")
+        self.saw("worklist_items", len([*served_dir.glob("*.wl")]))
+        refused = [path.stat().st_ctime for path in served_dir.glob(".spool/quarantine/*.reason")]
+        self.saw("quarantined_day", sum(self.now - then < DAY for then in refused))
+        waiting = [path.lstat().st_ctime for path in self.settings.worklist_drop.glob("[!.]*")]
+        self.saw("worklist_waiting_minutes", (self.now - min(waiting, default=self.now)) / 60)
+
+    def clock(self) -> None:
+        if shutil.which("chronyc"):
+            status, said = run("chronyc", "-n", "-c", "tracking")
+            fields = said.strip().split(",")
+            synchronised = status == 0 and fields[-1] != "Not synchronised"
+            if synchronised:
+                offset = float(fields[4])
+                self.saw("clock_offset_seconds", offset)
+                synchronised = abs(offset) <= 1
+        else:
+            synchronised = run("timedatectl", "show", "--property=NTPSynchronized", "--value")[1].strip() == "yes"
+        self.saw("clock_ok", synchronised)
+
+    def vulnerabilities(self) -> None:
+        version = (self.storage / ".orthanc-version").read_text().strip()
+        known = unfixed(read(Path("/usr/local/share/orthanc-monitor/vulnerabilities.json")), version, debian())
+        left = [name for name in known if name not in self.settings.accepted_cves]
+        self.state["version"], self.state["cves"] = version, known
+        self.saw("known_cves", len(left))
+        self.details["UnsafeVersion/"] = f"Orthanc {version}: {', '.join(left)}"
+
+
+# --- pure functions -----------------------------------------------------------------------------
+def grown(history: list[list[float]]) -> tuple[float | None, str]:
+    """Bytes a day by which what is used grows, and how sure that is. None: not enough history yet.
+
+    The mean of the last days, without the days of an import or of a large deletion: many times the usual growth.
+    """
+    last = history[-1][0]
+    days = int((last - history[0][0]) / DAY)
+    if days < LEAST_DAYS:
+        return None, f"not enough history yet: {days} of {LEAST_DAYS} days"
+
+    def used(moment: float) -> float:
+        """At a moment between two samples, by the straight line between them."""
+        after = next(number for number, one in enumerate(history) if one[0] >= moment)
+        (begin, low), (end, high) = history[max(after - 1, 0)], history[after]
+        return high if end == begin else low + (high - low) * (moment - begin) / (end - begin)
+
+    marks = [used(last - DAY * number) for number in range(min(days, FORECAST_DAYS) + 1)]
+    steps = [newer - older for newer, older in itertools.pairwise(marks)]
+    usual = statistics.median([abs(step) for step in steps if step] or [0])
+    common = [step for step in steps if abs(step) <= IMPORT_FACTOR * usual]
+    apart = f", {len(steps) - len(common)} with an import or a deletion left out" if len(common) < len(steps) else ""
+    growth = statistics.fmean(common) if common else 0.0
+    return growth, f"from {len(steps)} days{apart}"
+
+
+REJECTED = re.compile(
+    r"is not listed|Its IP address should be|Forbidding access from AET|Rejected association|not allowed|Rejecting|"
+    r"is not authorized|Called AE Title Not Recognized|Calling AE Title Not Recognized",
+    re.IGNORECASE,
+)
+LOOPBACK = re.compile(r"\b(127\.\d+\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.1)\b")
+
+
+def rejects(line: str, aet: str, host: str) -> bool:
+    """Whether Orthanc tells in this line that it rejected this device, and not somebody on this machine itself."""
+    if not REJECTED.search(line) or LOOPBACK.search(line):
+        return False
+    quoted = re.search(rf"(?<![A-Za-z0-9_]){re.escape(aet)}(?![A-Za-z0-9_])", line)
+    return bool(quoted) or bool(re.search(rf"(?<![0-9.]){re.escape(host)}(?![0-9.])", line))
+
+
+def exposition(text: str) -> dict[str, float]:
+    """Values of Prometheus' text format without labels; Orthanc writes a time stamp behind them."""
+    found = {}
+    for line in text.splitlines():
+        parts = line.split()
+        if len(parts) >= 2 and not line.startswith("#") and "{" not in parts[0]:
+            with contextlib.suppress(ValueError):
+                found[parts[0]] = float(parts[1])
+    return found
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0]))
+
+
+def unfixed(known: dict[str, Any], version: str, system: str) -> list[str]:
+    """Vulnerabilities of a release; those that Debian has fixed in its own are not."""
+    return [
+        one["id"]
+        for one in known["vulnerabilities"]
+        if numbers(version) < numbers(one["fixed_in"]) and system not in one.get("fixed_by", [])
+    ]
+
+
+def debian() -> str:
+    """`debian-12`, of this machine."""
+    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    return f"{told['ID']}-{told.get('VERSION_ID', '')}".replace('"', "")
+
+
+def holding(path: Path) -> set[int]:
+    """Processes with a lock on the file (proc(5), /proc/locks)."""
+    try:
+        known = path.stat()
+    except FileNotFoundError:
+        return set()
+    wanted = f"{os.major(known.st_dev):02x}:{os.minor(known.st_dev):02x}:{known.st_ino}"
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {int(parts[4]) for parts in lines if len(parts) > 5 and parts[5] == wanted and int(parts[4]) > 0}
+
+
+def served(hostname: str, port: int) -> bytes | None:
+    """The certificate (DER) that a client gets on this machine; whether a client trusts it is not asked here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=hostname) as secure,
+        ):
+            return secure.getpeercert(binary_form=True)
+    except OSError:
+        return None
+
+
+def expiry(certificate: bytes) -> float:
+    done = subprocess.run(
+        ["/usr/bin/openssl", "x509", "-inform", "DER", "-noout", "-enddate"],
+        input=certificate,
+        capture_output=True,
+        check=True,
+        timeout=ANSWER_SECONDS,
+    )
+    return float(ssl.cert_time_to_seconds(done.stdout.decode().strip().removeprefix("notAfter=")))
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+def conditions(values: list[Sample], settings: Settings, firing: set[str]) -> dict[str, Sample]:
+    """What is wrong now, by rule and object; what is the consequence of something else is left out."""
+    found: dict[str, tuple[Rule, Sample]] = {}
+    for rule in RULES:
+        for sample in values:
+            if sample.metric != rule.metric:
+                continue
+            limit, key = settings.limit(rule), f"{rule.name}/{sample.object}"
+            if key in firing and rule.metric.endswith("_percent"):
+                limit += CLEAR_PERCENT
+            if COMPARISONS[rule.compares](sample.value, limit):
+                found[key] = (rule, sample)
+
+    def consequence(rule: Rule, sample: Sample) -> bool:
+        others = [(of, seen) for of, seen in found.values() if of.name in rule.unless]
+        return any(of.label != rule.label or seen.object == sample.object for of, seen in others)
+
+    return {key: sample for key, (rule, sample) in found.items() if not consequence(rule, sample)}
+
+
+def judge(
+    look: Look, settings: Settings, former: dict[str, dict[str, Any]]
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The alerts after this look, and what is to be told: alerts that begin, last for another day, or end."""
+    wrong = conditions(look.values, settings, {key for key, alert in former.items() if alert["firing"]})
+    rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
+    for key in sorted({*wrong, *former}):
+        name, _, object_ = key.partition("/")
+        if name not in rules:
+            continue  # of an earlier release of this program
+        rule = rules[name]
+        fresh = {"looks": 0, "good": 0, "firing": False, "since": int(look.now), "told": 0}
+        alert = {**fresh, **former.get(key, {})}
+        if key in wrong:
+            alert.update(looks=alert["looks"] + 1, good=0, value=wrong[key].value)
+            alert["detail"] = look.details.get(key, "")
+        else:
+            alert.update(looks=0, good=alert["good"] + 1)
+        alert.update(name=name, object=object_, severity=rule.severity, summary=rule.summary, remedy=rule.remedy)
+        if not alert["firing"] and alert["looks"] >= rule.looks:
+            alert.update(firing=True, since=int(look.now), told=int(look.now))
+            events.append({**alert, "state": "firing"})
+        elif alert["firing"] and alert["good"] >= CLEAR_LOOKS:
+            events.append({**alert, "state": "resolved"})
+            continue
+        elif alert["firing"] and rule.severity != "info" and look.now - alert["told"] >= REMIND_SECONDS:
+            alert["told"] = int(look.now)
+            events.append({**alert, "state": "reminder"})
+        if alert["firing"] or alert["looks"]:
+            alerts[key] = alert
+    return alerts, events
+
+
+# --- telling ------------------------------------------------------------------------------------
+WORDS = {"firing": "Trouble", "reminder": "Still", "resolved": "All clear"}
+
+
+def sentence(event: dict[str, Any]) -> str:
+    about = ": ".join(text for text in (event["object"], event.get("detail", "")) if text)
+    return f"{event['summary']}{f' ({about})' if about else ''}"
+
+
+def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
+    """One mail for everything of one look, through the machine's sendmail."""
+    message = email.message.EmailMessage()
+    first = events[0]
+    more = f" and {len(events) - 1} more" if len(events) > 1 else ""
+    message["Subject"] = f"[{settings.clinic}] {WORDS[first['state']]}: {first['summary']}{more}"
+    message["From"], message["To"] = settings.mail_from, ", ".join(settings.mail_to)
+    message["Date"], message["Message-ID"] = formatdate(now), make_msgid(domain=settings.hostname or "localhost")
+    lines = []
+    for event in events:
+        since = datetime.fromtimestamp(event["since"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        lines += [
+            f"{WORDS[event['state']]}, {event['severity']}: {sentence(event)}.",
+            f"  {event['name']} since {since}",
+        ]
+        lines += [f"  Remedy: {event['remedy']}."] * (event["state"] != "resolved") + [""]
+    lines.append(f"{settings.host} ({settings.hostname}). More on the machine: orthanc-monitor show")
+    message.set_content("\n".join(lines))
+    done = subprocess.run(
+        ["/usr/sbin/sendmail", "-oi", "-t"], input=message.as_bytes(), capture_output=True, timeout=60, check=False
+    )
+    if done.returncode:
+        raise OSError(f"sendmail: {done.stderr.decode(errors='replace').strip()}")
+
+
+def post(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
+    told = [{"text": f"{WORDS[event['state']]}: {sentence(event)}", **event} for event in events]
+    content = {"clinic": settings.clinic, "host": settings.host, "time": int(now), "alerts": told}
+    content["text"] = "\n".join(f"{settings.clinic}: {event['text']}" for event in told)  # what chat services show
+    request = urllib.request.Request(
+        settings.webhook, json.dumps(content).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=2 * ANSWER_SECONDS):
+        pass
+
+
+def tell(settings: Settings, state: dict[str, Any], events: list[dict[str, Any]], now: float) -> None:
+    """What could not be delivered is kept, and tried again with the next look."""
+    for event in events:
+        say(f"{WORDS[event['state']]}: {event['name']}: {sentence(event)}", PRIORITIES[event["severity"]])
+    pending = state.setdefault("pending", {})
+    for name, wanted, send in (("mail", settings.mail_to, mail), ("webhook", settings.webhook, post)):
+        waiting = [*pending.get(name, []), *events] if wanted else []
+        if waiting:
+            try:
+                send(settings, waiting, now)
+                waiting = []
+            except (OSError, urllib.error.URLError, ValueError, subprocess.SubprocessError) as error:
+                # the URL may hold a token
+                text = str(error).replace(settings.webhook or "\0", "the webhook")
+                say(f"{name} cannot be sent, and is tried again: {text}", 3)
+        pending[name] = waiting[-100:]
+
+
+# --- what others read ---------------------------------------------------------------------------
+def metrics(values: list[Sample]) -> str:
+    lines = []
+    for name, text in HELP.items():
+        samples = [sample for sample in values if sample.metric == name]
+        if samples:
+            lines += [f"# HELP orthanc_monitor_{name} {text}", f"# TYPE orthanc_monitor_{name} gauge"]
+        for sample in samples:
+            label = f'{{{sample.label}="{sample.object}"}}' if sample.label else ""
+            lines.append(f"orthanc_monitor_{name}{label} {sample.value:.12g}")
+    return "\n".join([*lines, ""])
+
+
+def expression(rule: Rule, settings: Settings) -> str:
+    return f"orthanc_monitor_{rule.metric} {rule.compares} {settings.limit(rule):g}"
+
+
+def prometheus(settings: Settings) -> str:
+    """The table as alert rules of Prometheus, 2.42 or later. JSON is YAML."""
+    known, made = {rule.name: rule for rule in RULES}, []
+    for rule in RULES:
+        expr = expression(rule, settings)
+        for name in rule.unless:
+            other = known[name]
+            on = f"instance, {rule.label}" if rule.label and rule.label == other.label else "instance"
+            expr += f" unless on ({on}) {expression(other, settings)}"
+        about = f" ({{{{ $labels.{rule.label} }}}})" if rule.label else ""
+        made.append(
+            {
+                "alert": f"Orthanc{rule.name}",
+                "expr": expr,
+                "for": f"{rule.looks - 1}m",
+                "keep_firing_for": f"{CLEAR_LOOKS}m",
+                "labels": {"severity": rule.severity},
+                "annotations": {"summary": f"{rule.summary}{about}", "remedy": rule.remedy},
+            }
+        )
+    silent = "time() - orthanc_monitor_time_seconds > 300"
+    made.append(
+        {
+            "alert": "OrthancMonitorSilent",
+            "expr": silent,
+            "labels": {"severity": "critical"},
+            "annotations": {
+                "summary": "The monitor has not looked for five minutes",
+                "remedy": "systemctl status orthanc-monitor.timer; journalctl -u orthanc-monitor",
+            },
+        }
+    )
+    return json.dumps({"groups": [{"name": "orthanc", "rules": made}]}, indent=2) + "\n"
+
+
+# --- commands -----------------------------------------------------------------------------------
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def look(settings: Settings) -> dict[str, Any]:
+    with alone(settings.directory):
+        path, now = settings.directory / "state.json", time.time()
+        state = read(path)
+        state.setdefault("began", int(now))
+        seen = Look(settings, state, now)
+        seen.look()
+        alerts, events = judge(seen, settings, state.get("alerts", {}))
+        tell(settings, state, events, now)
+        state.update(
+            time=int(now),
+            alerts=alerts,
+            values=[list(sample) for sample in seen.values],
+            series=seen.series,
+        )
+        try:
+            written(settings.directory / "orthanc.prom", metrics(seen.values))
+            written(path, json.dumps(state) + "\n")
+        except OSError as error:
+            # the next look begins where the last one did: an alert may come twice, and none is lost
+            if error.errno != errno.ENOSPC:
+                raise
+            say("the monitor cannot write what it saw: the disk is full", 3)
+        return state
+
+
+def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
+    """For a person."""
+    if not state:
+        return ["The monitor has not looked yet. Remedy: systemctl start orthanc-monitor.timer"]
+    firing = [alert for alert in state["alerts"].values() if alert["firing"]]
+    order = ["critical", "warning", "info"]
+    lines = []
+    for alert in sorted(firing, key=lambda one: order.index(one["severity"])):
+        lines += [f"{alert['severity']:9} {alert['name']}: {sentence(alert)}", f"{'':9} Remedy: {alert['remedy']}"]
+    lines = lines or ["Nothing is wrong."]
+    values = {(metric, object_): value for metric, _, object_, value in state["values"]}
+    for metric, object_ in values:
+        if metric == "fs_free_percent":
+            free, percent = values["fs_free_bytes", object_] / 1e9, values[metric, object_]
+            lines.append(f"{'disk':9} {object_}: {free:.1f} GB free ({percent:.0f} %)")
+    forecast = state.get("forecast", {})
+    days = forecast.get("days_until_full")
+    lines.append(f"{'forecast':9} " + (f"full in {days:.0f} days, " if days else "") + forecast.get("note", "none"))
+    age = time.time() - state["time"]
+    lines.append(f"{'look':9} {age:.0f} seconds ago")
+    return lines
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="orthanc-monitor", description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=f"default: {CONFIGURATION}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("look", "look at everything, tell what changed, brake or release; what the timer starts"),
+        ("show", "what the last look saw; exit code 1 while something is wrong"),
+        ("rules", "the table as alert rules of Prometheus"),
+        ("test", "send a test message by mail and webhook"),
+    ):
+        commands.add_parser(name, help=text, description=text).add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    settings = Settings.read(arguments.config)
+    if arguments.command == "rules":
+        print(prometheus(settings), end="")
+        return 0
+    if arguments.command == "test":
+        return test(settings)
+    state = look(settings) if arguments.command == "look" else read(settings.directory / "state.json")
+    if arguments.json:
+        print(json.dumps(state, indent=2))
+    elif arguments.command == "show":
+        print("\n".join(shown(settings, state)))
+    firing = [alert for alert in state.get("alerts", {}).values() if alert["firing"] and alert["severity"] != "info"]
+    return 1 if arguments.command == "show" and (firing or not state) else 0
+
+
+def test(settings: Settings) -> int:
+    """Whether messages arrive is what nobody wants to find out on the night of the fire."""
+    event = {
+        **{"name": "Test", "object": "", "severity": "info", "state": "firing", "since": int(time.time())},
+        **{"summary": "This is a test of the monitor", "remedy": "none is needed"},
+    }
+    if not settings.mail_to and not settings.webhook:
+        print("Nobody is told. Remedy: set orthanc_monitor_mail_to or orthanc_monitor_webhook.", file=sys.stderr)
+        return 1
+    state: dict[str, Any] = {}
+    tell(settings, state, [event], time.time())
+    return 1 if any(state["pending"].values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

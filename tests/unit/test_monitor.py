@@ -1,0 +1,385 @@
+"""What of the monitor's program needs no Orthanc; everything else is in the scenario monitor."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import monitoring
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location(
+    "orthanc_monitor", ROOT / "roles/orthanc_monitor/files/orthanc_monitor.py"
+)
+assert SPEC is not None
+assert SPEC.loader is not None
+monitor = importlib.util.module_from_spec(SPEC)
+sys.modules["orthanc_monitor"] = monitor
+SPEC.loader.exec_module(monitor)
+DAY, GB = 86400, 10**9
+KNOWN = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").read_text())
+
+
+def settings(home: Path, **more: Any) -> Any:
+    content = {
+        "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package", "orthanc": "",
+        "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
+        "firewall": True, "backup": True, "worklist": True, "worklist_drop": "/srv", "accepted_cves": [],
+        "brake_percent": 5, "thresholds": {}, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
+        **more,
+    }  # fmt: skip
+    (home / "monitor.json").write_text(json.dumps(content))
+    return monitor.Settings.read(home / "monitor.json")
+
+
+# --- forecast -----------------------------------------------------------------------------------
+def feed(days: int, daily: Any, start: float = 100 * GB) -> list[list[float]]:
+    """A sample each hour, `daily(day)` bytes more each day."""
+    history, used = [], start
+    for hour in range(days * 24 + 1):
+        history.append([float(hour * 3600), used])
+        used += daily(hour // 24) / 24
+    return history
+
+
+def test_a_steady_feed_gives_its_growth() -> None:
+    growth, note = monitor.grown(feed(14, lambda _day: 3 * GB))
+    assert growth == pytest.approx(3 * GB, rel=0.01)
+    assert note == "from 14 days"
+
+
+def test_weekends_count() -> None:
+    growth, _ = monitor.grown(feed(28, lambda day: 0 if day % 7 >= 5 else 7 * GB))
+    assert growth == pytest.approx(5 * GB, rel=0.01)
+
+
+@pytest.mark.parametrize("hour", [24 * 5, 24 * 9 + 13, 24 * 13 + 23])
+@pytest.mark.parametrize("size", [400 * GB, -60 * GB])
+def test_one_big_import_is_no_growth(hour: int, size: float) -> None:
+    history = feed(14, lambda _day: 3 * GB)
+    growth, note = monitor.grown([[at, used + size * (at >= hour * 3600)] for at, used in history])
+    assert growth == pytest.approx(3 * GB, rel=0.2)
+    assert "left out" in note
+
+
+def test_an_empty_archive_does_not_grow() -> None:
+    assert monitor.grown(feed(10, lambda _day: 0))[0] == 0
+
+
+@pytest.mark.parametrize("days", [0, 1, 2])
+def test_there_is_not_enough_history_at_first(days: int) -> None:
+    growth, note = monitor.grown(feed(days, lambda _day: GB))
+    assert growth is None
+    assert note == f"not enough history yet: {days} of 3 days"
+
+
+@given(st.lists(st.floats(min_value=0.5, max_value=1.5), min_size=4, max_size=40))
+def test_a_forecast_is_within_what_was_fed(factors: list[float]) -> None:
+    growth, _ = monitor.grown(feed(len(factors), lambda day: factors[min(day, len(factors) - 1)] * GB))
+    assert min(factors) * GB * 0.99 <= growth <= max(factors) * GB * 1.01
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+class Seen:
+    """A look that saw these values: metric, object, value."""
+
+    def __init__(self, now: float, *values: tuple[str, str, float]) -> None:
+        labels = {rule.metric: rule.label for rule in monitor.RULES}
+        self.now, self.details = now, {}  # type: ignore[var-annotated]
+        self.values = [monitor.Sample(name, labels.get(name, ""), of, value) for name, of, value in values]
+
+
+def play(home: Path, *looks: Sequence[tuple[str, str, float]], every: float = 60, **more: Any) -> list[list[str]]:
+    """What is told after each look."""
+    alerts: dict[str, Any] = {}
+    told = []
+    for number, values in enumerate(looks):
+        alerts, events = monitor.judge(Seen(number * every, *values), settings(home, **more), alerts)
+        told.append([f"{event['state']} {event['name']}/{event['object']}" for event in events])
+    return told
+
+
+def free(percent: float, of: str = "storage") -> tuple[str, str, float]:
+    return ("fs_free_percent", of, percent)
+
+
+def test_each_threshold_has_its_alert(tmp_path: Path) -> None:
+    told = play(tmp_path, [free(50)], [free(15)], [free(8)], *[[free(8)]] * 3)
+    assert told == [[], ["firing DiskFilling/storage"], ["firing DiskAlmostFull/storage"], [],
+                    ["resolved DiskFilling/storage"], []]  # fmt: skip
+    told = play(tmp_path, [free(4), ("brake", "storage", 1), ("days_until_full", "storage", 1)])
+    assert told == [["firing DiskBrake/storage"]]
+
+
+def test_another_disk_s_trouble_hides_nothing(tmp_path: Path) -> None:
+    told = play(tmp_path, [free(4), ("brake", "storage", 1), free(8, "log"), free(15, "tmp")])
+    assert told == [["firing DiskAlmostFull/log", "firing DiskBrake/storage", "firing DiskFilling/tmp"]]
+
+
+def test_an_alert_does_not_flicker(tmp_path: Path) -> None:
+    assert play(tmp_path, [free(19.9)], *[[free(20.1)], [free(19.9)]] * 5)[1:] == [[]] * 10
+    assert play(tmp_path, [free(19)], *[[free(23)]] * 3) == [["firing DiskFilling/storage"], [], [],
+                                                           ["resolved DiskFilling/storage"]]  # fmt: skip
+
+
+def test_one_look_is_not_enough_for_what_may_pass(tmp_path: Path) -> None:
+    down, up = [("process_up", "", 0)], [("process_up", "", 1)]
+    assert play(tmp_path, down, up, down, up) == [[], [], [], []]
+    assert play(tmp_path, down, down) == [[], ["firing OrthancStopped/"]]
+
+
+def test_it_reminds_once_a_day_while_it_lasts(tmp_path: Path) -> None:
+    told = play(tmp_path, *[[free(15)]] * 50, every=3600)
+    assert [number for number, one in enumerate(told) if one] == [0, 24, 48]
+    assert told[24] == ["reminder DiskFilling/storage"]
+
+
+def test_what_is_known_is_told_once(tmp_path: Path) -> None:
+    assert [one for one in play(tmp_path, *[[("known_cves", "", 11)]] * 50, every=3600) if one] == [
+        ["firing UnsafeVersion/"]
+    ]
+
+
+def test_a_consequence_is_not_told(tmp_path: Path) -> None:
+    dead = [("process_up", "", 0), ("index_up", "", 0), ("dicom_up", "", 0), ("plugin_up", "dicom-web", 0)]
+    assert play(tmp_path, dead, dead)[1] == ["firing OrthancStopped/"]
+    assert play(tmp_path, [*dead, ("index_locked", "", 1), ("restarts_hour", "", 9)]) == [["firing IndexLocked/"]]
+    assert play(tmp_path, [*dead, ("mount_ok", "", 0)]) == [["firing MountGone/"]]
+
+
+def test_a_clinic_may_have_other_limits(tmp_path: Path) -> None:
+    assert play(tmp_path, [free(15)], thresholds={"disk_warning_percent": 12}) == [[]]
+
+
+def test_every_rule_has_a_metric_that_is_there_and_known_causes() -> None:
+    names = {rule.name for rule in monitor.RULES}
+    for rule in monitor.RULES:
+        assert rule.metric in monitor.HELP, rule.name
+        assert set(rule.unless) <= names, rule.name
+        assert isinstance(rule.limit, (int, float)) or rule.limit in monitor.THRESHOLDS, rule.name
+
+
+def test_every_rule_and_limit_is_documented() -> None:
+    text = (ROOT / "docs/monitoring.md").read_text()
+    for rule in monitor.RULES:
+        assert f"| {rule.name} |" in text, rule.name
+    for name, value in monitor.THRESHOLDS.items():
+        assert f"| {name} | {value:g} |" in text, name
+
+
+def test_the_preflight_knows_the_program_s_limits() -> None:
+    assert tuple(monitor.THRESHOLDS) == monitoring.THRESHOLDS
+
+
+# --- what is seen -------------------------------------------------------------------------------
+FORBIDS = (
+    'W1125 22:52:21.590519     DICOM-SERVER OrthancConfiguration.cpp:863] Forbidding access from AET "US2" given its '
+    'hostname ({}) does not match the "DicomModalities" configuration option (198.51.100.22 was expected)'
+)
+REJECTED = (
+    "W1125 22:52:21.590568     DICOM-SERVER CommandDispatcher.cpp:628] Rejected association for remote AET {} on IP {}"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (FORBIDS.format("198.51.100.40"), True),
+        (FORBIDS.format("127.0.0.1"), False),  # the acceptance test plays it
+        (FORBIDS.format("172.17.0.1"), False),
+        (REJECTED.format("US2", "198.51.100.22"), True),
+        (REJECTED.format("OTHER", "198.51.100.22"), True),  # its own AE title is a wrong one
+        (REJECTED.format("US22", "198.51.100.221"), False),
+        (REJECTED.format("STRANGER", "203.0.113.9"), False),
+        ("W1125 main.cpp:1] Orthanc has started", False),
+    ],
+)
+def test_a_rejected_device_is_known_from_the_log(line: str, wanted: bool) -> None:
+    assert monitor.rejects(line, "US2", "198.51.100.22") is wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "failed"),
+    [
+        ("orthanc_jobs_failed 2 1764110000000\northanc_count_instances 7 1764110000000\n", 2),
+        ('# TYPE x gauge\northanc_jobs_total_failed 3 1764110000000\northanc_x{a="b"} 1\nnonsense\n', 3),
+    ],
+)
+def test_the_names_of_every_release_are_read(text: str, failed: float) -> None:
+    found = monitor.exposition(text)
+    assert found.get("orthanc_jobs_total_failed", found.get("orthanc_jobs_failed")) == failed
+
+
+@pytest.mark.parametrize(
+    ("version", "system", "number"),
+    [
+        ("1.10.1", "debian-12", 11),
+        ("1.10.1", "debian-11", 12),
+        ("1.12.7", "debian-13", 11),
+        ("1.12.11", "debian-13", 1),
+        ("1.13.0", "debian-13", 0),
+        ("1.13.0+dfsg", "debian-13", 0),
+    ],
+)
+def test_a_release_s_vulnerabilities(version: str, system: str, number: int) -> None:
+    assert len(monitor.unfixed(KNOWN, version, system)) == number
+
+
+def test_who_holds_a_file_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.write_text("")
+    assert monitor.holding(path) == set()
+    with path.open("r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert monitor.holding(path) == {os.getpid()}
+    assert monitor.holding(tmp_path / "none") == set()
+
+
+def test_a_counter_s_increase(tmp_path: Path) -> None:
+    series: dict[str, Any] = {}
+    found = []
+    for minute, value in enumerate([5, 5, 6, 9, 1, *[1] * 70]):
+        look = monitor.Look(settings(tmp_path), {"series": series}, minute * 60.0)
+        found.append(look.increase("restarts", value, 3600))
+        series = look.series
+    assert found[:5] == [0, 0, 1, 4, 5]
+    assert found[-1] == 0
+    assert len(series["restarts"]) < 65
+
+
+# --- what others read ---------------------------------------------------------------------------
+def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
+    [group] = json.loads(monitor.prometheus(settings(tmp_path, thresholds={"disk_warning_percent": 33})))["groups"]
+    by_name = {rule["alert"]: rule for rule in group["rules"]}
+    assert len(by_name) == len(monitor.RULES) + 1
+    assert by_name["OrthancDiskFilling"]["expr"] == (
+        "orthanc_monitor_fs_free_percent < 33 unless on (instance, fs) orthanc_monitor_brake == 1"
+        " unless on (instance, fs) orthanc_monitor_fs_free_percent < 10"
+    )
+    assert by_name["OrthancProxyDown"]["for"] == "1m"
+
+
+def test_metrics_name_their_objects() -> None:
+    text = monitor.metrics(
+        [monitor.Sample("fs_free_percent", "fs", "storage", 12.5), monitor.Sample("brake", "fs", "storage", 0)]
+    )
+    assert 'orthanc_monitor_fs_free_percent{fs="storage"} 12.5\n' in text
+    assert "# HELP orthanc_monitor_brake 1 while new images are refused\n" in text
+
+
+def test_what_cannot_be_sent_is_sent_later(tmp_path: Path) -> None:
+    event = {"name": "DiskFilling", "object": "storage", "state": "firing", "severity": "warning", "since": 0,
+             "summary": "The disk is filling", "remedy": "make space"}  # fmt: skip
+    state: dict[str, Any] = {}
+    told = settings(tmp_path, webhook="http://127.0.0.1:9/secret-token")
+    monitor.tell(told, state, [event], 0)
+    monitor.tell(told, state, [{**event, "state": "resolved"}], 60)
+    assert [one["state"] for one in state["pending"]["webhook"]] == ["firing", "resolved"]
+    assert state["pending"]["mail"] == []
+
+
+def test_a_token_is_not_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    event = {
+        "name": "Test",
+        "object": "",
+        "state": "firing",
+        "severity": "info",
+        "since": 0,
+        "summary": "x",
+        "remedy": "y",
+    }
+    monitor.tell(settings(tmp_path, webhook="bad-scheme://127.0.0.1/secret-token"), {}, [event], 0)
+    said = capsys.readouterr().err
+    assert "webhook cannot be sent" in said
+    assert "secret-token" not in said
+
+
+# --- the program --------------------------------------------------------------------------------
+def called(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = ROOT / "roles/orthanc_monitor/files/orthanc_monitor.py"
+    return subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True, check=False)
+
+
+def test_it_helps_and_refuses(tmp_path: Path) -> None:
+    assert "look at everything" in called("--help").stdout
+    none = called("--config", str(tmp_path / "none.json"), "show")
+    assert (none.returncode, "Remedy: deploy" in none.stderr) == (1, True)
+    (tmp_path / "old.json").write_text('{"clinic": "x"}')
+    old = called("--config", str(tmp_path / "old.json"), "show")
+    assert (old.returncode, "is not this version's" in old.stderr) == (1, True)
+
+
+def test_nobody_to_tell_is_said(tmp_path: Path) -> None:
+    settings(tmp_path)
+    done = called("--config", str(tmp_path / "monitor.json"), "test")
+    assert (done.returncode, "orthanc_monitor_mail_to" in done.stderr) == (1, True)
+
+
+# --- settings -----------------------------------------------------------------------------------
+GOOD: dict[str, Any] = {
+    "thresholds": {"days_until_full": 60},
+    "brake_percent": 5,
+    "mail_to": ["it@clinic.example"],
+    "mail_from": "orthanc@clinic.example",
+    "smtp": {"host": "mail.clinic.example", "port": 587, "user": "orthanc", "password": "a secret"},
+    "webhook": "https://hooks.clinic.example/T0/B0",
+    "prometheus_sources": ["192.0.2.10", "2001:db8::/64"],
+    "accepted_cves": ["CVE-2026-10528"],
+}
+
+
+def wrong(**change: Any) -> list[str]:
+    return [f"{item['path']} {item['message']} {item['remedy']}" for item in monitoring.problems({**GOOD, **change})]
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"smtp": {}, "mail_to": [], "mail_from": "", "webhook": ""}, {"brake_percent": 0}]
+)
+def test_good_settings(change: dict[str, Any]) -> None:
+    assert wrong(**change) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"thresholds": {"days_until_ful": 60}}, "did you mean days_until_full?"),
+        ({"thresholds": {"days_until_full": "60"}}, "is no number"),
+        ({"thresholds": {"days_until_full": True}}, "is no number"),
+        ({"thresholds": []}, "is no dictionary"),
+        ({"brake_percent": 60}, "from 0 to 50"),
+        ({"brake_percent": "five"}, "from 0 to 50"),
+        ({"mail_to": "it@clinic.example"}, "is no list"),
+        ({"mail_to": ["clinic.example"]}, "is no address"),
+        ({"mail_to": ["a@b\nBcc: c@d"]}, "is no address"),
+        ({"mail_from": ""}, "mail_from"),
+        ({"smtp": {"port": 25}}, "smtp.host is missing"),
+        ({"smtp": {"host": "m", "user": "u"}}, "smtp.password is missing"),
+        ({"smtp": {"host": "m", "user": "u", "password": "p", "tls": False}}, "for all to read"),
+        ({"smtp": {"host": "m", "user": "u", "password": 'a"b'}}, "has a quote"),
+        ({"webhook": "hooks.clinic.example"}, "is no URL"),
+        ({"prometheus_sources": ["everybody"]}, "prometheus_sources"),
+        ({"prometheus_sources": ["192.0.2.10/24"]}, "prometheus_sources"),
+        ({"accepted_cves": ["2026-10528"]}, "is no CVE"),
+    ],
+)
+def test_wrong_settings(change: dict[str, Any], said: str) -> None:
+    [problem] = wrong(**change)
+    assert said in problem
+
+
+def test_no_secret_is_shown() -> None:
+    text = "".join(
+        wrong(smtp={"host": "m", "user": "u", "password": 'a"b-secret', "tls": False}, webhook="ftp://t0ken")
+    )
+    assert "secret" not in text
+    assert "t0ken" not in text
