@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Devices that store without a pause, what Orthanc holds of it, and what happens to machines: for `backup_restore`.
 
-As a program it starts the repository, lets the machines in that its first argument names, a JSON array, and saves
-Orthanc's image as the file that its second argument names.
+As a program it saves Orthanc's image as the file that its second argument names. Unless the first is `carry`, a JSON
+array of machines, it starts the repository as well and lets them in.
 """
 
 from __future__ import annotations
@@ -440,8 +440,9 @@ def choice(seed: object) -> random.Random:
 
 
 if __name__ == "__main__":
-    repository_up()
-    devices_up()
     carried(sys.argv[2])
-    for name in json.loads(sys.argv[1]):
-        machine_ready(name)
+    if sys.argv[1] != "carry":
+        repository_up()
+        devices_up()
+        for name in json.loads(sys.argv[1]):
+            machine_ready(name)

@@ -32,6 +32,8 @@ ADDRESSES = {
     "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
     "orthanc-backup12": ("198.51.100.20", "198.51.100.80", "198.51.100.150"),
     "orthanc-backup13": ("198.51.100.25", "198.51.100.85", "198.51.100.155"),
+    "orthanc-monitor12": ("198.51.100.31", "198.51.100.96", "198.51.100.166"),
+    "orthanc-monitor13": ("198.51.100.32", "198.51.100.97", "198.51.100.167"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}

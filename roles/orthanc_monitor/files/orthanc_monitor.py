@@ -542,8 +542,8 @@ class Look:
     def get(self, path: str) -> tuple[int, bytes]:
         """What Orthanc answers to a user with the role `admin`, all on one connection."""
         roles, users = self.options.get("ClinicopsRoles", {}), self.options.get("RegisteredUsers", {})
-        user = next(name for name in users if roles.get(name) == "admin")
-        token = base64.b64encode(f"{user}:{users[user]}".encode()).decode()
+        user = next((name for name in users if roles.get(name) == "admin"), "")
+        token = base64.b64encode(f"{user}:{users.get(user, '')}".encode()).decode()
         self.connection.request("GET", path, headers={"Authorization": f"Basic {token}"})
         answer = self.connection.getresponse()
         return answer.status, answer.read()

@@ -1,0 +1,58 @@
+"""What goes wrong is named, and nothing else is accused; when it is right again, that is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+
+import pytest
+import watched
+from backups import done
+from testinfra.utils.ansible_runner import AnsibleRunner
+from watched import look, quiet
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+Fault = Callable[[str], contextlib.AbstractContextManager[None]]
+HOURS = "c['last_success_epoch'] = int(time.time()) - 30 * 3600"
+FAULTS: dict[str, tuple[Fault, str]] = {
+    "Orthanc stopped": (watched.orthanc_stopped, "OrthancStopped/"),
+    "plugin missing": (watched.plugin_missing, "PluginMissing/worklists"),
+    "certificate 10 days from expiry": (lambda machine: watched.certificate(machine, 10), "CertificateExpires/proxy"),
+    "backup 30 hours old": (lambda machine: watched.noted(machine, "backup", HOURS), "BackupOld/"),
+    "restore check failed": (watched.restore_check_failed, "RestoreCheckFailed/"),
+    "clock off": (lambda machine: watched.stopped(machine, "chrony"), "ClockUnsynchronised/"),
+    "mount gone": (watched.mount_gone, "MountGone/"),
+    "worklist quarantined": (watched.item_refused, "WorklistQuarantine/"),
+    "index locked": (watched.index_locked, "IndexLocked/"),
+    "nginx down": (lambda machine: watched.stopped(machine, "nginx"), "ProxyDown/"),
+    "firewall table deleted": (watched.firewall_gone, "FirewallGone/"),
+    "a listed device rejected": (watched.device_rejected, "DeviceRejected/us2"),
+    "log disk full": (watched.log_disk_full, "DiskAlmostFull/log"),
+    "restart loop": (watched.restart_loop, "RestartLoop/"),
+    "unsafe version": (watched.unsafe_version, "UnsafeVersion/"),
+}
+LASTS = {"restarts_hour": "restart loop", "rejected_hour": "a listed device rejected"}
+
+
+@pytest.fixture(
+    scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)]
+)
+def machine(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    for command in ("run", "check"):
+        done(name, command)
+    quiet(name)
+    return name
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_nothing_else(machine: str, fault: str) -> None:
+    make, alert = FAULTS[fault]
+    with make(machine):
+        found = look(machine, 3)
+    print(f"{machine}: {fault}: {found}")
+    assert list(found) == [alert]
+    # what counts within an hour is over in an hour
+    ahead = 3700 if fault in LASTS.values() else 0
+    assert look(machine, 3, ahead) == {}
