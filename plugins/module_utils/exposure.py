@@ -20,6 +20,7 @@ LIMIT = 2.0
 # Nobody is served here, whatever the settings say of other ports.
 NEVER = {"name": "plain http", "port": 80, "sources": []}
 OURS = ("Orthanc", "nginx")
+NODE_EXPORTER = "prometheus-node"  # as the kernel cuts its name off
 WAIVER = "no_firewall"
 # Docker's own bridges: other machines have networks of the same addresses, and would knock there.
 INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
@@ -224,7 +225,7 @@ def server(
         f"{process} on {port}"
         for _address, port, processes in listening
         for process in processes
-        if port in asked and process not in (*OURS, "docker-proxy")
+        if port in asked and process not in (*OURS, "docker-proxy", NODE_EXPORTER)
     }
     others = {
         f"{process} on {port}"
