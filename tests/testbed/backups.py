@@ -216,13 +216,13 @@ def listed(machine: str) -> list[str]:
 
 def main_process(machine: str) -> int:
     """Orthanc's, as the machine sees it."""
-    if machine == "orthanc-backup13":
+    if machine.endswith("13"):
         return int(must(machine, "docker inspect --format '{{.State.Pid}}' orthanc"))
     return int(must(machine, "systemctl show --property MainPID --value orthanc"))
 
 
 def service(machine: str, verb: str) -> None:
-    must(machine, f"{'docker' if machine == 'orthanc-backup13' else 'systemctl'} {verb} orthanc")
+    must(machine, f"{'docker' if machine.endswith('13') else 'systemctl'} {verb} orthanc")
 
 
 def attachment(machine: str, uid: str) -> str:

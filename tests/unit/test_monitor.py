@@ -182,30 +182,32 @@ def test_the_preflight_knows_the_program_s_limits() -> None:
 
 
 # --- what is seen -------------------------------------------------------------------------------
-FORBIDS = (
-    'W1125 22:52:21.590519     DICOM-SERVER OrthancConfiguration.cpp:863] Forbidding access from AET "US2" given its '
-    'hostname ({}) does not match the "DicomModalities" configuration option (198.51.100.22 was expected)'
-)
 REJECTED = (
     "W1125 22:52:21.590568     DICOM-SERVER CommandDispatcher.cpp:628] Rejected association for remote AET {} on IP {}"
+)
+REQUEST = (
+    "W1125 main.cpp:353] DICOM authorization rejected for AET {} on IP {}: The DICOM command C-FIND is not allowed"
 )
 
 
 @pytest.mark.parametrize(
-    ("line", "wanted"),
+    ("line", "device"),
     [
-        (FORBIDS.format("198.51.100.40"), True),
-        (FORBIDS.format("127.0.0.1"), False),  # the acceptance test plays it
-        (FORBIDS.format("172.17.0.1"), False),
-        (REJECTED.format("US2", "198.51.100.22"), True),
-        (REJECTED.format("OTHER", "198.51.100.22"), True),  # its own AE title is a wrong one
-        (REJECTED.format("US22", "198.51.100.221"), False),
-        (REJECTED.format("STRANGER", "203.0.113.9"), False),
-        ("W1125 main.cpp:1] Orthanc has started", False),
+        (REJECTED.format("US2", "198.51.100.22"), "us2"),
+        (REJECTED.format("US2", "198.51.100.40"), "us2"),  # its address is another
+        (REJECTED.format("US2", "198.51.100.21"), "us1"),  # its AE title is another's
+        (REJECTED.format("OTHER", "198.51.100.22"), "us2"),
+        (REQUEST.format("US1", "198.51.100.21"), "us1"),
+        (REJECTED.format("US2", "127.0.0.1"), ""),  # the acceptance test plays it
+        (REJECTED.format("US2", "172.17.0.1"), ""),
+        (REJECTED.format("US22", "198.51.100.221"), ""),
+        (REJECTED.format("STRANGER", "203.0.113.9"), ""),
+        ("W1125 main.cpp:1] Orthanc has started", ""),
     ],
 )
-def test_a_rejected_device_is_known_from_the_log(line: str, wanted: bool) -> None:
-    assert monitor.rejects(line, "US2", "198.51.100.22") is wanted
+def test_a_rejected_device_is_known_from_the_log(line: str, device: str) -> None:
+    devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22")}
+    assert monitor.rejected(line, devices) == device
 
 
 @pytest.mark.parametrize(
