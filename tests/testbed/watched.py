@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+import bed
 from backups import must, service
 from clients import ADDRESSES, client, put, wait_for
 from worklists import QUARANTINE, sh
@@ -82,7 +83,8 @@ def received() -> list[Any]:
 
 def receive() -> None:
     put(PROBE, "/tmp/receiver.py", RECEIVER.encode())
-    client(PROBE, "sh", "-c", "pgrep -f receiver.py || setsid python3 /tmp/receiver.py >/dev/null 2>&1 &")
+    if client(PROBE, "sh", "-c", "ss -Hltn 'sport = 8080' | grep -q .").returncode:
+        bed.docker("exec", "--detach", PROBE, "python3", "/tmp/receiver.py")
     wait_for(lambda: client(PROBE, "sh", "-c", "ss -Hltn 'sport = 8080' | grep -q .").returncode == 0, "the webhook")
 
 

@@ -6,23 +6,22 @@ local levels = { studies = true, series = true, instances = true }
 -- While the monitor's brake is on, the disk is almost full: images are read, and new ones refused with "out of
 -- resources" (DICOM PS3.4, table B.2-1), so that devices keep them and send them again.
 local brake = GetOrthancConfiguration()['StorageDirectory'] .. '/.orthanc-brake'
-local braked = false
 
-local function refuse() return 0xA700 end
-
--- Only a function that is there costs time with each image. The monitor asks over HTTP once it has changed the brake.
-local function look()
+local function braked()
   local file = io.open(brake)
-  braked = file ~= nil
-  if file then file:close() end
-  ReceivedCStoreInstanceFilter = braked and refuse or nil
+  return file ~= nil and file:close()
 end
-look()
+
+-- An error, and not `false`: for that Orthanc drops the image and tells the device "success", as Orthanc 1.10 does
+-- for any status of ReceivedCStoreInstanceFilter.
+function ReceivedInstanceFilter()
+  if braked() then error('no image is taken: the disk is almost full') end
+  return true
+end
 
 function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   local role = roles[username]
-  look()
-  if braked and method == 'POST' and (uri == '/instances' or uri:match('^/dicom%-web/studies')) then
+  if method == 'POST' and (uri == '/instances' or uri:match('^/dicom%-web/studies')) and braked() then
     return false
   elseif role == 'admin' then
     return true

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
+REFUSED = "Cannot execute a Lua command"
 BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 DAY, HOUR = 86400, 3600
@@ -507,7 +508,8 @@ class Look:
     def log(self) -> None:
         """Errors and rejected devices since the last look."""
         lines = self.docker_log() if self.settings.method == "docker" else self.journal()
-        errors = sum(line.startswith("E") for line in lines)
+        # each image that the brake refuses is an error of Orthanc's Lua, and none to count
+        errors = sum(line.startswith("E") and REFUSED not in line for line in lines)
         total = self.state.setdefault("counted", {})
         total["errors"] = total.get("errors", 0) + errors
         self.saw("errors_hour", self.increase("errors", total["errors"], HOUR))
@@ -551,7 +553,7 @@ class Look:
 
     def service(self) -> None:
         try:
-            # /system answers from memory; this one reads the index, and lets Orthanc's filter look for the brake
+            # /system answers from memory; this one reads the index
             up = self.get("/changes?last")[0] == 200
             loaded = set(json.loads(self.get("/plugins")[1])) if up else set()
             metrics = exposition(self.get("/tools/metrics-prometheus")[1].decode()) if up else {}
