@@ -1,0 +1,286 @@
+"""A page as its readers see it: in headless Chromium at three widths, in both themes, and on paper.
+
+`problems()` is the whole of it. Chromium is driven over its debugging pipe, without a network or a driver.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bed
+
+WIDTHS = (320, 768, 1280)
+THEMES = ("light", "dark")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
+    # nothing is resolved, whatever a page asks for
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe"),
+]
+# Chromium's pipe is descriptors 3 and 4; subprocess has no way to number them
+START = 'read=$1 write=$2; shift 2; exec "$@" 3<&"$read" 4>&"$write"'
+
+# What is wrong with the page as it is shown now: a list of sentences.
+LOOK = r"""
+(() => {
+  const found = [];
+  const say = (text, node) => found.push(text + (node ? `: <${node.localName}> ${node.textContent.trim().slice(0, 60)}` : ""));
+  const all = selector => [...document.querySelectorAll(selector)];
+  all("details").forEach(node => node.open = true);
+
+  // --- structure
+  if (!document.documentElement.lang) say("the page says no language");
+  if (!document.title.trim()) say("the page has no title");
+  for (const name of ["header", "main", "footer", "h1"])
+    if (all(`body > ${name}, h1`).filter(node => node.localName === name).length !== 1) say(`not one <${name}>`);
+  if (all("script").length) say("the page has a script");
+  let level = 0;
+  for (const node of all("h1, h2, h3, h4, h5, h6")) {
+    const next = Number(node.localName[1]);
+    if (next > level + 1) say(`a heading of level ${next} after one of level ${level}`, node);
+    level = next;
+  }
+  all("th:not([scope])").forEach(node => say("a table header without scope", node));
+  all("table").forEach(node => node.caption && node.querySelector("thead th") || say("a table without caption or head", node));
+  all("svg[role=img]").forEach(node => node.getAttribute("aria-label") || node.querySelector("title") || say("a picture without a name", node));
+  all("[aria-labelledby]").forEach(node => document.getElementById(node.getAttribute("aria-labelledby")) || say("a label that is not there", node));
+  all("section").forEach(node => node.hasAttribute("aria-labelledby") || say("a section without a name", node));
+  all("a[href^='#']").forEach(node => document.getElementById(node.getAttribute("href").slice(1)) || say("a link to nowhere", node));
+  const ids = all("[id]").map(node => node.id);
+  ids.filter((id, at) => ids.indexOf(id) !== at).forEach(id => say(`the id ${id} twice`));
+
+  // --- width
+  const wide = document.documentElement.clientWidth;
+  if (document.documentElement.scrollWidth > wide) say(`the page is ${document.documentElement.scrollWidth} wide`);
+
+  // --- every text: inside the page, over nothing else's edge, and legible
+  const rgb = text => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
+  const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a), 1];
+  const ground = node => {
+    const layers = [];
+    for (let at = node; at; at = at.parentElement) {
+      const style = getComputedStyle(at);
+      if (style.backgroundImage !== "none") say("a picture behind text", node);
+      layers.unshift(rgb(style.backgroundColor));
+    }
+    const canvas = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
+    return layers.reduce((under, layer) => over(layer, under), canvas);
+  };
+  const light = ([r, g, b]) => [r, g, b].map(part => part / 255)
+    .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, at) => sum + part * [0.2126, 0.7152, 0.0722][at], 0);
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  let texts = 0, lowest = 99;
+  while (walk.nextNode()) {
+    const text = walk.currentNode, node = text.parentElement;
+    if (!text.data.trim() || node.closest("style, title, .unseen")) continue;
+    const style = getComputedStyle(node);
+    range.selectNodeContents(text);
+    const boxes = [...range.getClientRects()].filter(box => box.width > 1 && box.height > 1);
+    if (!boxes.length || style.visibility !== "visible" || boxes[0].right <= 0) continue;
+    if (node.closest("thead") && getComputedStyle(node.closest("thead")).clipPath !== "none") continue;
+    texts++;
+    if (boxes.some(box => box.right > wide + 1 || box.left < -1)) say("text outside the page", node);
+    const box = node.closest(".card, details, td, th, .end, .verdict");
+    if (box && boxes.some(each => each.right > box.getBoundingClientRect().right + 1)) say("text over the edge of its box", node);
+    if (parseFloat(style.fontSize) < 12.5) say(`text of ${style.fontSize}`, node);
+    let alpha = 1;
+    for (let at = node; at; at = at.parentElement) alpha *= Number(getComputedStyle(at).opacity);
+    const under = ground(node), front = rgb(style.color);
+    const [one, two] = [light(over([...front.slice(0, 3), front[3] * alpha], under)), light(under)];
+    const contrast = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+    lowest = Math.min(lowest, contrast);
+    if (contrast < 4.5) say(`contrast ${contrast.toFixed(2)}`, node);
+  }
+  return {found: [...new Set(found)], texts, lowest, said: document.body.innerText, ground: getComputedStyle(document.body).backgroundColor};
+})()
+"""
+
+
+class Browser:
+    """One Chromium with one tab."""
+
+    def __init__(self, read: int, write: int) -> None:
+        self.read, self.write, self.number, self.rest = read, write, 0, b""
+        self.events: list[dict[str, Any]] = []
+        self.session = ""
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def message(self, seconds: float) -> dict[str, Any]:
+        end = time.monotonic() + seconds
+        while b"\0" not in self.rest:
+            if not select.select([self.read], [], [], max(0, end - time.monotonic()))[0]:
+                raise TimeoutError("Chromium does not answer")
+            part = os.read(self.read, 1 << 20)
+            if not part:
+                raise OSError("Chromium has ended")
+            self.rest += part
+        first, _, self.rest = self.rest.partition(b"\0")
+        answer: dict[str, Any] = json.loads(first)
+        return answer
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.number += 1
+        question = {"id": self.number, "method": method, "params": parameters}
+        if self.session:
+            question["sessionId"] = self.session
+        os.write(self.write, json.dumps(question).encode() + b"\0")
+        while (answer := self.message(60)).get("id") != self.number:
+            self.events.append(answer)
+        if "error" in answer:
+            raise OSError(f"{method}: {answer['error']['message']}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def show(self, path: Path, width: int, theme: str) -> None:
+        """The page anew, as a screen of that width shows it; `events` holds what happened meanwhile."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 700)
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        self.events.clear()
+        self.ask("Page.navigate", url=path.resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.message(60))
+
+    def look(self) -> dict[str, Any]:
+        answer = self.ask("Runtime.evaluate", expression=LOOK, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise OSError(str(answer["exceptionDetails"]))
+        value: dict[str, Any] = answer["result"]["value"]
+        return value
+
+    def complaints(self, path: Path) -> list[str]:
+        """What the console said since `show`, and whatever the page asked for besides itself."""
+        found = []
+        for event in self.events:
+            parameters = event.get("params", {})
+            if event.get("method") == "Runtime.exceptionThrown":
+                found.append(f"exception: {parameters['exceptionDetails'].get('text')}")
+            elif event.get("method") == "Runtime.consoleAPICalled":
+                found.append(f"console: {parameters['type']}")
+            elif event.get("method") == "Log.entryAdded":
+                found.append(f"console: {parameters['entry']['text']}")
+            elif event.get("method") == "Network.requestWillBeSent":
+                url = parameters["request"]["url"]
+                if url.partition("#")[0] != path.resolve().as_uri():
+                    found.append(f"asks for {url}")
+        return found
+
+    def picture(self, file: Path) -> None:
+        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png", **self.whole())
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+    def whole(self) -> dict[str, Any]:
+        size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+
+    def paper(self, path: Path, file: Path) -> None:
+        """As it is printed when nobody has unfolded anything and the screen is dark."""
+        self.show(path, 1280, "dark")
+        printed = self.ask("Page.printToPDF", preferCSSPageSize=True)
+        file.write_bytes(base64.b64decode(printed["data"]))
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Browser]:
+    command = bed.browser()
+    with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as home:
+        (its_read, our_write), (our_read, its_write) = os.pipe(), os.pipe()
+        started = ["bash", "-c", START, "bash", str(its_read), str(its_write), command, *FLAGS]
+        process = subprocess.Popen(
+            [*started, f"--user-data-dir={home}", "about:blank"],
+            pass_fds=(its_read, its_write),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": home},
+            start_new_session=True,
+        )
+        os.close(its_read)
+        os.close(its_write)
+        try:
+            yield Browser(our_read, our_write)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            os.close(our_read)
+            os.close(our_write)
+
+
+def squeezed(text: str) -> str:
+    """A table or a page may break a line anywhere."""
+    return re.sub(r"\s+", "", text)
+
+
+def pages(pdf: Path) -> list[str]:
+    done = subprocess.run(["pdftotext", "-enc", "UTF-8", str(pdf), "-"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\f")[:-1]
+
+
+def problems(
+    chromium: Browser,
+    path: Path,
+    shows: list[str],
+    devices: list[str] | None = None,
+    watch: Callable[[str, dict[str, Any]], None] = lambda place, seen: None,
+) -> list[str]:
+    """What is wrong with the page at `path`; it must say `shows`, and print a sheet for each of `devices`.
+
+    `watch` gets what was measured at each width and theme.
+    """
+    found, grounds = [], set()
+    for theme in THEMES:
+        for width in WIDTHS:
+            place = f"{width} px, {theme}"
+            chromium.show(path, width, theme)
+            seen = chromium.look()
+            watch(place, seen)
+            grounds.add((theme, seen["ground"]))
+            said = squeezed(seen["said"])
+            found += [f"{place}: {each}" for each in [*seen["found"], *chromium.complaints(path)]]
+            found += [f"{place}: does not show {value!r}" for value in shows if squeezed(value) not in said]
+            if seen["texts"] < 5:
+                found.append(f"{place}: only {seen['texts']} texts")
+    if len(grounds) != len(THEMES):
+        found.append(f"the themes do not differ: {sorted(grounds)}")
+    return found + paper_problems(chromium, path, shows, devices)
+
+
+def paper_problems(chromium: Browser, path: Path, shows: list[str], devices: list[str] | None) -> list[str]:
+    found = []
+    with tempfile.TemporaryDirectory(prefix="page-") as scratch:
+        pdf = Path(scratch) / "page.pdf"
+        chromium.paper(path, pdf)
+        size = subprocess.run(["pdfinfo", str(pdf)], capture_output=True, text=True, check=True).stdout
+        if not re.search(r"Page size: +59[45][.\d]* x 84[12]", size):
+            found.append(f"paper: not A4: {size}")
+        printed = pages(pdf)
+    # without a font for it a machine prints no Japanese
+    all_of_it = squeezed("".join(re.sub(r"Page \d+ of \d+", "", page) for page in printed))
+    found += [
+        f"paper: does not show {value!r}" for value in shows if value.isascii() and squeezed(value) not in all_of_it
+    ]
+    found += [f"paper: page {number} is empty" for number, page in enumerate(printed, 1) if len(squeezed(page)) < 40]
+    if devices is not None:
+        heads = [page.strip().splitlines()[:2] for page in printed if "Connection sheet" in page]
+        if heads != [["Connection sheet", device] for device in devices]:
+            found.append(f"paper: not one page for each of {devices}, but {heads}")
+        if devices and not all("Connection sheet" in page for page in printed[-len(devices) :]):
+            found.append("paper: a sheet goes on over its page")
+    return found
