@@ -73,7 +73,8 @@ def html(report: Report) -> str:
         if members:
             failed = sum(check["result"] == "failed" for check in members)
             waived = sum(check["result"] == "waived" for check in members)
-            groups.append({"name": name, "checks": members, "failed": failed, "waived": waived})
+            counts = {"failed": failed, "waived": waived, "passed": len(members) - failed - waived}
+            groups.append({"name": name, "checks": members, **counts})
     server = {"addresses": [], "aet": "", "dicom_port": None, "dicom_tls_port": None, **(report.get("server") or {})}
     return _render(
         "report.html.j2",
@@ -330,12 +331,11 @@ def _age(hours: float) -> str:
 
 
 def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "PB"
+        del units[0]
+    unit = units[0]
     return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,38 +36,43 @@ START = 'read=$1 write=$2; shift 2; exec "$@" 3<&"$read" 4>&"$write"'
 LOOK = r"""
 (() => {
   const found = [];
-  const say = (text, node) => found.push(text + (node ? `: <${node.localName}> ${node.textContent.trim().slice(0, 60)}` : ""));
+  const say = (text, node) =>
+    found.push(text + (node ? `: <${node.localName}> ${node.textContent.trim().slice(0, 60)}` : ""));
   const all = selector => [...document.querySelectorAll(selector)];
+  const each = (selector, wrong, text) => all(selector).filter(wrong).forEach(node => say(text, node));
   all("details").forEach(node => node.open = true);
 
   // --- structure
   if (!document.documentElement.lang) say("the page says no language");
   if (!document.title.trim()) say("the page has no title");
   for (const name of ["header", "main", "footer", "h1"])
-    if (all(`body > ${name}, h1`).filter(node => node.localName === name).length !== 1) say(`not one <${name}>`);
-  if (all("script").length) say("the page has a script");
+    if (all(name).length !== 1) say(`not one <${name}>`);
   let level = 0;
   for (const node of all("h1, h2, h3, h4, h5, h6")) {
     const next = Number(node.localName[1]);
     if (next > level + 1) say(`a heading of level ${next} after one of level ${level}`, node);
     level = next;
   }
-  all("th:not([scope])").forEach(node => say("a table header without scope", node));
-  all("table").forEach(node => node.caption && node.querySelector("thead th") || say("a table without caption or head", node));
-  all("svg[role=img]").forEach(node => node.getAttribute("aria-label") || node.querySelector("title") || say("a picture without a name", node));
-  all("[aria-labelledby]").forEach(node => document.getElementById(node.getAttribute("aria-labelledby")) || say("a label that is not there", node));
-  all("section").forEach(node => node.hasAttribute("aria-labelledby") || say("a section without a name", node));
-  all("a[href^='#']").forEach(node => document.getElementById(node.getAttribute("href").slice(1)) || say("a link to nowhere", node));
+  const named = id => document.getElementById(id);
+  each("script", () => true, "a script");
+  each("th:not([scope])", () => true, "a table header without scope");
+  each("table", node => !node.caption || !node.querySelector("thead th"), "a table without caption or head");
+  each("svg", node => !node.ariaHidden && !node.ariaLabel && !node.querySelector("title"), "a picture without a name");
+  each("section", node => !node.hasAttribute("aria-labelledby"), "a section without a name");
+  each("[aria-labelledby]", node => !named(node.getAttribute("aria-labelledby")), "a label that is not there");
+  each("[href^='#']", node => !named(node.getAttribute("href").slice(1)), "a link to nowhere");
   const ids = all("[id]").map(node => node.id);
   ids.filter((id, at) => ids.indexOf(id) !== at).forEach(id => say(`the id ${id} twice`));
 
   // --- width
   const wide = document.documentElement.clientWidth;
-  if (document.documentElement.scrollWidth > wide) say(`the page is ${document.documentElement.scrollWidth} wide`);
+  const scroll = document.documentElement.scrollWidth;
+  if (scroll > wide) say(`the page is ${scroll} px wide`);
 
-  // --- every text: inside the page, over nothing else's edge, and legible
+  // --- every text: inside the page and its box, and legible
   const rgb = text => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
   const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a), 1];
+  const canvas = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
   const ground = node => {
     const layers = [];
     for (let at = node; at; at = at.parentElement) {
@@ -75,7 +80,6 @@ LOOK = r"""
       if (style.backgroundImage !== "none") say("a picture behind text", node);
       layers.unshift(rgb(style.backgroundColor));
     }
-    const canvas = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
     return layers.reduce((under, layer) => over(layer, under), canvas);
   };
   const light = ([r, g, b]) => [r, g, b].map(part => part / 255)
@@ -86,26 +90,32 @@ LOOK = r"""
   let texts = 0, lowest = 99;
   while (walk.nextNode()) {
     const text = walk.currentNode, node = text.parentElement;
-    if (!text.data.trim() || node.closest("style, title, .unseen")) continue;
+    if (!text.data.trim() || node.closest("style, title, .skip")) continue;
     const style = getComputedStyle(node);
     range.selectNodeContents(text);
     const boxes = [...range.getClientRects()].filter(box => box.width > 1 && box.height > 1);
-    if (!boxes.length || style.visibility !== "visible" || boxes[0].right <= 0) continue;
-    if (node.closest("thead") && getComputedStyle(node.closest("thead")).clipPath !== "none") continue;
+    // what is there for screen readers alone is clipped away
+    let clipped = false, alpha = 1;
+    for (let at = node; at; at = at.parentElement) {
+      clipped ||= getComputedStyle(at).clipPath !== "none";
+      alpha *= Number(getComputedStyle(at).opacity);
+    }
+    if (!boxes.length || clipped || style.visibility !== "visible") continue;
     texts++;
     if (boxes.some(box => box.right > wide + 1 || box.left < -1)) say("text outside the page", node);
-    const box = node.closest(".card, details, td, th, .end, .verdict");
-    if (box && boxes.some(each => each.right > box.getBoundingClientRect().right + 1)) say("text over the edge of its box", node);
+    const box = node.closest(".card, details, td, th, .end, .verdict")?.getBoundingClientRect();
+    if (box && boxes.some(each => each.right > box.right + 1)) say("text over the edge of its box", node);
     if (parseFloat(style.fontSize) < 12.5) say(`text of ${style.fontSize}`, node);
-    let alpha = 1;
-    for (let at = node; at; at = at.parentElement) alpha *= Number(getComputedStyle(at).opacity);
     const under = ground(node), front = rgb(style.color);
-    const [one, two] = [light(over([...front.slice(0, 3), front[3] * alpha], under)), light(under)];
+    const one = light(over([...front.slice(0, 3), front[3] * alpha], under)), two = light(under);
     const contrast = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
     lowest = Math.min(lowest, contrast);
     if (contrast < 4.5) say(`contrast ${contrast.toFixed(2)}`, node);
   }
-  return {found: [...new Set(found)], texts, lowest, said: document.body.innerText, ground: getComputedStyle(document.body).backgroundColor};
+  return {
+    found: [...new Set(found)], texts, lowest,
+    said: document.body.innerText, ground: getComputedStyle(document.body).backgroundColor,
+  };
 })()
 """
 
@@ -182,12 +192,11 @@ class Browser:
         return found
 
     def picture(self, file: Path) -> None:
-        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, format="png", **self.whole())
-        file.write_bytes(base64.b64decode(shot["data"]))
-
-    def whole(self) -> dict[str, Any]:
+        """All of it, for eyes."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(shot["data"]))
 
     def paper(self, path: Path, file: Path) -> None:
         """As it is printed when nobody has unfolded anything and the screen is dark."""
@@ -229,8 +238,10 @@ def squeezed(text: str) -> str:
 
 
 def pages(pdf: Path) -> list[str]:
-    done = subprocess.run(["pdftotext", "-enc", "UTF-8", str(pdf), "-"], capture_output=True, text=True, check=True)
-    return done.stdout.split("\f")[:-1]
+    # raw: in the order of the page's source, where columns stand side by side
+    command = ["pdftotext", "-raw", "-enc", "UTF-8", str(pdf), "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return re.sub(r"Page \d+ of \d+\n", "", done.stdout).split("\f")[:-1]
 
 
 def problems(
@@ -238,20 +249,15 @@ def problems(
     path: Path,
     shows: list[str],
     devices: list[str] | None = None,
-    watch: Callable[[str, dict[str, Any]], None] = lambda place, seen: None,
 ) -> list[str]:
-    """What is wrong with the page at `path`; it must say `shows`, and print a sheet for each of `devices`.
-
-    `watch` gets what was measured at each width and theme.
-    """
+    """What is wrong with the page at `path`; it must say `shows`, and print a sheet for each of `devices`."""
     found, grounds = [], set()
     for theme in THEMES:
         for width in WIDTHS:
             place = f"{width} px, {theme}"
             chromium.show(path, width, theme)
             seen = chromium.look()
-            watch(place, seen)
-            grounds.add((theme, seen["ground"]))
+            grounds.add(seen["ground"])
             said = squeezed(seen["said"])
             found += [f"{place}: {each}" for each in [*seen["found"], *chromium.complaints(path)]]
             found += [f"{place}: does not show {value!r}" for value in shows if squeezed(value) not in said]
@@ -272,15 +278,16 @@ def paper_problems(chromium: Browser, path: Path, shows: list[str], devices: lis
             found.append(f"paper: not A4: {size}")
         printed = pages(pdf)
     # without a font for it a machine prints no Japanese
-    all_of_it = squeezed("".join(re.sub(r"Page \d+ of \d+", "", page) for page in printed))
+    all_of_it = squeezed("".join(printed))
     found += [
         f"paper: does not show {value!r}" for value in shows if value.isascii() and squeezed(value) not in all_of_it
     ]
-    found += [f"paper: page {number} is empty" for number, page in enumerate(printed, 1) if len(squeezed(page)) < 40]
+    found += [f"paper: page {number} is empty" for number, page in enumerate(printed, 1) if len(squeezed(page)) < 20]
     if devices is not None:
-        heads = [page.strip().splitlines()[:2] for page in printed if "Connection sheet" in page]
-        if heads != [["Connection sheet", device] for device in devices]:
-            found.append(f"paper: not one page for each of {devices}, but {heads}")
-        if devices and not all("Connection sheet" in page for page in printed[-len(devices) :]):
+        begins = [[line for line in page.splitlines() if line.strip()][:2] for page in printed]
+        sheets = [begin for begin in begins if begin[:1] == ["Connection sheet"]]
+        if sheets != [["Connection sheet", device] for device in devices]:
+            found.append(f"paper: not one page for each of {devices}, but {sheets}")
+        if devices and begins[-len(devices) :] != sheets:
             found.append("paper: a sheet goes on over its page")
     return found
