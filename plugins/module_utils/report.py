@@ -138,7 +138,7 @@ def _render(template: str, **values: Any) -> str:
 
 def _passed(report: Report) -> bool:
     checks = report.get("checks") or []
-    return bool(report.get("passed")) and bool(checks) and all(check["passed"] for check in checks)
+    return bool(report.get("passed")) and bool(checks) and all(_result(check) != "failed" for check in checks)
 
 
 def _result(check: dict[str, Any]) -> str:

@@ -158,10 +158,11 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def show(self, path: Path, width: int, theme: str) -> None:
-        """The page anew, as a screen of that width shows it; `events` holds what happened meanwhile."""
+    def show(self, path: Path, width: int, theme: str, media: str = "screen") -> None:
+        """The page anew, as a medium of that width shows it; `events` holds what happened meanwhile."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 700)
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        feature = {"name": "prefers-color-scheme", "value": theme}
+        self.ask("Emulation.setEmulatedMedia", media=media, features=[feature])
         self.events.clear()
         self.ask("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
@@ -200,7 +201,7 @@ class Browser:
 
     def paper(self, path: Path, file: Path) -> None:
         """As it is printed when nobody has unfolded anything and the screen is dark."""
-        self.show(path, 1280, "dark")
+        self.show(path, 1280, "dark", "print")
         printed = self.ask("Page.printToPDF", preferCSSPageSize=True)
         file.write_bytes(base64.b64decode(printed["data"]))
 
@@ -269,10 +270,12 @@ def problems(
 
 
 def paper_problems(chromium: Browser, path: Path, shows: list[str], devices: list[str] | None) -> list[str]:
-    found = []
+    found: list[str] = []
     with tempfile.TemporaryDirectory(prefix="page-") as scratch:
         pdf = Path(scratch) / "page.pdf"
         chromium.paper(path, pdf)
+        # what is printed from a dark screen is as legible
+        found += [f"paper: {each}" for each in chromium.look()["found"] if each.startswith("contrast")]
         size = subprocess.run(["pdfinfo", str(pdf)], capture_output=True, text=True, check=True).stdout
         if not re.search(r"Page size: +59[45][.\d]* x 84[12]", size):
             found.append(f"paper: not A4: {size}")

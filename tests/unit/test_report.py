@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import html.parser
+import json
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -335,6 +339,22 @@ def test_certificates(days: int, said: str, state: str) -> None:
     )
 
 
+def test_the_documented_limits_are_the_real_ones() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text()
+    (days, none), disk, free = report.CERTIFICATE_DAYS, report.DISK_DAYS, report.FREE_PERCENT
+    backup, restore = report.BACKUP_HOURS, [hours // 24 for hours in report.RESTORE_CHECK_HOURS]
+    assert none == 0
+    for row in (
+        f"| certificate | {days} days or more | less than {days} | expired |",
+        f"| disk, days until full | {disk[0]} or more | less than {disk[0]} | less than {disk[1]} |",
+        f"| disk, free | {free[0]} % or more | less than {free[0]} % | less than {free[1]} % |",
+        f"| last backup | up to {backup[0]} hours old | older | older than {backup[1]} hours,",
+        f"| last restore check | up to {restore[0]} days old | older | older than {restore[1]} days,",
+        f"more than {report.STALE_HOURS} hours older than the newest",
+    ):
+        assert row in text, row
+
+
 # --- escaping -----------------------------------------------------------------------------------
 def poisoned(value: Any) -> Any:
     """The same report with a nasty text in place of every text that a person writes."""
@@ -368,6 +388,21 @@ def test_a_page_is_one_file() -> None:
         assert "<link" not in source
         assert "@import" not in source
         assert source.isascii() or '<meta charset="utf-8">' in source
+
+
+def test_it_runs_on_a_server_without_ansible(tmp_path: Path) -> None:
+    """As it is copied there: the file and its folder, and neither Ansible nor the collection."""
+    beside = Path(report.__file__)
+    shutil.copy(beside, tmp_path)
+    shutil.copytree(beside.with_name("pages"), tmp_path / "pages")
+    (tmp_path / "report.json").write_text(json.dumps(sample()))
+    program = (
+        "import json, sys; sys.modules.update({'ansible': None, 'ansible_collections': None}); "
+        f"sys.path.insert(0, {str(tmp_path)!r}); import report; "
+        f"sys.stdout.buffer.write(report.html(json.load(open({str(tmp_path / 'report.json')!r}))).encode())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=tmp_path)
+    assert done.stdout.decode() == report.html(sample())
 
 
 # --- many clinics ---------------------------------------------------------------------------------
@@ -508,6 +543,7 @@ ON_PAPER = {
     "@page { size: letter }": "not A4",
     "@media print { .sheet { break-before: auto; break-inside: auto } }": "not one page for each",
     "@media print { .sheet { min-height: 400mm } }": "a sheet goes on over its page",
+    "@media print { h2 { color: #aaa } }": "contrast 2.",
     "details::details-content { display: none !important }": "does not show 'C-ECHO as US1'",
 }
 
