@@ -502,6 +502,9 @@ def test_a_failed_report_in_a_browser_and_on_paper(chromium: page.Browser, tmp_p
 def test_a_bare_and_a_nasty_report_in_a_browser(chromium: page.Browser, tmp_path: Path) -> None:
     file = written(tmp_path / "bare.html", report.html(bare()))
     assert page.problems(chromium, file, ["Nothing was checked", "Not deployed"], []) == []
+    # printed small, the sheets would have room on one page
+    written(file, report.html(sample()).replace("</style>", "main { zoom: .4 }</style>"))
+    assert page.paper_problems(chromium, file, ["US1"], ["us1", "us2", "ct"]) == []
     long = poisoned(broken()) | {"clinic": "W" * 200, "waivers": {"w" * 200: "x" * 400}}
     assert page.problems(chromium, written(tmp_path / "nasty.html", report.html(long)), [NASTY, "W" * 200]) == []
 
