@@ -73,14 +73,19 @@ LOOK = r"""
   const rgb = text => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
   const over = ([r, g, b, a], [R, G, B]) => [r * a + R * (1 - a), g * a + G * (1 - a), b * a + B * (1 - a), 1];
   const canvas = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18, 1] : [255, 255, 255, 1];
-  const ground = node => {
-    const layers = [];
-    for (let at = node; at; at = at.parentElement) {
-      const style = getComputedStyle(at);
+  // what an element stands on, how opaque it is, and whether it is clipped away, for screen readers alone
+  const known = new Map([[null, {under: canvas, alpha: 1, clipped: false}]]);
+  const standing = node => {
+    if (!known.has(node)) {
+      const up = standing(node.parentElement), style = getComputedStyle(node);
       if (style.backgroundImage !== "none") say("a picture behind text", node);
-      layers.unshift(rgb(style.backgroundColor));
+      known.set(node, {
+        under: over(rgb(style.backgroundColor), up.under),
+        alpha: up.alpha * Number(style.opacity),
+        clipped: up.clipped || style.clipPath !== "none",
+      });
     }
-    return layers.reduce((under, layer) => over(layer, under), canvas);
+    return known.get(node);
   };
   const light = ([r, g, b]) => [r, g, b].map(part => part / 255)
     .map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
@@ -94,19 +99,14 @@ LOOK = r"""
     const style = getComputedStyle(node);
     range.selectNodeContents(text);
     const boxes = [...range.getClientRects()].filter(box => box.width > 1 && box.height > 1);
-    // what is there for screen readers alone is clipped away
-    let clipped = false, alpha = 1;
-    for (let at = node; at; at = at.parentElement) {
-      clipped ||= getComputedStyle(at).clipPath !== "none";
-      alpha *= Number(getComputedStyle(at).opacity);
-    }
+    const {under, alpha, clipped} = standing(node);
     if (!boxes.length || clipped || style.visibility !== "visible") continue;
     texts++;
     if (boxes.some(box => box.right > wide + 1 || box.left < -1)) say("text outside the page", node);
     const box = node.closest(".card, details, td, th, .end, .verdict")?.getBoundingClientRect();
     if (box && boxes.some(each => each.right > box.right + 1)) say("text over the edge of its box", node);
     if (parseFloat(style.fontSize) < 12.5) say(`text of ${style.fontSize}`, node);
-    const under = ground(node), front = rgb(style.color);
+    const front = rgb(style.color);
     const one = light(over([...front.slice(0, 3), front[3] * alpha], under)), two = light(under);
     const contrast = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
     lowest = Math.min(lowest, contrast);
@@ -250,11 +250,12 @@ def problems(
     path: Path,
     shows: list[str],
     devices: list[str] | None = None,
+    widths: tuple[int, ...] = WIDTHS,
 ) -> list[str]:
     """What is wrong with the page at `path`; it must say `shows`, and print a sheet for each of `devices`."""
     found, grounds = [], set()
     for theme in THEMES:
-        for width in WIDTHS:
+        for width in widths:
             place = f"{width} px, {theme}"
             chromium.show(path, width, theme)
             seen = chromium.look()

@@ -513,7 +513,8 @@ def test_a_huge_report_in_a_browser_and_on_paper(chromium: page.Browser, tmp_pat
     source = report.html(huge())
     assert len(source) < 600_000
     shown = ["Everything works: 500 checks passed", *(f"check number {number} of many" for number in range(500))]
-    assert page.problems(chromium, written(tmp_path / "huge.html", source), shown, ["us1", "us2", "ct"]) == []
+    file = written(tmp_path / "huge.html", source)
+    assert page.problems(chromium, file, shown, ["us1", "us2", "ct"], widths=(320,)) == []
 
 
 def test_the_overview_in_a_browser_and_on_paper(chromium: page.Browser, tmp_path: Path) -> None:
