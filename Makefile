@@ -31,6 +31,7 @@ demo-down:
 # Two things at once: a scenario waits more than it computes. What goes on beside shows when it is done.
 test: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
+	@$(BED) browser
 	@$(MAKE) --no-print-directory --jobs=2 scenarios beside; status=$$?; \
 	  grep -hE '^(FAILED|ERROR) |^E  ' .bed/beside.log | sed 's/^/beside: /' || true; exit $$status
 

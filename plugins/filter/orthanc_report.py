@@ -36,13 +36,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils import report
 
 
 def orthanc_report(value: Any, waivers: Any) -> Any:
     if not isinstance(value, list):
         raise AnsibleFilterError(f"clinicops.orthanc.orthanc_report: expects a list, not {type(value).__name__}")
-    return report.lines(value, waivers)
+    return report.lines({"checks": value, "waivers": waivers})
 
 
 class FilterModule:

@@ -113,9 +113,9 @@ def engine_answers() -> bool:
     return bool(shutil.which("docker")) and docker("info", check=False).returncode == 0
 
 
-def apt_install(*packages: str) -> None:
+def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start one") -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        sys.exit("bed: no Docker Engine answers. Start one, or run this as root on Debian.")
+        sys.exit(f"bed: {instead}, or run this as root on Debian.")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run("apt-get", "update", "-qq")
     run(
@@ -127,6 +127,15 @@ def apt_install(*packages: str) -> None:
         *packages,
         env=quiet,
     )
+
+
+def browser() -> str:
+    """The Chromium that is there, or Debian's; and poppler's tools, which read what it prints."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not any(map(shutil.which, names)) or not shutil.which("pdftotext"):
+        say("installing Debian's Chromium")
+        apt_install("chromium", "poppler-utils", instead="No Chromium, or no pdftotext. Install both")
+    return next(name for name in names if shutil.which(name))
 
 
 def engine_up() -> None:
@@ -304,6 +313,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
+    commands.add_parser("browser", help="use the Chromium that is there, or install one")
     commands.add_parser("engine-down", help="end the engine if this checkout started it")
     up = commands.add_parser("up", help="start containers")
     up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
@@ -314,6 +324,8 @@ def main() -> None:
         engine_up()
     elif chosen.command == "engine-down":
         engine_down()
+    elif chosen.command == "browser":
+        browser()
     elif chosen.command == "up":
         with alone():
             engine_up()

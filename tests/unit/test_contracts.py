@@ -71,7 +71,11 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
         capture_output=True,
     )
     with tarfile.open(next(tmp_path.iterdir())) as artifact:
-        tops = {member.name.partition("/")[0] for member in artifact.getmembers()}
+        names = {member.name for member in artifact.getmembers()}
+    tops = {name.partition("/")[0] for name in names}
+    # what is beside Python and no template of a role's
+    beside = {path.name for path in (ROOT / "plugins" / "module_utils" / "pages").iterdir()}
+    assert {f"plugins/module_utils/pages/{name}" for name in beside} <= names
     assert tops == {
         *(
             "MANIFEST.json",

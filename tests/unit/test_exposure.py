@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure, report
 
 # 127.0.0.2 is reached from 127.0.0.1, as another machine would be
 SERVER, CLIENT = "127.0.0.2", "127.0.0.1"
@@ -267,7 +266,7 @@ def test_the_report_counts_and_names() -> None:
         exposure.check("another", "closed", "open at 192.0.2.7", False),
         exposure.check("third", "closed", "open at 192.0.2.7", False, WAIVERS["no_firewall"]),
     ]
-    assert report.lines(checks, WAIVERS) == [
+    assert report.lines({"checks": checks, "waivers": WAIVERS}) == [
         "passed  one      closed",
         "FAILED  another  expected closed, seen open at 192.0.2.7",
         "waived  third    expected closed, seen open at 192.0.2.7",

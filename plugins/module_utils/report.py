@@ -1,0 +1,360 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The acceptance report: as lines, as a page, and many of them as one page. Without Ansible.
+
+The pages need nothing from elsewhere and no script. What a report does not hold is said so, and never left out.
+Needs the folder `pages` beside it, and Jinja2 3.1 (Debian's python3-jinja2 on a server).
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+Report = dict[str, Any]
+
+GROUPS = ("DICOM", "Worklist", "DICOMweb", "Access", "Service", "Safety")
+RIGHTS = {
+    "echo": "test the connection (C-ECHO)",
+    "store": "store images (C-STORE)",
+    "find_worklist": "query the worklist (C-FIND MWL)",
+    "find": "search for studies (C-FIND)",
+    "move": "have studies sent to itself (C-MOVE)",
+    "get": "fetch studies (C-GET)",
+}
+# what is fewer is worth a look, and what is fewer still a failure
+CERTIFICATE_DAYS = (21, 0)
+DISK_DAYS = (60, 14)
+FREE_PERCENT = (15, 5)
+# what is more
+BACKUP_HOURS = (26, 50)
+RESTORE_CHECK_HOURS = (8 * 24, 15 * 24)
+STALE_HOURS = 26
+GOOD, SOON, BAD = "good", "soon", "bad"
+POINTS = 240  # of a history, in the plot
+
+
+# --- lines --------------------------------------------------------------------------------------
+def lines(report: Report) -> list[str]:
+    """A line for each check and each waiver, and how many passed and failed."""
+    checks = report["checks"]
+    width = max((len(check["name"]) for check in checks), default=0)
+    found = []
+    for check in checks:
+        if check["waiver"]:
+            found.append(f"waived  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
+        elif check["passed"]:
+            found.append(f"passed  {check['name']:{width}}  {check['seen'][:60]}")
+        else:
+            found.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
+            if check.get("remedy"):
+                found.append(f"        {'':{width}}  {check['remedy']}")
+    found += [f"waived  {rule}: {reason}" for rule, reason in report["waivers"].items()]
+    passed = sum(check["passed"] for check in checks)
+    return [*found, f"{passed} passed, {len(checks) - passed} failed"]
+
+
+# --- pages --------------------------------------------------------------------------------------
+def html(report: Report) -> str:
+    """One report as a page, with a connection sheet for each device."""
+    checks = [
+        {"group": "", "tried": "", "remedy": "", "waiver": "", **check, "result": _result(check)}
+        for check in report.get("checks") or []
+    ]
+    names = [*GROUPS, *(check.get("group") or "Other" for check in checks)]
+    groups = []
+    for name in dict.fromkeys(names):
+        members = [check for check in checks if (check.get("group") or "Other") == name]
+        if members:
+            failed = sum(check["result"] == "failed" for check in members)
+            waived = sum(check["result"] == "waived" for check in members)
+            counts = {"failed": failed, "waived": waived, "passed": len(members) - failed - waived}
+            groups.append({"name": name, "checks": members, **counts})
+    server = {"addresses": [], "aet": "", "dicom_port": None, "dicom_tls_port": None, **(report.get("server") or {})}
+    return _render(
+        "report.html.j2",
+        report={"clinic": "", "host": "", "hostname": "", "collection": "", **report},
+        title=report.get("clinic") or report.get("host") or "A server without a name",
+        verdict=verdict(report),
+        good=_passed(report),
+        time_of=_moment(report.get("time")),
+        failed=[check for check in checks if check["result"] == "failed"],
+        waived=[check for check in checks if check["result"] == "waived"],
+        waivers=report.get("waivers") or {},
+        versions={name: version for name, version in (report.get("versions") or {}).items() if version},
+        certificates=[_certificate(each) for each in report.get("certificates") or []],
+        disk=_disk(report.get("disk"), report.get("time")),
+        backup=_backup(report),
+        groups=groups,
+        server=server,
+        devices=[_device(device, server) for device in report.get("devices") or []],
+    )
+
+
+def overview(reports: list[Report]) -> str:
+    """A page with a row for each report, worst first, that links to <host>.html."""
+    moments = [moment for report in reports if (moment := _parsed(report.get("time")))]
+    newest = max(moments, default=None)
+    rows = sorted((_row(report, newest) for report in reports), key=lambda row: row["order"])
+    return _render(
+        "overview.html.j2",
+        rows=rows,
+        said=_summary(rows),
+        worst=max((row["state"] for row in rows), default=SOON, key=_weight),
+        newest=_moment(newest.isoformat()) if newest else None,
+    )
+
+
+def verdict(report: Report) -> str:
+    """The report in one sentence."""
+    checks = report.get("checks") or []
+    results = [_result(check) for check in checks]
+    failed, waived = results.count("failed"), results.count("waived")
+    aside = f", {waived} waived" if waived else ""
+    if failed:
+        return f"{failed} of {_count(len(checks), 'check')} failed{aside}"
+    if not checks:
+        return "Nothing was checked"
+    if not report.get("passed"):
+        return f"The test did not pass, though none of its {_count(len(checks), 'check')} failed{aside}"
+    return f"Everything works: {_count(results.count('passed'), 'check')} passed{aside}"
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def _passed(report: Report) -> bool:
+    checks = report.get("checks") or []
+    return bool(report.get("passed")) and bool(checks) and all(_result(check) != "failed" for check in checks)
+
+
+def _result(check: dict[str, Any]) -> str:
+    if check.get("waiver"):
+        return "waived"
+    return "passed" if check["passed"] else "failed"
+
+
+# --- the parts of a report ------------------------------------------------------------------------
+def _certificate(certificate: dict[str, Any]) -> dict[str, Any]:
+    days = int(certificate["days"])
+    said = f"{_count(days, 'day')} left" if days >= 0 else f"expired {_count(-days, 'day')} ago"
+    state = _falling(days, CERTIFICATE_DAYS)
+    return {"name": certificate["name"], "said": said, "until": _moment(certificate.get("not_after")), "state": state}
+
+
+def _disk(disk: dict[str, Any] | None, time: Any) -> dict[str, Any] | None:
+    if not disk:
+        return None
+    total, free = float(disk["total_bytes"]), float(disk["free_bytes"])
+    history = sorted((float(moment), float(used)) for moment, used in disk.get("history") or [])
+    days = disk.get("days_until_full")
+    now = _parsed(time)
+    begin = history[-1][0] if history else now.timestamp() if now else None
+    percent = 100 * free / total if total else 0
+    return {
+        "path": disk["path"],
+        "total": _size(total),
+        "used": _size(total - free),
+        "free": _size(free),
+        "used_percent": round(100 - percent),
+        "said": "full now" if days is not None and days <= 0 else f"full in {_days(days)}" if days is not None else "",
+        "full": _day(begin + 86400 * days) if begin and days is not None else "",
+        "note": disk.get("note") or ("" if days is not None else "not enough history yet"),
+        "plot": _plot(history, total, days),
+        "state": max(
+            _falling(percent, FREE_PERCENT), _falling(days, DISK_DAYS) if days is not None else GOOD, key=_weight
+        ),
+    }
+
+
+def _plot(history: list[tuple[float, float]], total: float, days: float | None) -> dict[str, Any] | None:
+    """Lines in a box of 1000 by 1000, from the first measurement to the day on which the disk is full.
+
+    A day that is far away stays outside, so that the measurements keep a third of the width.
+    """
+    if len(history) < 2 or history[-1][0] <= history[0][0] or total <= 0:
+        return None
+    first, last, used = history[0][0], history[-1][0], history[-1][1]
+    ahead = 86400 * days if days is not None and days > 0 else 0.0
+    shown = min(ahead, 2 * (last - first))
+    span = last - first + shown
+
+    def point(moment: float, value: float) -> str:
+        return f"{1000 * (moment - first) / span:.1f},{1000 - 1000 * min(value / total, 1):.1f}"
+
+    step = math.ceil(len(history) / POINTS)
+    picked = [*history[:-1:step], history[-1]]
+    reached = used + (total - used) * (shown / ahead) if ahead else used
+    line = " ".join(point(*each) for each in picked)
+    return {
+        "line": line,
+        "area": f"0,1000 {line} {point(last, 0)}",
+        "forecast": f"{point(last, used)} {point(last + shown, reached)}" if ahead else "",
+        "now": point(last, used).partition(",")[0],
+        "from": _day(first),
+        "last": _day(last),
+        "to": _day(last + shown),
+        "beyond": shown < ahead,
+    }
+
+
+def _backup(report: Report) -> list[dict[str, Any]] | None:
+    backup = report.get("backup")
+    if not backup:
+        return None
+    return [
+        {"name": "Last backup", **_run(backup, report.get("time"), BACKUP_HOURS)},
+        {"name": "Last restore check", **_run(backup.get("restore_check"), report.get("time"), RESTORE_CHECK_HOURS)},
+    ]
+
+
+def _run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float]) -> dict[str, Any]:
+    """When it succeeded last, by the report's own clock, and how the newest run ended."""
+    result, last, now = (run or {}).get("result") or "", _parsed((run or {}).get("last_success")), _parsed(time)
+    if not last:
+        said = "no success yet" if result else "did not run yet"
+        return {"said": said, "age": "never", "moment": None, "result": result, "state": BAD}
+    hours = (now - last).total_seconds() / 3600 if now else math.inf
+    age = _age(hours) if now else "at an unknown age"
+    state = BAD if result == "failed" else _rising(hours, limits)
+    return {
+        "said": f"{age} before this report" if now else age,
+        "age": age,
+        "moment": _moment(last.isoformat()),
+        "result": result,
+        "state": state,
+    }
+
+
+def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+    may = list(device.get("may") or [])
+    tls = bool(device.get("tls"))
+    return {
+        **device,
+        "rights": may,
+        "tls": tls,
+        "server_port": server["dicom_tls_port"] if tls else server["dicom_port"],
+        "may": [RIGHTS.get(right, right) for right in dict.fromkeys([*RIGHTS, *may]) if right in may],
+        "may_not": [words for right, words in RIGHTS.items() if right not in may],
+        "moves": "move" in may,
+    }
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    failed, alarms = sum(not row["good"] for row in rows), sum(row["good"] and row["state"] != GOOD for row in rows)
+    if not rows:
+        return "There is no report yet"
+    if failed:
+        return f"{failed} of {_count(len(rows), 'clinic')} failed" + (f", {alarms} more to look at" if alarms else "")
+    if alarms:
+        return f"Every test passed; {alarms} of {_count(len(rows), 'clinic')} to look at"
+    return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
+
+
+def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
+    checks = report.get("checks") or []
+    failed = sum(_result(check) == "failed" for check in checks)
+    certificates = [_certificate(each) | {"days": int(each["days"])} for each in report.get("certificates") or []]
+    certificate = min(certificates, key=lambda each: each["days"], default=None)
+    disk = _disk(report.get("disk"), report.get("time"))
+    backup = _backup(report)
+    moment = _parsed(report.get("time"))
+    behind = (newest - moment).total_seconds() / 3600 if newest and moment else 0.0
+    good = _passed(report)
+    cells = {
+        "certificate": (certificate["said"], certificate["state"]) if certificate else ("none", SOON),
+        "disk": (disk["said"] or disk["note"], disk["state"]) if disk else ("not measured", SOON),
+        "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
+        "time": (f"{_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
+    }
+    if not moment:
+        cells["time"] = ("not known", SOON)
+    states = [state for _, state in cells.values()]
+    state = max([*states, GOOD if good else BAD], key=_weight)
+    host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
+    return {
+        "clinic": clinic or "A server without a name",
+        "hostname": report.get("hostname") or "",
+        "link": f"{urllib.parse.quote(host, safe='')}.html" if host else "",
+        "verdict": verdict(report),
+        "good": good,
+        "failed": failed,
+        "checks": len(checks),
+        "version": (report.get("versions") or {}).get("Orthanc") or "not known",
+        "time": _moment(report.get("time")),
+        "cells": cells,
+        "state": state,
+        "order": (good, -failed, -states.count(BAD), -states.count(SOON), clinic.casefold(), host),
+    }
+
+
+# --- words --------------------------------------------------------------------------------------
+def _weight(state: str) -> int:
+    return (GOOD, SOON, BAD).index(state)
+
+
+def _falling(value: float, limits: tuple[float, float]) -> str:
+    return BAD if value < limits[1] else SOON if value < limits[0] else GOOD
+
+
+def _rising(value: float, limits: tuple[float, float]) -> str:
+    return BAD if value > limits[1] else SOON if value > limits[0] else GOOD
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _days(days: float) -> str:
+    if days < 1:
+        return "less than a day"
+    return f"{days / 365.25:.0f} years" if days > 5 * 365.25 else _count(int(days), "day")
+
+
+def _age(hours: float) -> str:
+    if hours < 1:
+        return "less than an hour"
+    return _count(int(hours), "hour") if hours < 48 else _count(int(hours / 24), "day")
+
+
+def _size(count: float) -> str:
+    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    unit = units[0]
+    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+
+
+def _parsed(text: Any) -> datetime.datetime | None:
+    try:
+        moment = datetime.datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+
+
+def _moment(text: Any) -> dict[str, str] | None:
+    """For <time>, and to read. No month has a name: an administrator's locale would write it."""
+    moment = _parsed(text)
+    if not moment:
+        return None
+    return {"iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}", "said": f"{moment:%Y-%m-%d %H:%M} UTC", "day": f"{moment:%Y-%m-%d}"}
+
+
+def _day(epoch: float) -> str:
+    # a forecast may lie beyond the year 9999, which Python cannot write
+    return f"{datetime.datetime.fromtimestamp(epoch, datetime.UTC):%Y-%m-%d}" if epoch < 4e9 else ""
