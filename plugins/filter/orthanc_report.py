@@ -11,7 +11,7 @@ description:
   - Writes a line for each check and each waiver, and how many passed and failed.
 options:
   _input:
-    description: The C(checks) of M(clinicops.orthanc.orthanc_acceptance) and M(clinicops.orthanc.orthanc_exposure).
+    description: The C(checks) of the program C(orthanc-verify) and of M(clinicops.orthanc.orthanc_exposure).
     type: list
     required: true
   waivers:
@@ -36,13 +36,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils import verify
 
 
 def orthanc_report(value: Any, waivers: Any) -> Any:
     if not isinstance(value, list):
         raise AnsibleFilterError(f"clinicops.orthanc.orthanc_report: expects a list, not {type(value).__name__}")
-    return report.lines(value, waivers)
+    return verify.lines(value, waivers)
 
 
 class FilterModule:
