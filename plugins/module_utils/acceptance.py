@@ -190,7 +190,7 @@ class Day:
         self, calling: str = "", called: str = "", port: str = "dicom_port", tls: tuple[str, ...] = ()
     ) -> dicom.Scu:
         calling, called = calling or self.settings["calling_aet"], called or self.settings["aet"]
-        return dicom.Scu("127.0.0.1", self.settings[port], called, calling, tls)
+        return dicom.Scu("127.0.0.1", self.settings[port], called, calling, tls, timeout=3)
 
     @staticmethod
     def refusal(answer: dicom.Answer) -> str:
@@ -334,15 +334,28 @@ class Day:
         shutil.copyfile(made, waiting)
         waiting.rename(handed)
         end = time.monotonic() + WORKLIST_SECONDS
+        while handed.exists() and self.gate_waits() and time.monotonic() < end:
+            time.sleep(0.1)
         answer, found = self.scheduled()
-        while not found and answer.outcome == dicom.ACCEPTED and time.monotonic() < end:
-            time.sleep(0.5)
+        # an error is none of the item's once that is served
+        while not found and time.monotonic() < end and not handed.exists():
+            if answer.outcome != dicom.ACCEPTED and self.served():
+                break
+            time.sleep(0.2)
             answer, found = self.scheduled()
         seen, remedy = "found", ""
         if found != [self.study]:
             seen, remedy = self.lost(handed, answer, found)
         tried = f"an item through {drop}, then C-FIND of the worklist as {self.settings['calling_aet']}"
         self.check("Worklist", "worklist query finds the patient", tried, "found", seen, remedy)
+
+    @staticmethod
+    def gate_waits() -> bool:
+        command = ["systemctl", "is-active", "--quiet", "orthanc-worklist.path"]
+        return subprocess.run(command, check=False).returncode == 0
+
+    def served(self) -> bool:
+        return bool(list(Path(self.settings["worklist_dir"]).glob(f"{self.study}_*.wl")))
 
     def scheduled(self) -> tuple[dicom.Answer, list[str]]:
         """The studies of the synthetic patient in the answers to a worklist query."""
@@ -357,13 +370,13 @@ class Day:
             text = " ".join(reason.read_text(encoding="utf-8", errors="replace").split())
             return f"the gate refused it: {text}", f"correct what it names; {DEPLOY}"
         if handed.exists():
-            seen = f"the gate did not take it from {handed.parent}"
+            seen = "the gate did not take it" if self.gate_waits() else "the gate is stopped"
             return seen, "start the gate: systemctl start orthanc-worklist.path, and see journalctl -u orthanc-worklist"
         if found:
             return f"{len(found)} other items", f"{LOGS}"
-        if list(served.glob(f"{self.study}_*.wl")):
+        if self.served():
             seen = f"the gate served it, and the query was {answer} without it"
-            return seen, f"let Orthanc read {served} (root:orthanc, mode 2750), or {DEPLOY}"
+            return seen, f"let Orthanc's account read {served}, or {DEPLOY}"
         return f"it is nowhere; the query was {answer}", "see journalctl -u orthanc-worklist"
 
     # --- DICOMweb -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import shutil
@@ -180,6 +181,9 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         day.play()
         result = report(settings, day)
         written(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n")
+        if Path(__file__).with_name("report.py").exists():
+            page: str = importlib.import_module(".report", __package__).html(result)
+            written(DIRECTORY / "report.html", page)
         return result
 
 

@@ -32,6 +32,8 @@ ADDRESSES = {
     "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
     "orthanc-backup12": ("198.51.100.20", "198.51.100.80", "198.51.100.150"),
     "orthanc-backup13": ("198.51.100.25", "198.51.100.85", "198.51.100.155"),
+    "orthanc-verify12": ("198.51.100.26", "198.51.100.86", "198.51.100.156"),
+    "orthanc-verify13": ("198.51.100.27", "198.51.100.87", "198.51.100.157"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
