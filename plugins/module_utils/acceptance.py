@@ -339,7 +339,7 @@ class Day:
         answer, found = self.scheduled()
         # an error is none of the item's once that is served
         while not found and time.monotonic() < end and not handed.exists():
-            if answer.outcome != dicom.ACCEPTED and self.served():
+            if self.refused() or (answer.outcome != dicom.ACCEPTED and self.served()):
                 break
             time.sleep(0.2)
             answer, found = self.scheduled()
@@ -354,6 +354,10 @@ class Day:
         command = ["systemctl", "is-active", "--quiet", "orthanc-worklist.path"]
         return subprocess.run(command, check=False).returncode == 0
 
+    def refused(self) -> list[Path]:
+        """Why the gate put the item aside."""
+        return list(Path(self.settings["worklist_dir"], ".spool/quarantine").glob(f"*{self.patient_id}*.reason"))
+
     def served(self) -> bool:
         return bool(list(Path(self.settings["worklist_dir"]).glob(f"{self.study}_*.wl")))
 
@@ -366,7 +370,7 @@ class Day:
     def lost(self, handed: Path, answer: dicom.Answer, found: list[str]) -> tuple[str, str]:
         """Where the item stayed that no query finds, and what helps."""
         served = Path(self.settings["worklist_dir"])
-        for reason in (served / ".spool/quarantine").glob(f"*{self.patient_id}*.reason"):
+        for reason in self.refused():
             text = " ".join(reason.read_text(encoding="utf-8", errors="replace").split())
             return f"the gate refused it: {text}", f"correct what it names; {DEPLOY}"
         if handed.exists():
