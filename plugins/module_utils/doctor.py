@@ -30,7 +30,7 @@ RIGHTS = {
     **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
 }
 # Orthanc's default log, of 1.10.1 to 1.13.0
-MOMENT = re.compile(r"^[A-Z](\d\d)(\d\d) (\d\d:\d\d:\d\d)")
+MOMENT = re.compile(r"^[A-Z](\d\d)(\d\d) (\d\d:\d\d:\d\d[.\d]*)")
 UNLISTED = re.compile(r'Modality "(?P<aet>[^"]*)" is not listed in the "DicomModalities"')
 ADDRESS = re.compile(
     r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
@@ -53,7 +53,7 @@ KERNEL = re.compile(r"orthanc refused: .*\bSRC=(?P<ip>\S+) .*\bDPT=(?P<port>\d+)
 class Event(NamedTuple):
     """A refusal that a log tells of."""
 
-    moment: str  # MM-DD hh:mm:ss, local time
+    moment: str  # MM-DD hh:mm:ss with fractions where the log has them, local time
     kind: str  # calling_aet, address, right, called_aet or tls
     aet: str = ""
     ip: str = ""
@@ -92,7 +92,8 @@ def handshakes(log: str, port: int, since: float) -> list[Event]:
     found = []
     for line in log.splitlines():
         match = HANDSHAKE.match(line)
-        if not match or int(match["port"]) != port:
+        # the shutdown of what failed is no failure of its own
+        if not match or int(match["port"]) != port or "SSL_shutdown" in match["what"]:
             continue
         when = datetime.strptime(match["time"], "%Y/%m/%d %H:%M:%S")
         if when.timestamp() >= since:
@@ -106,6 +107,7 @@ class Evidence:
 
     device: dict[str, Any]  # of the inventory
     aet: str  # Orthanc's
+    own: str  # the acceptance test's
     port: int  # where the device must come
     addresses: list[str]  # this machine's
     orthanc: str = ""  # why Orthanc does not answer
@@ -128,7 +130,7 @@ def theirs(event: Event, known: Evidence) -> bool:
     """Whether an event is this device's, and not the acceptance test's own."""
     if event.kind == "called_aet":
         return event.detail != acceptance.WRONG_CALLED  # the line names nobody
-    if event.ip in known.addresses:
+    if event.ip in known.addresses or event.aet in (known.own, acceptance.STRANGER):
         return False
     return event.ip in (known.device["host"], known.place) or event.aet == known.device["aet"]
 
@@ -137,7 +139,7 @@ def decide(known: Evidence) -> Diagnosis:
     """The first of these that holds: what nobody can come past goes before what was tried last."""
     name, host = known.device["name"], known.device["host"]
     place = f"{host}:{known.device['port']}"
-    mine = sorted(event for event in known.refusals if theirs(event, known))
+    mine = sorted((event for event in known.refusals if theirs(event, known)), key=lambda event: event.moment)
     if known.orthanc:
         text = (
             f"Orthanc itself does not answer ({known.orthanc}), so that no device reaches it. Remedy: start it with "
@@ -204,7 +206,7 @@ def nobody(known: Evidence) -> Diagnosis:
 
 def told(event: Event, known: Evidence) -> Diagnosis:
     """What a refusal means."""
-    device, when = known.device, f"at {event.moment.partition(' ')[2]}"
+    device, when = known.device, f"at {event.moment.partition(' ')[2].partition('.')[0]}"
     name, host, aet = device["name"], device["host"], device["aet"]
     if event.kind == "called_aet":
         text = (
@@ -315,7 +317,7 @@ def tcp(host: str, port: int) -> str:
 def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
     over_tls = device["tls"]
     port = settings["dicom_tls_port"] if over_tls else settings["dicom_port"]
-    known = Evidence(device, settings["aet"], port, acceptance.local_addresses())
+    known = Evidence(device, settings["aet"], settings["calling_aet"], port, acceptance.local_addresses())
     try:
         found = acceptance.rest(settings, "GET", "/modalities?expand").get(device["name"])
     except (OSError, ValueError) as error:

@@ -92,7 +92,7 @@ W1125 22:49:50.850307     DICOM-SERVER CommandDispatcher.cpp:634] Rejected assoc
 
 
 def known(log: str = "", **more: Any) -> doctor.Evidence:
-    found = doctor.Evidence(US1, "ORTHANC", 4242, OWN, place="198.51.100.21", tcp="open")
+    found = doctor.Evidence(US1, "ORTHANC", "ACCEPTANCE_TEST", 4242, OWN, place="198.51.100.21", tcp="open")
     found.refusals = doctor.events(log)
     for name, value in more.items():
         setattr(found, name, value)
@@ -110,6 +110,9 @@ DECISIONS = [
     (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),
     (known(RIGHT), "right", "add find to may of us1"),
     (known(UNKNOWN + CALLED + RIGHT + OURS), "right", "at 22:49:43"),
+    # the newest, though it is in the same second
+    (known(UNKNOWN + CALLED.replace("41.247185", "40.239031")), "called_aet", "at 22:49:40"),
+    (known(UNKNOWN.replace("US9", "ACCEPTANCE_TEST")), "fine", "nothing of it was refused"),
     (known(tcp="refused"), "closed_port", "nothing listens on its port 104"),
     (known(tcp="unreachable"), "wrong_address", "no machine has it"),
     (known(tcp="silent", packets=7), "wrong_address", "refused 7 packets of machines that are not listed"),
@@ -157,10 +160,13 @@ def test_what_nginx_says_of_tls(what: str, part: str) -> None:
     now = time.strftime("%Y/%m/%d %H:%M:%S")
     log = f"{now} [info] 812#812: *5 {what} while SSL handshaking, client: 198.51.100.21, server: 0.0.0.0:2762\n"
     other = log.replace("198.51.100.21", "198.51.100.99")
+    log += log.replace(what, "SSL_shutdown() failed (SSL: error:0A000123:SSL routines::application data after close)")
     refusals = doctor.handshakes(other + log, 2762, time.time() - 60)
     assert len(refusals) == 2
     device = {**US1, "tls": True}
-    found = doctor.decide(doctor.Evidence(device, "ORTHANC", 2762, OWN, refusals=refusals, tcp="open"))
+    found = doctor.decide(
+        doctor.Evidence(device, "ORTHANC", "ACCEPTANCE_TEST", 2762, OWN, refusals=refusals, tcp="open")
+    )
     assert found.kind == "tls"
     assert part in found.sentence
     assert doctor.handshakes(log, 2762, time.time() + 60) == []
