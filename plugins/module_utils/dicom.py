@@ -49,6 +49,8 @@ def parsed(said: str) -> Answer:
         return Answer(FAILED, f"status {STATUS[name]} ({name})" if name in STATUS else f"status {name}")
     if "No Acceptable Presentation Contexts" in said or "No presentation context" in said:
         return Answer(REJECTED, "No Acceptable Presentation Contexts")
+    if "timeout in non-blocking mode" in said:
+        return Answer(FAILED, "no answer in time")
     reached = UNREACHED.search(said)
     if reached and "aborted" not in reached[1]:
         return Answer(UNREACHABLE, reached[1].strip())
@@ -66,11 +68,13 @@ class Scu(NamedTuple):
     called: str
     calling: str
     tls: tuple[str, ...] = ()  # DCMTK's options
-    timeout: int = 10
+    timeout: int = 10  # seconds until there is a connection
+    patience: int = 60  # and until each answer
 
     def call(self, tool: str, *arguments: str) -> str:
-        title = ("-aet", self.calling, "-aec", self.called, "-to", str(self.timeout))
-        done = dcmtk(tool, "-v", *title, *self.tls, self.host, str(self.port), *arguments)
+        title = ("-aet", self.calling, "-aec", self.called)
+        limits = ("-to", str(self.timeout), "-ta", str(self.patience), "-td", str(self.patience))
+        done = dcmtk(tool, "-v", *title, *limits, *self.tls, self.host, str(self.port), *arguments)
         return done.stdout + done.stderr
 
     def echo(self) -> Answer:
@@ -104,7 +108,7 @@ def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=60,
+        timeout=300,
         check=False,
         # without it Nagle's algorithm adds 40 ms to each message
         env={**os.environ, "TCP_NODELAY": "1"},

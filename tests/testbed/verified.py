@@ -163,6 +163,11 @@ SABOTAGES = [
     Sabotage("authentication off", "port 8042 without a password", edit=OPENED, only=False),
     Sabotage(
         *("the storage is root's", "C-STORE from a listed device"),
+        *(f"chown root: {STORAGE} && chmod 0755 {STORAGE}", f"chown orthanc: {STORAGE} && chmod 0750 {STORAGE}"),
+        only=False,
+    ),
+    Sabotage(
+        *("the storage is closed", "C-STORE from a listed device"),
         *(f"chown root: {STORAGE}", f"chown orthanc: {STORAGE}"),
         only=False,
     ),

@@ -48,6 +48,11 @@ SAID = {
     "unreachable: Connection refused": (
         "F: Association Request Failed: 0006:031c TCP Initialization Error: Connection refused\n"
     ),
+    # Orthanc 1.13.0 that may not look into its storage directory
+    "failed: no answer in time": (
+        "I: Sending Store Request (MsgID 1, US)\nE: Store Failed, file: a.dcm:\n"
+        "E: 0006:0207 DIMSE No data available (timeout in non-blocking mode)\nI: Aborting Association\n"
+    ),
     "failed: the tool said nothing": "",
 }
 
