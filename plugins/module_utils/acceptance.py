@@ -546,33 +546,49 @@ class Day:
 def clean(settings: dict[str, Any], scratch: Path) -> dict[str, int]:
     """Removes everything of the synthetic patient, of earlier runs too; how many there were of each."""
     shutil.rmtree(scratch, ignore_errors=True)
-    removed = {"files": 0, "items": 0, "patients": 0}
-    spool = Path(settings["worklist_dir"], ".spool")
-    for place in (Path(settings["worklist_drop_dir"]), spool / "incoming", spool / "quarantine"):
-        for path in place.glob(f"*{PREFIX}*"):
+    removed, problems = {}, []
+    # what fails in one place stays there alone
+    for what, remove in (("files", clean_files), ("items", clean_worklist), ("patients", clean_orthanc)):
+        try:
+            removed[what] = remove(settings)
+        except ERRORS as error:
+            problems.append(said(error))
+    if problems:
+        raise OSError(", and ".join(problems))
+    return removed
+
+
+def clean_files(settings: dict[str, Any]) -> int:
+    spool, number = Path(settings["worklist_dir"], ".spool"), 0
+    # an item that the gate holds in its hands goes into quarantine or is served
+    for places in ([Path(settings["worklist_drop_dir"]), spool / "incoming"], [spool / "quarantine"]):
+        for path in (path for place in places for path in place.glob(f"*{PREFIX}*")):
             with contextlib.suppress(FileNotFoundError):  # the gate took it in this moment
                 path.unlink()
-                removed["files"] += 1
-    # an item that the gate holds in its hands is in none of these places
-    end = time.monotonic() + 10
-    while (spool / "taken").exists() and time.monotonic() < end:
-        time.sleep(0.1)
-    for path in (spool / "quarantine").glob(f"*{PREFIX}*"):
-        path.unlink(missing_ok=True)
-        removed["files"] += 1
+                number += 1
+        end = time.monotonic() + 10
+        while (spool / "taken").exists() and time.monotonic() < end:
+            time.sleep(0.1)
+    return number
+
+
+def clean_worklist(_settings: dict[str, Any]) -> int:
     items = scheduled()
     if items:
         subprocess.run([WORKLIST, "remove", *items], capture_output=True, timeout=60, check=True)
-        removed["items"] = len(items)
-        if scheduled():
-            raise OSError("the worklist still has the synthetic patient")
+    if scheduled():
+        raise OSError("the worklist still has the synthetic patient")
+    return len(items)
+
+
+def clean_orthanc(settings: dict[str, Any]) -> int:
     query = {"Level": "Patient", "Query": {"PatientID": f"{PREFIX}*", "PatientName": PATIENT}}
-    for patient in rest(settings, "POST", "/tools/find", query):
+    found = rest(settings, "POST", "/tools/find", query)
+    for patient in found:
         rest(settings, "DELETE", f"/patients/{patient}")
-        removed["patients"] += 1
     if rest(settings, "POST", "/tools/find", query):
         raise OSError("Orthanc still has the synthetic patient")
-    return removed
+    return len(found)
 
 
 def scheduled() -> list[str]:
