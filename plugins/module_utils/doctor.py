@@ -191,15 +191,15 @@ def nobody(known: Evidence) -> Diagnosis:
     name, host, port = known.device["name"], known.device["host"], known.device["port"]
     how = "no machine has it" if known.tcp == "unreachable" else f"nothing comes back from port {port}"
     others = [address for address in dict.fromkeys(known.knocked) if address != host]
-    hint, remedy = "", "see that the device is on, and that its address, mask and gateway are right"
+    hint, other = "", "another address"
     if others:
-        hint = f", while the firewall refuses {', '.join(others)} at port {known.port}"
-        remedy = (
-            f"if {others[-1]} is {name}, set its host in orthanc_modalities to that and deploy again; else {remedy}"
-        )
+        hint, other = f", while the firewall refuses {', '.join(others)} at port {known.port}", others[-1]
     elif known.packets:
         hint = f", while the firewall has refused {known.packets} packets of machines that are not listed"
-        remedy = f"set host of {name} in orthanc_modalities to the address that the device has, and deploy again"
+    remedy = (
+        f"see that the device is on and its network settings are right; if it has {other}, set its host in "
+        "orthanc_modalities to that and deploy again"
+    )
     text = f"Nobody answers at {host}, the address of {name} ({how}){hint}. Remedy: {remedy}."
     return Diagnosis("wrong_address", text)
 

@@ -127,7 +127,7 @@ DECISIONS = [
     (known(tcp="refused"), "closed_port", "nothing listens on its port 104"),
     (known(tcp="unreachable"), "wrong_address", "no machine has it"),
     (known(tcp="silent", packets=7), "wrong_address", "refused 7 packets of machines that are not listed"),
-    (known(tcp="unreachable", knocked=["198.51.100.33"]), "wrong_address", "if 198.51.100.33 is us1, set its host"),
+    (known(tcp="unreachable", knocked=["198.51.100.33"]), "wrong_address", "if it has 198.51.100.33, set its host"),
     (known(echo="DUL Association Rejected"), "device_refuses", "refuses Orthanc's AE title ORTHANC"),
     (known(echo="Timeout"), "device_fails", "does not answer C-ECHO (Timeout)"),
 ]
