@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 from typing import Any
 
+import pydicom
 import pytest
 from backups import must
-from clients import PASSWORDS, play, wait_for
+from clients import PASSWORDS, example, name_of, play, put, wait_for
+from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from verified import (
@@ -29,6 +32,7 @@ from verified import (
 )
 from worklists import sh
 
+ADMIN = f"it:{PASSWORDS['it']}"
 MACHINES = ["orthanc-verify12", "orthanc-verify13"]
 # for what goes through Ansible; the rest is parametrized
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
@@ -160,22 +164,53 @@ def test_cron_is_silent_or_loud_in_the_journal(machine: str) -> None:
     assert "FAILED worklist query finds the patient: expected found, seen the gate is stopped" in must(machine, errors)
 
 
+def asked(host: Host, module: str, **options: Any) -> Any:
+    """What a module of the collection returns on the machine, whether it fails or not."""
+    try:
+        return host.ansible(f"clinicops.orthanc.{module}", json.dumps(options), check=False)
+    except host.ansible.AnsibleException as failure:
+        return failure.result
+
+
 def test_the_modules_say_what_the_server_answers(host: Host) -> None:
     peer = {"called_aet": "ORTHANC", "calling_aet": "ACCEPTANCE_TEST"}
-
-    def asked(module: str, **options: Any) -> Any:
-        try:
-            return host.ansible(f"clinicops.orthanc.{module}", json.dumps({**peer, **options}), check=False)
-        except host.ansible.AnsibleException as failure:
-            return failure.result
-
-    assert asked("dicom_echo")["outcome"] == "accepted"
-    refused = asked("dicom_echo", calling_aet="NOBODY")
+    assert asked(host, "dicom_echo", **peer)["outcome"] == "accepted"
+    refused = asked(host, "dicom_echo", **{**peer, "calling_aet": "NOBODY"})
     assert (refused["outcome"], refused["detail"]) == ("rejected", "Calling AE Title Not Recognized")
     assert "C-ECHO to ORTHANC at 127.0.0.1:4242 as NOBODY was not accepted" in refused["msg"]
-    assert asked("dicom_echo", port=4243)["outcome"] == "unreachable"
-    found = asked("dicom_find_worklist")
+    assert asked(host, "dicom_echo", **peer, port=4243)["outcome"] == "unreachable"
+    found = asked(host, "dicom_find_worklist", **peer)
     assert (found["outcome"], found["worklist"]) == ("accepted", [])
+
+
+def test_a_stored_image_comes_back(host: Host) -> None:
+    machine, path = name_of(host), "/root/image.dcm"
+    image = pydicom.dcmread(example())
+    image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "ROUND-TRIP"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    with io.BytesIO() as buffer:
+        image.save_as(buffer)
+        put(machine, path, buffer.getvalue())
+    trip = {
+        **{"hostname": "pacs.clinic.example", "address": "127.0.0.1", "ca_file": "/etc/nginx/orthanc/ca.crt"},
+        **{"user": "viewer", "password": PASSWORDS["viewer"], "path": path},
+    }
+    try:
+        assert "finds 0 studies" in asked(host, "dicomweb_round_trip", **trip)["msg"]
+        stored = asked(host, "dicom_store", path=path, called_aet="ORTHANC", calling_aet="ACCEPTANCE_TEST")
+        assert (stored["outcome"], stored["changed"]) == ("accepted", True)
+        read = asked(host, "dicomweb_round_trip", **trip)
+        assert (read["compared"], read["changed"]) == ("bit-identical", False)
+        assert read["retrieve_url"] == f"https://pacs.clinic.example/dicom-web/studies/{image.StudyInstanceUID}"
+        refused = asked(host, "dicomweb_round_trip", **trip, store=True)
+        assert "STOW-RS as viewer: HTTP status 403" in refused["msg"]
+        # another image than the one that is there
+        must(machine, f"dcmodify --no-backup --modify '(0010,0010)=ANOTHER' {path}")
+        assert asked(host, "dicomweb_round_trip", **trip)["compared"] == "different"
+    finally:
+        query = {"Level": "Patient", "Query": {"PatientID": "ROUND-TRIP"}}
+        for patient in rest(machine, "/tools/find", query):
+            must(machine, f"curl --silent --request DELETE --user {ADMIN} http://127.0.0.1:8042/patients/{patient}")
 
 
 def test_the_playbook_shows_it_and_changes_nothing(host: Host) -> None:
