@@ -156,7 +156,11 @@ def decide(known: Evidence) -> Diagnosis:
         )
         return Diagnosis("firewall", text)
     if mine:
-        return told(mine[-1], known)
+        newest = mine[-1]
+        if newest.kind == "address" and newest.aet != known.device["aet"]:
+            # it came from this device, under the AE title of another one
+            newest = newest._replace(kind="calling_aet")
+        return told(newest, known)
     if known.tcp in ("silent", "unreachable"):
         return nobody(known)
     if known.tcp == "refused":
@@ -205,7 +209,7 @@ def nobody(known: Evidence) -> Diagnosis:
 
 
 def told(event: Event, known: Evidence) -> Diagnosis:
-    """What a refusal means."""
+    """What a refusal means for this device."""
     device, when = known.device, f"at {event.moment.partition(' ')[2].partition('.')[0]}"
     name, host, aet = device["name"], device["host"], device["aet"]
     if event.kind == "called_aet":

@@ -118,6 +118,11 @@ DECISIONS = [
     (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, and Orthanc knows it as US1"),
     (known(CALLED), "called_aet", "A device called WRONG at 22:49:41, and Orthanc's AE title is ORTHANC"),
     (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),
+    # the AE title of another device's
+    (
+        known(ELSEWHERE.replace("US1", "US2").replace("100.21", "100.24").replace("100.22", "100.21")),
+        *("calling_aet", "us1 (198.51.100.21) calls itself US2 at 22:49:42"),
+    ),
     (known(RIGHT), "right", "add find to may of us1"),
     (known(OLDER), "right", "add find_worklist to may of us1"),
     (known(UNKNOWN + CALLED + RIGHT + OURS), "right", "at 22:49:43"),

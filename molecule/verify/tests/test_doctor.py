@@ -70,6 +70,8 @@ def test_each_situation_is_named(machine: str) -> None:
     assert scu(DEVICE, "echoscu", "US8", address)[0] != 0
     kind, sentence = diagnosed(machine, "us8")
     assert (kind, f"AE title US8 came from {DEVICE_ADDRESS}" in sentence) == ("address", True), sentence
+    kind, sentence = diagnosed(machine)
+    assert (kind, f"us7 ({DEVICE_ADDRESS}) calls itself US8" in sentence) == ("calling_aet", True), sentence
 
     must(machine, f"nft delete element inet orthanc dicom_4 '{{ {DEVICE_ADDRESS} }}'")
     try:
