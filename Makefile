@@ -4,7 +4,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down test beside campaign lint unit scenarios scenario-worklist scenario-backup clean
+.PHONY: demo demo-down test beside campaign lint unit scenarios scenario-worklist scenario-backup scenario-verify clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -37,7 +37,7 @@ test: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 
 beside:
 	@mkdir -p .bed
-	@$(MAKE) --no-print-directory lint unit scenario-backup scenario-worklist >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
+	@$(MAKE) --no-print-directory lint unit scenario-backup scenario-worklist scenario-verify >.bed/beside.log 2>&1; status=$$?; cat .bed/beside.log; exit $$status
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
@@ -59,6 +59,10 @@ scenario-backup: $(VENV)/requirements-test.stamp .collections/ansible_collection
 	@$(BED) engine
 	molecule test --scenario-name backup_restore
 
+scenario-verify: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	molecule test --scenario-name verify
+
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit
 
@@ -72,6 +76,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	BED_TESTS=campaign molecule test --scenario-name exposure
 	BED_TESTS=campaign molecule test --scenario-name worklist
 	BED_TESTS=campaign molecule test --scenario-name backup_restore
+	BED_TESTS=campaign molecule test --scenario-name verify
 	molecule test --scenario-name docker_to_package
 	molecule test --scenario-name acme
 

@@ -11,7 +11,7 @@ description:
   - Writes a line for each check and each waiver, and how many passed and failed.
 options:
   _input:
-    description: The C(checks) of M(clinicops.orthanc.orthanc_acceptance) and M(clinicops.orthanc.orthanc_exposure).
+    description: The C(checks) of the program C(orthanc-verify) and of M(clinicops.orthanc.orthanc_exposure).
     type: list
     required: true
   waivers:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import concurrent.futures
 import ipaddress
 import json
+import os
 import re
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,20 @@ NEVER = {"name": "plain http", "port": 80, "sources": []}
 OURS = ("Orthanc", "nginx")
 NODE_EXPORTER = "prometheus-node"  # as the kernel cuts its name off
 WAIVER = "no_firewall"
+KNOCK = "a TCP connection"
+CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
+REACH = "see that the service runs, and whether a firewall on the way stands before it"
 # Docker's own bridges: other machines have networks of the same addresses, and would knock there.
 INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
 
 
-def check(name: str, expected: str, seen: str, passed: bool, reason: str = "") -> Check:
+def check(name: str, tried: str, expected: str, seen: str, passed: bool, remedy: str = "", reason: str = "") -> Check:
     """`reason` is the waiver's, when the clinic gave one: then what is seen is reported, and no failure."""
     waiver = "" if passed else reason
-    return {"name": name, "expected": expected, "seen": seen, "passed": passed or bool(waiver), "waiver": waiver}
+    return {
+        **{"group": "Access", "name": name, "tried": tried, "expected": expected, "seen": seen},
+        **{"passed": passed or bool(waiver), "waiver": waiver, "remedy": "" if passed or waiver else remedy},
+    }
 
 
 # --- from elsewhere -----------------------------------------------------------------------------
@@ -76,10 +84,11 @@ def look(
     for address in addresses:
         ways.setdefault(source(address), []).append(address)
     for address in ways.pop("", []):
-        checks.append(check(f"{address} from {place}", "closed", "not reachable from here", True))
+        checks.append(check(f"{address} from {place}", KNOCK, "closed", "not reachable from here", True))
     for own in [way for way, targets in ways.items() if way in targets]:
         ways[own].remove(own)
-        checks.append(check(f"{own} from {place}", "closed", "not looked at: it is this machine's own", True))
+        seen = "not looked at: it is this machine's own"
+        checks.append(check(f"{own} from {place}", KNOCK, "closed", seen, True))
     doors = [(address, port["port"]) for targets in ways.values() for address in targets for port in ports]
     with concurrent.futures.ThreadPoolExecutor(max(1, len(doors))) as pool:
         found = dict(pool.map(lambda door: (door, knock(*door)), doors))
@@ -106,11 +115,35 @@ def look(
                 seen = "closed, as everything is from here: no proof"
             name = f"port {number} ({port['name']}) from {place} ({origin})"
             waiver = waivers.get(WAIVER, "") if state == "open" else ""
-            checks.append(check(name, expected, seen, state in expected.split(" or "), waiver))
+            remedy = CLOSE if state == "open" else REACH
+            checks.append(check(name, KNOCK, expected, seen, state in expected.split(" or "), remedy, waiver))
     return checks
 
 
 # --- on the server ------------------------------------------------------------------------------
+def output(*command: str) -> str:
+    """What a command of Debian's says; nothing where it is not installed."""
+    try:
+        environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    except FileNotFoundError:
+        return ""
+    return done.stdout
+
+
+def table() -> str:
+    """The firewall's table in the kernel; a server whose firewall is waived need not have nft."""
+    return output("nft", "--json", "list", "table", "inet", "orthanc")
+
+
+def listening() -> list[tuple[str, int, list[str]]]:
+    return listeners(output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
+
+
+def known() -> str:
+    return output("ip", "-json", "address", "show", "up")
+
+
 def numbers(right: Any, sets: dict[str, Any]) -> set[int]:
     """The ports that the right side of nft's comparison names."""
     if isinstance(right, int):
@@ -163,6 +196,55 @@ def dropped(table: str) -> tuple[set[int], str]:
             if (left.get("protocol"), left.get("field"), matches[0]["op"]) == ("tcp", "dport", "=="):
                 found |= numbers(matches[0]["right"], sets)
     return found, ""
+
+
+def let_in_at(table: str) -> dict[int, list[str]]:
+    """The networks whom the kernel lets in, by port."""
+    try:
+        objects = json.loads(table)["nftables"] if table else []
+    except ValueError:
+        return {}
+    sets = {item["set"]["name"]: item["set"].get("elem", []) for item in objects if "set" in item}
+    found: dict[int, list[str]] = {}
+    for rule in (item["rule"]["expr"] for item in objects if "rule" in item):
+        matches = [part["match"] for part in rule if "match" in part]
+        port = next((match["right"] for match in matches if field(match) == "dport"), None)
+        source = next((match["right"] for match in matches if field(match) == "saddr"), None)
+        if isinstance(port, int) and isinstance(source, str) and any("accept" in part for part in rule):
+            found.setdefault(port, []).extend(
+                network for item in sets.get(source[1:], []) for network in networks(item)
+            )
+    return found
+
+
+def field(match: dict[str, Any]) -> str:
+    return str(match["left"].get("payload", {}).get("field", "")) if isinstance(match["left"], dict) else ""
+
+
+def networks(item: Any) -> list[str]:
+    """An element of a set of addresses in nft's JSON."""
+    if isinstance(item, dict) and "prefix" in item:
+        return [f"{item['prefix']['addr']}/{item['prefix']['len']}"]
+    if isinstance(item, dict) and "range" in item:
+        first, last = map(ipaddress.ip_address, item["range"])
+        return [str(network) for network in ipaddress.summarize_address_range(first, last)]
+    return [str(item)]
+
+
+def is_let_in(table: str, port: dict[str, Any], source: str) -> bool:
+    wanted = ipaddress.ip_network(source)
+    known = [ipaddress.ip_network(network) for network in let_in_at(table).get(port["port"], [])]
+    return any(wanted.version == network.version and wanted.subnet_of(network) for network in known)  # type: ignore[arg-type]
+
+
+def refused_packets(table: str) -> int:
+    """How many the kernel has dropped at our ports since the table was loaded."""
+    try:
+        objects = json.loads(table)["nftables"] if table else []
+    except ValueError:
+        return 0
+    parts = [part for item in objects if "rule" in item for part in [item["rule"]["expr"]] if {"drop": None} in part]
+    return sum(part["counter"]["packets"] for rule in parts for part in rule if "counter" in part)
 
 
 def listeners(text: str) -> list[tuple[str, int, list[str]]]:
@@ -234,10 +316,25 @@ def server(
         if port not in asked and process in OURS and not is_local(address)
     }
     served = "Orthanc, nginx or Docker"
+    shut_out = [
+        f"{source} at {port['port']}"
+        for port in ports
+        for source in port["sources"]
+        if not is_let_in(table, port, source)
+    ]
+    left_out = reason or ", ".join(shut_out)
+    tried, waiver, stop = (
+        "nft list table inet orthanc",
+        waivers.get(WAIVER, ""),
+        "stop who listens there, or deploy again",
+    )
     return [
-        check(f"the kernel drops strangers at {names}", "yes", seen, seen == "yes", waivers.get(WAIVER, "")),
-        check(f"who listens on {names}", served, ", ".join(sorted(strangers)) or served, not strangers),
-        check("other ports of Orthanc and nginx", "none", ", ".join(sorted(others)) or "none", not others),
+        check(f"the kernel drops strangers at {names}", tried, "yes", seen, seen == "yes", CLOSE, waiver),
+        check(
+            "the kernel lets in whom the inventory names", tried, "yes", left_out or "yes", not left_out, CLOSE, waiver
+        ),
+        check(f"who listens on {names}", "ss", served, ", ".join(sorted(strangers)) or served, not strangers, stop),
+        check("other ports of Orthanc and nginx", "ss", "none", ", ".join(sorted(others)) or "none", not others, stop),
     ]
 
 

@@ -27,13 +27,13 @@ RIGHTS = {
     "move": "have studies sent to itself (C-MOVE)",
     "get": "fetch studies (C-GET)",
 }
-# what is fewer is worth a look, and what is fewer still a failure
-CERTIFICATE_DAYS = (21, 0)
-DISK_DAYS = (60, 14)
-FREE_PERCENT = (15, 5)
+# as the monitor has them: what is fewer is worth a look, and what is fewer still a failure
+CERTIFICATE_DAYS = (14, 0)
+DISK_DAYS = (30, 7)
+FREE_PERCENT = (20, 10)
 # what is more
 BACKUP_HOURS = (26, 50)
-RESTORE_CHECK_HOURS = (8 * 24, 15 * 24)
+RESTORE_CHECK_HOURS = (9 * 24, 15 * 24)
 STALE_HOURS = 26
 GOOD, SOON, BAD = "good", "soon", "bad"
 POINTS = 240  # of a history, in the plot
@@ -51,9 +51,8 @@ def lines(report: Report) -> list[str]:
         elif check["passed"]:
             found.append(f"passed  {check['name']:{width}}  {check['seen'][:60]}")
         else:
-            found.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
-            if check.get("remedy"):
-                found.append(f"        {'':{width}}  {check['remedy']}")
+            remedy = f". Remedy: {check['remedy']}" if check.get("remedy") else ""
+            found.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}{remedy}")
     found += [f"waived  {rule}: {reason}" for rule, reason in report["waivers"].items()]
     passed = sum(check["passed"] for check in checks)
     return [*found, f"{passed} passed, {len(checks) - passed} failed"]

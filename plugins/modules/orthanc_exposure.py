@@ -78,7 +78,9 @@ passed:
   type: bool
   returned: always
 checks:
-  description: Each check with C(name), C(expected), C(seen), C(passed) and C(waiver), the reason why it need not pass.
+  description:
+    - Each check with C(group), C(name), C(tried), C(expected), C(seen), C(passed), C(waiver) (the reason why it need
+      not pass) and C(remedy).
   type: list
   elements: dict
   returned: always
@@ -122,15 +124,10 @@ def main() -> None:
     if asked["place"]:
         checks = exposure.look(asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
     else:
-        # a server whose firewall is waived need not have nft
-        nft = module.get_bin_path("nft", opt_dirs=["/usr/sbin"])
-        table = module.run_command([nft, "--json", "list", "table", "inet", "orthanc"])[1] if nft else ""
-        ss = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]
-        listening = exposure.listeners(module.run_command(ss, check_rc=True)[1])
-        known = module.run_command(["ip", "-json", "address", "show", "up"], check_rc=True)[1]
-        checks = exposure.server(table, listening, asked["ports"], asked["waivers"])
+        listening = exposure.listening()
+        checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"])
         more = {
-            "addresses": exposure.addresses(known, listening, asked["known_as"]),
+            "addresses": exposure.addresses(exposure.known(), listening, asked["known_as"]),
             "controller": exposure.ssh_client(os.getpid()),
         }
     module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks, **more)

@@ -32,13 +32,15 @@ ADDRESSES = {
     "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
     "orthanc-backup12": ("198.51.100.20", "198.51.100.80", "198.51.100.150"),
     "orthanc-backup13": ("198.51.100.25", "198.51.100.85", "198.51.100.155"),
+    "orthanc-verify12": ("198.51.100.26", "198.51.100.86", "198.51.100.156"),
+    "orthanc-verify13": ("198.51.100.27", "198.51.100.87", "198.51.100.157"),
     "orthanc-monitor12": ("198.51.100.31", "198.51.100.96", "198.51.100.166"),
     "orthanc-monitor13": ("198.51.100.32", "198.51.100.97", "198.51.100.167"),
 }
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
 # the acceptance test and the exposure audit on a machine of the bed
-PROVEN = "63 passed, 0 failed"
+PROVEN = "69 passed, 0 failed"
 VIEWER = f"viewer:{PASSWORDS['viewer']}"
 
 

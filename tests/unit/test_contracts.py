@@ -90,9 +90,10 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
     }
 
 
-def test_a_snapshot_names_the_collection_that_made_it() -> None:
+def test_a_snapshot_and_a_report_name_the_collection_that_made_them() -> None:
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert load("orthanc_backup", "vars/main.yml")["__orthanc_backup_collection"] == version
+    assert load("orthanc_verify", "vars/main.yml")["__orthanc_verify_collection"] == version
 
 
 def test_every_rule_is_documented() -> None:

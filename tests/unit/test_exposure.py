@@ -240,7 +240,7 @@ def test_who_listens_is_known_for_each_address() -> None:
 )
 def test_a_stranger_on_a_port_and_a_port_too_many_are_named(more: str, strangers: str, others: str) -> None:
     ports: list[dict[str, Any]] = [{"name": str(port), "port": port, "sources": []} for port in (104, 443, 8042)]
-    _table, who, other = exposure.server("", exposure.listeners(SS + more), ports, {})
+    _table, _let_in, who, other = exposure.server("", exposure.listeners(SS + more), ports, {})
     assert (who["name"], who["seen"]) == ("who listens on 104, 443, 8042", strangers)
     assert who["passed"] == (strangers == "Orthanc, nginx or Docker")
     assert (other["seen"], other["passed"]) == (others, others == "none")
@@ -262,13 +262,13 @@ def test_the_controller_s_address_survives_sudo() -> None:
 
 def test_the_report_counts_and_names() -> None:
     checks = [
-        exposure.check("one", "closed", "closed", True),
-        exposure.check("another", "closed", "open at 192.0.2.7", False),
-        exposure.check("third", "closed", "open at 192.0.2.7", False, WAIVERS["no_firewall"]),
+        exposure.check("one", "a knock", "closed", "closed", True),
+        exposure.check("another", "a knock", "closed", "open at 192.0.2.7", False, "close it"),
+        exposure.check("third", "a knock", "closed", "open at 192.0.2.7", False, "close it", WAIVERS["no_firewall"]),
     ]
     assert report.lines({"checks": checks, "waivers": WAIVERS}) == [
         "passed  one      closed",
-        "FAILED  another  expected closed, seen open at 192.0.2.7",
+        "FAILED  another  expected closed, seen open at 192.0.2.7. Remedy: close it",
         "waived  third    expected closed, seen open at 192.0.2.7",
         "waived  no_firewall: the clinic has a firewall in front",
         "2 passed, 1 failed",

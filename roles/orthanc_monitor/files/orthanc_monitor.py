@@ -430,18 +430,20 @@ class Look:
 
     def forecast(self, used: int, free: int) -> None:
         """The last day of history counts by the hour; it is kept for long."""
-        history = self.state.get("history", [])
+        history = self.state.get("disk", {}).get("history", [])
         if not history or self.now - history[-1][0] >= HOUR or self.now < history[-1][0]:
             since = self.now - HISTORY_DAYS * DAY
             history = [*[one for one in history if since < one[0] < self.now], [int(self.now), used]]
-        self.state["history"] = history
         growth, note = grown([*history, [self.now, used]])
-        self.state["forecast"] = {"growth_bytes_per_day": growth, "note": note, "days_until_full": None}
+        self.state["disk"] = {
+            **{"path": str(self.storage), "total_bytes": used + free, "free_bytes": free, "history": history},
+            **{"growth_bytes_per_day": growth, "days_until_full": None, "note": note},
+        }
         if growth is not None:
             self.saw("growth_bytes_per_day", growth, "fs", "storage")
             if growth > 0:
                 days = free / growth
-                self.state["forecast"]["days_until_full"] = round(days, 1)
+                self.state["disk"]["days_until_full"] = round(days, 1)
                 self.saw("days_until_full", days, "fs", "storage")
                 self.details["FullSoon/storage"] = f"{days:.0f} days at {growth / 1e6:.0f} MB a day"
 
@@ -981,9 +983,9 @@ def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
         if metric == "fs_free_percent":
             free, percent = values["fs_free_bytes", object_] / 1e9, values[metric, object_]
             lines.append(f"{'disk':9} {object_}: {free:.1f} GB free ({percent:.0f} %)")
-    forecast = state.get("forecast", {})
-    days = forecast.get("days_until_full")
-    lines.append(f"{'forecast':9} " + (f"full in {days:.0f} days, " if days else "") + forecast.get("note", "none"))
+    disk = state.get("disk", {})
+    days = disk.get("days_until_full")
+    lines.append(f"{'forecast':9} " + (f"full in {days:.0f} days, " if days else "") + disk.get("note", "none"))
     age = time.time() - state["time"]
     lines.append(f"{'look':9} {age:.0f} seconds ago")
     return lines

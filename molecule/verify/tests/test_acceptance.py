@@ -1,0 +1,222 @@
+"""The acceptance test on the server: sound, sabotaged in a dozen ways, interrupted, and without a trace."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+from typing import Any
+
+import pydicom
+import pytest
+from backups import must
+from clients import PASSWORDS, example, name_of, play, put, wait_for
+from pydicom.uid import generate_uid
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+from verified import (
+    NAME,
+    PREFIX,
+    PROGRAM,
+    SABOTAGES,
+    Sabotage,
+    call,
+    failed,
+    is_container,
+    logged,
+    patients,
+    rest,
+    traces,
+)
+from worklists import sh
+
+ADMIN = f"it:{PASSWORDS['it']}"
+MACHINES = ["orthanc-verify12", "orthanc-verify13"]
+# for what goes through Ansible; the rest is parametrized
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+
+
+@pytest.fixture(name="machine", params=MACHINES)
+def fixture_machine(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    must(name, "command -v curl || apt-get install -qq -y curl")
+    return name
+
+
+def test_a_sound_deployment_passes_and_says_what_it_is(machine: str) -> None:
+    status, report, said = call(machine, "run")
+    assert (status, report["passed"]) == (0, True), said
+    assert report["host"] == machine
+    assert {"Orthanc", "DICOMweb", "Worklists", "System"} <= set(report["versions"])
+    assert ("Image" in report["versions"]) == is_container(machine)
+    assert report["certificates"][0]["days"] > 14
+    assert [device["tls"] for device in report["devices"]] == [False, False, not is_container(machine)]
+    assert {check["group"] for check in report["checks"]} >= {"DICOM", "Worklist", "DICOMweb", "Access", "Service"}
+    written = json.loads(must(machine, "cat /var/lib/orthanc-verify/report.json"))
+    assert written == report
+    assert must(machine, "stat -c '%a %U' /var/lib/orthanc-verify/report.json /etc/orthanc-verify.json").split() == [
+        *("640", "root", "600", "root")
+    ]
+    for password in PASSWORDS.values():
+        assert password not in json.dumps(report) + logged(machine)
+
+
+@pytest.mark.parametrize(
+    ("where", "sabotage"),
+    [
+        pytest.param(
+            machine, one, id=f"{one.name}-{machine}", marks=[pytest.mark.campaign] if number % len(one.machines) else []
+        )
+        for index, one in enumerate(SABOTAGES)
+        # each on one machine in make test, on the other in the campaign
+        for number, machine in enumerate(one.machines if index % 2 else one.machines[::-1])
+    ],
+)
+def test_a_sabotage_fails_the_right_check(where: str, sabotage: Sabotage) -> None:
+    with sabotage.done(where):
+        found = failed(where)
+        assert sabotage.check in found
+        if sabotage.only:
+            assert found == {sabotage.check}
+    assert failed(where) == set()
+    assert traces(where) == []
+
+
+def test_nothing_of_the_patient_stays(machine: str) -> None:
+    before = rest(machine, "/statistics")
+    assert call(machine, "run")[0] == 0
+    after = rest(machine, "/statistics")
+    assert [after[f"Count{level}"] for level in ("Patients", "Studies", "Instances")] == [
+        before[f"Count{level}"] for level in ("Patients", "Studies", "Instances")
+    ]
+    assert traces(machine) == []
+    assert NAME not in logged(machine)
+
+
+class Running:
+    """orthanc-verify run in the background, until its patient is in Orthanc."""
+
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+        self.process = subprocess.Popen(
+            ["docker", "exec", machine, "sh", "-c", f"echo $$ >/tmp/verify.pid; exec {PROGRAM} run"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(lambda: patients(machine) or self.process.poll() is not None, "the patient is there", 60)
+        assert self.process.poll() is None
+
+    def end(self, signal: str) -> tuple[int, str]:
+        must(self.machine, f"kill -{signal} $(cat /tmp/verify.pid)")
+        _out, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("signal", ["TERM", pytest.param("INT", marks=pytest.mark.campaign)])
+def test_an_interrupted_run_takes_its_patient_away(machine: str, signal: str) -> None:
+    status, said = Running(machine).end(signal)
+    assert status == 2
+    assert f"Interrupted (SIG{signal})" in said
+    assert traces(machine) == []
+
+
+@pytest.mark.parametrize("command", ["run", "clean"])
+def test_after_kill_9_the_next_one_takes_it_away(machine: str, command: str) -> None:
+    Running(machine).end("KILL")
+    # what an application's half-written item leaves, and what power that fails in the middle does
+    must(machine, f"touch /srv/worklists/incoming/{PREFIX}0123.part")
+    assert patients(machine) != []
+    status, said, complaints = call(machine, command)
+    assert status == 0, complaints
+    assert command == "run" or said["removed"]["patients"] == 1
+    assert traces(machine) == []
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("moment", [number / 4 for number in range(1, 17)])
+def test_killed_at_any_moment(machine: str, moment: float) -> None:
+    sh(machine, f"timeout --signal=KILL {moment} {PROGRAM} run")
+    assert call(machine, "clean")[0] == 0
+    assert traces(machine) == []
+
+
+def cron(machine: str) -> int:
+    """The line of cron as cron runs it."""
+    line = must(machine, "grep orthanc-verify /etc/cron.d/orthanc-verify")
+    found = re.fullmatch(r"\d+ 5 \* \* \* root (.*)", line.strip())
+    assert found, line
+    return sh(machine, f"env -i PATH=/usr/bin:/bin sh -c '{found[1]}'")[0]
+
+
+def test_cron_is_silent_or_loud_in_the_journal(machine: str) -> None:
+    since = must(machine, "date +%s").strip()
+    errors = f"journalctl --output=cat --no-pager --priority=err -t orthanc-verify --since=@{since}"
+    assert cron(machine) == 0
+    assert must(machine, errors).replace("-- No entries --", "").strip() == ""
+    must(machine, "systemctl stop orthanc-worklist.path")
+    try:
+        assert cron(machine) == 1
+    finally:
+        must(machine, "systemctl start orthanc-worklist.path")
+    assert "FAILED worklist query finds the patient: expected found, seen the gate is stopped" in must(machine, errors)
+
+
+def asked(host: Host, module: str, **options: Any) -> Any:
+    """What a module of the collection returns on the machine, whether it fails or not."""
+    try:
+        return host.ansible(f"clinicops.orthanc.{module}", json.dumps(options), check=False)
+    except host.ansible.AnsibleException as failure:
+        return failure.result
+
+
+def test_the_modules_say_what_the_server_answers(host: Host) -> None:
+    peer = {"called_aet": "ORTHANC", "calling_aet": "ACCEPTANCE_TEST"}
+    assert asked(host, "dicom_echo", **peer)["outcome"] == "accepted"
+    refused = asked(host, "dicom_echo", **{**peer, "calling_aet": "NOBODY"})
+    assert (refused["outcome"], refused["detail"]) == ("rejected", "Calling AE Title Not Recognized")
+    assert "C-ECHO to ORTHANC at 127.0.0.1:4242 as NOBODY was not accepted" in refused["msg"]
+    assert asked(host, "dicom_echo", **peer, port=4243)["outcome"] == "unreachable"
+    found = asked(host, "dicom_find_worklist", **peer)
+    assert (found["outcome"], found["worklist"]) == ("accepted", [])
+
+
+def test_a_stored_image_comes_back(host: Host) -> None:
+    machine, path = name_of(host), "/root/image.dcm"
+    image = pydicom.dcmread(example())
+    image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "ROUND-TRIP"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    with io.BytesIO() as buffer:
+        image.save_as(buffer)
+        put(machine, path, buffer.getvalue())
+    trip = {
+        **{"hostname": "pacs.clinic.example", "address": "127.0.0.1", "ca_file": "/etc/nginx/orthanc/ca.crt"},
+        **{"user": "viewer", "password": PASSWORDS["viewer"], "path": path},
+    }
+    try:
+        assert "finds 0 studies" in asked(host, "dicomweb_round_trip", **trip)["msg"]
+        stored = asked(host, "dicom_store", path=path, called_aet="ORTHANC", calling_aet="ACCEPTANCE_TEST")
+        assert (stored["outcome"], stored["changed"]) == ("accepted", True)
+        read = asked(host, "dicomweb_round_trip", **trip)
+        assert (read["compared"], read["changed"]) == ("bit-identical", False)
+        assert read["retrieve_url"] == f"https://pacs.clinic.example/dicom-web/studies/{image.StudyInstanceUID}"
+        refused = asked(host, "dicomweb_round_trip", **trip, store=True)
+        assert "STOW-RS as viewer: HTTP status 403" in refused["msg"]
+        # another image than the one that is there
+        must(machine, f"dcmodify --no-backup --modify '(0010,0010)=ANOTHER' {path}")
+        assert asked(host, "dicomweb_round_trip", **trip)["compared"] == "different"
+    finally:
+        query = {"Level": "Patient", "Query": {"PatientID": "ROUND-TRIP"}}
+        for patient in rest(machine, "/tools/find", query):
+            must(machine, f"curl --silent --request DELETE --user {ADMIN} http://127.0.0.1:8042/patients/{patient}")
+
+
+def test_the_playbook_shows_it_and_changes_nothing(host: Host) -> None:
+    status, said = play("verify", host)
+    assert status == 0, said
+    assert "changed=0" in said
+    assert re.search(r"passed worklist query finds the patient found", said)
+    assert re.search(r"passed port 4242 \(dicom\) from localhost", said)
+    assert ", 0 failed" in said

@@ -1,0 +1,53 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: orthanc_report_overview
+short_description: Make a page of many clinics' acceptance reports
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Makes a page with a row for each server, the worst first, each with a link to its own page.
+options:
+  _input:
+    description: The reports, as C(orthanc-verify run --json) prints them.
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: See every clinic at once
+  ansible.builtin.copy:
+    content: "{{ reports | clinicops.orthanc.orthanc_report_overview }}"
+    dest: /srv/reports/index.html
+    mode: "0600"
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+_value:
+  description: The page, HTML in one file.
+  type: str
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.clinicops.orthanc.plugins.module_utils import report
+
+
+def orthanc_report_overview(value: Any) -> str:
+    if not isinstance(value, list):
+        raise AnsibleFilterError(
+            f"clinicops.orthanc.orthanc_report_overview: expects a list, not {type(value).__name__}"
+        )
+    page: str = report.overview(value)
+    return page
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[[Any], str]]:
+        return {"orthanc_report_overview": orthanc_report_overview}

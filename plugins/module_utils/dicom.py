@@ -1,0 +1,178 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""C-ECHO, C-STORE and worklist queries with DCMTK's tools, and data sets made for them.
+
+Debian's tools by full path: Python packages bring others of the same names. What they say is read and not their exit
+codes: findscu and echoscu exit with 0 when a request is refused. Nothing here imports Ansible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ACCEPTED, REJECTED, ABORTED, FAILED, UNREACHABLE = "accepted", "rejected", "aborted", "failed", "unreachable"
+UID_ROOT = "2.25."
+# DICOM PS3.4 B.2.3 and C.4.1.1.4, by DCMTK's words
+STATUS = {"Refused: OutOfResources": "A700", "Error: DataSetDoesNotMatchSOPClass": "A900"}
+RESPONSE = re.compile(r"Received (?:Echo|Store|Final Find) Response \((.*)\)")
+REASON = re.compile(r"Reason: (.*)")
+UNREACHED = re.compile(r"Association Request Failed: [0-9a-f:]+ (?:TCP Initialization Error: )?(.*)")
+
+
+class Answer(NamedTuple):
+    """What became of a request: one of the words above, and the peer's reason."""
+
+    outcome: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
+
+
+def parsed(said: str) -> Answer:
+    """What a DCMTK tool with -v said of one request."""
+    if "Association Rejected" in said:
+        reason = REASON.search(said)
+        return Answer(REJECTED, reason[1].strip() if reason else "")
+    responses = RESPONSE.findall(said)
+    if responses and responses[-1] == "Success":
+        return Answer(ACCEPTED, "")
+    if responses:
+        name = responses[-1]
+        return Answer(FAILED, f"status {STATUS[name]} ({name})" if name in STATUS else f"status {name}")
+    if "No Acceptable Presentation Contexts" in said or "No presentation context" in said:
+        return Answer(REJECTED, "No Acceptable Presentation Contexts")
+    if "timeout in non-blocking mode" in said:
+        return Answer(FAILED, "no answer in time")
+    reached = UNREACHED.search(said)
+    if reached and "aborted" not in reached[1]:
+        return Answer(UNREACHABLE, reached[1].strip())
+    if "aborted" in said.lower():
+        return Answer(ABORTED, "the peer ended the association")
+    lines = [line for line in said.strip().splitlines() if line[:2] in ("E:", "F:")] or said.strip().splitlines()
+    return Answer(FAILED, lines[-1][2:].strip() if lines else "the tool said nothing")
+
+
+class Scu(NamedTuple):
+    """A client (DICOM PS3.4: service class user): whom it calls, and as whom."""
+
+    host: str
+    port: int
+    called: str
+    calling: str
+    tls: tuple[str, ...] = ()  # DCMTK's options
+    timeout: int = 10  # seconds until there is a connection
+    patience: int = 60  # and until each answer
+
+    def call(self, tool: str, *arguments: str) -> str:
+        title = ("-aet", self.calling, "-aec", self.called)
+        limits = ("-to", str(self.timeout), "-ta", str(self.patience), "-td", str(self.patience))
+        done = dcmtk(tool, "-v", *title, *limits, *self.tls, self.host, str(self.port), *arguments)
+        return done.stdout + done.stderr
+
+    def echo(self) -> Answer:
+        """C-ECHO, DICOM PS3.4 A.4."""
+        return parsed(self.call("echoscu"))
+
+    def store(self, path: Path | str) -> Answer:
+        """C-STORE of one file, DICOM PS3.4 B.2."""
+        return parsed(self.call("storescu", str(path)))
+
+    def find_worklist(self, keys: dict[str, str]) -> tuple[Answer, list[dict[str, Any]]]:
+        """C-FIND of the Modality Worklist, DICOM PS3.4 K.4: and the items, by the JSON model of PS3.18 F.2.
+
+        `keys` are DCMTK's paths, such as PatientName or ScheduledProcedureStepSequence[0].Modality.
+        """
+        asked = [argument for name, value in keys.items() for argument in ("-k", f"{name}={value}" if value else name)]
+        with tempfile.TemporaryDirectory(prefix="orthanc-worklist-") as answers:
+            answer = parsed(self.call("findscu", "-W", "-X", "-od", answers, *asked))
+            return answer, [data_set(path) for path in sorted(Path(answers).iterdir())]
+
+
+def tls_options(ca: str, certificate: str = "", key: str = "") -> tuple[str, ...]:
+    """TLS by DICOM PS3.15 B: with a certificate of one's own, or without."""
+    return (*(("+tls", key, certificate) if certificate else ("+tla",)), "+cf", ca)
+
+
+def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """One of Debian's tools; OSError where it is not installed."""
+    return subprocess.run(
+        [f"/usr/bin/{tool}", *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=300,
+        check=False,
+        # without it Nagle's algorithm adds 40 ms to each message
+        env={**os.environ, "TCP_NODELAY": "1"},
+    )
+
+
+# --- data sets ----------------------------------------------------------------------------------
+def new_uid() -> str:
+    """A UID by DICOM PS3.5 B.2: 2.25. and a random number."""
+    return UID_ROOT + str(secrets.randbits(127))
+
+
+def made(text: str, path: Path) -> Path:
+    """A DICOM file out of a dump."""
+    dump = path.with_name(f"{path.name}.txt")
+    dump.write_text(text, encoding="utf-8")
+    done = dcmtk("dump2dcm", "+te", str(dump), str(path))
+    dump.unlink()
+    if done.returncode:
+        raise RuntimeError(f"dump2dcm: {done.stderr.strip()}")
+    return path
+
+
+def data_set(path: Path | str) -> dict[str, Any]:
+    """Everything in the file but its meta header, pixel data included, by the JSON model of PS3.18 F.2."""
+    done = dcmtk("dcm2json", str(path))
+    if done.returncode:
+        raise RuntimeError(f"dcm2json: {done.stderr.strip()}")
+    return {tag: value for tag, value in json.loads(done.stdout).items() if not tag.startswith("0002")}
+
+
+def value(item: dict[str, Any], tag: str) -> str:
+    """The first value of an attribute; empty without one."""
+    return str((item.get(tag, {}).get("Value") or [""])[0])
+
+
+# --- for modules --------------------------------------------------------------------------------
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "host": {"type": "str", "default": "127.0.0.1"},
+    "port": {"type": "int", "default": 4242},
+    "called_aet": {"type": "str", "required": True},
+    "calling_aet": {"type": "str", "required": True},
+    "timeout": {"type": "int", "default": 10},
+    "ca_file": {"type": "path"},
+    "certificate_file": {"type": "path"},
+    "key_file": {"type": "path"},
+}
+
+
+def peer(asked: dict[str, Any]) -> Scu:
+    """The client that a module's parameters describe."""
+    tls = (
+        tls_options(asked["ca_file"], asked["certificate_file"] or "", asked["key_file"] or "")
+        if asked["ca_file"]
+        else ()
+    )
+    return Scu(asked["host"], asked["port"], asked["called_aet"], asked["calling_aet"], tls, asked["timeout"])
+
+
+def end(module: Any, request: str, answer: Answer, **result: Any) -> None:
+    """Ends a module with what became of its request."""
+    result = {"changed": False, "outcome": answer.outcome, "detail": answer.detail, **result}
+    if answer.outcome == ACCEPTED:
+        module.exit_json(**result)
+    asked = module.params
+    whom = f"{asked['called_aet']} at {asked['host']}:{asked['port']} as {asked['calling_aet']}"
+    module.fail_json(msg=f"{request} to {whom} was not accepted: {answer}", **result)

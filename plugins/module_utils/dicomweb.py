@@ -1,0 +1,156 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""DICOMweb over HTTPS, and Orthanc's REST API: QIDO-RS, WADO-RS and STOW-RS (DICOM PS3.18). Without Ansible."""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.policy
+import http.client
+import json
+import secrets
+import socket
+import ssl
+import urllib.parse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import dicom
+
+ROOT = "/dicom-web"
+
+
+class Reply(NamedTuple):
+    status: int
+    kind: str
+    body: bytes
+    location: str = ""
+
+
+class User(NamedTuple):
+    name: str
+    password: str
+    certificate: str = ""  # path of a certificate and its key, without .crt and .key
+
+
+NOBODY = User("", "")
+
+
+class Connection(http.client.HTTPSConnection):
+    """HTTPS to an address under another name: the clinic's DNS need not know the server's name here."""
+
+    address = ""
+
+    def connect(self) -> None:
+        try:
+            plain = socket.create_connection((self.address, self.port), self.timeout)
+        except ConnectionRefusedError:
+            raise OSError(f"nobody answers on port {self.port}; see systemctl status nginx") from None
+        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
+
+
+class Https(NamedTuple):
+    """The proxy, as an external system sees it."""
+
+    hostname: str
+    ca_file: str
+    address: str = "127.0.0.1"
+    port: int = 443
+
+    def context(self, user: User = NOBODY) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.ca_file)
+        # a certificate of the clinic's is trusted without its root, which only clients have
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if user.certificate:
+            context.load_cert_chain(f"{user.certificate}.crt", f"{user.certificate}.key")
+        return context
+
+    def ask(self, method: str, path: str, user: User, body: bytes = b"", **headers: str) -> Reply:
+        """A failure of TLS is an exception that says so."""
+        connection = Connection(self.hostname, self.port, timeout=60, context=self.context(user))
+        connection.address = self.address
+        return ask(connection, method, path, user, body, headers)
+
+    def expiry(self) -> int:
+        """Until when its certificate is valid, in seconds since 1970; it must be trusted."""
+        with (
+            socket.create_connection((self.address, self.port), 10) as plain,
+            self.context().wrap_socket(plain, server_hostname=self.hostname) as talk,
+        ):
+            return int(ssl.cert_time_to_seconds(str((talk.getpeercert() or {})["notAfter"])))
+
+    def find(self, study: str, user: User) -> list[dict[str, Any]]:
+        """QIDO-RS, PS3.18 10.6."""
+        found = self.ask("GET", f"{ROOT}/studies?StudyInstanceUID={study}", user, Accept="application/dicom+json")
+        return json.loads(found.body) if found.status == 200 else []
+
+    def read(self, path: str, user: User) -> tuple[int, bytes]:
+        """WADO-RS, PS3.18 10.4: the first instance below the path as it was stored."""
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        reply = self.ask("GET", path, user, Accept=accept)
+        if reply.status != 200:
+            return reply.status, b""
+        head = f"Content-Type: {reply.kind}\r\n\r\n".encode()
+        message = email.message_from_bytes(head + reply.body, policy=email.policy.HTTP)
+        payload = next(part for part in message.walk() if not part.is_multipart()).get_payload(decode=True)
+        return reply.status, payload if isinstance(payload, bytes) else b""
+
+    def store(self, path: Path | str, user: User) -> int:
+        """STOW-RS, PS3.18 10.5, of one file: the status."""
+        boundary = secrets.token_hex(12)
+        content = Path(path).read_bytes()
+        body = b"--%b\r\nContent-Type: application/dicom\r\n\r\n%b\r\n--%b--\r\n" % (
+            *(boundary.encode(), content, boundary.encode()),
+        )
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        return self.ask("POST", f"{ROOT}/studies", user, body, Content_Type=kind).status
+
+    def compared(self, path: str, image: Path | str, user: User, scratch: Path) -> str:
+        """'bit-identical' when what WADO-RS gives is the data set of the file, pixel data included."""
+        status, content = self.read(path, user)
+        if status != 200:
+            return f"HTTP status {status}"
+        received = scratch / "received.dcm"
+        received.write_bytes(content)
+        try:
+            return "bit-identical" if dicom.data_set(received) == dicom.data_set(image) else "different"
+        finally:
+            received.unlink()
+
+
+def retrieve_url(study: dict[str, Any]) -> str:
+    """Where QIDO-RS says that the study is."""
+    return dicom.value(study, "00081190")
+
+
+def path_of(url: str) -> str:
+    return urllib.parse.urlsplit(url).path
+
+
+def http_ask(
+    port: int, method: str, path: str, user: User = NOBODY, body: bytes = b"", address: str = "127.0.0.1"
+) -> Reply:
+    """Orthanc itself, without the proxy."""
+    connection = http.client.HTTPConnection(address, port, timeout=60)
+    try:
+        return ask(connection, method, path, user, body, {})
+    except ConnectionRefusedError:
+        raise OSError(f"nobody answers on port {port}; see systemctl status orthanc, or docker ps -a") from None
+
+
+def ask(
+    connection: http.client.HTTPConnection, method: str, path: str, user: User, body: bytes, headers: dict[str, str]
+) -> Reply:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if user.name:
+        sent["Authorization"] = f"Basic {base64.b64encode(f'{user.name}:{user.password}'.encode()).decode()}"
+    try:
+        connection.request(method, path, body or None, sent)
+        answer = connection.getresponse()
+        kind, location = answer.getheader("Content-Type", ""), answer.getheader("Location", "")
+        return Reply(answer.status, kind, answer.read(), location)
+    except http.client.HTTPException as error:
+        raise OSError(f"no answer in HTTP ({type(error).__name__})") from None
+    finally:
+        connection.close()

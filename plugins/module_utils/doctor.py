@@ -1,0 +1,371 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Why a device and Orthanc do not reach each other, in one sentence with the remedy. Nothing here imports Ansible.
+
+What is known: the inventory, Orthanc's own list, the firewall's table and log, what Orthanc and nginx wrote in the last
+hour, a TCP connection to the device, and a C-ECHO from Orthanc to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import acceptance, dicomweb, exposure
+
+HOUR = 3600
+TCP_SECONDS = 5.0  # where no machine has the address, the kernel knows it after three
+NGINX_LOG = Path("/var/log/nginx/orthanc_error.log")
+# what a request is called in `may`, by Orthanc's words
+RIGHTS = {
+    **{"Echo": "echo", "C-ECHO": "echo", "Store": "store", "C-STORE": "store", "Find": "find", "C-FIND": "find"},
+    **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
+}
+# Orthanc's default log, of 1.10.1 to 1.13.0
+MOMENT = re.compile(r"^[A-Z](\d\d)(\d\d) (\d\d:\d\d:\d\d[.\d]*)")
+UNLISTED = re.compile(r'Modality "(?P<aet>[^"]*)" is not listed in the "DicomModalities"')
+ADDRESS = re.compile(
+    r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
+    r".*?\((?P<other>[^)]*) was expected\)"
+)
+REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.+?) on IP (?P<ip>\S+)")
+CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
+REQUEST = re.compile(
+    r"authorization rejected for AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
+)
+COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
+SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
+HANDSHAKE = re.compile(
+    r"^(?P<time>\S+ \S+) \[\w+\] [^*]*\*\d+ (?P<what>.*(?:SSL|certificate).*)"
+    r", client: (?P<ip>[^,]+), server: \S+?:(?P<port>\d+)$"
+)
+KERNEL = re.compile(r"orthanc refused: .*\bSRC=(?P<ip>\S+) .*\bDPT=(?P<port>\d+)")
+
+
+class Event(NamedTuple):
+    """A refusal that a log tells of."""
+
+    moment: str  # MM-DD hh:mm:ss with fractions where the log has them, local time
+    kind: str  # calling_aet, address, right, called_aet or tls
+    aet: str = ""
+    ip: str = ""
+    detail: str = ""
+
+
+def events(log: str) -> list[Event]:
+    """Refusals in Orthanc's log."""
+    found: list[Event] = []
+    forbidden: dict[str, str] = {}  # what the line before said of an AE title
+    for line in log.splitlines():
+        stamp = MOMENT.match(line)
+        moment = f"{stamp[1]}-{stamp[2]} {stamp[3]}" if stamp else ""
+        if match := CALLED.search(line):
+            found.append(Event(moment, "called_aet", detail=match["called"].strip()))
+        elif match := ADDRESS.search(line):
+            forbidden[match["aet"]] = match["other"]
+        elif match := UNLISTED.search(line):
+            forbidden.pop(match["aet"], None)
+        elif match := REJECTED.search(line):
+            other = forbidden.pop(match["aet"], "")
+            found.append(Event(moment, "address" if other else "calling_aet", match["aet"], match["ip"], other))
+        elif match := REQUEST.search(line):
+            command, should = COMMAND.search(match["reason"]), SHOULD_BE.search(match["reason"])
+            if command:
+                found.append(Event(moment, "right", match["aet"], match["ip"], command["command"].strip()))
+            elif should:
+                found.append(Event(moment, "address", match["aet"], match["ip"], should["other"].rstrip(".")))
+            elif "not listed" in match["reason"]:
+                found.append(Event(moment, "calling_aet", match["aet"], match["ip"]))
+    return found
+
+
+def handshakes(log: str, port: int, since: float) -> list[Event]:
+    """Failures of TLS in nginx's log, at the port of DICOM over TLS."""
+    found = []
+    for line in log.splitlines():
+        match = HANDSHAKE.match(line)
+        # the shutdown of what failed is no failure of its own
+        if not match or int(match["port"]) != port or "SSL_shutdown" in match["what"]:
+            continue
+        when = datetime.strptime(match["time"], "%Y/%m/%d %H:%M:%S")
+        if when.timestamp() >= since:
+            found.append(Event(when.strftime("%m-%d %H:%M:%S"), "tls", ip=match["ip"], detail=match["what"]))
+    return found
+
+
+@dataclass
+class Evidence:
+    """All that is known of a device."""
+
+    device: dict[str, Any]  # of the inventory
+    aet: str  # Orthanc's
+    own: str  # the acceptance test's
+    port: int  # where the device must come
+    addresses: list[str]  # this machine's
+    orthanc: str = ""  # why Orthanc does not answer
+    listed: str = ""  # how Orthanc's own list differs from the inventory
+    place: str = ""  # the address from which the device comes for Orthanc: over TLS the proxy's
+    firewall: str = ""  # why the kernel does not let it in
+    refusals: list[Event] = field(default_factory=list)
+    knocked: list[str] = field(default_factory=list)  # addresses that the firewall refused at this port
+    packets: int = 0  # how many it refused at all
+    tcp: str = ""  # open, refused, silent, or unreachable
+    echo: str = ""  # what Orthanc's C-ECHO said; empty when it was answered
+
+
+class Diagnosis(NamedTuple):
+    kind: str
+    sentence: str
+
+
+def theirs(event: Event, known: Evidence) -> bool:
+    """Whether an event is this device's, and not the acceptance test's own."""
+    if event.kind == "called_aet":
+        return event.detail != acceptance.WRONG_CALLED  # the line names nobody
+    if event.ip in known.addresses or event.aet in (known.own, acceptance.STRANGER):
+        return False
+    return event.ip in (known.device["host"], known.place) or event.aet == known.device["aet"]
+
+
+def decide(known: Evidence) -> Diagnosis:
+    """The first of these that holds: what nobody can come past goes before what was tried last."""
+    name, host = known.device["name"], known.device["host"]
+    place = f"{host}:{known.device['port']}"
+    mine = sorted((event for event in known.refusals if theirs(event, known)), key=lambda event: event.moment)
+    if known.orthanc:
+        text = (
+            f"Orthanc itself does not answer ({known.orthanc}), so that no device reaches it. Remedy: start it with "
+            "systemctl start orthanc or docker start orthanc, and see its log."
+        )
+        return Diagnosis("orthanc", text)
+    if known.listed:
+        text = f"Orthanc knows {name} otherwise than the inventory ({known.listed}). Remedy: deploy again."
+        return Diagnosis("not_deployed", text)
+    if known.firewall:
+        text = (
+            f"The firewall does not let {name} ({host}) in at port {known.port}: {known.firewall}. "
+            "Remedy: deploy again, or load its table: systemctl reload-or-restart orthanc-firewall."
+        )
+        return Diagnosis("firewall", text)
+    if mine:
+        newest = mine[-1]
+        if newest.kind == "address" and newest.aet != known.device["aet"]:
+            # it came from this device, under the AE title of another one
+            newest = newest._replace(kind="calling_aet")
+        return told(newest, known)
+    if known.tcp in ("silent", "unreachable"):
+        return nobody(known)
+    if known.tcp == "refused":
+        text = (
+            f"{name} is there at {host}, and nothing listens on its port {known.device['port']}: it may send, and "
+            "Orthanc cannot reach it. Remedy: start the DICOM service (storage SCP) on the device, or set its port in "
+            "orthanc_modalities and deploy again; a device that only sends needs none."
+        )
+        return Diagnosis("closed_port", text)
+    if "Rejected" in known.echo:
+        text = (
+            f"{name} answers at {place} and refuses Orthanc's AE title {known.aet}, or does not call itself "
+            f"{known.device['aet']}. Remedy: enter {known.aet} with this machine's address on the device, and the "
+            "device's own AE title in orthanc_modalities."
+        )
+        return Diagnosis("device_refuses", text)
+    if known.echo:
+        text = (
+            f"{name} takes a connection at {place} and does not answer C-ECHO ({known.echo}). "
+            "Remedy: see that it is a DICOM service without TLS that listens on that port."
+        )
+        return Diagnosis("device_fails", text)
+    text = (
+        f"{name} answers at {place}, the firewall lets it in at port {known.port}, and nothing of it was refused in "
+        f"the last hour; it may {', '.join(known.device['may'])}."
+    )
+    return Diagnosis("fine", text)
+
+
+def nobody(known: Evidence) -> Diagnosis:
+    """No machine answers at the device's address: perhaps it has another, and the firewall keeps it out."""
+    name, host, port = known.device["name"], known.device["host"], known.device["port"]
+    how = "no machine has it" if known.tcp == "unreachable" else f"nothing comes back from port {port}"
+    others = [address for address in dict.fromkeys(known.knocked) if address != host]
+    hint, other = "", "another address"
+    if others:
+        hint, other = f", while the firewall refuses {', '.join(others)} at port {known.port}", others[-1]
+    elif known.packets:
+        hint = f", while the firewall has refused {known.packets} packets of machines that are not listed"
+    remedy = (
+        f"see that the device is on and its network settings are right; if it has {other}, set its host in "
+        "orthanc_modalities to that and deploy again"
+    )
+    text = f"Nobody answers at {host}, the address of {name} ({how}){hint}. Remedy: {remedy}."
+    return Diagnosis("wrong_address", text)
+
+
+def told(event: Event, known: Evidence) -> Diagnosis:
+    """What a refusal means for this device."""
+    device, when = known.device, f"at {event.moment.partition(' ')[2].partition('.')[0]}"
+    name, host, aet = device["name"], device["host"], device["aet"]
+    if event.kind == "called_aet":
+        text = (
+            f"A device called {event.detail} {when}, and Orthanc's AE title is {known.aet}. "
+            f"Remedy: if it was {name}, set the called (remote) AE title on it to {known.aet}."
+        )
+    elif event.kind == "calling_aet":
+        text = (
+            f"{name} ({host}) calls itself {event.aet} {when}, and Orthanc knows it as {aet}. Remedy: set the AE "
+            f"title on the device to {aet}, or its aet in orthanc_modalities to {event.aet} and deploy again."
+        )
+    elif event.kind == "address":
+        text = (
+            f"AE title {event.aet} came from {event.ip} {when}, and {name} is listed at {host}. Remedy: give the "
+            f"device the address {host}, or set its host in orthanc_modalities to {event.ip} and deploy again."
+        )
+    elif event.kind == "right":
+        right = RIGHTS.get(event.detail, event.detail)
+        text = (
+            f"{name} asked for {right} {when}, which it may not. "
+            f"Remedy: add {right} to may of {name} in orthanc_modalities, and deploy again."
+        )
+        if right in device["may"]:
+            text = f"{name} asked for {right} {when}, which Orthanc does not let it do yet. Remedy: deploy again."
+    else:
+        text = f"TLS with {name} ({event.ip}) failed {when}: {reason(event.detail)}"
+        if not device["tls"]:
+            text = (
+                f"{name} ({event.ip}) speaks to the port of DICOM over TLS {when}, and is not in orthanc_dicom_tls. "
+                f"Remedy: use the other port without TLS on the device, or list it there and deploy again."
+            )
+    return Diagnosis(event.kind, text)
+
+
+def reason(said: str) -> str:
+    """What nginx says of a handshake, for a person."""
+    if "did not return a certificate" in said or "no required SSL certificate" in said:
+        return (
+            "the device showed no certificate. Remedy: install the certificate and key that the deploy left in "
+            "orthanc_proxy_ca_directory on the device, and switch its client authentication on."
+        )
+    if "wrong version number" in said or "http request" in said or "packet length" in said:
+        return "the device speaks without TLS. Remedy: switch TLS on at the device, or use the port without TLS."
+    if "unknown ca" in said or "bad certificate" in said or "certificate unknown" in said:
+        return "the device does not trust the server's certificate. Remedy: import the CA's root on the device."
+    if "revoked" in said:
+        return "its certificate is revoked. Remedy: install the new one from orthanc_proxy_ca_directory on the device."
+    if "verify" in said or "certificate" in said:
+        return (
+            f"its certificate is not the CA's ({said[:120]}). Remedy: install the one from orthanc_proxy_ca_directory "
+            "on the device, and set its clock."
+        )
+    return f"{said[:160]}. Remedy: let the device use TLS 1.2 or 1.3 with an ECDHE AES-GCM cipher suite."
+
+
+# --- looking ------------------------------------------------------------------------------------
+def run(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:
+        return ""
+    return done.stdout
+
+
+def in_container() -> bool:
+    """Orthanc runs as a container where its unit is masked or absent."""
+    return run("systemctl", "is-enabled", "orthanc.service").strip() != "enabled" and bool(shutil.which("docker"))
+
+
+def image() -> str:
+    """What the container was made of; empty with the package."""
+    if not in_container():
+        return ""
+    done = run("docker", "inspect", "--type=container", "--format={{.Config.Image}}", "orthanc").strip()
+    return "" if done.startswith("Error") else done
+
+
+def log() -> str:
+    """Orthanc's in the last hour, of the process that runs now: another one had another configuration."""
+    now = time.time()
+    if in_container():
+        started = run("docker", "inspect", "--type=container", "--format={{.State.StartedAt}}", "orthanc").strip()
+        try:
+            begin = datetime.fromisoformat(started).timestamp()
+        except ValueError:
+            begin = 0.0
+        return run("docker", "logs", f"--since={max(begin, now - HOUR):.3f}", "orthanc")
+    shown = run("systemctl", "show", "--property=InvocationID", "--value", "orthanc.service").strip()
+    only = [f"_SYSTEMD_INVOCATION_ID={shown}"] if shown else ["--unit=orthanc.service"]
+    return run("journalctl", *only, f"--since=@{now - HOUR:.0f}", "--output=cat", "--no-pager")
+
+
+def tcp(host: str, port: int) -> str:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as door:
+        door.settimeout(TCP_SECONDS)
+        try:
+            door.connect((host, port))
+        except ConnectionRefusedError:
+            return "refused"
+        except OSError as error:
+            return "unreachable" if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "silent"
+        return "open"
+
+
+def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
+    over_tls = device["tls"]
+    port = settings["dicom_tls_port"] if over_tls else settings["dicom_port"]
+    known = Evidence(device, settings["aet"], settings["calling_aet"], port, acceptance.local_addresses())
+    try:
+        found = acceptance.rest(settings, "GET", "/modalities?expand").get(device["name"])
+    except (OSError, ValueError) as error:
+        known.orthanc = str(error)
+        return known
+    if not found:
+        known.listed = "it is not listed at all"
+        return known
+    known.place = found["Host"]
+    same = {"AE title": (found["AET"], device["aet"]), "port": (int(found["Port"]), int(device["port"]))}
+    if not over_tls:
+        same["address"] = (found["Host"], device["host"])
+    known.listed = ", ".join(f"{what} {has} and not {wanted}" for what, (has, wanted) in same.items() if has != wanted)
+    if any(one["port"] == port for one in settings["ports"]) and "no_firewall" not in settings["waivers"]:
+        table = exposure.table()
+        if not exposure.is_let_in(table, {"port": port}, device["host"]):
+            known.firewall = exposure.dropped(table)[1] or "its address is not among the sources"
+        known.packets = exposure.refused_packets(table)
+        kernel = run("journalctl", "-k", "--since=-1h", "--output=cat", "--no-pager", "--grep=orthanc refused")
+        known.knocked = [match["ip"] for match in KERNEL.finditer(kernel) if int(match["port"]) == port]
+    known.refusals = events(log())
+    if NGINX_LOG.exists():
+        known.refusals += handshakes(NGINX_LOG.read_text(errors="replace"), port, time.time() - HOUR)
+    known.tcp = tcp(device["host"], int(device["port"]))
+    if known.tcp == "open":
+        path, body = f"/modalities/{device['name']}/echo", b'{"Timeout": 5}'
+        # over TLS Orthanc's own entry leads to the proxy: a device that comes over TLS is not called
+        if not over_tls:
+            reply = dicomweb.http_ask(settings["http_port"], "POST", path, acceptance.admin(settings), body)
+            known.echo = "" if reply.status == 200 else detail(reply.body)
+    return known
+
+
+def detail(body: bytes) -> str:
+    """Orthanc's reason, without its own prefix; of older releases there is none."""
+    match = re.search(rb'"Details" : "(.*)"', body)
+    text = match[1].decode(errors="replace").replace('\\"', '"') if match else "no association"
+    return text.rpartition(": ")[2] if text.startswith("DicomAssociation") else text
+
+
+def examine(settings: dict[str, Any], name: str) -> Diagnosis:
+    """KeyError for a device that the inventory does not know."""
+    device = next((one for one in settings["devices"] if one["name"] == name), None)
+    if device is None:
+        raise KeyError(name)
+    tls = name in settings["certificates"].get("device", {})
+    return decide(look(settings, {**device, "tls": tls}))

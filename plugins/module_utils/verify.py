@@ -1,0 +1,236 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The program orthanc-verify: the acceptance test and the connectivity doctor, on the server itself.
+
+The role copies this directory's files to the server; nothing here imports Ansible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from . import acceptance, doctor
+from . import report as pages
+
+CONFIGURATION = Path("/etc/orthanc-verify.json")
+DIRECTORY = Path("/var/lib/orthanc-verify")
+LOCK = Path("/run/orthanc-verify.lock")
+LOCK_SECONDS = 300
+PASSED, FAILED, NOT_RUN = 0, 1, 2
+
+
+class Refused(Exception):
+    """Why it cannot run, with the remedy."""
+
+
+class Interrupted(BaseException):
+    """A signal: the patient is taken away on the way out."""
+
+
+def interrupted(number: int, _frame: Any) -> None:
+    for one in acceptance.SIGNALS:
+        signal.signal(one, signal.SIG_IGN)  # once is enough
+    raise Interrupted(signal.Signals(number).name)
+
+
+def loud(text: str) -> None:
+    """A line at priority 3 in the journal, wherever the program was called from."""
+    print(text, file=sys.stderr, flush=True)
+    if shutil.which("logger"):
+        subprocess.run(["logger", "-p", "daemon.err", "-t", "orthanc-verify", "--", text], check=False)
+
+
+def written(path: Path, content: str) -> None:
+    """The whole file or the one of before."""
+    waiting = path.with_name(f"{path.name}.part")
+    with waiting.open("w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o640)
+        file.write(content)
+    waiting.rename(path)
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Refused(f"{path} is not there. Remedy: deploy.") from None
+    except PermissionError:
+        raise Refused(f"{path} holds passwords and is root's. Remedy: use sudo.") from None
+    except ValueError as error:
+        raise Refused(f"{path} cannot be read ({error}). Remedy: deploy again.") from None
+    return content
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Path]:
+    """The directory for files of this run. Two runs would take each other's patient away."""
+    end = time.monotonic() + LOCK_SECONDS
+    with LOCK.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    what = f"Another orthanc-verify is at work for more than {LOCK_SECONDS} s"
+                    raise Refused(f"{what}. Remedy: end it, or wait.") from None
+                time.sleep(0.2)
+        scratch = DIRECTORY / "scratch"
+        yield scratch
+
+
+def opened(scratch: Path) -> Path:
+    """An empty directory: what is in it after kill -9 the next run removes."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700, parents=True)
+    tempfile.tempdir = str(scratch)
+    return scratch
+
+
+# --- the report ---------------------------------------------------------------------------------
+def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
+    """Everything that a clinic files; no passwords."""
+    now = time.time()
+    noted = acceptance.state(acceptance.MONITOR) if settings["monitor"] else {}
+    over_tls = day.certificates("device")
+    days = int(day.certificate_until - now) // 86400
+    until = [{"name": "proxy", "not_after": acceptance.iso(day.certificate_until), "days": days}]
+    return {
+        **{"clinic": settings["clinic"], "host": settings["host"], "hostname": settings["hostname"]},
+        **{"time": acceptance.iso(now), "passed": all(check["passed"] for check in day.checks)},
+        **{"collection": settings["collection"], "versions": versions(settings)},
+        **{"checks": day.checks, "waivers": settings["waivers"]},
+        "certificates": until if day.certificate_until else [],
+        "disk": noted.get("disk"),
+        "backup": backup() if settings["backup"] else None,
+        "server": {
+            **{"addresses": list(day.addresses), "aet": settings["aet"]},
+            **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
+        },
+        "devices": [
+            {key: device[key] for key in ("name", "aet", "host", "port", "may")} | {"tls": device["name"] in over_tls}
+            for device in settings["devices"]
+        ],
+    }
+
+
+def versions(settings: dict[str, Any]) -> dict[str, str]:
+    """What runs; a part that does not answer is left out."""
+    found: dict[str, str] = {}
+    asked = {"Orthanc": "/system", "DICOMweb": "/plugins/dicom-web", "Worklists": "/plugins/worklists"}
+    for name, path in asked.items():
+        for one in (path, path.replace("/worklists", "/orthanc-worklists")):
+            with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
+                found[name] = acceptance.rest(settings, "GET", one)["Version"]
+                break
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = Path("/etc/os-release").read_text().splitlines()
+        release = dict(line.split("=", 1) for line in lines if "=" in line)
+        system = (release["ID"].strip('"').capitalize(), release["VERSION_ID"].strip('"'))
+        found["System"] = " ".join(system)
+    image = doctor.image()
+    return {**found, **({"Image": image} if image else {})}
+
+
+def backup() -> dict[str, Any]:
+    def of(name: str) -> dict[str, Any]:
+        noted = acceptance.state(acceptance.BACKUP / f"{name}.json")
+        last = noted.get("last_success_epoch")
+        return {"result": noted.get("result", "none yet"), "last_success": acceptance.iso(last) if last else None}
+
+    return {**of("backup"), "restore_check": of("restore_check")}
+
+
+# --- the command --------------------------------------------------------------------------------
+def run(settings: dict[str, Any]) -> dict[str, Any]:
+    with alone() as scratch:
+        # what an earlier run left must not be found by this one; where Orthanc is down the day says so
+        with contextlib.suppress(*acceptance.ERRORS):
+            acceptance.clean(settings, scratch)
+        day = acceptance.Day(settings, opened(scratch))
+        day.play()
+        result = report(settings, day)
+        written(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n")
+        written(DIRECTORY / "report.html", pages.html(result))
+        return result
+
+
+def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
+    with alone() as scratch:
+        try:
+            return {"removed": acceptance.clean(settings, scratch)}
+        except acceptance.ERRORS as error:
+            why = f"{acceptance.said(error)}. Remedy: start Orthanc, and run it again."
+            raise Refused(f"The synthetic patient may still be there: {why}") from None
+
+
+def examined(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    try:
+        found = doctor.examine(settings, name)
+    except KeyError:
+        known = ", ".join(device["name"] for device in settings["devices"]) or "none"
+        raise Refused(f"{name} is no device of orthanc_modalities. Remedy: use one of: {known}.") from None
+    return {"device": name, "kind": found.kind, "passed": found.kind == "fine", "sentence": found.sentence}
+
+
+def show(result: dict[str, Any]) -> None:
+    if "checks" in result:
+        print("\n".join(pages.lines(result)))
+    elif "sentence" in result:
+        print(result["sentence"])
+    else:
+        print(", ".join(f"{number} {what} removed" for what, number in result["removed"].items()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="orthanc-verify",
+        description="The acceptance test of Orthanc on this machine, and why a device is refused.",
+    )
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="the result as JSON")
+    commands.add_parser("run", parents=[common], help="play a clinic's day with a synthetic patient")
+    one = commands.add_parser("doctor", parents=[common], help="say why a device and Orthanc do not reach each other")
+    one.add_argument("device", help="its name in orthanc_modalities")
+    commands.add_parser("clean", parents=[common], help="take away what an interrupted run left")
+    given = parser.parse_args()
+    os.umask(0o077)
+    for number in acceptance.SIGNALS:
+        signal.signal(number, interrupted)
+    try:
+        settings = settings_of(given.config)
+        DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+        if given.command == "run":
+            result = run(settings)
+        elif given.command == "clean":
+            result = cleaned(settings)
+        else:
+            result = examined(settings, given.device)
+    except (Refused, OSError) as refused:
+        remedy = "" if isinstance(refused, Refused) else ". Remedy: run it as root, and see that dcmtk is installed."
+        loud(f"{refused}{remedy}")
+        return NOT_RUN
+    except Interrupted as signalled:
+        loud(f"Interrupted ({signalled}); the synthetic patient was taken away. Remedy: run it again.")
+        return NOT_RUN
+    print(json.dumps(result, indent=2)) if given.json else show(result)
+    for check in result.get("checks", []):
+        if not check["passed"]:
+            seen = f"{check['name']}: expected {check['expected']}, seen {check['seen']}"
+            loud(f"FAILED {seen}. Remedy: {check['remedy']}.")
+    return PASSED if result.get("passed", True) else FAILED

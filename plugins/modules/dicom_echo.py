@@ -1,0 +1,51 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: dicom_echo
+short_description: Send C-ECHO to a DICOM server
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Sends C-ECHO (DICOM PS3.4 A.4) with DCMTK's echoscu, and fails unless it is answered with Success.
+  - It reads what echoscu says; its exit code is 0 when the server ends the association without an answer.
+extends_documentation_fragment: clinicops.orthanc.dicom
+"""
+
+EXAMPLES = r"""
+- name: See whether Orthanc knows this device
+  clinicops.orthanc.dicom_echo:
+    host: 198.51.100.10
+    called_aet: ORTHANC
+    calling_aet: US1
+"""
+
+RETURN = r"""
+outcome:
+  description:
+    - C(accepted); C(rejected), the association was refused (DICOM PS3.8 9.3.4); C(aborted), the peer ended it, as
+      Orthanc does where a device has no right to the request; C(failed), the request had another status than Success;
+      or C(unreachable), there was no TCP connection.
+  type: str
+  returned: always
+detail:
+  description: The peer's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
+  type: str
+  returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils import dicom
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={**dicom.ARGUMENTS}, required_together=[("certificate_file", "key_file")])
+    asked = module.params
+    answer = dicom.peer(asked).echo()
+    dicom.end(module, "C-ECHO", answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""What orthanc-verify makes of what tools, logs and state files say. With real machines: the scenario `verify`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.clinicops.orthanc.plugins.module_utils import acceptance, dicom, doctor, exposure, verify
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = yaml.safe_load((ROOT / "roles/orthanc_verify/vars/main.yml").read_text())["__orthanc_verify_files"]
+US1 = {"name": "us1", "aet": "US1", "host": "198.51.100.21", "port": 104, "may": ["echo", "store"], "tls": False}
+OWN = ["127.0.0.1", "198.51.100.10", "172.18.0.1"]
+SETTINGS: dict[str, Any] = {
+    **{"clinic": "Clinic", "host": "pacs", "hostname": "pacs.clinic.example", "ca_file": "/etc/ssl/certs/ca.crt"},
+    **{"aet": "ORTHANC", "calling_aet": "ACCEPTANCE_TEST", "dicom_port": 4242, "dicom_tls_port": 2762, "http_port": 1},
+    "users": [{"name": "it", "role": "admin", "password": "hidden-password"}],
+    "devices": [US1, {**US1, "name": "us2", "aet": "US2"}],
+    **{"certificates": {"device": {"us2": "/etc/nginx/orthanc/device-us2"}}, "storage_dir": "/var/lib/orthanc/db"},
+    **{"worklist_dir": "/var/lib/orthanc/worklists", "worklist_drop_dir": "/srv/worklists/incoming"},
+    **{"waivers": {}, "ports": [], "backup": True, "monitor": False, "collection": "1.0.0"},
+}
+
+
+# --- DCMTK ----------------------------------------------------------------------------------------
+# as echoscu, storescu and findscu of DCMTK 3.6.9 said it to Orthanc 1.13.0
+SAID = {
+    "accepted": "I: Association Accepted (Max Send PDV: 16372)\nI: Received Echo Response (Success)\n",
+    "rejected: Calling AE Title Not Recognized": (
+        "I: Requesting Association\nF: Association Rejected:\nF: Result: Rejected Permanent, Source: Service User\n"
+        "F: Reason: Calling AE Title Not Recognized\n"
+    ),
+    # echoscu's exit code is 0
+    "aborted: the peer ended the association": (
+        "I: Association Accepted (Max Send PDV: 16372)\nI: Sending Echo Request (MsgID 1)\n"
+        "E: Echo Failed: 0006:0317 Peer aborted Association (or never connected)\nI: Peer Aborted Association\n"
+    ),
+    "rejected: No Acceptable Presentation Contexts": "E: No Acceptable Presentation Contexts\n",
+    "failed: status A700 (Refused: OutOfResources)": "I: Received Store Response (Refused: OutOfResources)\n",
+    "unreachable: Connection refused": (
+        "F: Association Request Failed: 0006:031c TCP Initialization Error: Connection refused\n"
+    ),
+    # Orthanc 1.13.0 that may not look into its storage directory
+    "failed: no answer in time": (
+        "I: Sending Store Request (MsgID 1, US)\nE: Store Failed, file: a.dcm:\n"
+        "E: 0006:0207 DIMSE No data available (timeout in non-blocking mode)\nI: Aborting Association\n"
+    ),
+    "failed: the tool said nothing": "",
+}
+
+
+@pytest.mark.parametrize("outcome", SAID)
+def test_the_answer_is_what_the_peer_said(outcome: str) -> None:
+    assert str(dicom.parsed(SAID[outcome])) == outcome
+
+
+def test_a_find_with_answers_is_judged_by_its_final_one() -> None:
+    pending = "I: Find Response: 1 (Pending)\nI: # Dicom-Data-Set\n"
+    assert dicom.parsed(f"{pending}I: Received Final Find Response (Success)\n").outcome == "accepted"
+    failed = dicom.parsed(f"{pending}I: Received Final Find Response (Failed: UnableToProcess)\n")
+    assert str(failed) == "failed: status Failed: UnableToProcess"
+
+
+# --- the doctor -----------------------------------------------------------------------------------
+# Orthanc 1.13.0's own lines, the addresses apart
+UNKNOWN = """\
+W1125 22:49:40.138979     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "US9" is not listed in the "DicomModalities" configuration option
+W1125 22:49:40.139031     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US9 on IP 198.51.100.21
+"""  # noqa: E501
+CALLED = """\
+W1125 22:49:41.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called AET in the request (WRONG)
+"""  # noqa: E501
+ELSEWHERE = """\
+W1125 22:49:42.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its hostname (198.51.100.22) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
+W1125 22:49:42.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP 198.51.100.22
+"""  # noqa: E501
+RIGHT = """\
+W1125 22:49:43.513212          DICOM-3 main.cpp:365] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM command Find is not allowed for this modality according to configuration option "DicomModalities"
+W1125 22:49:43.513472          DICOM-3 CommandDispatcher.cpp:845] Rejected Find request from remote DICOM modality with AET "US1" and hostname "198.51.100.21"
+"""  # noqa: E501
+# and 1.10.1's
+OLDER = """\
+W1125 23:32:41.449776 main.cpp:340] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM command FindWorklist is not allowed for this modality according to configuration option "DicomModalities"
+W1125 23:32:41.451273 CommandDispatcher.cpp:828] Rejected FindWorklist request from remote DICOM modality with AET "US1" and hostname "198.51.100.21"
+"""  # noqa: E501
+# what the acceptance test leaves there each day
+OURS = """\
+W1125 22:49:50.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called AET in the request (ACCEPTANCE_WRONG)
+W1125 22:49:50.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its hostname (172.18.0.1) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
+W1125 22:49:50.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP 172.18.0.1
+W1125 22:49:50.850255     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "STRANGER" is not listed in the "DicomModalities" configuration option
+W1125 22:49:50.850307     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET STRANGER on IP 127.0.0.1
+"""  # noqa: E501
+
+
+def known(log: str = "", **more: Any) -> doctor.Evidence:
+    found = doctor.Evidence(US1, "ORTHANC", "ACCEPTANCE_TEST", 4242, OWN, place="198.51.100.21", tcp="open")
+    found.refusals = doctor.events(log)
+    for name, value in more.items():
+        setattr(found, name, value)
+    return found
+
+
+DECISIONS = [
+    (known(), "fine", "us1 answers at 198.51.100.21:104"),
+    (known(OURS), "fine", "nothing of it was refused"),
+    (known(orthanc="nobody answers on port 8042"), "orthanc", "systemctl start orthanc"),
+    (known(listed="address 198.51.100.9 and not 198.51.100.21"), "not_deployed", "deploy again"),
+    (known(UNKNOWN, firewall="there is no table inet orthanc"), "firewall", "does not let us1 (198.51.100.21) in"),
+    (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, and Orthanc knows it as US1"),
+    (known(CALLED), "called_aet", "A device called WRONG at 22:49:41, and Orthanc's AE title is ORTHANC"),
+    (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),
+    # the AE title of another device's
+    (
+        known(ELSEWHERE.replace("US1", "US2").replace("100.21", "100.24").replace("100.22", "100.21")),
+        *("calling_aet", "us1 (198.51.100.21) calls itself US2 at 22:49:42"),
+    ),
+    (known(RIGHT), "right", "add find to may of us1"),
+    (known(OLDER), "right", "add find_worklist to may of us1"),
+    (known(UNKNOWN + CALLED + RIGHT + OURS), "right", "at 22:49:43"),
+    # the newest, though it is in the same second
+    (known(UNKNOWN + CALLED.replace("41.247185", "40.239031")), "called_aet", "at 22:49:40"),
+    (known(UNKNOWN.replace("US9", "ACCEPTANCE_TEST")), "fine", "nothing of it was refused"),
+    (known(tcp="refused"), "closed_port", "nothing listens on its port 104"),
+    (known(tcp="unreachable"), "wrong_address", "no machine has it"),
+    (known(tcp="silent", packets=7), "wrong_address", "refused 7 packets of machines that are not listed"),
+    (known(tcp="unreachable", knocked=["198.51.100.33"]), "wrong_address", "if it has 198.51.100.33, set its host"),
+    (known(echo="DUL Association Rejected"), "device_refuses", "refuses Orthanc's AE title ORTHANC"),
+    (known(echo="Timeout"), "device_fails", "does not answer C-ECHO (Timeout)"),
+]
+
+
+@pytest.mark.parametrize(("evidence", "kind", "part"), DECISIONS)
+def test_one_sentence_names_the_cause_and_the_remedy(evidence: doctor.Evidence, kind: str, part: str) -> None:
+    found = doctor.decide(evidence)
+    assert (found.kind, part in found.sentence) == (kind, True), found.sentence
+    assert found.sentence.count("Remedy: ") == (kind != "fine"), found.sentence
+    assert found.sentence.endswith(".")
+
+
+def test_another_device_s_refusals_are_not_this_one_s() -> None:
+    assert doctor.decide(known(UNKNOWN.replace("100.21", "100.24"))).kind == "fine"
+    assert doctor.decide(known(RIGHT.replace("US1", "US2").replace("100.21", "100.22"))).kind == "fine"
+
+
+def test_a_right_that_only_the_inventory_has_wants_a_deploy() -> None:
+    stored = RIGHT.replace("command Find", "command Store")
+    assert "which Orthanc does not let it do yet" in doctor.decide(known(stored)).sentence
+
+
+@pytest.mark.parametrize(
+    ("what", "part"),
+    [
+        ("client sent no required SSL certificate", "showed no certificate"),
+        (
+            "SSL_do_handshake() failed (SSL: error:0A0000C7:SSL routines::peer did not return a certificate)",
+            "showed no",
+        ),
+        ("SSL_do_handshake() failed (SSL: error:0A00010B:SSL routines::wrong version number)", "without TLS"),
+        (
+            "SSL_do_handshake() failed (SSL: error:0A000418:SSL routines::tlsv1 alert unknown ca)",
+            "import the CA's root",
+        ),
+        ("client SSL certificate verify error: (18:self-signed certificate) while handshaking", "is not the CA's"),
+    ],
+)
+def test_what_nginx_says_of_tls(what: str, part: str) -> None:
+    now = time.strftime("%Y/%m/%d %H:%M:%S")
+    log = f"{now} [info] 812#812: *5 {what} while SSL handshaking, client: 198.51.100.21, server: 0.0.0.0:2762\n"
+    other = log.replace("198.51.100.21", "198.51.100.99")
+    log += log.replace(what, "SSL_shutdown() failed (SSL: error:0A000123:SSL routines::application data after close)")
+    refusals = doctor.handshakes(other + log, 2762, time.time() - 60)
+    assert len(refusals) == 2
+    device = {**US1, "tls": True}
+    found = doctor.decide(
+        doctor.Evidence(device, "ORTHANC", "ACCEPTANCE_TEST", 2762, OWN, refusals=refusals, tcp="open")
+    )
+    assert found.kind == "tls"
+    assert part in found.sentence
+    assert doctor.handshakes(log, 2762, time.time() + 60) == []
+    assert "is not in orthanc_dicom_tls" in doctor.decide(known(refusals=refusals)).sentence
+
+
+# --- the firewall ---------------------------------------------------------------------------------
+def table(*elements: Any) -> str:
+    def match(protocol: str, name: str, right: Any) -> dict[str, Any]:
+        left = {"payload": {"protocol": protocol, "field": name}}
+        return {"match": {"op": "==", "left": left, "right": right}}
+
+    rule = [
+        match("tcp", "dport", 4242),
+        match("ip", "saddr", "@dicom_4"),
+        {"counter": {"packets": 3}},
+        {"accept": None},
+    ]
+    refused = [{"counter": {"packets": 9, "bytes": 9}}, {"drop": None}]
+    objects = [
+        {"table": {"family": "inet", "name": "orthanc"}},
+        {"chain": {"name": "prerouting", "hook": "prerouting"}},
+        {"set": {"name": "dicom_4", "elem": list(elements)}},
+        {"rule": {"chain": "prerouting", "expr": rule}},
+        {"rule": {"chain": "refuse", "expr": refused}},
+    ]
+    return json.dumps({"nftables": objects})
+
+
+@pytest.mark.parametrize(
+    ("elements", "source", "let_in"),
+    [
+        (["198.51.100.21"], "198.51.100.21", True),
+        (["198.51.100.20"], "198.51.100.21", False),
+        ([{"prefix": {"addr": "198.51.100.0", "len": 26}}], "198.51.100.0/27", True),
+        ([{"prefix": {"addr": "198.51.100.0", "len": 26}}], "198.51.100.0/25", False),
+        ([{"range": ["198.51.100.21", "198.51.100.23"]}], "198.51.100.23", True),
+        ([], "198.51.100.21", False),
+        (["198.51.100.21"], "2001:db8::1", False),
+    ],
+)
+def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool) -> None:
+    port = {"name": "dicom", "port": 4242, "sources": [source]}
+    assert exposure.is_let_in(table(*elements), port, source) is let_in
+    check = exposure.server(table(*elements), [], [port], {})[1]
+    assert (check["passed"], check["seen"]) == (let_in, "yes" if let_in else f"{source} at 4242")
+    assert exposure.refused_packets(table(*elements)) == 9
+
+
+# --- the report -----------------------------------------------------------------------------------
+@pytest.fixture(name="day")
+def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.Day:
+    monkeypatch.setattr(acceptance, "BACKUP", tmp_path)
+    return acceptance.Day(SETTINGS, tmp_path)
+
+
+def noted(day: acceptance.Day, name: str, result: str, age: float | None) -> None:
+    content = {"result": result, **({} if age is None else {"last_success_epoch": int(time.time() - age)})}
+    (day.scratch / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("result", "age", "planned", "passed"),
+    [
+        ("success", 3600, 99 * 3600, True),
+        ("success", 27 * 3600, 99 * 3600, False),
+        ("running", 25 * 3600, 99 * 3600, True),
+        ("failed", 3600, 99 * 3600, False),
+        ("", None, 3600, True),  # a new machine: the first is still to come
+        ("failed", None, 3600, False),
+        ("", None, 27 * 3600, False),
+        ("success", 3600, None, False),  # nobody planned the next one
+    ],
+)
+def test_a_backup_is_recent_or_not_due_yet(
+    day: acceptance.Day, result: str, age: float | None, planned: float | None, passed: bool
+) -> None:
+    noted(day, "backup", result, age)
+    schedule = day.scratch / "cron"
+    if planned is not None:
+        schedule.touch()
+        stamp = time.time() - planned
+        os.utime(schedule, (stamp, stamp))
+    day.recent("last backup", "backup", "26 hours", 26 * 3600, schedule, "orthanc-backup run")
+    (check,) = day.checks
+    assert check["passed"] is passed, check
+    assert bool(check["remedy"]) is not passed
+
+
+def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
+    noted(day, "backup", "success", 3600)
+    day.check("DICOM", "one", "C-ECHO", "accepted", "refused", "deploy again")
+    day.check("DICOM", "two", "C-ECHO", "refused", "accepted", "deploy again", "any_device")
+    day.settings = {**SETTINGS, "waivers": {"any_device": "the clinic lends machines"}}
+    day.check("DICOM", "three", "C-ECHO", "refused", "accepted", "deploy again", "any_device")
+    found = verify.report(SETTINGS, day)
+    assert set(found) == {
+        *("clinic", "host", "hostname", "time", "passed", "collection", "versions", "checks", "waivers"),
+        *("certificates", "disk", "backup", "server", "devices"),
+    }
+    assert set(found["checks"][0]) == {
+        *("group", "name", "tried", "expected", "seen", "passed", "waiver", "remedy"),
+    }
+    assert [check["passed"] for check in found["checks"]] == [False, False, True]
+    assert [check["remedy"] for check in found["checks"]] == ["deploy again", "deploy again", ""]
+    assert found["passed"] is False
+    assert [device["tls"] for device in found["devices"]] == [False, True]
+    assert found["backup"]["result"] == "success"
+    assert found["backup"]["restore_check"] == {"result": "none yet", "last_success": None}
+    assert "hidden-password" not in json.dumps(found)
+
+
+# --- the program ----------------------------------------------------------------------------------
+def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptance.Day) -> None:
+    day.play()  # nothing answers here
+    names = {check["name"] for check in day.checks if not check["passed"]}
+    assert {"Orthanc answers on this machine", "certificate of the proxy"} <= names
+    assert "the synthetic patient is gone again" in names
+    assert all(check["remedy"] for check in day.checks if not check["passed"])
+    assert {check["group"] for check in day.checks} == {"Service", "DICOM", "Worklist", "DICOMweb", "Access", "Safety"}
+
+
+@pytest.fixture(name="program")
+def fixture_program(tmp_path: Path) -> list[str]:
+    """The files as the role copies them, with another name than the collection's."""
+    package = tmp_path / "orthanc_verify"
+    package.mkdir()
+    for name in FILES:
+        source = ROOT / "plugins/module_utils" / name
+        shutil.copytree(source, package / name) if source.is_dir() else shutil.copy(source, package)
+    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    start = "import sys; from orthanc_verify import verify; from pathlib import Path;"
+    where = f"verify.DIRECTORY = Path({str(tmp_path)!r}); verify.shutil.which = lambda name: None;"
+    return [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {start} {where} sys.exit(verify.main())",
+    ]
+
+
+def called(program: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_program_explains_itself_without_ansible(program: list[str]) -> None:
+    done = called(program, "--help")
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in ("run", "doctor", "clean"))
+
+
+def test_an_unknown_device_gets_the_names_of_the_known(program: list[str], tmp_path: Path) -> None:
+    done = called(program, "--config", str(tmp_path / "settings.json"), "doctor", "us9")
+    assert done.returncode == 2
+    assert "us9 is no device of orthanc_modalities. Remedy: use one of: us1, us2." in done.stderr
+
+
+def test_without_a_configuration_it_could_not_run(program: list[str], tmp_path: Path) -> None:
+    done = called(program, "--config", str(tmp_path / "none.json"), "run")
+    assert done.returncode == 2
+    assert "Remedy: deploy." in done.stderr
+    assert "Traceback" not in done.stderr
