@@ -50,6 +50,7 @@ scenarios: $(VENV)/requirements-test.stamp .collections/ansible_collections/clin
 	molecule test --scenario-name default
 	molecule test --scenario-name docker
 	molecule test --scenario-name exposure
+	molecule test --scenario-name monitor
 
 scenario-worklist: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
@@ -77,6 +78,7 @@ campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clini
 	BED_TESTS=campaign molecule test --scenario-name worklist
 	BED_TESTS=campaign molecule test --scenario-name backup_restore
 	BED_TESTS=campaign molecule test --scenario-name verify
+	BED_TESTS=campaign molecule test --scenario-name monitor
 	molecule test --scenario-name docker_to_package
 	molecule test --scenario-name acme
 

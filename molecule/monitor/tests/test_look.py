@@ -16,7 +16,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import PROBE, look, quiet, state
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
-LOOKS = 20
+LOOKS = 10
 
 
 @pytest.fixture(scope="module", params=testinfra_hosts)
