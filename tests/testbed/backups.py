@@ -115,9 +115,10 @@ def machine_ready(machine: str) -> None:
 
 def carried(archive: str) -> None:
     """Orthanc's image as a clinic without internet brings it."""
-    bed.docker("tag", bed.image("orthanc"), IMAGE)
-    bed.docker("save", "--output", archive, IMAGE)
-    bed.docker("rmi", IMAGE)
+    with bed.alone():  # two scenarios may want it at once
+        bed.docker("tag", bed.image("orthanc"), IMAGE)
+        bed.docker("save", "--output", archive, IMAGE)
+        bed.docker("rmi", IMAGE)
 
 
 # --- commands ------------------------------------------------------------------------------------
