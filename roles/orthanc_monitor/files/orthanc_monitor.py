@@ -13,7 +13,6 @@ import argparse
 import base64
 import contextlib
 import email.message
-import errno
 import fcntl
 import http.client
 import itertools
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
+IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
 REFUSED = "Cannot execute a Lua command"
 BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
@@ -343,10 +343,15 @@ def written(path: Path, text: str, mode: int = 0o644) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A JSON object; what is not there or cut off is empty."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
+
+
+def latest(settings: Settings) -> dict[str, Any]:
+    """What the last look left."""
+    return max(read(settings.directory / "state.json"), read(IN_MEMORY), key=lambda state: state.get("time", 0))
 
 
 def run(*command: str) -> tuple[int, str]:
@@ -394,7 +399,7 @@ class Look:
             try:
                 part()
                 blind = 0
-            except (OSError, ValueError, KeyError, IndexError, subprocess.SubprocessError) as error:
+            except Exception as error:  # whatever it is, and above all in what others wrote
                 blind = 1
                 self.details[f"MonitorBlind/{part.__name__}"] = f"{type(error).__name__}: {error}"
                 say(f"cannot see {part.__name__}: {type(error).__name__}: {error}", 4)
@@ -944,8 +949,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 def look(settings: Settings) -> dict[str, Any]:
     with alone(settings.directory):
-        path, now = settings.directory / "state.json", time.time()
-        state = read(path)
+        state, now = latest(settings), time.time()
         state.setdefault("began", int(now))
         seen = Look(settings, state, now)
         seen.look()
@@ -959,12 +963,11 @@ def look(settings: Settings) -> dict[str, Any]:
         )
         try:
             written(settings.directory / "orthanc.prom", metrics(seen.values))
-            written(path, json.dumps(state) + "\n")
+            written(settings.directory / "state.json", json.dumps(state) + "\n")
         except OSError as error:
-            # the next look begins where the last one did: an alert may come twice, and none is lost
-            if error.errno != errno.ENOSPC:
-                raise
-            say("the monitor cannot write what it saw: the disk is full", 3)
+            # the disk is full: without what was told, it would be told each minute
+            say(f"the monitor keeps what it saw in memory alone: {error}", 3)
+            written(IN_MEMORY, json.dumps(state) + "\n")
         return state
 
 
@@ -1009,7 +1012,7 @@ def main() -> int:
         return 0
     if arguments.command == "test":
         return test(settings)
-    state = look(settings) if arguments.command == "look" else read(settings.directory / "state.json")
+    state = look(settings) if arguments.command == "look" else latest(settings)
     if arguments.json:
         print(json.dumps(state, indent=2))
     elif arguments.command == "show":
