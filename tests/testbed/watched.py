@@ -50,7 +50,7 @@ def state(machine: str) -> Any:
 
 def firing(machine: str) -> dict[str, str]:
     found = state(machine)["alerts"].items()
-    return {key: alert["detail"] for key, alert in found if alert["firing"]}
+    return {key: alert["detail"] for key, alert in found if alert["firing"] and not alert["covered"]}
 
 
 def value(machine: str, metric: str, of: str = "") -> float | None:

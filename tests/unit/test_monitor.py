@@ -32,7 +32,8 @@ KNOWN = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").r
 
 def settings(home: Path, **more: Any) -> Any:
     content = {
-        "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package", "orthanc": "",
+        "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package",
+        "orthanc": "", "storage": str(home),
         "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
         "firewall": True, "backup": True, "worklist": True, "worklist_drop": "/srv", "accepted_cves": [],
         "brake_percent": 5, "thresholds": {}, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
@@ -114,9 +115,9 @@ def free(percent: float, of: str = "storage") -> tuple[str, str, float]:
 
 
 def test_each_threshold_has_its_alert(tmp_path: Path) -> None:
-    told = play(tmp_path, [free(50)], [free(15)], [free(8)], *[[free(8)]] * 3)
-    assert told == [[], ["firing DiskFilling/storage"], ["firing DiskAlmostFull/storage"], [],
-                    ["resolved DiskFilling/storage"], []]  # fmt: skip
+    told = play(tmp_path, [free(50)], [free(15)], [free(8)], [free(8)], *[[free(50)]] * 3)
+    assert told == [[], ["firing DiskFilling/storage"], ["firing DiskAlmostFull/storage"], [], [], [],
+                    ["resolved DiskAlmostFull/storage", "resolved DiskFilling/storage"]]  # fmt: skip
     told = play(tmp_path, [free(4), ("brake", "storage", 1), ("days_until_full", "storage", 1)])
     assert told == [["firing DiskBrake/storage"]]
 
@@ -148,6 +149,16 @@ def test_what_is_known_is_told_once(tmp_path: Path) -> None:
     assert [one for one in play(tmp_path, *[[("known_cves", "", 11)]] * 50, every=3600) if one] == [
         ["firing UnsafeVersion/"]
     ]
+
+
+def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:
+    failed, unknown = [("backup_ok", "", 0)], [("backup_age_hours", "", 1)]
+    assert play(tmp_path, failed, *[unknown] * 5, failed) == [["firing BackupFailed/"], [], [], [], [], [], []]
+    expiring, down = [("certificate_days", "proxy", 9), ("proxy_up", "", 1)], [("proxy_up", "", 0)]
+    assert play(tmp_path, expiring, *[down] * 5, expiring)[2:] == [["firing ProxyDown/"], [], [], [], []]
+    # a device that is no more
+    told = play(tmp_path, [("rejected_hour", "us9", 1)], *[unknown] * 30, every=3600)
+    assert [one for one in told if one] == [["firing DeviceRejected/us9"], ["resolved DeviceRejected/us9"]]
 
 
 def test_a_consequence_is_not_told(tmp_path: Path) -> None:
@@ -208,6 +219,9 @@ REQUEST = (
 def test_a_rejected_device_is_known_from_the_log(line: str, device: str) -> None:
     devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22")}
     assert monitor.rejected(line, devices) == device
+    # over TLS a device has an address of this machine
+    over_tls = {"us3": ("US3", "127.70.3.9")}
+    assert monitor.rejected(REJECTED.format("US3", "127.70.3.9"), over_tls) == "us3"
 
 
 @pytest.mark.parametrize(
@@ -257,6 +271,82 @@ def test_a_counter_s_increase(tmp_path: Path) -> None:
     assert found[:5] == [0, 0, 1, 4, 5]
     assert found[-1] == 0
     assert len(series["restarts"]) < 65
+    # what Orthanc forgets is no new failure
+    look = monitor.Look(settings(tmp_path), {}, 0.0)
+    assert [look.increase("jobs", value, 86400, True) for value in (3, 2, 2)] == [0, 0, 0]
+
+
+# --- the brake ----------------------------------------------------------------------------------
+SIZE = 10_000_000
+
+
+def braked(home: Path, free: float, percent: int = 5) -> bool:
+    """Whether the brake is on after a look with so much percent free."""
+    (home / ".orthanc-storage").touch()
+    look = monitor.Look(settings(home, brake_percent=percent), {}, 0.0)
+    look.brake(int(SIZE * free / 100), SIZE)
+    on = look.values[-1].value == 1
+    assert on == os.path.lexists(home / ".orthanc-brake")
+    return bool(on)
+
+
+def test_the_brake_comes_and_goes(tmp_path: Path) -> None:
+    brake, reserve = tmp_path / ".orthanc-brake", tmp_path / ".orthanc-reserve"
+    assert not braked(tmp_path, 50)
+    assert reserve.stat().st_size == SIZE // 100
+    assert braked(tmp_path, 4)
+    assert brake.stat().st_mode & 0o777 == 0o644
+    assert not reserve.exists()
+    assert braked(tmp_path, 6)  # not yet enough
+    assert not braked(tmp_path, 9)
+    assert reserve.exists()
+    assert braked(tmp_path, 4)
+    assert not braked(tmp_path, 4, percent=0)  # switched off
+    assert not reserve.exists()
+
+
+@pytest.mark.parametrize("name", [".orthanc-brake", ".orthanc-reserve"])
+@pytest.mark.parametrize("what", ["directory", "link", "dangling", "empty", "unreadable"])
+def test_whatever_lies_there_the_brake_works(tmp_path: Path, name: str, what: str) -> None:
+    victim, trap = tmp_path / "victim", tmp_path / name
+    victim.write_text("as it was")
+    victim.chmod(0o600)
+
+    def lay() -> None:
+        if what == "directory":
+            (trap / "in it").mkdir(parents=True)
+        elif what in ("link", "dangling"):
+            trap.symlink_to(victim if what == "link" else tmp_path / "nowhere")
+        else:
+            trap.touch()
+            trap.chmod(0o644 if what == "empty" else 0)
+
+    lay()
+    assert braked(tmp_path, 4)
+    assert (tmp_path / ".orthanc-brake").lstat().st_mode & 0o170444 == 0o100444
+    assert not braked(tmp_path, 50)
+    lay() if not os.path.lexists(trap) else None
+    assert not braked(tmp_path, 50)
+    assert (tmp_path / ".orthanc-reserve").lstat().st_size == SIZE // 100
+    assert victim.read_text() == "as it was"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_of_orthanc_s_is_not_told_for_another(tmp_path: Path) -> None:
+    path = tmp_path / ".orthanc-version"
+    path.write_text("1.12.7\n")
+    assert monitor.noted(path) == "1.12.7"
+    path.write_text("root:secret-hash:1\n")
+    with pytest.raises(ValueError, match=r"^the noted release is none$"):
+        monitor.noted(path)
+    path.unlink()
+    path.symlink_to(tmp_path / "monitor.json")
+    with pytest.raises(OSError, match="symbolic"):
+        monitor.noted(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises((OSError, ValueError)):
+        monitor.noted(path)  # and it does not wait
 
 
 # --- what others read ---------------------------------------------------------------------------
@@ -304,6 +394,25 @@ def test_a_token_is_not_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert "webhook cannot be sent" in said
     assert "secret-token" not in said
+
+
+def test_what_an_older_look_left_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(monitor, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(monitor, "IN_MEMORY", tmp_path / "memory.json")
+    own = settings(tmp_path)
+    for text in (
+        '{"time": 1, "alerts": {"DiskFilling/storage": []}, "series": 7}',
+        "[1]",
+        "",
+        '{"time": 1, "disk": 3}',
+    ):
+        (tmp_path / "state.json").write_text(text)
+        state = monitor.look(own)
+        assert state["time"] > 1
+        assert json.loads((tmp_path / "state.json").read_text())["time"] == state["time"]
+    capsys.readouterr()
 
 
 # --- the program --------------------------------------------------------------------------------

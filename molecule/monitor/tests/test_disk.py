@@ -119,14 +119,9 @@ def test_a_disk_that_fills(machine: str) -> None:
         assert f"Trouble, critical: {summary}" in text or f"Trouble, warning: {summary}" in text, summary
         assert f"All clear, critical: {summary}" in text or f"All clear, warning: {summary}" in text, summary
     told = [(one["name"], one["state"]) for message in received()[seen[1] :] for one in message["alerts"]]
-    assert told == [
-        ("DiskFilling", "firing"),
-        ("DiskAlmostFull", "firing"),
-        ("DiskFilling", "resolved"),
-        ("DiskBrake", "firing"),
-        ("DiskAlmostFull", "resolved"),
-        ("DiskBrake", "resolved"),
-    ]
+    # what is worse covers what was told; all is over when it is
+    names = ["DiskFilling", "DiskAlmostFull", "DiskBrake"]
+    assert told == [*((name, "firing") for name in names), *((name, "resolved") for name in sorted(names))]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,8 @@ def test_a_steady_feed_is_forecast(machine: str) -> None:
         if day < 3:
             assert value(machine, "days_until_full", "storage") is None
             assert "not enough history yet" in must(machine, "orthanc-monitor show || true")
-        must_be = int(must(machine, f"df -B1 --output=avail {STORAGE} | tail -1")) / daily
+        free = int(must(machine, f"df -B1 --output=avail {STORAGE} | tail -1"))
+        must_be = (free - 0.05 * SIZE) / daily  # until the brake
         must(machine, f"fallocate -l {daily} {STORAGE}/ballast-{day}")
     days = value(machine, "days_until_full", "storage")
     assert days is not None

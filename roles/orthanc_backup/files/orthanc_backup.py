@@ -50,7 +50,8 @@ SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 SECOND = "orthanc-restore-check"  # the container, and the directory
-OURS = (".restore-", ".set-aside-", ".quarantine-")  # in the storage directory: beside images, for renames
+# in the storage directory and no part of an archive: what is beside images for renames, and the monitor's
+OURS = (".restore-", ".set-aside-", ".quarantine-", ".orthanc-brake", ".orthanc-reserve")
 STOPPED = "stopped"  # Docker does not start what was stopped when the power went
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
@@ -941,7 +942,9 @@ class Rest:
         image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
         status, body, _ = self.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
         if status != 200:
-            remedy = f"see its log, and that {storage} is its own"
+            remedy = (
+                f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
+            )
             raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
         self.ask("DELETE", f"/instances/{json.loads(body)['ID']}")
 

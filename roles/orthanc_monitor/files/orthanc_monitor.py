@@ -23,11 +23,11 @@ import re
 import shutil
 import socket
 import ssl
+import stat
 import statistics
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from typing import Any, NamedTuple
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
 IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
+LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file can lock it
 REFUSED = "Cannot execute a Lua command"
 BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
@@ -282,6 +283,9 @@ HELP = {
 }
 
 
+PATHS = ("orthanc", "storage", "mount", "logs", "worklist_drop", "directory")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the deploy wrote into /etc/orthanc-monitor.json."""
@@ -290,7 +294,8 @@ class Settings:
     host: str
     hostname: str
     method: str
-    orthanc: Path  # its configuration, which names ports, directories, users and devices
+    orthanc: Path  # its configuration, which names ports, users and devices
+    storage: Path
     calling_aet: str
     plugins: list[str]
     mount: Path
@@ -312,7 +317,7 @@ class Settings:
     def read(cls, path: Path) -> Settings:
         try:
             content = json.loads(path.read_text())
-            paths = {name: Path(content[name]) for name in ("orthanc", "mount", "logs", "worklist_drop", "directory")}
+            paths = {name: Path(content[name]) for name in PATHS}
             return cls(**{**content, **paths, "thresholds": {**THRESHOLDS, **content["thresholds"]}})
         except FileNotFoundError:
             raise SystemExit(f"There is no {path}. Remedy: deploy with the role orthanc_monitor.") from None
@@ -337,6 +342,8 @@ def written(path: Path, text: str, mode: int = 0o644) -> None:
     with waiting.open("w", encoding="utf-8") as file:
         os.fchmod(file.fileno(), mode)
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     waiting.rename(path)
 
 
@@ -352,6 +359,38 @@ def read(path: Path) -> dict[str, Any]:
 def latest(settings: Settings) -> dict[str, Any]:
     """What the last look left."""
     return max(read(settings.directory / "state.json"), read(IN_MEMORY), key=lambda state: state.get("time", 0))
+
+
+def regular(path: Path, mode: int = 0) -> os.stat_result | None:
+    """What is known of a regular file of root's with at least this mode."""
+    if not os.path.lexists(path):
+        return None
+    known = path.lstat()
+    return (
+        known if stat.S_ISREG(known.st_mode) and known.st_uid == os.geteuid() and known.st_mode & mode == mode else None
+    )
+
+
+def gone(path: Path) -> None:
+    """Whatever lay there under this name."""
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f"{path.name}-{time.time_ns()}"))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def made(path: Path, mode: int, size: int = 0) -> None:
+    """A new file with so many bytes of the disk, or none."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    try:
+        os.fchmod(handle, mode)  # whatever the umask
+        if size:
+            os.posix_fallocate(handle, 0, size)
+    except OSError:
+        gone(path)
+        raise
+    finally:
+        os.close(handle)
 
 
 def run(*command: str) -> tuple[int, str]:
@@ -371,7 +410,7 @@ class Look:
         self.values: list[Sample] = []
         self.details: dict[str, str] = {}  # more of an alert, by name and object
         self.options = read(settings.orthanc)
-        self.storage = Path(self.options.get("StorageDirectory", "/var/lib/orthanc/db"))
+        self.storage = settings.storage
         # series over time: [[epoch, value], ...] by name
         self.series: dict[str, list[list[float]]] = dict(state.get("series", {}))
         self.connection = http.client.HTTPConnection("127.0.0.1", self.options.get("HttpPort", 8042), ANSWER_SECONDS)
@@ -383,6 +422,7 @@ class Look:
         """Each part on its own: what cannot be seen does not hide the rest."""
         self.saw("time_seconds", int(self.now))
         for part in (
+            self.configuration,
             self.mount,
             self.disks,
             self.process,
@@ -405,6 +445,10 @@ class Look:
                 say(f"cannot see {part.__name__}: {type(error).__name__}: {error}", 4)
             self.saw("blind", blind, "what", part.__name__)
 
+    def configuration(self) -> None:
+        """Orthanc reads more than JSON, such as comments; what a person wrote so, this program does not."""
+        json.loads(self.settings.orthanc.read_text(encoding="utf-8"))
+
     # --- disks -----------------------------------------------------------------------------------
     def mount(self) -> None:
         there = os.path.ismount(self.settings.mount) and (self.storage / MARKER).exists()
@@ -414,6 +458,8 @@ class Look:
         seen: set[int] = set()
         temporary = Path(self.options.get("TemporaryDirectory", self.storage))
         for name, path in (("storage", self.storage), ("tmp", temporary), ("log", self.settings.logs)):
+            if name == "storage" and not (self.storage / MARKER).exists():
+                continue  # another disk's numbers; the mount is told
             device = path.stat().st_dev
             if device in seen:
                 continue  # one disk is told once, by the most important of what is on it
@@ -430,8 +476,8 @@ class Look:
             )
             self.details[f"DiskAlmostFull/{name}"] = self.details[f"DiskFilling/{name}"]
             if name == "storage":
-                self.brake(free, used + free)
                 self.forecast(used, free)
+                self.brake(free, used + free)
 
     def forecast(self, used: int, free: int) -> None:
         """The last day of history counts by the hour; it is kept for long."""
@@ -447,38 +493,38 @@ class Look:
         if growth is not None:
             self.saw("growth_bytes_per_day", growth, "fs", "storage")
             if growth > 0:
-                days = free / growth
+                # until images are refused
+                days = max(free - self.settings.brake_percent * (used + free) / 100, 0) / growth
                 self.state["disk"]["days_until_full"] = round(days, 1)
                 self.saw("days_until_full", days, "fs", "storage")
                 self.details["FullSoon/storage"] = f"{days:.0f} days at {growth / 1e6:.0f} MB a day"
 
     def brake(self, free: int, size: int) -> None:
-        """Orthanc on a full disk cannot even start: a reserve goes, and new images are refused, before that."""
-        brake, reserve = self.storage / BRAKE, self.storage / RESERVE
-        limit, kept = self.settings.brake_percent * size / 100, min(size // 100, 1 << 30)
-        held = reserve.stat().st_size if reserve.exists() else 0
-        if not self.settings.brake_percent or not (self.storage / MARKER).exists():
-            braked = False
-        elif free < limit:
-            reserve.unlink(missing_ok=True)  # first: the brake is a file as well
-            if not brake.exists():
+        """Orthanc on a full disk cannot even start: a reserve goes, and new images are refused, before that.
+
+        The directory is Orthanc's, so whatever lies there under the two names: no link is followed.
+        """
+        brake, reserve, percent = self.storage / BRAKE, self.storage / RESERVE, self.settings.brake_percent
+        limit, kept = percent * size / 100, max(min(size // 100, 1 << 30), 1)
+        held = regular(reserve)
+        if percent and free < limit:
+            with contextlib.suppress(OSError):
+                gone(reserve)  # first: the brake is a file as well
+            if not os.path.lexists(brake):
                 say("new images are refused: the disk is almost full", 3)
-                # the directory is Orthanc's: no link is followed
-                os.close(os.open(brake, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            braked = True
-        else:
-            more = limit + CLEAR_PERCENT * size / 100 + kept - held
-            if free >= more and not held:
-                handle = os.open(reserve, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                try:
-                    os.posix_fallocate(handle, 0, max(kept, 1))
-                finally:
-                    os.close(handle)
-            if brake.exists() and free >= more:
-                brake.unlink()
+            if not regular(brake, 0o444):
+                gone(brake)
+                made(brake, 0o644)
+        elif not percent or free >= limit + CLEAR_PERCENT * size / 100 + kept - (held.st_size if held else 0):
+            if os.path.lexists(brake):
+                gone(brake)
                 say("new images are taken again", 5)
-            braked = brake.exists()
-        self.saw("brake", braked, "fs", "storage")
+            if not percent:
+                gone(reserve)
+            elif not held or not held.st_size:
+                gone(reserve)
+                made(reserve, 0o600, kept)
+        self.saw("brake", os.path.lexists(brake), "fs", "storage")
 
     # --- Orthanc ---------------------------------------------------------------------------------
     def process(self) -> None:
@@ -486,29 +532,35 @@ class Look:
             status, said = run(
                 "docker", "inspect", "--format={{.State.Running}} {{.State.Pid}} {{.RestartCount}}", "orthanc"
             )
-            running, pid, restarts = said.split() if status == 0 else ("false", "0", "0")
+            if status and "No such" not in said:
+                raise OSError(said.strip())  # Docker itself does not answer
+            running, pid, restarts = ("false", "0", "") if status else tuple(said.split())
             up = running == "true" and pid != "0"
         else:
             shown = run("systemctl", "show", "--property=ActiveState,MainPID,NRestarts", "orthanc")[1]
             found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
             pid, restarts, up = found["MainPID"], found["NRestarts"], found["ActiveState"] == "active"
         self.saw("process_up", up)
-        self.saw("restarts_hour", self.increase("restarts", float(restarts), HOUR))
+        if restarts:
+            self.saw("restarts_hour", self.increase("restarts", float(restarts), HOUR))
         holders = holding(self.storage / "index") - {int(pid)}
         self.saw("index_locked", bool(holders))
         if holders:
             names = [f"{Path(f'/proc/{pid}/comm').read_text().strip()} ({pid})" for pid in sorted(holders)]
             self.details["IndexLocked/"] = ", ".join(names)
 
-    def increase(self, name: str, value: float, window: float) -> float:
-        """By how much a counter has grown within the last seconds; one that begins anew has grown by what it is."""
+    def increase(self, name: str, value: float, window: float, forgets: bool = False) -> float:
+        """By how much a counter has grown within the last seconds.
+
+        One that is less than before has begun anew, and grown by what it is; or it forgets what is old.
+        """
         # a clock that was wrong may have left points of the future
         points = [*[one for one in self.series.get(name, []) if one[0] < self.now], [self.now, value]]
         # the last one before the window is where it began
         first = max((number for number, one in enumerate(points) if one[0] < self.now - window), default=0)
         self.series[name] = points = points[first:]
         return sum(
-            later[1] - earlier[1] if later[1] >= earlier[1] else later[1]
+            later[1] - earlier[1] if later[1] >= earlier[1] else 0 if forgets else later[1]
             for earlier, later in itertools.pairwise(points)
         )
 
@@ -520,9 +572,13 @@ class Look:
         total = self.state.setdefault("counted", {})
         total["errors"] = total.get("errors", 0) + errors
         self.saw("errors_hour", self.increase("errors", total["errors"], HOUR))
-        modalities = self.options.get("DicomModalities", {}).items()
+        # a person may have written [AET, address, port]
+        pairs = {
+            name: (str(of["AET"]), str(of["Host"])) if isinstance(of, dict) else (str(of[0]), str(of[1]))
+            for name, of in self.options.get("DicomModalities", {}).items()
+        }
         # the acceptance test's own is rejected on purpose
-        devices = {name: (of["AET"], of["Host"]) for name, of in modalities if of["AET"] != self.settings.calling_aet}
+        devices = {name: pair for name, pair in pairs.items() if pair[0] != self.settings.calling_aet}
         reasons = [(rejected(line, devices), line) for line in lines]
         for name in devices:
             own, counter = [line for of, line in reasons if of == name], f"rejected {name}"
@@ -546,8 +602,11 @@ class Look:
 
     def docker_log(self) -> list[str]:
         since = self.state.get("docker_since", self.now - 60)
+        status, said = run("docker", "logs", f"--since={since:.3f}", f"--until={self.now:.3f}", "orthanc")
+        if status:  # what it says then is not Orthanc's
+            return []
         self.state["docker_since"] = self.now
-        return run("docker", "logs", f"--since={since:.3f}", f"--until={self.now:.3f}", "orthanc")[1].splitlines()
+        return said.splitlines()
 
     def get(self, path: str) -> tuple[int, bytes]:
         """What Orthanc answers to a user with the role `admin`, all on one connection."""
@@ -574,8 +633,9 @@ class Look:
         if not up:
             return
         # 1.13 counts for ever (jobs_total_), earlier releases those that they remember
-        failed = metrics.get("orthanc_jobs_total_failed", metrics.get("orthanc_jobs_failed", 0))
-        self.saw("jobs_failed_day", self.increase("jobs_failed", failed, DAY))
+        forgets = "orthanc_jobs_total_failed" not in metrics
+        failed = metrics.get("orthanc_jobs_failed" if forgets else "orthanc_jobs_total_failed", 0)
+        self.saw("jobs_failed_day", self.increase("jobs_failed", failed, DAY, forgets))
         for kind, name in (("dicom", "dicom_threads"), ("http", "http_threads_count")):
             if f"orthanc_available_{name}" in metrics:
                 self.saw("threads_free", metrics[f"orthanc_available_{name}"], "kind", kind)
@@ -584,7 +644,7 @@ class Look:
 
     def dicom(self) -> None:
         peer = ["127.0.0.1", str(self.options.get("DicomPort", 4242))]
-        names = ["-aet", self.settings.calling_aet, "-aec", self.options.get("DicomAet", "ORTHANC")]
+        names = ["-aet", self.settings.calling_aet, "-aec", str(self.options.get("DicomAet", "ORTHANC"))]
         limits = ["-to", str(ANSWER_SECONDS), "-ta", str(ANSWER_SECONDS), "-td", str(ANSWER_SECONDS)]
         self.saw("dicom_up", run("/usr/bin/echoscu", *limits, *names, *peer)[0] == 0)
 
@@ -613,12 +673,17 @@ class Look:
             known = read(Path(f"/var/lib/orthanc-backup/{name}.json"))
             # a machine that has never had one counts from the first look
             since = known.get("last_success_epoch", self.state["began"])
+            if since > self.now + HOUR:
+                since = 0  # a clock that was wrong proves nothing
             age = (self.now - since) / seconds
             self.saw(metric, age)
             what = "BackupOld" if name == "backup" else "RestoreCheckOld"
             self.details[f"{what}/"] = f"{age:.0f} {unit}"
-            if known.get("result") in ("success", "failed"):
-                self.saw(f"{name}_ok", known["result"] == "success")
+            results = self.state.setdefault("results", {})
+            if known.get("result") in ("success", "failed"):  # one that runs says nothing yet
+                results[name] = known["result"]
+            if name in results:
+                self.saw(f"{name}_ok", results[name] == "success")
                 failed = "BackupFailed" if name == "backup" else "RestoreCheckFailed"
                 self.details[f"{failed}/"] = str(known.get("reason", ""))[:300]
 
@@ -647,7 +712,7 @@ class Look:
         self.saw("clock_ok", synchronised)
 
     def vulnerabilities(self) -> None:
-        version = (self.storage / ".orthanc-version").read_text().strip()
+        version = noted(self.storage / ".orthanc-version")
         known = unfixed(read(Path("/usr/local/share/orthanc-monitor/vulnerabilities.json")), version, debian())
         left = [name for name in known if name not in self.settings.accepted_cves]
         self.state["version"], self.state["cves"] = version, known
@@ -693,7 +758,9 @@ def rejected(line: str, devices: dict[str, tuple[str, str]]) -> str:
     This machine's addresses are the acceptance test's, which plays rejected devices.
     """
     found = REJECTED.search(line)
-    if not found or LOOPBACK.fullmatch(found["ip"]):
+    # over TLS a device comes from an address of this machine that stands for its certificate
+    known = {host for _, host in devices.values()}
+    if not found or (LOOPBACK.fullmatch(found["ip"]) and found["ip"] not in known):
         return ""
     by_address = [name for name, (_, host) in devices.items() if host == found["ip"]]
     by_title = [name for name, (aet, _) in devices.items() if aet == found["aet"]]
@@ -717,6 +784,16 @@ def exposition(text: str) -> dict[str, float]:
 
 def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0]))
+
+
+def noted(path: Path) -> str:
+    """The release that a file in Orthanc's directory names; whatever else it is, its text is not told."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(handle, encoding="ascii", errors="replace") as file:
+        text = file.read(64).strip()
+    if not re.fullmatch(r"\d+(\.\d+)+[\w.+~-]*|mainline", text):
+        raise ValueError("the noted release is none")
+    return text
 
 
 def unfixed(known: dict[str, Any], version: str, system: str) -> list[str]:
@@ -771,8 +848,8 @@ def expiry(certificate: bytes) -> float:
 
 
 # --- what is wrong ------------------------------------------------------------------------------
-def conditions(values: list[Sample], settings: Settings, firing: set[str]) -> dict[str, Sample]:
-    """What is wrong now, by rule and object; what is the consequence of something else is left out."""
+def conditions(values: list[Sample], settings: Settings, firing: set[str]) -> tuple[dict[str, Sample], set[str]]:
+    """What is wrong now, by rule and object, and what of it is the consequence of something else."""
     found: dict[str, tuple[Rule, Sample]] = {}
     for rule in RULES:
         for sample in values:
@@ -788,35 +865,51 @@ def conditions(values: list[Sample], settings: Settings, firing: set[str]) -> di
         others = [(of, seen) for of, seen in found.values() if of.name in rule.unless]
         return any(of.label != rule.label or seen.object == sample.object for of, seen in others)
 
-    return {key: sample for key, (rule, sample) in found.items() if not consequence(rule, sample)}
+    wrong = {key: sample for key, (_, sample) in found.items()}
+    return wrong, {key for key, (rule, sample) in found.items() if consequence(rule, sample)}
 
 
 def judge(
     look: Look, settings: Settings, former: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The alerts after this look, and what is to be told: alerts that begin, last for another day, or end."""
-    wrong = conditions(look.values, settings, {key for key, alert in former.items() if alert["firing"]})
+    """The alerts after this look, and what is to be told: alerts that begin, last for another day, or end.
+
+    What was not seen, or is the consequence of something worse, is neither good nor bad: it stays as it was.
+    """
+    wrong, covered = conditions(look.values, settings, {key for key, alert in former.items() if alert["firing"]})
+    seen = {(sample.metric, sample.object) for sample in look.values}
     rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
     for key in sorted({*wrong, *former}):
         name, _, object_ = key.partition("/")
         if name not in rules:
             continue  # of an earlier release of this program
         rule = rules[name]
-        fresh = {"looks": 0, "good": 0, "firing": False, "since": int(look.now), "told": 0}
+        fresh = {"looks": 0, "good": 0, "firing": False, "since": int(look.now), "told": 0, "seen": int(look.now)}
         alert = {**fresh, **former.get(key, {})}
-        if key in wrong:
-            alert.update(looks=alert["looks"] + 1, good=0, value=wrong[key].value)
+        if key in covered or (rule.metric, object_) not in seen:
+            alert.update(looks=0)
+        elif key in wrong:
+            alert.update(looks=alert["looks"] + 1, good=0, seen=int(look.now), value=wrong[key].value)
             alert["detail"] = look.details.get(key, "")
         else:
-            alert.update(looks=0, good=alert["good"] + 1)
+            alert.update(looks=0, good=alert["good"] + 1, seen=int(look.now))
+        alert["covered"] = key in covered
         alert.update(name=name, object=object_, severity=rule.severity, summary=rule.summary, remedy=rule.remedy)
+        alert["told"] = min(alert["told"], int(look.now))  # a clock that was wrong
+        # a device or a disk that is no more
+        lost = (rule.metric, object_) not in seen and look.now - alert["seen"] >= DAY
         if not alert["firing"] and alert["looks"] >= rule.looks:
             alert.update(firing=True, since=int(look.now), told=int(look.now))
             events.append({**alert, "state": "firing"})
-        elif alert["firing"] and alert["good"] >= CLEAR_LOOKS:
+        elif alert["firing"] and (alert["good"] >= CLEAR_LOOKS or lost):
             events.append({**alert, "state": "resolved"})
             continue
-        elif alert["firing"] and rule.severity != "info" and look.now - alert["told"] >= REMIND_SECONDS:
+        elif (
+            alert["firing"]
+            and not alert["covered"]
+            and rule.severity != "info"
+            and look.now - alert["told"] >= REMIND_SECONDS
+        ):
             alert["told"] = int(look.now)
             events.append({**alert, "state": "reminder"})
         if alert["firing"] or alert["looks"]:
@@ -880,9 +973,8 @@ def tell(settings: Settings, state: dict[str, Any], events: list[dict[str, Any]]
             try:
                 send(settings, waiting, now)
                 waiting = []
-            except (OSError, urllib.error.URLError, ValueError, subprocess.SubprocessError) as error:
-                # the URL may hold a token
-                text = str(error).replace(settings.webhook or "\0", "the webhook")
+            except Exception as error:  # whatever the other side does; its text may hold the URL, and that a token
+                text = str(error) if name == "mail" else getattr(error, "code", type(error).__name__)
                 say(f"{name} cannot be sent, and is tried again: {text}", 3)
         pending[name] = waiting[-100:]
 
@@ -895,7 +987,7 @@ def metrics(values: list[Sample]) -> str:
         if samples:
             lines += [f"# HELP orthanc_monitor_{name} {text}", f"# TYPE orthanc_monitor_{name} gauge"]
         for sample in samples:
-            label = f'{{{sample.label}="{sample.object}"}}' if sample.label else ""
+            label = f"{{{sample.label}={json.dumps(sample.object, ensure_ascii=False)}}}" if sample.label else ""
             lines.append(f"orthanc_monitor_{name}{label} {sample.value:.12g}")
     return "\n".join([*lines, ""])
 
@@ -924,7 +1016,8 @@ def prometheus(settings: Settings) -> str:
                 "annotations": {"summary": f"{rule.summary}{about}", "remedy": rule.remedy},
             }
         )
-    silent = "time() - orthanc_monitor_time_seconds > 300"
+    # also when nobody offers the metrics any more
+    silent = "time() - last_over_time(orthanc_monitor_time_seconds[7d]) > 300"
     made.append(
         {
             "alert": "OrthancMonitorSilent",
@@ -941,41 +1034,56 @@ def prometheus(settings: Settings) -> str:
 
 # --- commands -----------------------------------------------------------------------------------
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def alone() -> Iterator[None]:
+    handle = os.open(LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)
 
 
 def look(settings: Settings) -> dict[str, Any]:
-    with alone(settings.directory):
+    with alone():
         state, now = latest(settings), time.time()
-        state.setdefault("began", int(now))
-        seen = Look(settings, state, now)
-        seen.look()
-        alerts, events = judge(seen, settings, state.get("alerts", {}))
-        tell(settings, state, events, now)
-        state.update(
-            time=int(now),
-            alerts=alerts,
-            values=[list(sample) for sample in seen.values],
-            series=seen.series,
-        )
+        try:
+            seen = looked(settings, state, now)
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            # of another release, or of a clock or a disk that was wrong: it must not end the monitor for ever
+            say(f"what the last look left is of no use, and begun anew: {type(error).__name__}: {error}", 3)
+            state = {}
+            seen = looked(settings, state, now)
+        text = json.dumps(state) + "\n"
+        try:
+            written(settings.directory / "state.json", text)
+            IN_MEMORY.unlink(missing_ok=True)
+        except OSError as error:
+            # a disk that is full or read-only: without what was told, it would be told each minute
+            say(f"the monitor keeps what it saw in memory alone: {error}", 3)
+            written(IN_MEMORY, text, 0o600)
         try:
             written(settings.directory / "orthanc.prom", metrics(seen.values))
-            written(settings.directory / "state.json", json.dumps(state) + "\n")
         except OSError as error:
-            # the disk is full: without what was told, it would be told each minute
-            say(f"the monitor keeps what it saw in memory alone: {error}", 3)
-            written(IN_MEMORY, json.dumps(state) + "\n")
+            say(f"the metrics cannot be written: {error}", 3)
         return state
+
+
+def looked(settings: Settings, state: dict[str, Any], now: float) -> Look:
+    """One look, and all that follows of it; `state` becomes what it leaves."""
+    state["began"] = min(state.get("began", int(now)), int(now))
+    seen = Look(settings, state, now)
+    seen.look()
+    alerts, events = judge(seen, settings, state.get("alerts", {}))
+    tell(settings, state, events, now)
+    state.update(time=int(now), alerts=alerts, values=[list(sample) for sample in seen.values], series=seen.series)
+    return seen
 
 
 def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
     """For a person."""
     if not state:
         return ["The monitor has not looked yet. Remedy: systemctl start orthanc-monitor.timer"]
-    firing = [alert for alert in state["alerts"].values() if alert["firing"]]
+    firing = [alert for alert in state["alerts"].values() if alert["firing"] and not alert["covered"]]
     order = ["critical", "warning", "info"]
     lines = []
     for alert in sorted(firing, key=lambda one: order.index(one["severity"])):
