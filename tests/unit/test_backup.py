@@ -179,3 +179,24 @@ def test_what_orthanc_does_not_own_is_named(tmp_path: Path) -> None:
     path.mkdir(parents=True)
     assert backup.strangers(settings(tmp_path)) == []
     assert str(path) in backup.strangers(settings(tmp_path, owner="nobody"))[0]
+
+
+def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "SSH_SECONDS", 1)
+    own = settings(tmp_path, repository="sftp:clinic@192.0.2.10:/orthanc")
+    # with a child for two seconds, and then without
+    script = "sleep 2; exec sleep 600"
+    with subprocess.Popen(["sh", "-c", script], text=True, stdout=subprocess.PIPE) as program:
+        begin = time.monotonic()
+        with backup.attended(own, program) as lost:
+            program.wait(timeout=30)
+    assert lost.is_set()
+    assert 2.5 < time.monotonic() - begin < 20
+    # one that ends by itself is left alone, and other repositories have no ssh
+    for repository in ("sftp:clinic@192.0.2.10:/orthanc", "rest:https://192.0.2.10/"):
+        with subprocess.Popen(["sleep", "0.5" if repository[0] == "s" else "3"], text=True) as program:
+            with backup.attended(settings(tmp_path, repository=repository), program) as lost:
+                assert program.wait(timeout=30) == 0
+        assert not lost.is_set()

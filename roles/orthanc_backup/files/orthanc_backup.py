@@ -29,6 +29,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,7 @@ DUE_SECONDS = 20 * 3600
 STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
+SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon after it
 LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
@@ -297,6 +299,7 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
             subprocess.Popen(
                 command, env=environment(settings), stdout=subprocess.PIPE, stderr=errors, text=True
             ) as restic,
+            attended(settings, restic) as lost,
         ):
             assert restic.stdout is not None
             try:
@@ -307,7 +310,7 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
                     restic.send_signal(signal.SIGINT)
                     restic.wait()
             errors.seek(0)
-            said = errors.read()
+            said = errors.read() + ("the connection was lost" if lost.is_set() else "")
         if restic.returncode in good:
             yield from said.splitlines() if restic.returncode else ()
             return
@@ -321,6 +324,31 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "see that the repository answers")
     raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
+
+
+@contextlib.contextmanager
+def attended(settings: Settings, restic: subprocess.Popen[str]) -> Iterator[threading.Event]:
+    """restic 0.14 waits for ever when its ssh ends: without one for a while it is ended, and the event set."""
+    over, lost = threading.Event(), threading.Event()
+
+    def attend() -> None:
+        alone = time.monotonic()
+        while not over.wait(1):
+            files = Path(f"/proc/{restic.pid}/task").glob("*/children")
+            with contextlib.suppress(OSError):  # it has just ended
+                if any(file.read_text().strip() for file in files):
+                    alone = time.monotonic()
+                elif time.monotonic() - alone > SSH_SECONDS:
+                    lost.set()
+                    restic.kill()
+                    return
+
+    if settings.repository.startswith("sftp:"):
+        threading.Thread(target=attend, daemon=True).start()
+    try:
+        yield lost
+    finally:
+        over.set()
 
 
 def restic(settings: Settings, *arguments: str) -> str:
