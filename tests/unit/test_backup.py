@@ -196,7 +196,9 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
     assert 2.5 < time.monotonic() - begin < 20
     # one that ends by itself is left alone, and other repositories have no ssh
     for repository in ("sftp:clinic@192.0.2.10:/orthanc", "rest:https://192.0.2.10/"):
-        with subprocess.Popen(["sleep", "0.5" if repository[0] == "s" else "3"], text=True) as program:
-            with backup.attended(settings(tmp_path, repository=repository), program) as lost:
-                assert program.wait(timeout=30) == 0
+        with (
+            subprocess.Popen(["sleep", "0.5" if repository[0] == "s" else "3"], text=True) as program,
+            backup.attended(settings(tmp_path, repository=repository), program) as lost,
+        ):
+            assert program.wait(timeout=30) == 0
         assert not lost.is_set()
