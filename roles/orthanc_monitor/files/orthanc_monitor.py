@@ -590,7 +590,8 @@ class Look:
 
     def journal(self) -> list[str]:
         after = self.state.get("cursor", "")
-        since = [f"--after-cursor={after}"] if after else ["--since=-1min"]
+        # without the cursor's place in it, since the last look: what was counted is not counted again
+        since = [f"--after-cursor={after}"] if after else [f"--since=@{int(self.state.get('time', self.now - 60)) + 1}"]
         status, said = run("journalctl", "--unit=orthanc", "--output=cat", "--show-cursor", "--quiet", *since)
         if status and after:  # the journal has been rotated away
             del self.state["cursor"]
