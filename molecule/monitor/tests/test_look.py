@@ -45,7 +45,7 @@ def test_a_look_costs_less_than_a_hundredth_of_a_core(machine: str) -> None:
     print(
         f"{machine}: {spent / LOOKS:.3f} s of a core per look, {100 * spent / LOOKS / 60:.2f} %; {longest:.2f} s long"
     )
-    assert spent / LOOKS < 0.6
+    assert 0.01 < spent / LOOKS < 0.6
     assert state(machine)["time"] > before
 
 

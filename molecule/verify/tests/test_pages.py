@@ -31,4 +31,7 @@ def test_the_filed_pages_are_sound_and_show_what_was_seen(tmp_path: Path) -> Non
             own.write_text(must(machine, "cat /var/lib/orthanc-verify/report.html"))
             assert page.problems(chromium, FILED / f"{machine}.html", shows, devices) == []
             assert page.problems(chromium, own, shows[1:], devices) == []
-        assert page.problems(chromium, FILED / "index.html", MACHINES) == []
+        # a row for each, which leads to its page
+        assert page.problems(chromium, FILED / "index.html", ["Clinic Orthanc", "pacs.clinic.example"]) == []
+        text = (FILED / "index.html").read_text()
+        assert [f'href="{machine}.html"' in text for machine in MACHINES] == [True, True]
