@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import monitoring
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import dashboard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -359,6 +363,27 @@ def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
         " unless on (instance, fs) orthanc_monitor_fs_free_percent < 10"
     )
     assert by_name["OrthancProxyDown"]["for"] == "1m"
+
+
+def test_grafana_s_own_library_reads_the_dashboard() -> None:
+    """And gives it back: a key that it does not know would be lost."""
+    plugins.register_default_plugins()
+    board = json.loads((ROOT / "roles/orthanc_monitor/files/dashboard.json").read_text())
+    again = json.loads(JSONEncoder().encode(dashboard.Dashboard.from_json(board)))
+    assert known(board, again) == []
+    assert known({**board, "panles": 1}, again) == [".panles"]
+
+
+def known(there: Any, again: Any, place: str = "") -> list[str]:
+    """Where a value is another one, or gone."""
+    if isinstance(there, dict):
+        pairs = [(value, (again or {}).get(key), f"{place}.{key}") for key, value in there.items()]
+    elif isinstance(there, list):
+        both = itertools.zip_longest(there, again or [])
+        pairs = [(one, other, f"{place}[{number}]") for number, (one, other) in enumerate(both)]
+    else:
+        return [] if there == again else [place]
+    return [wrong for pair in pairs for wrong in known(*pair)]
 
 
 def test_metrics_name_their_objects() -> None:
