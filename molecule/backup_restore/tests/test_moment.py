@@ -59,7 +59,12 @@ def test_devices_store_on_while_backups_run(host: Host, backups: int) -> None:
         ran.append((begin, done(machine, "run"), time.time()))
     images = devices.stop()
 
-    assert [image for image in images if image.status] == []
+    unanswered = [image for image in images if image.status]
+    for one in unanswered:  # who else waited meanwhile, and for how long
+        beside = [image for image in images if image.sent < one.acknowledged and image.acknowledged > one.sent]
+        print(f"{machine}: {one}; {len(beside)} beside it, the slowest {sorted(beside, key=lambda i: -i.seconds)[1:4]}")
+        print(f"backups {[(begin, said['moment'], said['pause'], end) for begin, said, end in ran]}")
+    assert unanswered == []
     quiet = slowest([image for image in images if image.acknowledged < ran[0][0]])
     during = [
         image for image in images if any(begin < image.acknowledged and image.sent < end for begin, _, end in ran)
