@@ -15,6 +15,7 @@ PLACES = {"orthanc_verify_places": [OFFICE, OUTSIDE]}
 LOOKED = f"{int(PROVEN.split()[0]) + 16} passed, 0 failed"  # two places, two families, four ports
 
 
+@pytest.mark.campaign
 def test_a_firewall_that_is_gone_is_found_from_every_place(host: Host) -> None:
     _clinic, office, outside = ADDRESSES[name_of(host)]
     status, said = play("verify", host, PLACES)

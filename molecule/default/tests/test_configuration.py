@@ -98,6 +98,7 @@ def test_what_the_binary_refuses_is_not_put_in_place(host: Host) -> None:
         assert leftovers(host) == ""
 
 
+@pytest.mark.campaign
 def test_a_trial_that_is_killed_leaves_nothing_behind(host: Host) -> None:
     before, pid = fingerprint(host), host.check_output(PID)
     running = start("deploy", host, options(StableAge=62))
