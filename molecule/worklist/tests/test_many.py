@@ -55,7 +55,8 @@ def test_a_thousand_rows_take_seconds_and_a_query_no_longer_than_without_the_gat
     assert names(machine, query) == mine
     without = seconds(machine, query, TIMES)
     empty(machine)
-    ratio = statistics.median(gated) / statistics.median(without)
+    # other tests run beside, and make the one or the other slower: the fastest of each are compared
+    ratio = min(gated) / min(without)
     figures = {
         "import": f"{took:.1f} s",
         "query": f"{statistics.median(gated):.3f} s",
