@@ -157,6 +157,7 @@ def test_a_deploy_that_was_cut_off_before_the_restart_is_finished(host: Host) ->
 
 
 @pytest.mark.usefixtures("as_deployed")
+@pytest.mark.campaign
 def test_a_port_that_is_taken_after_the_trial_brings_the_old_service_back(host: Host) -> None:
     thief = "/usr/bin/systemd-run --quiet --unit=thief /usr/bin/python3 -m http.server 11119"
     put(name_of(host), DROP_IN, f"[Service]\nExecStartPre=-+{thief}\n".encode())
