@@ -170,6 +170,8 @@ def test_a_consequence_is_not_told(tmp_path: Path) -> None:
     assert play(tmp_path, dead, dead)[1] == ["firing OrthancStopped/"]
     assert play(tmp_path, [*dead, ("index_locked", "", 1), ("restarts_hour", "", 9)]) == [["firing IndexLocked/"]]
     assert play(tmp_path, [*dead, ("mount_ok", "", 0)]) == [["firing MountGone/"]]
+    broken = [("restarts_hour", "", 9), ("blind", "configuration", 1)]
+    assert play(tmp_path, broken, broken, broken) == [["firing RestartLoop/"], [], []]
 
 
 def test_a_clinic_may_have_other_limits(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ RULES = (
         "upgrade where there is a release without them; else list them in orthanc_monitor_accepted_cves",
     ),
     Rule(
-        *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone",)),
+        *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),
         "The monitor cannot see something",
         "see why: journalctl -u orthanc-monitor",
     ),
