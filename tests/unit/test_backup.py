@@ -193,7 +193,7 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
         with backup.attended(own, program) as lost:
             program.wait(timeout=30)
     assert lost.is_set()
-    assert 2.5 < time.monotonic() - begin < 20
+    assert 1.9 < time.monotonic() - begin < 20  # not while it had its child
     # one that ends by itself is left alone, and other repositories have no ssh
     for repository in ("sftp:clinic@192.0.2.10:/orthanc", "rest:https://192.0.2.10/"):
         with (
