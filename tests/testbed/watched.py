@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import bed
-from backups import must, service
+from backups import STORAGE, must, service
 from clients import ADDRESSES, client, put, wait_for
 from worklists import QUARANTINE, sh
 
 MAILBOX = "orthanc-monitor12"  # its postfix delivers for every machine
 PROBE = "orthanc-probe"
-STORAGE, CONFIGURATION = "/var/lib/orthanc/db", "/etc/orthanc/site/orthanc.json"
+CONFIGURATION = "/etc/orthanc/site/orthanc.json"
 RECEIVER = """
-import http.server, pathlib, sys
+import http.server
 class Receiver(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -107,11 +107,17 @@ def kept(machine: str, path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def changed(machine: str, script: str) -> Iterator[None]:
-    """Orthanc runs with another configuration: `script` changes the dictionary `c`."""
-    with kept(machine, CONFIGURATION):
-        change = f"import json; p = '{CONFIGURATION}'; c = json.load(open(p)); {script}; json.dump(c, open(p, 'w'))"
+def changed(machine: str, path: str, script: str) -> Iterator[None]:
+    """A JSON file says something else: `script` changes the dictionary `c`."""
+    with kept(machine, path):
+        change = f"import json, time; p = '{path}'; c = json.load(open(p)); {script}; json.dump(c, open(p, 'w'))"
         must(machine, f"python3 -c {shlex.quote(change)}")
+        yield
+
+
+@contextlib.contextmanager
+def plugin_missing(machine: str) -> Iterator[None]:
+    with changed(machine, CONFIGURATION, "c['Plugins'] = [one for one in c['Plugins'] if 'DicomWeb' in one]"):
         service(machine, "restart")
         healthy(machine)
         yield
@@ -136,12 +142,6 @@ def orthanc_stopped(machine: str) -> Iterator[None]:
     finally:
         service(machine, "start")
         healthy(machine)
-
-
-@contextlib.contextmanager
-def plugin_missing(machine: str) -> Iterator[None]:
-    with changed(machine, "c['Plugins'] = [one for one in c['Plugins'] if 'DicomWeb' in one]"):
-        yield
 
 
 @contextlib.contextmanager
@@ -172,16 +172,6 @@ def certificate(machine: str, days: int) -> Iterator[None]:
         must(machine, f"{make} -addext subjectAltName=DNS:pacs.clinic.example > {path} && systemctl reload nginx")
         yield
     must(machine, "systemctl reload nginx")
-
-
-@contextlib.contextmanager
-def noted(machine: str, name: str, change: str) -> Iterator[None]:
-    """A state file of the backup's says something else: `change` changes the dictionary `c`."""
-    path = f"/var/lib/orthanc-backup/{name}.json"
-    with kept(machine, path):
-        script = f"import json, time; p = '{path}'; c = json.load(open(p)); {change}; json.dump(c, open(p, 'w'))"
-        must(machine, f"python3 -c {shlex.quote(script)}")
-        yield
 
 
 @contextlib.contextmanager

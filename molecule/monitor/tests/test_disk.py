@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from backups import must, service
+from backups import STORAGE, must, service
 from clients import ADDRESSES, PASSWORDS, client, example, put, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
-from watched import PROBE, STORAGE, healthy, look, mails, quiet, receive, received, small_disk, value
+from watched import PROBE, healthy, look, mails, quiet, receive, received, small_disk, value
 from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import watched
-from backups import done
+from backups import OWN, done
 from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import look, quiet
 
@@ -19,7 +19,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "Orthanc stopped": (watched.orthanc_stopped, "OrthancStopped/"),
     "plugin missing": (watched.plugin_missing, "PluginMissing/worklists"),
     "certificate 10 days from expiry": (lambda machine: watched.certificate(machine, 10), "CertificateExpires/proxy"),
-    "backup 30 hours old": (lambda machine: watched.noted(machine, "backup", HOURS), "BackupOld/"),
+    "backup 30 hours old": (lambda machine: watched.changed(machine, f"{OWN}/backup.json", HOURS), "BackupOld/"),
     "restore check failed": (watched.restore_check_failed, "RestoreCheckFailed/"),
     "clock off": (lambda machine: watched.stopped(machine, "chrony"), "ClockUnsynchronised/"),
     "mount gone": (watched.mount_gone, "MountGone/"),

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from backups import PASSWORD, must
+from backups import PASSWORD, main_process, must
 from clients import PASSWORDS, ROOT, client, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import PROBE, look, quiet, state
@@ -50,12 +50,7 @@ def test_a_look_costs_less_than_a_hundredth_of_a_core(machine: str) -> None:
 
 
 def test_a_frozen_orthanc_is_not_waited_for(machine: str) -> None:
-    ask = (
-        "docker inspect --format '{{.State.Pid}}' orthanc"
-        if machine.endswith("13")
-        else "systemctl show -P MainPID orthanc"
-    )
-    pid = must(machine, ask).strip()
+    pid = main_process(machine)
     must(machine, f"kill -STOP {pid}")
     begin = time.monotonic()
     try:

@@ -303,7 +303,6 @@ class Settings:
     tls_ports: dict[str, int]
     firewall: bool
     backup: bool
-    worklist: bool
     worklist_drop: Path
     accepted_cves: list[str]
     brake_percent: int
@@ -480,7 +479,7 @@ class Look:
                 self.brake(free, used + free)
 
     def forecast(self, used: int, free: int) -> None:
-        """The last day of history counts by the hour; it is kept for long."""
+        """A sample an hour is kept, and the last point is now."""
         history = self.state.get("disk", {}).get("history", [])
         if not history or self.now - history[-1][0] >= HOUR or self.now < history[-1][0]:
             since = self.now - HISTORY_DAYS * DAY
@@ -689,8 +688,6 @@ class Look:
                 self.details[f"{failed}/"] = str(known.get("reason", ""))[:300]
 
     def worklist(self) -> None:
-        if not self.settings.worklist:
-            return
         section = self.options.get("Worklists", {})
         served_dir = Path(section.get("Directory") or section.get("Database") or "/var/lib/orthanc/worklists")
         self.saw("worklist_items", len([*served_dir.glob("*.wl")]))

@@ -8,6 +8,6 @@ import sys
 sys.dont_write_bytecode = True  # an older file's would stay
 sys.path.insert(0, "/usr/local/lib/orthanc-verify")
 
-from orthanc_verify.verify import main  # noqa: E402
+from orthanc_verify.verify import main  # noqa: E402 - the path comes first
 
 sys.exit(main())
