@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import importlib.util
 import json
 import signal
 import subprocess
@@ -13,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import program
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/orthanc_backup/files/orthanc_backup.py"
-SPEC = importlib.util.spec_from_file_location("orthanc_backup", PROGRAM)
-assert SPEC is not None
-assert SPEC.loader is not None
-backup = importlib.util.module_from_spec(SPEC)
-sys.modules["orthanc_backup"] = backup
-SPEC.loader.exec_module(backup)
+backup = program("orthanc_backup")
 
 
 def settings(home: Path, **more: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import itertools
 import json
 import os
@@ -20,16 +19,10 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location(
-    "orthanc_monitor", ROOT / "roles/orthanc_monitor/files/orthanc_monitor.py"
-)
-assert SPEC is not None
-assert SPEC.loader is not None
-monitor = importlib.util.module_from_spec(SPEC)
-sys.modules["orthanc_monitor"] = monitor
-SPEC.loader.exec_module(monitor)
+monitor = program("orthanc_monitor")
 DAY, GB = 86400, 10**9
 KNOWN = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").read_text())
 

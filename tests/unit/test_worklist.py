@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -13,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import program
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location(
-    "orthanc_worklist", ROOT / "roles/orthanc_worklist/files/orthanc_worklist.py"
-)
-assert SPEC is not None
-assert SPEC.loader is not None
-worklist = importlib.util.module_from_spec(SPEC)
-sys.modules["orthanc_worklist"] = worklist
-SPEC.loader.exec_module(worklist)
+worklist = program("orthanc_worklist")
 
 
 @pytest.fixture(name="settings")

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
-from types import ModuleType
 from typing import Any
 
 from backups import must
-from clients import ROOT, put
+from clients import put
+from programs import program
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 
 
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("monitor", ROOT / "roles/orthanc_monitor/files/orthanc_monitor.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["monitor"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_promtool_plays_every_rule() -> None:
-    machine, monitor = testinfra_hosts[0], program()
+    machine, monitor = testinfra_hosts[0], program("orthanc_monitor")
     rules = json.loads(must(machine, "orthanc-monitor rules"))["groups"][0]["rules"]
     made = {rule["alert"]: rule for rule in rules}
     table = {rule.name: rule for rule in monitor.RULES}
