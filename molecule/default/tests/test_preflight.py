@@ -95,6 +95,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 
 # The configuration's problems come all at once; the others stop a deploy each at its place.
 ALONE = ("orthanc_storage_dir", "orthanc_proxy", "orthanc_https", "orthanc_firewall", "orthanc_dicom_sources")
+IN_TEST = 7  # of the deploys; most of what is wrong is in the first ones
 Wrong = tuple[dict[str, Any], list[tuple[str, str]]]
 
 
@@ -116,7 +117,14 @@ def deploys() -> list[Wrong]:
     return found
 
 
-@pytest.mark.parametrize(("settings", "lines"), deploys(), ids=[lines[0][0] for _settings, lines in deploys()])
+# what is refused and why is a unit test's as well; that nothing changes, a few of them show in make test
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        pytest.param(settings, lines, id=lines[0][0], marks=pytest.mark.campaign if number >= IN_TEST else ())
+        for number, (settings, lines) in enumerate(deploys())
+    ],
+)
 def test_it_is_refused_and_nothing_changes(host: Host, settings: dict[str, Any], lines: list[tuple[str, str]]) -> None:
     before = fingerprint(host)
     status, said = play("deploy", host, settings)
