@@ -295,7 +295,8 @@ class Devices:
 def stored(machine: str, count: int, aets: Iterable[str] = DEVICES, size: tuple[int, int] = (0, 0)) -> list[Image]:
     """Images from each of the devices, all of them acknowledged."""
     images = Devices(machine, count=count, aets=aets, size=size).finish()
-    assert {image.status for image in images} == {0}, images[-1]
+    assert [image for image in images if image.status] == []
+    assert len(images) == count * len(list(aets))
     return images
 
 
