@@ -104,8 +104,12 @@ def test_orthanc_is_stopped_where_it_cannot_be_paused(host: Host) -> None:
     assert lacking(held(machine), images) == []
 
 
-def test_what_a_user_deletes_meanwhile_is_no_defect(host: Host) -> None:
-    machine = name_of(host)
+@pytest.mark.parametrize(
+    "machine",
+    [testinfra_hosts[1], pytest.param(testinfra_hosts[0], marks=pytest.mark.campaign)],
+    ids=["docker", "package"],
+)
+def test_what_a_user_deletes_meanwhile_is_no_defect(machine: str) -> None:
     images = stored(machine, 40)
     deleted = images[::2]
     slow = Attempt(machine, "run", config=configured(machine, limit_upload=1000))
