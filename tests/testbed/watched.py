@@ -135,6 +135,18 @@ def stopped(machine: str, unit: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def threads_busy(machine: str) -> Iterator[None]:
+    """As many associations as Orthanc has threads for; each asks on and on."""
+    echo = "timeout 120 echoscu --repeat 10000000 -aet ACCEPTANCE_TEST -aec ORTHANC 127.0.0.1 4242"
+    must(machine, f"for _ in 1 2 3 4; do {echo} >/dev/null 2>&1 & done")
+    try:
+        yield
+    finally:
+        must(machine, "pkill -f '^echoscu --repeat'")
+        healthy(machine)
+
+
+@contextlib.contextmanager
 def orthanc_stopped(machine: str) -> Iterator[None]:
     service(machine, "stop")
     try:

@@ -48,7 +48,17 @@ def machine(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named_and_nothing_else(machine: str, fault: str) -> None:
-    make, alert = FAULTS[fault]
+    named(machine, fault, *FAULTS[fault])
+
+
+# Orthanc 1.12.9 and later count them
+@pytest.mark.campaign
+@pytest.mark.parametrize("machine", testinfra_hosts[1:], indirect=True)
+def test_exhausted_threads_are_named(machine: str) -> None:
+    named(machine, "threads exhausted", watched.threads_busy, "ThreadsExhausted/dicom")
+
+
+def named(machine: str, fault: str, make: Fault, alert: str) -> None:
     assert look(machine) == {}
     with make(machine):
         found = look(machine, 3)
