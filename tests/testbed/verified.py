@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import backups
 from backups import carried, must
 from clients import PASSWORDS, wait_for
 from worklists import sh
@@ -91,9 +92,8 @@ def restarted(machine: str) -> None:
 
 
 def answers(machine: str) -> None:
-    # both doors; the machine need not have curl
-    asked = "timeout 1 bash -c '</dev/tcp/127.0.0.1/8042' && timeout 1 bash -c '</dev/tcp/127.0.0.1/4242'"
-    wait_for(lambda: sh(machine, asked)[0] == 0, "Orthanc answers", 60)
+    dicom = "timeout 1 bash -c '</dev/tcp/127.0.0.1/4242'"
+    wait_for(lambda: backups.answers(machine) and sh(machine, dicom)[0] == 0, "Orthanc answers", 60)
 
 
 @dataclass(frozen=True)
