@@ -169,6 +169,49 @@ def test_what_to_send_again_stands_once_for_each_device() -> None:
     ]  # fmt: skip
 
 
+def test_the_ledger_takes_what_devices_send_and_is_read_past_a_damaged_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        backup.Study(1, "20260101T000000", "US1", "1.2", 'A\r1, "B"\n'),
+        backup.Study(2, "20260101T000000", "US1", "1.3", "C"),
+    ]
+    backup.rows_written(tmp_path / "20260101.csv", rows)
+    assert backup.studies_read(tmp_path / "20260101.csv") == rows
+    assert capsys.readouterr().err == ""
+    with (tmp_path / "20260101.csv").open("ab") as file:
+        file.write(b'half\n"3","20260101T000000","US1","1.4","\xff"\n')
+    assert [one.study for one in backup.studies_read(tmp_path / "20260101.csv")] == ["1.2", "1.3", "1.4"]
+    assert "1 rows of the ledger cannot be read" in capsys.readouterr().err
+
+
+def test_nothing_is_restored_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".restore-0123").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(backup.Refused, match="Remedy: remove it"):
+        backup.fetched(settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
+
+
+def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = settings(tmp_path)
+    (own.storage / "index").write_bytes(bytes(1 << 20))
+    usage = backup.shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(backup.Refused, match="needs 2 MiB"):
+        backup.index_copy(own, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = settings(tmp_path)
+    backup.note(own, "backup", {"last_success_epoch": int(time.time()) - 3600})
+    assert backup.backup(own, True, False) == {"result": "not due"}
+    backup.note(own, "backup", {"last_success_epoch": int(time.time()) + 365 * 86400})
+    monkeypatch.setattr(backup, "known", lambda *_: (_ for _ in ()).throw(backup.Refused("it is at work")))
+    with pytest.raises(backup.Refused, match="at work"):
+        backup.backup(own, True, False)
+
+
 def test_what_orthanc_does_not_own_is_named(tmp_path: Path) -> None:
     path = settings(tmp_path).storage / "ab" / "cd"
     path.mkdir(parents=True)

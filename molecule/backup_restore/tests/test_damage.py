@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 
@@ -20,7 +21,9 @@ from backups import (
     listed,
     main_process,
     must,
+    python,
     refused,
+    restic,
     service,
     state,
     stored,
@@ -64,6 +67,14 @@ def test_a_flipped_byte_is_named(machine: str, images: list[Image]) -> None:
     assert state(machine, "restore_check")["result"] == "failed"
     status, said = backup(machine, "reconcile")
     assert (status, said["altered"]) == (1, [name])
+    # the rest can be had from that snapshot
+    assert f"{name} is altered" in refused(machine, "restore", "--target", "/root/refused")
+    partial = done(machine, "restore", "--incomplete", "--target", "/root/partial")
+    assert f"{name} is altered" in partial["problems"][0]
+    assert partial["verified"] == partial["counts"]["attachments"] - 1
+    have = python(machine, "held.py", "paths", partial["data"])
+    assert {image.uid for image in images} - {*have} == {images[0].uid}
+    must(machine, "rm -r /root/refused /root/partial")
     done(machine, "reconcile", "--repair")
     assert must(machine, f"md5sum {path}") == was
     done(machine, "run")
@@ -87,6 +98,18 @@ def test_a_deleted_file_is_named(machine: str, images: list[Image]) -> None:
     must(machine, f"mv /root/kept {path}")
     # a user may delete it
     done(machine, "run")
+
+
+def test_a_snapshot_of_a_wrong_clock_is_not_the_latest(machine: str, images: list[Image]) -> None:
+    identity = must(machine, f"cat {STORAGE}/.orthanc-archive").strip()
+    host = json.loads(must(machine, "cat /etc/orthanc-backup.json"))["host"]
+    tags, time = f"orthanc,archive={identity}", "'2042-01-01 00:00:00'"
+    status, said = restic(machine, "backup", "--host", host, "--tag", tags, "--time", time, "/etc/hostname")
+    assert status == 0, said
+    newest, before = done(machine, "list")["snapshots"][-2:][::-1]
+    assert newest["time"].startswith("2042")
+    assert done(machine, "restore", "--dry-run")["snapshot"] == before["id"]
+    assert restic(machine, "forget", newest["id"])[0] == 0
 
 
 def test_files_of_somebody_else_are_named(machine: str, images: list[Image]) -> None:

@@ -34,7 +34,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -61,7 +61,9 @@ COUNTED = ("patients", "studies", "series", "instances")  # in the order of the 
 HEX = "[0-9a-f][0-9a-f]"
 ATTACHMENT = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})[0-9a-f]{4}-[0-9a-f-]{27}")
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
+STARTED = "Orthanc was started while its index was copied. Remedy: run it again."
 ANOTHER = "use another of orthanc-backup list"
+WITHOUT = "add --incomplete to go without them"
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
     "already locked": "wait for the other restic, or see restic list locks",
@@ -367,6 +369,10 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
     identity = archive(settings)
     if wanted == "latest":
         found = snapshots(settings, f"orthanc,archive={identity}" if identity else "orthanc")
+        tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
+        for one in [one for one in found if moment_of(one) > tomorrow]:  # a clock that was wrong for a day
+            say(f"Snapshot {one['short_id']} is of {moment_of(one)}, which is to come: it is not the latest.", 4)
+            found.remove(one)
         archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
         if len(archives) > 1:
             what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
@@ -379,12 +385,10 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
     return found[0]
 
 
-def disowned(settings: Settings, since: str) -> None:
-    """Snapshots of a run that did not end well do not stand for one that did; where nothing is deleted they stay."""
-    identity = archive(settings)
-    for one in snapshots(settings, f"orthanc,archive={identity}") if identity and not settings.append_only else []:
-        if moment_of(one) >= since[:15]:
-            restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
+def disowned(settings: Settings, attempt: str) -> None:
+    """A snapshot of a run that did not end well stands for no success; it stays where nothing may be deleted."""
+    for one in [] if settings.append_only else snapshots(settings, f"orthanc,run={attempt}"):
+        restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
 
 
 def moment_of(snapshot: dict[str, Any]) -> str:
@@ -470,7 +474,7 @@ def standing(settings: Settings) -> Iterator[dict[str, float]]:
     if not pid:  # nobody writes, unless it is started just now
         yield result
         if main_process(settings):
-            raise Refused("Orthanc was started while its index was copied. Remedy: run it again.")
+            raise Refused(STARTED)
         return
     if not has_open(pid, settings.storage / "index"):
         what = f"{settings.name} (process {pid}) does not have {settings.storage}/index open"
@@ -482,6 +486,8 @@ def standing(settings: Settings) -> Iterator[dict[str, float]]:
                 written(settings.directory / STOPPED, "")
                 run(*service(settings, "stop"))
                 yield result
+                if main_process(settings):
+                    raise Refused(STARTED)
             finally:
                 started(settings)
                 result["pause"] = time.monotonic() - begin
@@ -539,6 +545,11 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
     companions = [(Path(f"{index}-{end}"), Path(f"{target}-{end}")) for end in ("wal", "journal")]
     for path in (target, *(copy for _, copy in companions)):
         path.unlink(missing_ok=True)
+    sizes = [path.stat().st_size for path in (index, *(source for source, _ in companions)) if path.exists()]
+    needed, free = 2 * sum(sizes), shutil.disk_usage(target.parent).free
+    if needed > free:  # Orthanc needs the rest
+        what = f"A copy of the index needs {needed >> 20} MiB in {target.parent}, and {free >> 20} MiB are free"
+        raise Refused(f"{what}. Remedy: {SYSTEM_REMEDIES[errno.ENOSPC]}.")
     before, begin = index.stat(), time.time()
     copied(index, target)  # the long part, which is still good if no checkpoint comes
     with standing(settings) as result:
@@ -609,13 +620,18 @@ def hashed(path: Path, method: str = "sha256") -> str:
 
 def rows_written(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     content = io.StringIO()
-    csv.writer(content, lineterminator="\n").writerows(rows)
+    csv.writer(content, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)  # a device may send a CR
     written(path, content.getvalue())
 
 
 def studies_read(path: Path) -> list[Study]:
-    with path.open(newline="") as file:
-        return [Study(int(row[0]), *row[1:]) for row in csv.reader(file)]
+    """A row that cannot be read does not hold up those that can."""
+    with path.open(newline="", errors="replace") as file:
+        rows = [*csv.reader(file)]
+    found = [Study(int(row[0]), *row[1:]) for row in rows if len(row) == len(Study._fields) and row[0].isdecimal()]
+    if len(found) < len(rows):
+        say(f"{path}: {len(rows) - len(found)} rows of the ledger cannot be read, and were left out.", 4)
+    return found
 
 
 def shortfall(wanted: list[Attachment], size_of: Callable[[Attachment], int | None]) -> dict[str, Defect]:
@@ -790,10 +806,12 @@ def same_disk(settings: Settings) -> list[str]:
 def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     """One snapshot; success is said only when all of it was read."""
     former = state(settings, "backup")
-    if due and time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:
+    if due and 0 <= time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:  # the clock may have been wrong
         return {"result": "not due"}
-    unsettled = former.get("unsettled") or (former["started"] if former.get("result", "success") != "success" else "")
-    with noted(settings, "backup", unsettled=unsettled) as result:
+    unsettled = former.get("unsettled") or (
+        former.get("run", "") if former.get("result", "success") != "success" else ""
+    )
+    with noted(settings, "backup", run=secrets.token_hex(8), unsettled=unsettled) as result:
         if unsettled:
             disowned(settings, unsettled)
             result["unsettled"] = ""
@@ -820,7 +838,7 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
         problems = proof(settings, result, names, *taken(settings, manifest, result))
         if problems:
             with contextlib.suppress(Refused):  # the next run does it otherwise
-                disowned(settings, result["started"])
+                disowned(settings, result["run"])
             raise Refused(*problems)
     return result
 
@@ -828,7 +846,7 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
 def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any]) -> tuple[set[str], list[str]]:
     """A snapshot: the files in it, and what restic could not read."""
     counts = manifest["counts"]
-    tags = ["orthanc", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
+    tags = ["orthanc", f"run={result['run']}", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
     tags += [f"{name}={counts[name]}" for name in COUNTED]
     excluded = [settings.storage / f"index{end}" for end in ("", "-wal", "-shm", "-journal")]
     excluded += [settings.storage / f"{ours}*" for ours in OURS]
@@ -1107,7 +1125,7 @@ def proved(settings: Settings, wanted: str) -> Proof:
         if node.get("type") == "file":
             files[node["path"]] = node.get("size", 0)
     defects = shortfall(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
-    remedy = f"{ANOTHER}, or add --incomplete to go without them"
+    remedy = f"{ANOTHER}, or {WITHOUT}"
     problems = described(defects.values(), f"In {what}", remedy)
     problems += shortened(
         f"In {what} is no", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
@@ -1117,10 +1135,15 @@ def proved(settings: Settings, wanted: str) -> Proof:
     return Proof(snapshot, manifest, names, {*defects}, problems)
 
 
-def fetched(settings: Settings, snapshot: dict[str, Any], target: Path, only: Iterable[str] = ()) -> None:
+def fetched(
+    settings: Settings, snapshot: dict[str, Any], target: Path, only: Iterable[str] = (), incomplete: bool = False
+) -> None:
+    """`incomplete` goes on with what restic cannot restore; who calls it verifies."""
+    if target.is_symlink() or (target.exists() and target.stat().st_uid != os.getuid()):
+        raise Refused(f"{target} is not {pwd.getpwuid(os.getuid()).pw_name}'s own directory. Remedy: remove it.")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    includes = [f"--include={path}" for path in only]
-    for _ in stream(settings, "restore", "--no-lock", "--quiet", "--target", str(target), *includes, snapshot["id"]):
+    command = ["restore", "--no-lock", "--quiet", "--target", str(target), *(f"--include={path}" for path in only)]
+    for _ in stream(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
         pass
 
 
@@ -1135,23 +1158,31 @@ def below(target: Path, path: str) -> Path:
     return target / path.lstrip("/")
 
 
-def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachment], only: Iterable[str] = ()) -> Path:
-    """Index and attachments as Orthanc has them, every size and MD5 verified, and Orthanc's own."""
+def assembled(
+    settings: Settings,
+    proof: Proof,
+    work: Path,
+    wanted: list[Attachment],
+    only: Iterable[str] = (),
+    incomplete: bool = False,
+) -> tuple[Path, list[Defect]]:
+    """Index and attachments as Orthanc has them, every size and MD5 verified, and Orthanc's own; what is set aside."""
     bar(0, "fetch")
-    fetched(settings, proof.snapshot, work, only)
+    fetched(settings, proof.snapshot, work, only, incomplete)
     data = below(work, proof.manifest["storage"])
     data.mkdir(parents=True, exist_ok=True)
-    index = data / "index"
-    below(work, f"{proof.manifest['staging']}/index").replace(index)
+    index, restored = data / "index", below(work, f"{proof.manifest['staging']}/index")
+    what = f"Restored from snapshot {proof.snapshot['short_id']}"
+    if not restored.exists() or hashed(restored) != proof.manifest["index"]["sha256"]:
+        raise Refused(f"{what}: the index is altered. Remedy: {ANOTHER}.")
+    restored.replace(index)
     for end in ("wal", "shm", "journal"):  # of an attempt that was interrupted
         index.with_name(f"index-{end}").unlink(missing_ok=True)
-    what = f"Restored from snapshot {proof.snapshot['short_id']}"
-    if hashed(index) != proof.manifest["index"]["sha256"]:
-        raise Refused(f"{what}: the index is altered. Remedy: {ANOTHER}.")
-    remedy = "orthanc-backup reconcile, or another of orthanc-backup list"
-    problems = described(verified(data, wanted), what, remedy)
-    if problems:
-        raise Refused(*problems)
+    defects = verified(data, wanted)
+    if defects and not incomplete:
+        raise Refused(*described(defects, what, f"orthanc-backup reconcile; {ANOTHER}; or {WITHOUT}"))
+    for path in [data / one.path for one in defects if (data / one.path).exists()]:
+        set_aside(path, data.with_name("damaged"))
     account = settings.account
     for path, directories, files in os.walk(data):
         os.chmod(path, 0o750)
@@ -1165,7 +1196,12 @@ def assembled(settings: Settings, proof: Proof, work: Path, wanted: list[Attachm
         parent.chmod(0o711)
         if parent == work:
             break
-    return data
+    return data, defects
+
+
+def set_aside(path: Path, directory: Path) -> None:
+    directory.mkdir(exist_ok=True)
+    path.rename(directory / path.name)
 
 
 def beside(settings: Settings) -> list[str]:
@@ -1236,12 +1272,16 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         ended = placed(settings, under_way)
         if wanted == "latest" or under_way["snapshot"].startswith(wanted[:8]):
             return ended
-    begin = time.time()
-    restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
+    begin, problems = time.time(), []
+    try:
+        restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
+    except Refused as refused:
+        problems = refused.problems
     proof = proved(settings, wanted)
     identity, manifest = proof.snapshot["short_id"], proof.manifest
-    if proof.problems and not incomplete:
-        raise Refused(*proof.problems)
+    problems += proof.problems
+    if problems and not incomplete:
+        raise Refused(*problems)
     if target and target.exists() and any(target.iterdir()):
         raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
     installed = orthanc_version(settings)
@@ -1260,19 +1300,19 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         raise Refused(f"{what}. Remedy: make space, or a larger disk.")
     came = received_after(settings, manifest)
     result: dict[str, Any] = {
-        "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": proof.problems
+        "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": problems
     }  # fmt: skip
     if dry_run:
         would = f"restore it into {target or settings.storage}"
         return {**result, "would": would, "resend": by_device(came)}
     names = [one for one in proof.names if one.uuid not in proof.bad]
-    data = assembled(settings, proof, work, names)
+    data, defects = assembled(settings, proof, work, names, incomplete=incomplete)
+    problems += described(defects, "Not in the restored data", "send them again; what there was of them is set aside")
+    names = [one for one in names if one.path not in {defect.path for defect in defects}]
     named = {one.uuid for one in names}
     for path in images(data):
         if path.name not in named:  # it came after the moment: the index does not know it
-            aside = data.with_name("not-in-the-index")
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
+            set_aside(path, data.with_name("not-in-the-index"))
     result["verified"] = len(names)
     if target:
         return {**result, "data": str(data), "resend": by_device(came)}
@@ -1309,8 +1349,7 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
     first = "ORTHANC_BACKUP_AGAIN" not in os.environ  # what fails again needs a person
     with watchdog(86400, *again, "restore", awaited=False) if first else contextlib.nullcontext():
         if under_way["phase"] == "aside":
-            if main_process(settings):
-                run(*service(settings, "stop"))
+            run(*service(settings, "stop"))  # one that crashes again and again has no process at times
             if not aside.exists():  # with what came until the stop
                 under_way["aside"] = sorted(one.name for one in storage.iterdir() if not one.name.startswith(OURS))
                 reached("aside")
@@ -1459,7 +1498,7 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
     only = [] if parts == 256 else [f"{manifest['staging']}/index", *(
         f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
     )]  # fmt: skip
-    data = assembled(settings, proof, settings.scratch, sample, only)
+    data, _ = assembled(settings, proof, settings.scratch, sample, only)
     result.update(verified=len(sample), of=len(proof.names))
     with second(settings, data) as (rest, dicomweb):
         rest.counted(counts)
@@ -1538,7 +1577,7 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
         shutil.rmtree(scratch, ignore_errors=True)
         for first in range(0, len(wanted), 1000):  # a command line has an end
             part = wanted[first : first + 1000]
-            fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in part])
+            fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in part], incomplete=True)
         data = below(scratch, str(settings.storage))
         good = {one.path for one in wanted} - {one.path for one in verified(data, wanted, "compare")}
         for one in [one for one in wanted if one.path in good]:
