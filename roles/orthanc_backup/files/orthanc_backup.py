@@ -808,9 +808,8 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     former = state(settings, "backup")
     if due and 0 <= time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:  # the clock may have been wrong
         return {"result": "not due"}
-    unsettled = former.get("unsettled") or (
-        former.get("run", "") if former.get("result", "success") != "success" else ""
-    )
+    cut = former.get("result", "success") != "success"
+    unsettled = former.get("unsettled") or (cut and former.get("run")) or ""
     with noted(settings, "backup", run=secrets.token_hex(8), unsettled=unsettled) as result:
         if unsettled:
             disowned(settings, unsettled)
