@@ -143,7 +143,8 @@ def threads_busy(machine: str) -> Iterator[None]:
         yield
     finally:
         must(machine, "pkill -f '^echoscu --repeat'")
-        healthy(machine)
+    # Orthanc tells the least of the last seconds
+    wait_for(lambda: look(machine) is not None and (value(machine, "threads_free", "dicom") or 0) > 0, "free threads")
 
 
 @contextlib.contextmanager
