@@ -36,7 +36,9 @@ testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts
     scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)]
 )
 def machine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+    name = str(request.param)
+    done(name, "run")
+    return name
 
 
 def test_cron_and_timers_are_set(machine: str) -> None:
