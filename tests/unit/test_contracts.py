@@ -76,6 +76,10 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
     # what is beside Python and no template of a role's
     beside = {path.name for path in (ROOT / "plugins" / "module_utils" / "pages").iterdir()}
     assert {f"plugins/module_utils/pages/{name}" for name in beside} <= names
+    package = list((ROOT / "plugins" / "module_utils" / "server").rglob("*.py"))
+    assert len(package) > 4
+    assert {path.relative_to(ROOT).as_posix() for path in package} <= names
+    assert not [name for name in names if name.endswith(".pyc")]
     assert tops == {
         *(
             "MANIFEST.json",
@@ -102,3 +106,12 @@ def test_every_rule_is_documented() -> None:
     names = {*rules.WAIVABLE, *re.findall(r'"([a-z]+_[a-z_]+)"(?:, "warning")?\)', source)}
     assert len(names) > 20
     assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
+
+
+def test_imports_of_the_server_s_package_go_down_only() -> None:
+    package = ROOT / "plugins" / "module_utils" / "server"
+    rows = {"core": 0, "orthanc": 1, "dicom": 2}  # the rooms of programs are beside each other, above these
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0]
+        for above in re.findall(r"^\s*from \.\.([a-z]+)", path.read_text(), re.MULTILINE):
+            assert above == room or rows.get(above, 3) < rows.get(room, 3), f"{path} imports {above}"

@@ -1,0 +1,49 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a program says to the journal and to whoever called it. Nothing from outside begins a line of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from types import TracebackType
+
+from .escaping import escape
+
+ERROR, WARNING, NOTICE, INFORMATION = 3, 4, 5, 6  # syslog(3)
+
+
+def say(text: object, level: int = INFORMATION) -> None:
+    """One line on standard error; as a unit its priority goes before it (sd-daemon(3))."""
+    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + escape(text), file=sys.stderr, flush=True)
+
+
+def say_loudly(text: object, program: str) -> None:
+    """One line at priority 3, in the journal wherever the program was called from."""
+    say(text, ERROR)
+    if "INVOCATION_ID" not in os.environ and shutil.which("logger"):
+        subprocess.run(["logger", "-p", "daemon.err", "-t", program, "--", escape(text)], check=False)
+
+
+def say_traceback(error: BaseException) -> None:
+    """Where an error came from, each line by itself: its text may be from outside."""
+    for part in traceback.format_exception(error):
+        for line in part.splitlines():
+            say(line, ERROR)
+
+
+def prepare_output() -> None:
+    """Makes standard output and error take every character; an error that nobody caught is said like the rest."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's language
+    sys.excepthook = say_uncaught
+
+
+def say_uncaught(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """What Python calls for an error that ends the program."""
+    say_traceback(error)

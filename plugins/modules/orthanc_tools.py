@@ -1,0 +1,145 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_tools
+short_description: Install what the programs on the server share
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Writes the package C(server) that the programs of this collection import, all of it in one call.
+  - The package is a symbolic link to a directory of its own, which is replaced whole. A program that starts meanwhile
+    finds the old package or the new one, a file that the collection has no more goes, and no older bytecode is read.
+options:
+  path:
+    description: Directory in which the package C(server) lies.
+    type: path
+    default: /usr/local/lib/clinicops-orthanc
+  files:
+    description: Content of each file by its name; the action plugin of the same name gives the collection's.
+    type: dict
+attributes:
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Names the files, each with the beginning of its SHA-256.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Install what the programs share
+  clinicops.orthanc.orthanc_tools:
+  become: true
+"""
+
+RETURN = r"""
+files:
+  description: Names of the files of the package.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import compileall
+import hashlib
+import os
+import py_compile
+import shutil
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+FILE, DIRECTORY = 0o644, 0o755
+
+
+def list_files(package: Path) -> dict[str, str]:
+    """The installed files by name, each with its line of the diff, and every path whose owner or mode is wrong.
+
+    Bytecode is not listed."""
+    found = {}
+    for path in sorted(package.rglob("*")) if package.is_dir() else []:
+        if "__pycache__" in path.parts:
+            continue
+        facts = path.lstat()
+        right = (0, 0, DIRECTORY if path.is_dir() else FILE) == (facts.st_uid, facts.st_gid, facts.st_mode & 0o7777)
+        name = path.relative_to(package).as_posix()
+        if not right:
+            found[name] = f"{name} {facts.st_uid}:{facts.st_gid} {facts.st_mode & 0o7777:04o}"
+        elif path.is_file():
+            found[name] = describe(name, path.read_bytes())
+    return found
+
+
+def describe(name: str, content: bytes) -> str:
+    """The line of a file in the diff."""
+    return f"{name} {hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def make_directory(path: Path) -> None:
+    """The directory, root's and readable to all whatever the umask is."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(DIRECTORY)
+
+
+def install(base: Path, files: dict[str, str]) -> Path:
+    """Writes the files into a new directory and returns it."""
+    directory = Path(tempfile.mkdtemp(prefix="server-", dir=base))
+    directory.chmod(DIRECTORY)
+    for name, content in files.items():
+        path = directory / name
+        for parent in reversed(path.relative_to(directory).parents[:-1]):
+            make_directory(directory / parent)
+        path.write_text(content, encoding="utf-8")
+        path.chmod(FILE)
+    # compared with the source each time: bytecode is never older than what it was made of
+    compileall.compile_dir(directory, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    return directory
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "default": "/usr/local/lib/clinicops-orthanc"},
+            "files": {"type": "dict", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    base, files = Path(module.params["path"]), module.params["files"]
+    if not files:
+        module.fail_json("The package has no files. Remedy: install the collection whole.")
+    package = base / "server"
+    before = list_files(package)
+    after = {name: describe(name, content.encode()) for name, content in files.items()}
+    current = package.resolve()
+    # what an interrupted run left, or what the link does not name
+    stale = [path for path in base.glob("server*") if path not in (package, current)] if base.is_dir() else []
+    changed = before != after or not package.is_symlink() or bool(stale)
+    if changed and not module.check_mode:
+        os.umask(0o022)
+        make_directory(base)
+        for path in stale:
+            shutil.rmtree(path)
+        if package.is_dir() and not package.is_symlink():
+            shutil.rmtree(package)
+        directory = install(base, files)
+        link = base / f"link-{directory.name}"
+        link.symlink_to(directory.name)
+        link.replace(package)
+        if current != package and current.is_dir():
+            shutil.rmtree(current)
+    headers = {"before_header": str(package), "after_header": str(package)}
+    difference = {"before": lines(before), "after": lines(after), **headers}
+    module.exit_json(changed=changed, files=sorted(files), diff=difference)
+
+
+def lines(files: dict[str, str]) -> str:
+    """One line for each file."""
+    return "".join(f"{files[name]}\n" for name in sorted(files))
+
+
+if __name__ == "__main__":
+    main()
