@@ -382,9 +382,7 @@ def power_off(machine: str) -> None:
     """Every process is gone at once; then the machine boots."""
     bed.docker("kill", machine)
     bed.docker("start", machine)
-    wait_for(
-        lambda: sh(machine, "systemctl is-system-running")[1].strip() in ("running", "degraded"), "the machine", 120
-    )
+    wait_for(lambda: sh(machine, "systemctl is-system-running")[1].strip() in ("running", "degraded"), "the machine")
 
 
 def kill_9(machine: str) -> None:

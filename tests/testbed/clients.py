@@ -120,7 +120,8 @@ def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *mor
     return running.returncode, " ".join(said.split())
 
 
-def wait_for(is_true: Callable[[], Any], what: str, limit: float = 60) -> None:
+def wait_for(is_true: Callable[[], Any], what: str, limit: float = 300) -> None:
+    """Until it is true. The limit ends a test that would hang, and judges no speed."""
     end = time.monotonic() + limit
     while not is_true():
         assert time.monotonic() < end, f"{what}: not within {limit} s"

@@ -75,6 +75,17 @@ class Knocking:
         for place, kind, *_ in self.who:
             appears(place, f"{self.base}-{kind}.pid")
 
+    def let_in(self) -> bool:
+        """Whether those who are let in have been let in at each of their doors since the knocking began."""
+        found = []
+        for place, kind, *_ in self.who:
+            base = f"{self.base}-{kind}"
+            if kind == "listed":
+                client(place, "sh", "-c", f"rm -f {base}.so-far; kill -USR1 $(cat {base}.pid)")
+                appears(place, f"{base}.so-far")
+                found += json.loads(client(place, "cat", f"{base}.so-far").stdout).values()
+        return all(one.get("in", 0) for one in found)
+
     def stop(self) -> dict[str, dict[str, dict[str, Any]]]:
         """kind: place: door: what `knock.py` tells."""
         told: dict[str, dict[str, dict[str, Any]]] = {"stranger": {}, "listed": {}}
@@ -96,10 +107,10 @@ def ssh_open(machine: str) -> None:
     assert client(OFFICE, "sh", "-c", make).returncode == 0
     connect = f"exec ssh {options} root@{ADDRESSES[machine][1]} '{far}' <>{base}.in 1<>{base}.out 2>{base}.err"
     bed.docker("exec", "--detach", OFFICE, "sh", "-c", connect)
-    put(OFFICE, f"{base}.pid", ssh_pid(machine, limit=20).encode())
+    put(OFFICE, f"{base}.pid", ssh_pid(machine).encode())
 
 
-def ssh_pid(machine: str, limit: int = 5) -> str:
+def ssh_pid(machine: str, limit: int = 60) -> str:
     """The pid of the server's side, asked over the connection; empty without an answer in time."""
     word = secrets.token_hex(8)
     base = f"/tmp/ssh-{machine}"

@@ -595,6 +595,9 @@ DICOM = [
 
 
 # --- the run -----------------------------------------------------------------------------------
+PATIENCE = 60.0  # seconds that the ordinary client waits for an answer
+
+
 class Run:
     def __init__(self, door: str, address: str, port: int, settings: dict[str, Any]) -> None:
         self.door, self.target, self.settings = door, (address, port), settings
@@ -643,6 +646,16 @@ class Run:
             got += more
         return got
 
+    @staticmethod
+    def receive_pdu(connection: socket.socket) -> bytes:
+        """One whole PDU (PS3.8, 9.3: type, reserved, four bytes of length), or what came of it."""
+        got, size = b"", 6
+        while len(got) < size and (more := connection.recv(size - len(got))):
+            got += more
+            if len(got) == 6:
+                size += int.from_bytes(got[2:])
+        return got
+
     def cases(self, seed: int, count: int) -> Iterator[Case]:
         rng = random.Random(seed)
         kinds = list(HTTPS) if self.door == "https" else DICOM
@@ -687,26 +700,27 @@ class Run:
         """The ordinary client: he reads, and gets what he asked for and nothing that was meant for somebody else."""
         if self.door == "dicom":
             peer = Peer(Told(self.settings, random.Random(0), False))
-            with self.connect() as connection:
+            with self.connect(limit=PATIENCE) as connection:
                 connection.sendall(peer.associate())
-                accepted = self.receive(connection, 10, settled=0.05)
+                accepted = self.receive_pdu(connection)
                 assert accepted[:1] == b"\2", f"association: {accepted[:10]!r}"
                 connection.sendall(peer.data(1, 3, peer.echo()))
-                answer = self.receive(connection, 10, settled=0.05)
+                answer = self.receive_pdu(connection)
                 assert b"\x30\x80" in answer, f"echo: {answer[:60]!r}"
                 connection.sendall(pdu(5, bytes(4)))
                 self.receive(connection, 1, settled=0.05)
             return
         told = Told(self.settings, random.Random(0), True)
-        with self.connect() as connection:
+        with self.connect(limit=PATIENCE) as connection:
             connection.sendall(told.request(b"/dicom-web/studies?PatientID=NOBODY-HAS-IT", b"Connection: close\r\n"))
-            answer = self.receive(connection, 10)
+            answer = self.receive(connection, PATIENCE)
         body = answer.partition(b"\r\n\r\n")[2]
         assert answer.startswith(b"HTTP/1.1 200"), answer[:80]
         assert re.fullmatch(rb"[\s\da-f]*\[\s*\][\s\d]*", body), body[:200]
 
     def keep_asking(self) -> None:
-        while not self.ended.is_set():
+        """While the cases run, and three times at least."""
+        while not self.ended.is_set() or self.ordinary["asked"] < 3:
             start = time.monotonic()
             try:
                 self.ask()

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Knock at doors every 10 ms and tell who was let in, as JSON when told to end (SIGTERM) or when the time is up.
+With --result it also writes what it has seen so far whenever it is asked to (SIGUSR1).
 
 Standard library alone: it runs in the client containers. A knock is a TCP connect; "in" is a connect that succeeds,
 "refused" one that nobody listens to (RST), "silent" one without an answer in time. Each "in" has its time of day.
@@ -99,7 +100,17 @@ class Knocker:
             self.listen(tick)
         while self.open:
             self.listen(min(time.monotonic() + 0.05, next(iter(self.open.values()))[2]))
+        return self.told()
+
+    def told(self) -> dict[str, Any]:
         return {name: door.told() for name, door in self.doors.items()}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Whole or not at all: who waits for the file may read it."""
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(text)
+    unfinished.rename(path)
 
 
 def main() -> None:
@@ -115,14 +126,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     knocker = Knocker(chosen.doors, chosen.every, chosen.wait)
     signal.signal(signal.SIGTERM, lambda *_: setattr(knocker, "ended", True))
+    if chosen.result:
+        so_far = chosen.result.with_suffix(".so-far")
+        signal.signal(signal.SIGUSR1, lambda *_: write_whole(so_far, json.dumps(knocker.told())))
     if chosen.pid:
         chosen.pid.write_text(str(os.getpid()))
     told = json.dumps(knocker.run(chosen.seconds))
     if chosen.result:
-        # whole or not at all: who waits for the file may read it
-        unfinished = chosen.result.with_suffix(".part")
-        unfinished.write_text(told)
-        unfinished.rename(chosen.result)
+        write_whole(chosen.result, told)
     else:
         sys.stdout.write(told)
 

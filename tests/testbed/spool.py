@@ -219,12 +219,13 @@ def fed(path: str) -> None:
 
 # --- a scanner ---------------------------------------------------------------------------------
 def ask(plan: Plan) -> None:
-    """The same query `times` times, or until the file `until` is there: who was in each answer, and how long it took.
-    Quiet ones are for the time alone."""
+    """The same query `times` times, or until the file `until` is there and it was asked `least` times: who was in each
+    answer, and how long it took. Quiet ones are for the time alone."""
     told: list[dict[str, Any]] = []
     title = ["-aet", plan["aet"], "-aec", "ORTHANC", plan["address"], "4242"]
     command = ["findscu", "-W", "-q" if plan.get("quiet") else "-v", "-to", "10", *title, plan["query"]]
-    while len(told) < plan.get("times", 1_000_000) and not Path(plan.get("until", "/nowhere")).exists():
+    ended = Path(plan.get("until", "/nowhere"))
+    while len(told) < plan.get("times", 1_000_000) and (len(told) < plan.get("least", 0) or not ended.exists()):
         begin = time.monotonic()
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         said = done.stdout.decode(errors="replace")

@@ -94,7 +94,7 @@ def answers(machine: str) -> None:
     # whatever it answers: a sabotage may have taken the password away
     http = "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8042, timeout=5); c.request('GET', '/')"
     asked = f'python3 -c "{http}; c.getresponse()" && timeout 1 bash -c "</dev/tcp/127.0.0.1/4242"'
-    wait_for(lambda: sh(machine, asked)[0] == 0, "Orthanc answers", 60)
+    wait_for(lambda: sh(machine, asked)[0] == 0, "Orthanc answers")
 
 
 @dataclass(frozen=True)

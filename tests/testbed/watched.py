@@ -92,7 +92,7 @@ def receive() -> None:
 def healthy(machine: str) -> None:
     """Orthanc answers again."""
     ask = "echoscu -to 2 -aet ACCEPTANCE_TEST -aec ORTHANC 127.0.0.1 4242"
-    wait_for(lambda: sh(machine, ask)[0] == 0, "Orthanc", 120)
+    wait_for(lambda: sh(machine, ask)[0] == 0, "Orthanc")
 
 
 @contextlib.contextmanager
@@ -278,7 +278,7 @@ def restart_loop(machine: str) -> Iterator[None]:
         before = int(must(machine, ask))  # a start by hand lets the count begin anew, unseen by the monitor
         must(machine, f"echo broken > {CONFIGURATION}")
         sh(machine, "docker restart orthanc" if docker(machine) else "systemctl restart --no-block orthanc")
-        wait_for(lambda: int(must(machine, ask)) > before + 4, "restarts", 120)
+        wait_for(lambda: int(must(machine, ask)) > before + 4, "restarts")
         yield
     healthy(machine)  # by itself
 

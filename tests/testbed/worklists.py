@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -169,7 +170,7 @@ def drop(machine: str, files: list[Plan], user: str = "ris", seconds: float = 0)
     assert told(machine, "drop", {"files": files, "seconds": seconds}, user)["made"] == len(files)
 
 
-def settle(machine: str, limit: int = 60) -> None:
+def settle(machine: str, limit: int = 300) -> None:
     """Until the gate is through with everything that is finished."""
     told(machine, f"settle {limit}")
 
@@ -273,7 +274,7 @@ def names(machine: str, query: Dataset | None = None, scanner: str = US1, aet: s
 
 
 class Asking:
-    """A scanner asks again and again."""
+    """A scanner asks again and again: twenty times at least."""
 
     def __init__(self, machine: str, query: Dataset, scanner: str = US1, aet: str = "US1") -> None:
         self.scanner, self.until = scanner, f"/tmp/asking-{machine}-end"
@@ -281,7 +282,7 @@ class Asking:
         client(scanner, "rm", "-f", self.until)
         place_query(scanner, path, query)
         put(scanner, "/tmp/spool.py", (ROOT / "tests/testbed/spool.py").read_bytes())
-        plan = {"address": ADDRESSES[machine][0], "aet": aet, "query": path, "until": self.until}
+        plan = {"address": ADDRESSES[machine][0], "aet": aet, "query": path, "until": self.until, "least": 20}
         run = ["docker", "exec", "-i", scanner, "python3", "/tmp/spool.py", "ask"]
         self.process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin
@@ -291,7 +292,7 @@ class Asking:
 
     def stop(self) -> list[dict[str, Any]]:
         client(self.scanner, "touch", self.until)
-        asked: list[dict[str, Any]] = json.loads(self.process.communicate(timeout=60)[0])
+        asked: list[dict[str, Any]] = json.loads(self.process.communicate(timeout=300)[0])
         return asked
 
 
@@ -307,10 +308,11 @@ def seconds(machine: str, query: Dataset, times: int, scanner: str = US1, aet: s
 
 # --- the served directory, watched -------------------------------------------------------------
 @contextmanager
-def watching(machine: str) -> Iterator[list[tuple[str, str]]]:
+def watching(
+    machine: str, events: str = "create,moved_to,moved_from,modify,attrib,delete"
+) -> Iterator[list[tuple[str, str]]]:
     """Everything that happens to a name in the served directory: (events, name), there when the context ends."""
     base = "/tmp/watched"
-    events = "create,moved_to,moved_from,modify,attrib,delete"
     watch = f"inotifywait --monitor --event {events} --no-newline --format %e%0%f%0 {SERVED}"
     bed.docker("exec", machine, "rm", "-f", f"{base}.err")
     bed.docker("exec", "--detach", machine, "sh", "-c", f"echo $$ >{base}.pid; exec {watch} >{base} 2>{base}.err")
@@ -329,6 +331,18 @@ def watching(machine: str) -> Iterator[list[tuple[str, str]]]:
         assert "OVERFLOW" not in sh(machine, f"cat {base}.err")[1]
         happened += [(what.decode(), os.fsdecode(name)) for what, name in zip(record[::2], record[1::2], strict=True)]
         assert (happened[-1], happened[0][0] != "") == (("DELETE", ".watched"), True)
+
+
+def files_read(machine: str, query: Dataset) -> Counter[str]:
+    """How often a query opens each of the served files; who else reads them waits meanwhile."""
+    tidy = "orthanc-worklist-tidy"
+    assert sh(machine, f"systemctl stop {tidy}.timer {tidy}.service")[0] == 0
+    try:
+        with watching(machine, "open,delete") as events:
+            ask(machine, query)
+    finally:
+        assert sh(machine, f"systemctl start {tidy}.timer")[0] == 0
+    return Counter(name for what, name in events if what == "OPEN" and name.endswith(".wl"))
 
 
 # --- hostile files -----------------------------------------------------------------------------

@@ -70,9 +70,9 @@ def struck(machine: str, fault: str, moment: float) -> Iterator[None]:
 
 def settled(machine: str) -> None:
     """Nothing of the program is at work any more, and no restore is half done."""
-    wait_for(lambda: sh(machine, f"test -e {OWN}/restore.json")[0] != 0, "the restore that goes on by itself", 120)
+    wait_for(lambda: sh(machine, f"test -e {OWN}/restore.json")[0] != 0, "the restore that goes on by itself")
     wait_for(lambda: sh(machine, "pgrep -f '^/usr/bin/python3 /usr/local/sbin/orthanc-backup|^restic '")[0] != 0, "end")
-    wait_for(lambda: answers(machine), "Orthanc", 120)
+    wait_for(lambda: answers(machine), "Orthanc")
 
 
 # how long each operation takes when nobody disturbs it

@@ -50,7 +50,7 @@ def test_the_container_has_no_more_than_it_needs(host: Host) -> None:
     writable = {mount["Source"] for mount in found["Mounts"] if mount["RW"]}
     assert writable == {"/var/lib/orthanc/db", "/var/lib/orthanc/tmp"}
     assert all(mount["Source"] == mount["Destination"] for mount in found["Mounts"])
-    wait_for(lambda: inspect(host)["State"]["Health"]["Status"] == "healthy", "health", 120)
+    wait_for(lambda: inspect(host)["State"]["Health"]["Status"] == "healthy", "health")
 
 
 def test_config_check_finds_no_fault(host: Host) -> None:
@@ -107,8 +107,8 @@ def test_no_acknowledged_image_is_lost(host: Host, kill: Callable[[Host], None])
     # a container goes on without its engine, until that is back and starts it anew
     assert len(acknowledged) < 200 or kill is kill_engine
     show = "docker inspect --format {{.State.StartedAt}} orthanc"
-    wait_for(lambda: host.run(show).stdout.strip() not in ("", started), "a new start", 120)
-    wait_for(lambda: answers(host), "Orthanc is back", 120)
+    wait_for(lambda: host.run(show).stdout.strip() not in ("", started), "a new start")
+    wait_for(lambda: answers(host), "Orthanc is back")
     there = instances(host)
     assert set(acknowledged) <= set(there)
     assert set(verified(host, [there[sop] for sop in acknowledged])) == {"200"}

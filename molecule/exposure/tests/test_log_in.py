@@ -12,17 +12,18 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+WRONG = 80
 STUDIES = "/dicom-web/studies?PatientName=GEHEIM"
 
 
 @pytest.fixture(scope="module")
 def guessed(host: Host) -> list[int]:
-    """Statuses of: the right password, 40 wrong ones, the right one, one that is right and new to this address."""
+    """Statuses of: the right password, 80 wrong ones, the right one, and five times one that is right and new there."""
     address = ADDRESSES[name_of(host)][1]
     right = Request("GET", STUDIES, "viewer", address)
-    wrong = [Request("GET", STUDIES, "viewer", address, password=f"wrong-{number}") for number in range(40)]
+    wrong = [Request("GET", STUDIES, "viewer", address, password=f"wrong-{number}") for number in range(WRONG)]
     new = Request("GET", STUDIES, "gateway", address)
-    return [status for status, _ in ask_all(IT, authority(host), [right, *wrong, right, new])]
+    return [status for status, _ in ask_all(IT, authority(host), [right, *wrong, right, *[new] * 5])]
 
 
 def authority(host: Host) -> bytes:
@@ -31,21 +32,24 @@ def authority(host: Host) -> bytes:
 
 
 def test_who_guesses_is_slowed_down(guessed: list[int]) -> None:
-    wrong = guessed[1:41]
+    wrong = guessed[1 : 1 + WRONG]
     assert set(wrong) == {401, 429}
-    # a burst of 20, and one in two seconds
-    assert 15 <= wrong.count(401) <= 25
-    assert wrong[0] == 401
-    assert wrong[-1] == 429
+    assert wrong.index(429) >= 15  # a burst of 20 is let through
+
+
+@pytest.mark.campaign
+def test_who_guesses_gets_one_try_in_two_seconds(host: Host, guessed: list[int]) -> None:
+    """All of it takes a few seconds when nothing else runs: hardly more than the burst is let through."""
+    assert guessed[1 : 1 + WRONG].count(401) <= 25
 
 
 def test_a_password_that_was_right_before_still_is(guessed: list[int]) -> None:
     assert guessed[0] == 200
-    assert guessed[41] == 200
+    assert guessed[1 + WRONG] == 200
 
 
 def test_a_right_password_that_was_never_used_from_there_has_to_wait(guessed: list[int]) -> None:
-    assert guessed[42] == 429
+    assert 429 in guessed[2 + WRONG :]
 
 
 def test_other_addresses_are_not_slowed_down(host: Host, guessed: list[int]) -> None:
@@ -57,7 +61,7 @@ def test_other_addresses_are_not_slowed_down(host: Host, guessed: list[int]) -> 
 
 def test_it_is_over_when_nobody_guesses(host: Host, guessed: list[int]) -> None:
     gateway = f"gateway:{PASSWORDS['gateway']}"
-    wait_for(lambda: https(host, IT, "/dicom-web/studies", user=gateway)[0] == 200, "the right password", 30)
+    wait_for(lambda: https(host, IT, "/dicom-web/studies", user=gateway)[0] == 200, "the right password")
 
 
 def test_fail2ban_s_own_filter_knows_who_it_was(host: Host, guessed: list[int]) -> None:

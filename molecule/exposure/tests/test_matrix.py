@@ -241,7 +241,7 @@ def doors(host: Host) -> Doors:
         knocking[place] = subprocess.Popen(command, stdout=subprocess.PIPE)
     seen: Doors = {}
     for place, process in knocking.items():
-        for name, told in json.loads(process.communicate(timeout=30)[0]).items():
+        for name, told in json.loads(process.communicate(timeout=300)[0]).items():
             answer = next(key for key in told if key not in ("knocks", "longest_gap", "times"))
             seen[asked[place][name]] = {"in": "open"}.get(answer, answer)
     return seen

@@ -188,7 +188,7 @@ def test_there_is_no_way_out_of_sftp(machine: str, passwords: None, way: str) ->
         client(APP, "rm", "-f", "/tmp/got")
         options = SSH if way == "a password" else f"-o BatchMode=yes {SSH}"
         script = WAYS_OUT[way].format(ssh=options, at=f"{user}@{ADDRESSES[machine][0]}")
-        status, said = sh(APP, f"timeout 30 sh -c '{script}'; code=$?; cat /tmp/got 2>/dev/null; exit $code")
+        status, said = sh(APP, f"timeout 100 sh -c '{script}'; code=$?; cat /tmp/got 2>/dev/null; exit $code")
         return status, said
 
     status, said = taken("operator")

@@ -60,7 +60,7 @@ def run(machine: str, seed: int, count: int, gigabytes: bool) -> Seen:
     with watching(machine) as events:
         asking = Asking(machine, keys())
         drop(machine, plan.files, seconds=10)
-        settle(machine, 120)
+        settle(machine)
         asked = asking.stop()
         # the watch notices what is there for a moment
         sh(machine, f"touch {SERVED}/{MARK}; rm {SERVED}/{MARK}")
@@ -134,7 +134,7 @@ def test_nothing_waits_but_the_second_name_of_a_hard_link(result: Seen) -> None:
 def test_the_scanner_got_every_item_all_the_time(host: Host, result: Seen) -> None:
     standing = {item.patient for item in STANDING}
     later = {item.patient for item in result.plan.good.values() if item.station == "US1"}
-    assert len(result.asked) > 20
+    assert len(result.asked) >= 20
     before: set[str] = set()
     for answer in result.asked:
         assert answer["success"], answer

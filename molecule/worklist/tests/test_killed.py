@@ -49,7 +49,7 @@ def run(machine: str, kills: int, files: int) -> Seen:
         {**{"files": plans, "path": "/tmp/arriving.json", "user": "ris"}, "seed": 1, "kills": kills, "limit": 600},
     )
     assert ran["application"] == 0
-    settle(machine, 120)
+    settle(machine)
     return Seen(good, bad, ran["killed"], look(machine))
 
 
