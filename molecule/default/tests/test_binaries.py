@@ -40,11 +40,25 @@ def inside(host: Host, version: str) -> list[str]:
     return ["docker", "exec", "--interactive", name_of(host), "unshare", "--net"]
 
 
+CAME_UP = 124
+
+
+def until_up(configuration: str) -> str:
+    """A script: Orthanc's exit code when it ends by itself; CAME_UP when it says that it has started, and is ended."""
+    return (
+        "rm -f /tmp/tried.log;"
+        f" ( sh -c 'echo $$ > /tmp/tried.pid; exec Orthanc {configuration}' 2>&1; echo \"ended with $?\" ) > /tmp/tried.log &"
+        " until grep -qsE 'Orthanc has started|^ended with' /tmp/tried.log; do sleep 0.1; done;"
+        " code=$(sed -n 's/^ended with //p' /tmp/tried.log); cat /tmp/tried.log >&2;"
+        f' [ -n "$code" ] || {{ code={CAME_UP}; kill $(cat /tmp/tried.pid); wait; }}'
+    )
+
+
 def binary(host: Host, version: str, text: str, *, files: str = "a.json") -> int:
-    """The exit code of the real Orthanc on a configuration; 124 when it comes up, and is ended."""
+    """The exit code of the real Orthanc on a configuration; CAME_UP when it comes up, and is ended."""
     start = (
         f"rm -rf /tmp/tried.d; mkdir /tmp/tried.d; cd /tmp/tried.d; tee {files} > /dev/null;"
-        " ip link set lo up 2>/dev/null; exec timeout 8 Orthanc /tmp/tried.d"
+        f" ip link set lo up 2>/dev/null; {until_up('/tmp/tried.d')}; exit $code"
     )
     command = [*inside(host, version), "sh", "-c", start]
     return subprocess.run(command, input=text.encode(), capture_output=True, check=False).returncode
@@ -62,18 +76,18 @@ def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
         deployed.update(StorageDirectory="/tmp/tried", IndexDirectory="/tmp/tried", TemporaryDirectory="/tmp")
         deployed["Worklists"] = {"Enable": True, "Database": "/tmp"}
         deployed["LuaScripts"] = []  # the image does not have ours
-        assert binary(host, version, json.dumps(deployed)) == 124, version
+        assert binary(host, version, json.dumps(deployed)) == CAME_UP, version
         accepted = []
         for what, change, rule in REFUSED:
             candidate = {**deployed, **change}
             assert rule in {item["rule"] for item in rules.problems(candidate, version)}, what
-            if binary(host, version, json.dumps(candidate)) in (0, 124):
+            if binary(host, version, json.dumps(candidate)) in (0, CAME_UP):
                 accepted.append(what)
         assert accepted == [], version
-        assert binary(host, version, '{"Name": ') not in (0, 124)
+        assert binary(host, version, '{"Name": ') not in (0, CAME_UP)
         assert [item["rule"] for item in rules.read({"orthanc.json": '{"Name": '})[1]] == ["bad_json"]
         one = '{"Name": "twice"}'
-        assert binary(host, version, one, files="a.json b.json") not in (0, 124)
+        assert binary(host, version, one, files="a.json b.json") not in (0, CAME_UP)
         assert [item["rule"] for item in rules.read({"a.json": one, "b.json": one})[1]] == ["defined_twice"]
 
 
@@ -100,7 +114,7 @@ def test_an_index_of_a_newer_orthanc_is_refused(host: Host) -> None:
     foreign = "/var/lib/orthanc/foreign"
     make = (
         """echo '{"StorageDirectory": "/tmp/db", "RemoteAccessAllowed": false}' > /tmp/a.json;"""
-        " timeout 8 Orthanc /tmp/a.json >&2; tar -C /tmp/db -c ."
+        f" {until_up('/tmp/a.json')}; tar -C /tmp/db -c ."
     )
     command = [*inside(host, "1.13.0"), "sh", "-c", make]
     made = subprocess.run(command, capture_output=True, check=True).stdout
