@@ -15,6 +15,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import gzip
 import hashlib
 import http.client
 import io
@@ -32,12 +33,16 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
+from server.backup import history, retention
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
@@ -51,6 +56,8 @@ LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answe
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
+TRIES = 5  # of a backup during which studies are deleted
+FORMATS = (1, 2)  # of the manifest: 2 has internal ids, sequence and lineage
 SECOND = "orthanc-restore-check"  # the container, and the directory
 # in the storage directory and no part of an archive: what is beside images for renames, and the monitor's
 OURS = (".restore-", ".set-aside-", ".quarantine-", ".orthanc-brake", ".orthanc-reserve")
@@ -90,7 +97,7 @@ class Interrupted(BaseException):
 
 
 class Attachment(NamedTuple):
-    """A row of the manifest; size and MD5 are those of the file."""
+    """A row of the manifest; size and MD5 are those of the file, the number is the index's (0 in format 1)."""
 
     uuid: str
     type: int
@@ -98,6 +105,7 @@ class Attachment(NamedTuple):
     md5: str
     uncompressed_md5: str
     instance: str
+    number: int = 0
 
     @property
     def path(self) -> str:
@@ -364,20 +372,42 @@ def snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
     return sorted(found or [], key=moment_of)
 
 
+def of_archive(settings: Settings, identity: str) -> list[dict[str, Any]]:
+    """The archive's snapshots of images, proven or not."""
+    return snapshots(settings, *(f"{tag},archive={identity}" for tag in ("orthanc", "unproven")))
+
+
+def seen(snapshot: dict[str, Any]) -> history.Snapshot:
+    """What decides about a snapshot; restic gives it another id with another tag, and its run's token stays."""
+    tags = snapshot.get("tags") or []
+    run = next((tag[4:] for tag in tags if re.fullmatch("run=[0-9a-f]{16}", tag)), "")
+    token = run or snapshot.get("original", snapshot["id"])
+    return history.Snapshot(snapshot["id"], token, moment_of(snapshot), "orthanc" in tags)
+
+
+def past_of(settings: Settings) -> history.Past:
+    """What this machine remembers of its archive's snapshots."""
+    return history.Past.parse(state(settings, "history"), archive(settings))
+
+
+def remember(settings: Settings, past: history.Past) -> None:
+    note(settings, "history", asdict(past))
+
+
 def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
-    """The newest is the newest of this archive that was not found incomplete."""
+    """The newest is the newest of this archive that is proven and not another machine's."""
     identity = archive(settings)
     if wanted == "latest":
-        found = snapshots(settings, f"orthanc,archive={identity}" if identity else "orthanc")
+        found = of_archive(settings, identity) if identity else snapshots(settings, "orthanc")
         tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
         for one in [one for one in found if moment_of(one) > tomorrow]:  # a clock that was wrong for a day
-            say(f"Snapshot {one['short_id']} is of {moment_of(one)}, which is to come: it is not the latest.", 4)
-            found.remove(one)
+            say(f"Snapshot {one['short_id']} is dated {moment_of(one)}, which is in the future.", 4)
         archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
         if len(archives) > 1:
             what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
             raise Refused(f"{what}. Remedy: choose a snapshot of orthanc-backup list.")
-        found = found[-1:]
+        newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow)
+        found = [one for one in found if newest and one["id"] == newest.id]
     else:
         found = [one for one in snapshots(settings, "orthanc", "unproven") if one["id"].startswith(wanted)]
     if len(found) != 1:
@@ -386,7 +416,7 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
 
 
 def disowned(settings: Settings, attempt: str) -> None:
-    """A snapshot of a run that did not end well stands for no success; it stays where nothing may be deleted."""
+    """A snapshot of a run that did not end well stands for no success; where no tag may change history.json says so."""
     for one in [] if settings.append_only else snapshots(settings, f"orthanc,run={attempt}"):
         restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
 
@@ -397,10 +427,13 @@ def moment_of(snapshot: dict[str, Any]) -> str:
 
 
 def listed(settings: Settings) -> dict[str, Any]:
-    found = []
+    found, past = [], past_of(settings)
     for one in snapshots(settings, "orthanc", "unproven"):
         counts = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
-        found.append({"id": one["short_id"], "time": moment_of(one), "proven": "orthanc" in one["tags"], **counts})
+        proven = history.is_proven(seen(one), past)
+        found.append({"id": one["short_id"], "time": moment_of(one), "proven": proven, **counts})
+        if held := past.held.get(seen(one).token):
+            found[-1]["kept"] = f"{held} images that no newer snapshot holds"
     return {"snapshots": found}
 
 
@@ -579,11 +612,26 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
 # --- what the index says -----------------------------------------------------------------------
 def attachments_of(index: Path) -> list[Attachment]:
     query = (
-        "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId"
+        "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId, id"
         " FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
     )
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         return [*map(Attachment._make, database.execute(query))]
+
+
+def present_of(settings: Settings, index: Path, names: list[Attachment], begin: float) -> history.Present:
+    """What the copy of the index says, and the files in the images' directory say, since a second of the clock."""
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
+        sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
+    listed, known, unknown = {one.uuid for one in names}, 0, 0
+    for path in images(settings.storage):
+        if path.name in listed:
+            known += 1
+        else:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                unknown += path.stat().st_mtime < begin - SETTLE_SECONDS
+    return history.Present(resources, sequence.get("Resources", 0), sequence.get("Changes", 0), known, unknown)
 
 
 def studies_of(index: Path, since: int, moment: str) -> list[Study]:
@@ -742,12 +790,15 @@ def known(settings: Settings, anew: bool) -> None:
         written(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
 
 
-def manifest_of(settings: Settings, moment: str, names: list[Attachment], present: list[str]) -> dict[str, Any]:
+def manifest_of(
+    settings: Settings, moment: str, names: list[Attachment], present: list[str], **more: Any
+) -> dict[str, Any]:
     index, attachments = settings.staging / "index", settings.staging / "attachments.csv"
     rows_written(attachments, names)
     return {
-        "format": 1,
+        "format": FORMATS[-1],
         "archive": archive(settings),
+        **more,
         "collection": settings.collection,
         "orthanc": index_version(settings),
         "method": settings.method,
@@ -829,23 +880,169 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
         absent = sorted(path for path in settings.paths if not Path(path).exists())
         result["warnings"] += shortened("There is no", absent, "correct orthanc_backup_paths")
         present = [path for path in settings.paths if path not in absent]
-        result.update(index_copy(settings, settings.staging / "index"))
-        names = attachments_of(settings.staging / "index")
-        manifest = manifest_of(settings, result["moment"], names, present)
-        written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-        result["counts"] = manifest["counts"]
-        problems = proof(settings, result, names, *taken(settings, manifest, result))
+        problems = attempted(settings, result, present, anew)
         if problems:
-            with contextlib.suppress(Refused):  # the next run does it otherwise
-                disowned(settings, result["run"])
             raise Refused(*problems)
     return result
 
 
-def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any]) -> tuple[set[str], list[str]]:
-    """A snapshot: the files in it, and what restic could not read."""
+def attempted(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
+    """A snapshot in which everything is that its manifest names; again while somebody deletes. Its problems."""
+    identity, tries = archive(settings), []
+    found = of_archive(settings, identity)
+    there = [seen(one) for one in found]
+    past = past_of(settings)
+    if not past.archive:
+        past = history.adopt(identity, there)
+    others = history.find_strangers(there, past)
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
+    predecessor = history.choose_predecessor(there, past, tomorrow)
+    before, unread = None, ""
+    if predecessor:
+        try:
+            before = content_of(settings, next(one for one in found if one["id"] == predecessor.id))
+            before = replace(before, lineage=past.lineage) if past.restored == predecessor.token else before
+        except Refused as refused:  # data first: the snapshot is made
+            unread = str(refused).partition(" Remedy: ")[0]
+    while True:
+        begin, index = time.time(), settings.staging / "index"
+        result["tries"] = len(tries) + 1
+        result.update(index_copy(settings, index))
+        names = attachments_of(index)
+        now_there = present_of(settings, index, names, begin)
+        judgement = history.judge(before, now_there, anew)
+        if unread:
+            judgement = history.Judgement(unread, "unread", 0)
+        manifest = manifest_of(
+            settings, result["moment"], names, present, run=result["run"],
+            sequence={"resources": now_there.last_resource, "changes": now_there.last_change},
+            lineage=history.continue_lineage(before, judgement, bool(others), result["run"]),
+            unknown_files=now_there.unknown_files,
+        )  # fmt: skip
+        written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        result.update(counts=manifest["counts"], deleted_since=judgement.deleted)
+        why = judgement.tag or ("others" if others else "")
+        past.note_own(result["run"])
+        remember(settings, past)
+        read, lost = taken(settings, manifest, result, why)
+        rows = [[str(field) for field in one] for one in names]
+        content_kept(settings, result["run"], history.parse_content(manifest, rows))
+        problems, absent = proof(settings, result, names, read, lost)
+        if problems or not absent or len(tries) + 1 == TRIES:
+            break
+        disowned(settings, result["run"])
+        tries.append(result["run"])
+        result["run"] = secrets.token_hex(8)
+        note(settings, "backup", {**state(settings, "backup"), **result})
+    if absent:
+        what = f"In each of {TRIES} tries images were deleted before they were read, {absent} of them in the last"
+        problems.append(f"{what}. Remedy: run orthanc-backup run when nobody deletes.")
+    problems = [*interpreted(settings, judgement, predecessor, others, result), *problems]
+    if problems:
+        with contextlib.suppress(Refused):  # the next run does it otherwise
+            disowned(settings, result["run"])
+        return problems
+    past.note_proven(result["run"])
+    past.forget_absent([*(one.token for one in there), result["run"]])
+    remember(settings, past)
+    with contextlib.suppress(Refused):  # otherwise the retention does it
+        superseded = [] if settings.append_only else [f"unproven,run={token}" for token in tries]
+        forgotten(settings, [one["id"] for one in snapshots(settings, *superseded)] if superseded else [])
+    return []
+
+
+def interpreted(
+    settings: Settings,
+    judgement: history.Judgement,
+    predecessor: history.Snapshot | None,
+    others: list[history.Snapshot],
+    result: dict[str, Any],
+) -> list[str]:
+    """Why a snapshot that has everything is not proven, and what to do."""
+    new, problems = result["snapshot"], []
+    accept = f"if all is as it should be, orthanc-backup accept {new}"
+    made = f"Snapshot {new} was made and is not proven"
+    result["judgement"] = judgement.reason
+    if judgement.reason:
+        what, remedy = f"The index does not fit the files in {settings.storage}", "orthanc-backup reconcile"
+        if predecessor:
+            old = predecessor.id[:8]
+            what = f"The index does not go on from snapshot {old}"
+            remedy = f"restore that one (orthanc-backup restore --snapshot {old})"
+        problems.append(f"{what}: {judgement.reason}. {made}. Remedy: {remedy}, or, {accept}.")
+    if others:
+        named = ", ".join(f"{one.id[:8]} of {one.time}" for one in others[:3]) + ", ..." * (len(others) > 3)
+        what = (
+            f"Another machine has added {len(others)} snapshots ({named}) to this archive since this one's last backup"
+        )
+        remedy = f"find and stop the copy of this machine, then {accept}; on the copy orthanc-backup run --new-archive"
+        problems.append(f"{what}. {made}. Remedy: {remedy}; if this machine was set back, restore the newest of them.")
+    return problems
+
+
+def content_kept(settings: Settings, token: str, content: history.Content) -> None:
+    """Here, for the next run and the retention: the repository may be slow."""
+    path = settings.directory / "contents" / f"{token}.json.gz"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    waiting = path.with_suffix(".part")
+    waiting.write_bytes(gzip.compress(json.dumps(asdict(content)).encode(), 1, mtime=0))
+    waiting.rename(path)
+
+
+def content_of(settings: Settings, snapshot: dict[str, Any]) -> history.Content:
+    """What the index held at a snapshot's moment, from the copy here or from the snapshot; Refused."""
+    token = seen(snapshot).token
+    path = settings.directory / "contents" / f"{token}.json.gz"
+    with contextlib.suppress(OSError, EOFError, ValueError, TypeError, zlib.error):
+        return history.Content(**json.loads(gzip.decompress(path.read_bytes())))
+    manifest, names = manifest_in(settings, snapshot)
+    content = history.parse_content(manifest, [[str(field) for field in one] for one in names])
+    content_kept(settings, token, content)
+    return content
+
+
+def forgotten(settings: Settings, ids: list[str]) -> None:
+    for first in range(0, len(ids), 500):  # a command line has an end
+        restic(settings, "forget", "--quiet", *ids[first : first + 500])
+
+
+def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
+    """A person says that a snapshot is as it should be, though it does not go on from its predecessor."""
+    proof = proved(settings, wanted)
+    one, identity = seen(proof.snapshot), archive(settings)
+    named, found = proof.snapshot["short_id"], of_archive(settings, identity)
+    there = [seen(each) for each in found]
+    past = past_of(settings)
+    if not past.archive:
+        past = history.adopt(identity, there)
+    if proof.manifest["archive"] != identity or one.token not in past.ours:
+        what = f"Snapshot {named} was not made by this machine in its present archive"
+        raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine has made.")
+    if history.is_proven(one, past):
+        raise Refused(f"Snapshot {named} is proven. Remedy: nothing is to be done.")
+    if proof.problems:
+        raise Refused(*proof.problems)
+    others = history.find_strangers(there, past)
+    by = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    remember(settings, history.accept(past, one, there, {"by": by, "at": now(), "reason": reason}))
+    if not settings.append_only:
+        for each in others:
+            restic(settings, "tag", "--add=unproven", "--remove=orthanc", each.id)
+        why = ["--remove=unproven", *(f"--remove={tag}" for tag in proof.snapshot["tags"] if tag.startswith("why="))]
+        restic(settings, "tag", "--add=orthanc", f"--add=accepted={now()[:8]}", *why, one.id)
+        named = next(each["short_id"] for each in of_archive(settings, identity) if seen(each).token == one.token)
+    say(f"Snapshot {named} was accepted by {by}: {reason or 'no reason given'}.", 4)
+    return {"accepted": named, "by": by, "reason": reason, "others": [each.id[:8] for each in others]}
+
+
+def taken(
+    settings: Settings, manifest: dict[str, Any], result: dict[str, Any], why: str = ""
+) -> tuple[set[str], list[str]]:
+    """A snapshot: the files in it, and what restic could not read. It never stands for a success if there is a `why`,
+    since a repository may not let a tag be changed later."""
     counts = manifest["counts"]
-    tags = ["orthanc", f"run={result['run']}", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
+    tags = ["unproven", f"why={why}"] if why else ["orthanc"]
+    tags += [f"run={result['run']}", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
     tags += [f"{name}={counts[name]}" for name in COUNTED]
     excluded = [settings.storage / f"index{end}" for end in ("", "-wal", "-shm", "-journal")]
     excluded += [settings.storage / f"{ours}*" for ours in OURS]
@@ -887,19 +1084,21 @@ def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
 
 def proof(
     settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]
-) -> list[str]:
-    """Everything is there, as long as it should be, that was there at the moment and that nobody has deleted since."""
+) -> tuple[list[str], int]:
+    """Everything is in the snapshot, as long as it should be, that was there at the moment: what is missing, and of how
+    much of it a user deleted it before it was read."""
 
     def size_of(one: Attachment) -> int | None:
         path = settings.storage / one.path
         return path.stat().st_size if str(path) in read and path.exists() else None
 
-    defects = shortfall(names, size_of)
+    defects, absent = shortfall(names, size_of), dict[str, Defect]()
     if defects:  # a second look tells what a user deleted meanwhile
         still, pause = attachments_now(settings)
         result["pause"] = max(result["pause"], pause)
         missed = {one.uuid: defects[one.uuid] for one in still if one.uuid in defects}
-        result["deleted"] = len(defects) - len(missed)
+        result["deleted"] = result.get("deleted", 0) + len(defects) - len(missed)
+        absent = {} if missed else shortfall(names, snapshot_sizes(settings, result["snapshot"]))
         defects = missed
     unread = [path for path in lost if not path.startswith("/") or Path(path).exists()]
     unread += [
@@ -908,7 +1107,19 @@ def proof(
     ]  # fmt: skip
     remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else, and is marked unproven"
     problems = described(defects.values(), "In Orthanc", remedy)
-    return problems + shortened("restic could not read", unread, "see that root may read it")
+    return problems + shortened("restic could not read", unread, "see that root may read it"), len(absent)
+
+
+def snapshot_sizes(settings: Settings, snapshot: str) -> Callable[[Attachment], int | None]:
+    """The size of an attachment in a snapshot."""
+    files = files_in(settings, snapshot)
+    return lambda one: files.get(f"{settings.storage}/{one.path}")
+
+
+def files_in(settings: Settings, snapshot: str) -> dict[str, int]:
+    """The sizes of the files in a snapshot."""
+    nodes = map(json.loads, stream(settings, "ls", "--json", "--no-lock", snapshot))
+    return {node["path"]: node.get("size", 0) for node in nodes if node.get("type") == "file"}
 
 
 # --- Orthanc's REST API ------------------------------------------------------------------------
@@ -1105,24 +1316,27 @@ class Proof(NamedTuple):
     problems: list[str]
 
 
-def proved(settings: Settings, wanted: str) -> Proof:
-    snapshot = chosen(settings, wanted)
+def manifest_in(settings: Settings, snapshot: dict[str, Any]) -> tuple[dict[str, Any], list[Attachment]]:
+    """The manifest of a snapshot, of either format, and its attachments; Refused where it cannot be read."""
     what = f"snapshot {snapshot['short_id']}"
     staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
     manifest = {}
     with contextlib.suppress(ValueError):
         manifest = json.loads(restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
-    if manifest.get("format") != 1:
+    if manifest.get("format") not in FORMATS:
         raise Refused(f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the collection that made it.")
     text = restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
     if hashlib.sha256(text.encode()).hexdigest() != manifest["attachments"]:
         raise Refused(f"The list of attachments in {what} is not the manifest's. Remedy: {ANOTHER}.")
-    names = [Attachment(row[0], int(row[1]), int(row[2]), *row[3:]) for row in csv.reader(text.splitlines())]
-    files: dict[str, int] = {}
-    for line in stream(settings, "ls", "--json", "--no-lock", snapshot["id"]):
-        node = json.loads(line)
-        if node.get("type") == "file":
-            files[node["path"]] = node.get("size", 0)
+    rows = csv.reader(text.splitlines())
+    return manifest, [Attachment(row[0], int(row[1]), int(row[2]), *row[3:6], *map(int, row[6:])) for row in rows]
+
+
+def proved(settings: Settings, wanted: str) -> Proof:
+    snapshot = chosen(settings, wanted)
+    what = f"snapshot {snapshot['short_id']}"
+    manifest, names = manifest_in(settings, snapshot)
+    staging, files = manifest["staging"], files_in(settings, snapshot["id"])
     defects = shortfall(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
     remedy = f"{ANOTHER}, or {WITHOUT}"
     problems = described(defects.values(), f"In {what}", remedy)
@@ -1322,11 +1536,19 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
             rest.shown(sample, dicomweb)
     under_way = {
         **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
-        "came": came, "sample": sample, "phase": "aside",
+        "came": came, "sample": sample, "phase": "aside", "history": past_restored(settings, proof),
     }  # fmt: skip
     os.sync()  # what was verified is on the disk before anything depends on it
     note(settings, "restore", under_way, 0o600)
     return placed(settings, state(settings, "restore"))
+
+
+def past_restored(settings: Settings, proof: Proof) -> dict[str, Any]:
+    """What history.json says once the snapshot is in place."""
+    identity = proof.manifest["archive"]
+    past = history.Past.parse(state(settings, "history"), identity)
+    found = [seen(one) for one in of_archive(settings, identity)]
+    return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, secrets.token_hex(8)))
 
 
 def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
@@ -1365,6 +1587,8 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
                         (storage / path.name).rename(aside / f"{path.name}.{now()}")
                     path.rename(storage / path.name)
             written(storage / ARCHIVE, manifest["archive"] + "\n", 0o640, settings.owner)
+            if "history" in under_way:  # the next run is judged against what was restored
+                note(settings, "history", under_way["history"])
             ledger_placed(settings, work, aside, manifest)
             paths_placed(settings, work, aside, manifest)
             written(storage / ".orthanc-version", orthanc_version(settings) + "\n", 0o640, settings.owner)
@@ -1466,7 +1690,7 @@ def check(settings: Settings) -> dict[str, Any]:
         with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
             shutil.rmtree(settings.scratch, ignore_errors=True)
             checked(settings, result, time.monotonic())
-        tended(settings)
+        tended(settings, result)
         problems = strangers(settings)
         if problems:
             raise Refused(*problems)
@@ -1479,6 +1703,7 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
     result.update(snapshot=proof.snapshot["short_id"], moment=manifest["moment"], counts=counts)
     if proof.problems:
         raise Refused(*proof.problems)
+    result["warnings"] = unproved(proof)
     settings.scratch.mkdir(mode=0o711, parents=True)
     room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
     room -= 2 * manifest["index"]["size"]
@@ -1509,21 +1734,72 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
     )
 
 
-def tended(settings: Settings) -> None:
+def unproved(proof: Proof) -> list[str]:
+    """What a restore check that succeeds does not say."""
+    what, unhashed = f"Snapshot {proof.snapshot['short_id']}", [one for one in proof.names if not one.md5]
+    if not proof.names:
+        return [f"{what} holds no image. Remedy: see that devices reach Orthanc, if it should hold some."]
+    if unhashed:
+        known = (
+            f"{what} has no MD5 of {len(unhashed)} of {len(proof.names)} attachments, of which only sizes are compared"
+        )
+        return [f"{known}. Remedy: set StoreMD5ForAttachments to true."]
+    return []
+
+
+def tended(settings: Settings, result: dict[str, Any]) -> None:
     """What is superseded goes, which no machine may do that can only append; and a part of the repository is read."""
     if not settings.append_only:
-        forget = ["forget", "--quiet", "--host", settings.host, "--group-by", "host"]
-        identity = archive(settings)
-        # those of another archive stay, and those that are not proven never stand for one that is
-        for tag, keep in (
-            ("orthanc", [f"--keep-{name}={number}" for name, number in sorted(settings.keep.items()) if number]),
-            ("unproven", [f"--keep-last={KEPT_UNPROVEN}"]),
-            ("ledger", ["--keep-last=2"]),
-        ):
-            restic(settings, *forget, "--tag", f"{tag},archive={identity}", *keep)
+        retained(settings, result)
         restic(settings, "prune", "--quiet")
     part = int(time.time()) // (7 * 86400) % settings.subset + 1
     restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
+
+
+def retained(settings: Settings, result: dict[str, Any]) -> None:
+    """Old snapshots of this archive go, but for those that hold what no other one does, and those of other machines.
+
+    What is not proven never stands for what is.
+    """
+    identity, at = archive(settings), datetime.now(UTC)
+    past, found = past_of(settings), of_archive(settings, identity)
+    by_token = {seen(one).token: one for one in found}
+    if not past.archive:
+        past = history.adopt(identity, map(seen, found))
+    undecided = {one.token for one in history.find_strangers(map(seen, found), past)}
+    newest = history.choose_latest(map(seen, found), past, "9")
+
+    def dated(one: dict[str, Any]) -> retention.Dated:
+        time = datetime.fromisoformat(re.sub(r"[.][0-9]+", "", one["time"]))
+        return retention.Dated(one["id"], seen(one).token, time)
+
+    def content(token: str) -> history.Content | None:
+        try:
+            return content_of(settings, by_token[token])
+        except Refused as refused:
+            say(f"{refused} The snapshot stays.", 4)
+            return None
+
+    ours = [one for one in found if seen(one).token not in undecided]
+    proven = [dated(one) for one in ours if history.is_proven(seen(one), past)]
+    unproven = [dated(one) for one in ours if not history.is_proven(seen(one), past)]
+    stays = {past.restored, newest.token if newest else ""}
+    superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
+    kept = {one.token for one in proven} - {one.token for one in superseded}
+    old = retention.protect(superseded, kept, content, proven=True)
+    superseded = [
+        one for one in retention.apply_policy(unproven, {"last": KEPT_UNPROVEN}, at) if one.token not in stays
+    ]
+    failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
+    ledgers = [dated(one) for one in snapshots(settings, f"ledger,archive={identity}")]
+    going = [one.id for one in retention.apply_policy(ledgers, {"last": 2}, at)]
+    forgotten(settings, [*old.going, *failed.going, *going])
+    past.held = {**old.held, **failed.held}
+    remember(settings, past)
+    result.update(forgotten=len(old.going) + len(failed.going), kept=len(past.held))
+    for path in (settings.directory / "contents").glob("*"):
+        if path.name.partition(".")[0] not in by_token:
+            path.unlink()
 
 
 # --- reconcile ---------------------------------------------------------------------------------
@@ -1615,7 +1891,8 @@ def show(result: dict[str, Any]) -> None:
         proven = "" if one["proven"] else "  NOT PROVEN"
         counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
-        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}{proven}")
+        kept = f"  kept: {one['kept']}" if "kept" in one else ""
+        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}{proven}{kept}")
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
         print(f"send again from {aet or 'applications'}:")
         for one in result["resend"]:
@@ -1647,6 +1924,7 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
     actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
         "init": (("run",), lambda: made(settings)),
         "run": (("run",), lambda: backup(settings, given.due, given.new_archive)),
+        "accept": (("run",), lambda: accepted(settings, given.id, given.reason)),
         "list": ((), lambda: listed(settings)),
         "ledger": (("ledger",), lambda: ledger(settings)),
         "check": (("check",), lambda: check(settings)),
@@ -1678,6 +1956,9 @@ def main() -> int:
     one.add_argument(
         "--new-archive", action="store_true", help="this archive begins anew beside the snapshots of another"
     )
+    one = add("accept", parents=[common], help="say that a snapshot is as it should be, though it is not proven")
+    one.add_argument("id", help="of orthanc-backup list")
+    one.add_argument("--reason", default="", metavar="TEXT", help="kept with it")
     add("list", parents=[common], help="what snapshots there are")
     add("ledger", parents=[common], help="note which studies came, for a list of what to send again")
     add("check", parents=[common], help="restore the newest snapshot into a scratch directory, and read it")

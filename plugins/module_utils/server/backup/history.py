@@ -1,0 +1,257 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a snapshot says against those before it in the same archive: decisions alone, nothing is read or run here.
+
+Orthanc never gives an internal id twice within one index (INTEGER PRIMARY KEY AUTOINCREMENT), and the numbers in
+sqlite_sequence only grow. What a predecessor held and the index does not hold any more was deleted in Orthanc exactly
+when these numbers have not fallen and nothing else stands at its internal id. An index to which this applies is one
+line, a `lineage`: {token: the last internal id that belongs to it, or None for the line that goes on}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+Lineage = dict[str, int | None]
+
+
+# --- what was there ------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Content:
+    """What an index held at the moment of a snapshot: the internal id of each image by Orthanc's id of it.
+
+    A manifest of format 1 knows no internal ids (0 each), no highest one (-1) and no lineage ({}). `unknown_files` lay
+    there and were not in the index.
+    """
+
+    images: dict[str, int]
+    last_resource: int
+    last_change: int
+    lineage: Lineage
+    unknown_files: int = 0
+
+    def covers(self, token: str, number: int) -> bool:
+        """Whether the index, at this moment, had already given this internal id in this line."""
+        if token not in self.lineage or number > self.last_resource:
+            return False
+        bound = self.lineage[token]
+        return bound is None or number <= bound
+
+
+def parse_content(manifest: dict[str, Any], rows: Iterable[Sequence[str]]) -> Content:
+    """The content by a manifest of either format and the rows of its attachments.csv; ValueError, KeyError, ..."""
+    images = {row[5]: int(row[6]) if len(row) > 6 else 0 for row in rows if int(row[1]) == 1}
+    sequence = manifest.get("sequence", {})
+    return Content(
+        images,
+        int(sequence.get("resources", -1)),
+        int(sequence.get("changes", manifest["counts"]["last_change"])),
+        dict(manifest.get("lineage", {})),
+        int(manifest.get("unknown_files", 0)),
+    )
+
+
+def owner_of(lineage: Lineage, number: int) -> str:
+    """The token of the line in which an internal id was given; "" where that is not known."""
+    if not number:
+        return ""
+    for token, bound in sorted(lineage.items(), key=lambda item: (item[1] is None, item[1] or 0)):
+        if bound is None or number <= bound:
+            return token
+    return ""
+
+
+def fork(lineage: Lineage, at: int, token: str) -> Lineage:
+    """A line of its own from this internal id on: what is given from now on is not what the other line gives."""
+    kept = {name: min(at, at if bound is None else bound) for name, bound in lineage.items()} if at >= 0 else {}
+    return {**kept, token: None}
+
+
+# --- a snapshot against its predecessor ----------------------------------------------------------
+@dataclass(frozen=True)
+class Present:
+    """What the index says now: the public id of every resource by its internal id, the highest numbers ever given,
+    and how many of the image files that lie there it knows and does not know."""
+
+    resources: dict[int, str]
+    last_resource: int
+    last_change: int
+    known_files: int
+    unknown_files: int
+
+
+class Judgement(NamedTuple):
+    """Why the index does not go on from its predecessor ("" when it does), the same as a tag, and how many of the
+    predecessor's images were deleted in Orthanc since."""
+
+    reason: str
+    tag: str
+    deleted: int
+
+
+def judge(before: Content | None, now: Present, begun_anew: bool = False) -> Judgement:
+    """Whether the index goes on from its predecessor in the archive, and explains by deletions what it lacks.
+
+    `begun_anew`: a person said so, and files that the index does not know are no surprise.
+    """
+    accepted = before.unknown_files if before else 0
+    if not begun_anew and now.unknown_files > max(now.known_files, accepted):
+        files = now.known_files + now.unknown_files
+        return Judgement(f"the index knows {now.known_files} of the {files} image files that lie there", "files", 0)
+    if before is None:
+        return Judgement("", "", 0)
+    for what, old, new in (
+        ("change", before.last_change, now.last_change),
+        ("internal id", before.last_resource, now.last_resource),
+    ):
+        if new < old:
+            return Judgement(f"the last {what} in the index fell from {old} to {new}", "fell", 0)
+    if before.last_resource < 0:
+        return Judgement("", "", 0)
+    replaced, deleted = 0, 0
+    ids = {public: number for number, public in now.resources.items()}
+    for instance, number in before.images.items():
+        there = now.resources.get(number)
+        if there == instance:
+            continue
+        elsewhere = ids.get(instance, 0)
+        # at a new internal id it was deleted and received again
+        if there is not None or 0 < elsewhere <= before.last_resource:
+            replaced += 1
+        elif not elsewhere:
+            deleted += 1
+    if replaced:
+        what = f"{replaced} of {len(before.images)} images have another internal id in the index, or their id is held"
+        return Judgement(f"{what} by something else", "replaced", 0)
+    return Judgement("", "", deleted)
+
+
+def continue_lineage(before: Content | None, judgement: Judgement, others: bool, token: str) -> Lineage:
+    """The lineage of a new snapshot: its predecessor's, or a new one where it does not go on from there. Where
+    `others` write into the archive it leaves them at its predecessor's last internal id."""
+    if before is None or judgement.reason or not before.lineage:
+        return {token: None}
+    return fork(before.lineage, before.last_resource, token) if others else before.lineage
+
+
+# --- whose snapshots they are --------------------------------------------------------------------
+@dataclass
+class Past:
+    """What this machine remembers of an archive's snapshots by their tokens, the oldest run first; kept outside the
+    archive, since its identity moves with a copy of the disk and this is what tells two machines apart.
+
+    `ours`: made or once taken over by this machine. `foreign`: a person said that they are another's. `unproven`:
+    ours, and nobody has said yet that they are complete. `accepted`: by whom, when and why. `restored`: what was put
+    in place and has no successor yet, and the `lineage` that the successor begins. `held`: snapshots that the
+    retention kept, and for how many images.
+    """
+
+    archive: str = ""
+    ours: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    accepted: dict[str, dict[str, str]] = field(default_factory=dict)
+    restored: str = ""
+    lineage: Lineage = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, content: dict[str, Any], archive: str) -> Past:
+        """What was noted, if it was noted of this archive; nothing otherwise."""
+        if not archive or content.get("archive") != archive:
+            return cls()
+        return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
+
+    def note_own(self, token: str) -> None:
+        """Before its snapshot exists, so that one of a run that was killed is known."""
+        self.unproven = [*self.unproven, token]
+        self.ours = [*self.ours, token]
+
+    def note_proven(self, token: str) -> None:
+        """The run's snapshot has everything and goes on from its predecessor: the next is judged against it."""
+        self.unproven = [one for one in self.unproven if one != token]
+        if self.restored not in self.ours or self.ours.index(token) > self.ours.index(self.restored):
+            self.restored, self.lineage = "", {}
+
+    def forget_absent(self, there: Iterable[str]) -> None:
+        """Tokens of which the repository has no snapshot any more go."""
+        present = {*there}
+        self.ours = [one for one in self.ours if one in present]
+        self.foreign = [one for one in self.foreign if one in present]
+        self.unproven = [one for one in self.unproven if one in present]
+        self.accepted = {one: how for one, how in self.accepted.items() if one in present}
+        self.held = {one: number for one, number in self.held.items() if one in present}
+
+
+class Snapshot(NamedTuple):
+    """A snapshot of images: restic's id, its run's token, its time (UTC, YYYYMMDDTHHMMSS), and what its tags say."""
+
+    id: str
+    token: str
+    time: str
+    tagged_proven: bool
+
+
+def is_proven(one: Snapshot, past: Past) -> bool:
+    """By its tags, and by what this machine knows where it may not change a tag."""
+    if one.token in past.accepted:
+        return True
+    return one.tagged_proven and one.token not in past.unproven and one.token not in past.foreign
+
+
+def find_strangers(found: Iterable[Snapshot], past: Past) -> list[Snapshot]:
+    """Snapshots of the archive that this machine neither made nor took over, and of which nobody has decided."""
+    if not past.archive:
+        return []
+    decided = {*past.ours, *past.foreign}
+    return [one for one in found if one.token not in decided]
+
+
+def choose_latest(found: Iterable[Snapshot], past: Past, horizon: str) -> Snapshot | None:
+    """The newest proven snapshot: by the order of this machine's runs, which no clock changes; on a machine that
+    remembers nothing by time, without what is dated later than `horizon`."""
+    proven = [one for one in found if is_proven(one, past)]
+    if past.archive:
+        order = {token: number for number, token in enumerate(past.ours)}
+        return max((one for one in proven if one.token in order), key=lambda one: order[one.token], default=None)
+    return max((one for one in proven if one.time <= horizon), key=lambda one: one.time, default=None)
+
+
+def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> Snapshot | None:
+    """What the next snapshot goes on from: what was restored in place, or the newest proven one."""
+    found = [*found]
+    restored = next((one for one in found if past.restored and one.token == past.restored), None)
+    return restored or choose_latest(found, past, horizon)
+
+
+def adopt(archive: str, found: Iterable[Snapshot]) -> Past:
+    """The past of a machine that remembers none: everything that is there is taken over, in the order of time."""
+    return Past(archive, ours=[one.token for one in sorted(found, key=lambda one: one.time)])
+
+
+def record_restored(
+    manifest: dict[str, Any], restored: Snapshot, found: Iterable[Snapshot], past: Past, token: str
+) -> Past:
+    """The past after a restore in place: everything that is there now is taken over, and the next snapshot is judged
+    against the one that was restored, of which it begins a new line (`token`)."""
+    archive = str(manifest["archive"])
+    before = past if past.archive == archive else Past(archive)
+    decided = {*before.ours, *before.foreign, restored.token}
+    new = [one.token for one in sorted(found, key=lambda one: one.time) if one.token not in decided]
+    return replace(
+        before,
+        ours=[*(one for one in before.ours if one != restored.token), *new, restored.token],
+        foreign=[one for one in before.foreign if one != restored.token],
+        restored=restored.token,
+        lineage=fork(dict(manifest.get("lineage", {})), manifest.get("sequence", {}).get("resources", -1), token),
+    )
+
+
+def accept(past: Past, accepted: Snapshot, found: Iterable[Snapshot], how: dict[str, str]) -> Past:
+    """The past after a person accepted a snapshot of this machine's: what others wrote into the archive is theirs."""
+    others = [one.token for one in find_strangers(found, past)]
+    new = replace(past, foreign=[*past.foreign, *others], accepted={**past.accepted, accepted.token: how})
+    new.note_proven(accepted.token)
+    return new
