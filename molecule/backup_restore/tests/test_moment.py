@@ -135,6 +135,14 @@ def test_what_a_user_deletes_meanwhile_is_no_defect(machine: str) -> None:
     assert said["deleted"] >= 1  # at a megabyte a second most of them were still to be read
     assert lacking(held(machine), images[1::2]) == []
     assert lacking(held(machine), deleted)
+    # what is proven can be restored, and nothing of it is missing
+    [listed] = [one for one in done(machine, "list")["snapshots"] if one["id"] == said["snapshot"]]
+    assert listed["proven"] is True
+    target = f"/var/tmp/deleted-{said['snapshot']}"
+    restored = held_in(machine, done(machine, "restore", "--snapshot", listed["id"], "--target", target)["data"])
+    must(machine, f"rm -rf {target}")
+    assert lacking(restored, images[1::2]) == []
+    assert "missing" not in restored.values()
     done(machine, "run")
 
 
