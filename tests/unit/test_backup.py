@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from programs import program
 
 PROGRAM = Path(__file__).resolve().parents[2] / "roles/orthanc_backup/files/orthanc_backup.py"
+PACKAGE = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 backup = program("orthanc_backup")
 
 
@@ -64,7 +66,9 @@ def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals 
     with subprocess.Popen(["sleep", "60"]) as orthanc:
         limit = "60" if how else "1"
         program = subprocess.Popen(
-            [sys.executable, "-c", script, str(PROGRAM.parent), str(orthanc.pid), limit], stdout=subprocess.PIPE
+            [sys.executable, "-c", script, str(PROGRAM.parent), str(orthanc.pid), limit],
+            env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+            stdout=subprocess.PIPE,
         )
         assert program.stdout is not None
         program.stdout.readline()
