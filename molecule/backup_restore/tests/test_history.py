@@ -245,6 +245,9 @@ def test_a_person_accepts_by_name(machine: str) -> None:
 
     assert snapshot(machine, accepted)["proven"] is True
     assert done(machine, "run")["judgement"] == ""
+    must(machine, f"mv {OWN}/history.json /root/history.json")  # its mark says so as well
+    assert snapshot(machine, accepted)["proven"] is True
+    must(machine, f"mv /root/history.json {OWN}/history.json")
     done(machine, "check", config=keeping(machine, last=1))
     # the line of before has ended, and what it held was not deleted
     assert good in listed(machine)

@@ -863,7 +863,8 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     unsettled = former.get("unsettled") or (cut and former.get("run")) or ""
     with noted(settings, "backup", run=secrets.token_hex(8), unsettled=unsettled) as result:
         if unsettled:
-            disowned(settings, unsettled)
+            if unsettled not in past_of(settings).accepted:
+                disowned(settings, unsettled)
             result["unsettled"] = ""
         if not state(settings, "restore"):
             given_up(settings)
