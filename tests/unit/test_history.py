@@ -168,6 +168,9 @@ def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:
     new.note_own("4")
     new.note_proven("4")
     assert (new.restored, new.lineage) == ("", {})
+    # what an incomplete restore left out was not deleted
+    partial = history.record_restored(manifest, there[0], there, past, "new", whole=False)
+    assert (partial.restored, partial.lineage) == ("1", {"new": None})
     # on a machine that remembers another archive, or nothing
     for before in (Past(), Past("another", ours=["7"])):
         assert history.record_restored(manifest, there[0], there, before, "new").ours == ["2", "3", "9", "1"]

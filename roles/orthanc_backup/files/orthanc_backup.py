@@ -1537,19 +1537,20 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
             rest.shown(sample, dicomweb)
     under_way = {
         **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
-        "came": came, "sample": sample, "phase": "aside", "history": past_restored(settings, proof),
+        "came": came, "sample": sample, "phase": "aside", "history": past_restored(settings, proof, names),
     }  # fmt: skip
     os.sync()  # what was verified is on the disk before anything depends on it
     note(settings, "restore", under_way, 0o600)
     return placed(settings, state(settings, "restore"))
 
 
-def past_restored(settings: Settings, proof: Proof) -> dict[str, Any]:
-    """What history.json says once the snapshot is in place."""
+def past_restored(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:
+    """What history.json says once these attachments of the snapshot are in place."""
     identity = proof.manifest["archive"]
     past = history.Past.parse(state(settings, "history"), identity)
     found = [seen(one) for one in of_archive(settings, identity)]
-    return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, secrets.token_hex(8)))
+    whole, token = len(names) == len(proof.names), secrets.token_hex(8)
+    return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, token, whole))
 
 
 def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:

@@ -232,20 +232,21 @@ def adopt(archive: str, found: Iterable[Snapshot]) -> Past:
 
 
 def record_restored(
-    manifest: dict[str, Any], restored: Snapshot, found: Iterable[Snapshot], past: Past, token: str
+    manifest: dict[str, Any], restored: Snapshot, found: Iterable[Snapshot], past: Past, token: str, whole: bool = True
 ) -> Past:
     """The past after a restore in place: everything that is there now is taken over, and the next snapshot is judged
-    against the one that was restored, of which it begins a new line (`token`)."""
+    against the one that was restored, of which it begins a new line (`token`). What a restore left out that was not
+    `whole` nobody deleted: the new line knows nothing of those before."""
     archive = str(manifest["archive"])
     before = past if past.archive == archive else Past(archive)
-    decided = {*before.ours, *before.foreign, restored.token}
+    decided, number = {*before.ours, *before.foreign, restored.token}, manifest.get("sequence", {}).get("resources", -1)
     new = [one.token for one in sorted(found, key=lambda one: one.time) if one.token not in decided]
     return replace(
         before,
         ours=[*(one for one in before.ours if one != restored.token), *new, restored.token],
         foreign=[one for one in before.foreign if one != restored.token],
         restored=restored.token,
-        lineage=fork(dict(manifest.get("lineage", {})), manifest.get("sequence", {}).get("resources", -1), token),
+        lineage=fork(dict(manifest.get("lineage", {})) if whole else {}, number, token),
     )
 
 
