@@ -46,8 +46,8 @@ CAME_UP = 124
 def until_up(configuration: str) -> str:
     """A script: Orthanc's exit code when it ends by itself; CAME_UP when it says that it has started, and is ended."""
     return (
-        "rm -f /tmp/tried.log;"
-        f" ( sh -c 'echo $$ > /tmp/tried.pid; exec Orthanc {configuration}' 2>&1; echo \"ended with $?\" ) > /tmp/tried.log &"
+        f"rm -f /tmp/tried.log; ( sh -c 'echo $$ > /tmp/tried.pid; exec Orthanc {configuration}' 2>&1;"
+        ' echo "ended with $?" ) > /tmp/tried.log &'
         " until grep -qsE 'Orthanc has started|^ended with' /tmp/tried.log; do sleep 0.1; done;"
         " code=$(sed -n 's/^ended with //p' /tmp/tried.log); cat /tmp/tried.log >&2;"
         f' [ -n "$code" ] || {{ code={CAME_UP}; kill $(cat /tmp/tried.pid); wait; }}'
