@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 """Time and memory to check and build orthanc.json for many clinics of 50 devices each.
 
-PYTHONPATH=.collections python3 bench/configuration.py
+PYTHONPATH=.collections python3 bench/configuration.py [--json FILE]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
+import sys
 import time
 import tracemalloc
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration
@@ -33,6 +39,10 @@ def deploy(number: int) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, with date and versions")
+    chosen = parser.parse_args()
+    figures = []
     deploy(0)  # the schema is read once
     print("clinics  seconds  ms a clinic  peak KiB a clinic, results kept")
     for clinics in (125, 250, 500, 1000):
@@ -45,6 +55,12 @@ def main() -> None:
         peak = tracemalloc.get_traced_memory()[1] / 1024 / len(kept)
         tracemalloc.stop()
         print(f"{clinics:7}  {seconds:7.2f}  {seconds / clinics * 1000:11.2f}  {peak:10.1f}")
+        figures.append({"clinics": clinics, "seconds": round(seconds, 3), "peak_kib_per_clinic": round(peak, 1)})
+    if chosen.json:
+        versions = {"python": platform.python_version(), "jsonschema": version("jsonschema")}
+        result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "command": " ".join(sys.argv), "versions": versions}
+        chosen.json.parent.mkdir(parents=True, exist_ok=True)
+        chosen.json.write_text(json.dumps({**result, "figures": figures}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -96,13 +96,23 @@ def run(*command: str, check: bool = True, **options: Any) -> subprocess.Complet
     return done
 
 
+HELD: list[bool] = []  # by this process
+
+
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Two scenarios may run side by side: while one makes images and networks the other waits."""
+    """Two scenarios may run side by side: while one installs, or makes images and networks, the other waits.
+
+    Whoever holds it may take it once more."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if not HELD:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        HELD.append(True)
+        try:
+            yield
+        finally:
+            HELD.pop()
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -120,6 +130,8 @@ def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start 
     run("apt-get", "update", "-qq")
     run(
         "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=600",  # a machine's own upgrades begin when it has booted
         "install",
         "-qq",
         "-y",
@@ -162,7 +174,7 @@ def engine_up() -> None:
             start_new_session=True,
         )
     PID_FILE.write_text(str(daemon.pid))
-    for _ in range(300):
+    for _ in range(900):
         if engine_answers():
             return
         if daemon.poll() is not None:
@@ -215,7 +227,12 @@ def dockerfile(suite: str, packages: list[str]) -> str:
 
 
 def image(name: str) -> str:
-    """The tag of an image; it is built if it is not there."""
+    """The tag of an image; it is built if it is not there, by one process at a time."""
+    with alone():
+        return built(name)
+
+
+def built(name: str) -> str:
     suite, packages = IMAGES[name]
     recipe = hashlib.sha256(dockerfile(suite, packages).encode()).hexdigest()[:12]
     tag = f"clinicops-bed/{name}:{recipe}"
@@ -295,7 +312,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     docker("start", name)
     if kind in WITHOUT_SYSTEMD:
         return
-    for _ in range(300):
+    for _ in range(1500):
         state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
         if state in ("running", "degraded"):
             return
@@ -321,11 +338,13 @@ def main() -> None:
     down.add_argument("names", nargs="+")
     chosen = parser.parse_args()
     if chosen.command == "engine":
-        engine_up()
+        with alone():
+            engine_up()
     elif chosen.command == "engine-down":
         engine_down()
     elif chosen.command == "browser":
-        browser()
+        with alone():
+            browser()
     elif chosen.command == "up":
         with alone():
             engine_up()

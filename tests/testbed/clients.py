@@ -57,7 +57,7 @@ def name_of(host: Host) -> str:
 
 def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        ["docker", "exec", "-i", name, *command], input=stdin, capture_output=True, check=False, timeout=120
+        ["docker", "exec", "-i", name, *command], input=stdin, capture_output=True, check=False, timeout=600
     )
 
 

@@ -65,7 +65,8 @@ def test_a_door_that_is_open_for_a_moment_is_noticed(host: Host, deploys: dict[s
     opened = f"handle=$(nft --echo --handle insert rule {rule} | sed -n 's/.*# handle //p')"
     counted = "nft --handle list chain inet orthanc prerouting | grep \"# handle $handle$\" | grep -v 'packets 0 '"
     host.check_output(
-        f"{opened}; until {counted}; do sleep 0.01; done; nft delete rule inet orthanc prerouting handle $handle"
+        f"{opened}; n=0; until {counted} || [ $((n += 1)) -gt 10000 ]; do sleep 0.01; done;"
+        " nft delete rule inet orthanc prerouting handle $handle"
     )
     # and closed again it is
     client(UNLISTED, "sh", "-c", "kill $(cat /tmp/moment.pid)")

@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Runs the jobs of `make test` or `make campaign`: every one of them, whatever becomes of the others.
+
+Lint, the unit tests and each scenario under molecule/ are a job. BED_LANES of them run side by side (two in `make
+test`, one in the campaign, which judges times), the longest first, and none beside another that has the same machines
+or addresses. A job's output is .bed/logs/<job>.log; a line a minute tells what runs, and the end names every failure.
+The exit code is 0 if all passed, 1 if one failed, 130 when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LOGS = ROOT / ".bed" / "logs"
+# they belong to the campaign as a whole
+CAMPAIGN_ONLY = ("acme", "docker_to_package")
+# minutes on two cores, to begin with the longest
+MINUTES = {"backup_restore": 17, "default": 14, "exposure": 10, "docker": 9, "monitor": 9, "verify": 6, "worklist": 4}
+USUAL = 8.0
+BESIDE = {"unit": 3.0, "lint": 1.5}
+STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+SUMMARY = re.compile(r"^=+ (.*\d+ (?:passed|failed|error|deselected).* in [\d.]+s.*?) =+$")
+FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+\.py\b")
+GRACE = 30  # seconds that a job has to end in when it is told to
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    command: list[str]
+    minutes: float = USUAL
+    takes: frozenset[str] = frozenset()  # machines and addresses
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    job: Job
+    status: int | None = None  # exit code; None before its end
+    begin: float = 0.0
+    minutes: float = 0.0
+
+    @property
+    def word(self) -> str:
+        if not self.begin:
+            return "not run"
+        if self.status is None:
+            return "interrupted"
+        return "failed" if self.status else "passed"
+
+
+# --- the jobs ----------------------------------------------------------------------------------
+def make(target: str) -> list[str]:
+    return ["make", "--no-print-directory", target]
+
+
+def scenarios() -> list[str]:
+    return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+
+
+def taken(scenario: str) -> frozenset[str]:
+    """The names and addresses of its machines."""
+    text = (ROOT / "molecule" / scenario / "molecule.yml").read_text()
+    return frozenset(re.findall(r"\borthanc-[\w-]+|\b\d+(?:\.\d+){3}\b", text))
+
+
+def has_campaign(scenario: str) -> bool:
+    tests = (ROOT / "molecule" / scenario / "tests").glob("*.py")
+    return any("mark.campaign" in path.read_text() for path in tests)
+
+
+def scenario_job(name: str, environment: dict[str, str]) -> Job:
+    return Job(name, make(f"scenario-{name}"), MINUTES.get(name, USUAL), taken(name), environment)
+
+
+def jobs_of_test() -> list[Job]:
+    found = [scenario_job(name, {}) for name in scenarios() if name not in CAMPAIGN_ONLY]
+    return [*found, *(Job(name, make(name), minutes) for name, minutes in BESIDE.items())]
+
+
+def jobs_of_campaign() -> list[Job]:
+    found = [scenario_job(name, {"BED_TESTS": "campaign"}) for name in scenarios() if has_campaign(name)]
+    whole = [scenario_job(name, {}) for name in CAMPAIGN_ONLY]
+    others = [Job(name, make(name)) for name in ("unit-campaign", "bench")]
+    return [*(job for job in found if job.name not in CAMPAIGN_ONLY), *whole, *others]
+
+
+# --- their logs --------------------------------------------------------------------------------
+def plain(text: str) -> list[str]:
+    """The lines of a log without colours, and without the margin that Molecule puts before them."""
+    return [re.sub(r"^\s*│ ?", "", line).rstrip() for line in STYLE.sub("", text).splitlines()]
+
+
+def summaries(lines: list[str]) -> list[str]:
+    """What pytest says of each of its runs: 12 passed, 3 deselected in 45.67s."""
+    return [found[1] for line in lines if (found := SUMMARY.match(line))]
+
+
+def failures(lines: list[str]) -> list[str]:
+    """pytest's line for each test that failed."""
+    return list(dict.fromkeys(line for line in lines if FAILURE.match(line)))
+
+
+# --- the run -----------------------------------------------------------------------------------
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def pick(waiting: list[Job], running: list[Job]) -> Job | None:
+    """The job that begins now: of those whose machines are free, the one that most work waits behind."""
+
+    def behind(job: Job) -> tuple[float, float]:
+        return sum(one.minutes for one in waiting if one is job or one.takes & job.takes), job.minutes
+
+    free = [job for job in waiting if not any(job.takes & other.takes for other in running)]
+    return max(free, key=behind, default=None)
+
+
+class Run:
+    def __init__(self, jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> None:
+        self.results = {job.name: Result(job) for job in jobs}
+        self.lanes, self.logs, self.every = lanes, logs, every
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.ended: queue.Queue[tuple[str, int]] = queue.Queue()
+        self.begin = time.monotonic()
+
+    def log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def waiting(self) -> list[Job]:
+        return [result.job for result in self.results.values() if not result.begin]
+
+    def start(self, job: Job) -> None:
+        # rich, which Molecule prints with, would break lines at 80 columns; a job's make has no part in ours
+        environment = {**os.environ, "COLUMNS": "400", **job.environment}
+        for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+            environment.pop(name, None)
+        with self.log(job.name).open("wb") as log:
+            process = subprocess.Popen(
+                job.command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.results[job.name].begin = time.monotonic()
+        self.running[job.name] = process
+        threading.Thread(target=lambda: self.ended.put((job.name, process.wait())), daemon=True).start()
+
+    def run(self) -> None:
+        """Until all have ended."""
+        while self.waiting() or self.running:
+            running = [self.results[name].job for name in self.running]
+            while len(self.running) < self.lanes and (job := pick(self.waiting(), running)):
+                self.start(job)
+                running.append(job)
+            with contextlib.suppress(queue.Empty):
+                self.end(*self.ended.get(timeout=self.every))
+                continue
+            self.tell()
+
+    def end(self, name: str, status: int) -> None:
+        del self.running[name]
+        result = self.results[name]
+        result.status, result.minutes = status, (time.monotonic() - result.begin) / 60
+        lines = plain(self.log(name).read_text(errors="replace"))
+        say(f"{result.word} {name} in {result.minutes:.1f} min" + "".join(f"; {one}" for one in summaries(lines)))
+        if status:
+            # nobody can open the log of a machine that is gone
+            last = lines[-20 if sys.stdout.isatty() else -150 :]
+            say("\n".join([f"--- the last {len(last)} lines of {self.log(name)}", *last, "---"]))
+
+    def tell(self) -> None:
+        """What runs and for how long, and what remains."""
+        now = time.monotonic()
+        runs = ", ".join(f"{name} {(now - self.results[name].begin) / 60:.0f} min" for name in self.running)
+        remain = ", ".join(job.name for job in self.waiting()) or "nothing"
+        say(f"{(now - self.begin) / 60:.0f} min: running {runs}; to come: {remain}")
+
+    def stop(self) -> None:
+        """Ends the jobs that run, with everything that they started."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in self.running.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)  # its session is its own
+            deadline = time.monotonic() + GRACE
+            for process in self.running.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, deadline - time.monotonic()))
+
+    def report(self) -> None:
+        """A line for each job, and each failure of each."""
+        width = max(len(name) for name in self.results)
+        say()
+        for name, result in self.results.items():
+            say(f"{name:{width}}  {result.word:11}  {result.minutes:5.1f} min")
+        say()
+        for name, result in self.results.items():
+            if not result.status:
+                continue
+            lines = plain(self.log(name).read_text(errors="replace"))
+            named = failures(lines)
+            if not named:
+                say(f"{name}: exit code {result.status}, and no test that failed; its last lines:")
+                named = [f"  {line}" for line in [line for line in lines if line][-15:]]
+            for line in named:
+                say(f"{name}: {line}")
+        say(f"{self.passed()} of {len(self.results)} jobs passed in {(time.monotonic() - self.begin) / 60:.0f} min.")
+        say(f"The output of each is in {self.logs}.")
+        (self.logs / "result").write_text(f"{self.passed()} passed, {len(self.results) - self.passed()} failed\n")
+
+    def passed(self) -> int:
+        return sum(result.status == 0 for result in self.results.values())
+
+
+def interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
+    """Runs them all and reports; returns the exit code."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for old in [*logs.glob("*.log"), logs / "result"]:
+        old.unlink(missing_ok=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    going = Run(jobs, lanes, logs, every)
+    say(f"{len(jobs)} jobs, {lanes} side by side; the output of each goes to {logs}")
+    try:
+        going.run()
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # what is below ends by itself
+        say(f"Interrupted: ending {', '.join(going.running) or 'nothing'}")
+        going.stop()
+        going.report()
+        say(f"Not run: {', '.join(job.name for job in going.waiting()) or 'nothing'}.")
+        return 130
+    going.report()
+    return 0 if going.passed() == len(jobs) else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="these jobs alone")
+    parser.add_argument("--campaign", action="store_true", help="the jobs of make campaign")
+    parser.add_argument("--list", action="store_true", help="name the jobs, and run none")
+    chosen = parser.parse_args()
+    jobs = jobs_of_campaign() if chosen.campaign else jobs_of_test()
+    if unknown := sorted(set(chosen.names) - {job.name for job in jobs}):
+        parser.error(f"{', '.join(unknown)}: use some of {', '.join(job.name for job in jobs)}")
+    jobs = [job for job in jobs if job.name in chosen.names or not chosen.names]
+    if chosen.list:
+        say("\n".join(job.name for job in jobs))
+        return 0
+    return run(jobs, int(os.environ.get("BED_LANES", "1" if chosen.campaign else "2")), LOGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

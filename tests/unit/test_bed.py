@@ -1,0 +1,51 @@
+"""What two scenarios that run side by side have in common is made by one of them at a time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import bed
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# each adds one to a number in a file, a hundred times, in a way that another one at work would spoil
+ADDS = """
+import sys
+from pathlib import Path
+import bed
+bed.STATE = Path(sys.argv[1])
+number = bed.STATE / "number"
+for _ in range(100):
+    with bed.alone():
+        number.write_text(str(int(number.read_text()) + 1))
+"""
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "number").write_text("0")
+    command = [sys.executable, "-c", ADDS, str(tmp_path)]
+    running = [subprocess.Popen(command, cwd=ROOT / "tests/testbed") for _ in range(4)]
+    assert [process.wait(timeout=300) for process in running] == [0] * 4
+    assert (tmp_path / "number").read_text() == "400"
+
+
+def test_who_holds_it_may_take_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bed, "STATE", tmp_path)
+    with bed.alone(), bed.alone():
+        assert bed.HELD == [True, True]
+    assert bed.HELD == []
+
+
+def test_an_image_is_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bed, "STATE", tmp_path)
+    held: list[int] = []
+
+    def built(name: str) -> str:
+        held.append(len(bed.HELD))
+        return name
+
+    monkeypatch.setattr(bed, "built", built)
+    assert bed.image("client") == "client"
+    assert held == [1]
