@@ -133,7 +133,8 @@ class Run:
         self.results = {job.name: Result(job) for job in jobs}
         self.lanes, self.logs, self.every = lanes, logs, every
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.ended: queue.Queue[tuple[str, int]] = queue.Queue()
+        # the name and exit code of each job that has ended; an interrupt is a name that is empty
+        self.ended: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self.begin = time.monotonic()
 
     def log(self, name: str) -> Path:
@@ -161,17 +162,26 @@ class Run:
         self.running[job.name] = process
         threading.Thread(target=lambda: self.ended.put((job.name, process.wait())), daemon=True).start()
 
-    def run(self) -> None:
-        """Until all have ended."""
+    def run(self) -> bool:
+        """Until all have ended: True; or until an interrupt: False."""
         while self.waiting() or self.running:
             running = [self.results[name].job for name in self.running]
             while len(self.running) < self.lanes and (job := pick(self.waiting(), running)):
                 self.start(job)
                 running.append(job)
-            with contextlib.suppress(queue.Empty):
-                self.end(*self.ended.get(timeout=self.every))
+            try:
+                name, status = self.ended.get(timeout=self.every)
+            except queue.Empty:
+                self.tell()
                 continue
-            self.tell()
+            if not name:
+                return False
+            self.end(name, status)
+        return True
+
+    def interrupt(self, number: int, _frame: object) -> None:
+        """Not at once: a job that has begun must be known before it can be ended."""
+        self.ended.put(("", number))
 
     def end(self, name: str, status: int) -> None:
         del self.running[name]
@@ -227,30 +237,26 @@ class Run:
         return sum(result.status == 0 for result in self.results.values())
 
 
-def interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
     """Runs them all and reports; returns the exit code."""
     logs.mkdir(parents=True, exist_ok=True)
     for old in [*logs.glob("*.log"), logs / "result"]:
         old.unlink(missing_ok=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
     going = Run(jobs, lanes, logs, every)
     say(f"{len(jobs)} jobs, {lanes} side by side; the output of each goes to {logs}")
+    before = {number: signal.signal(number, going.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        going.run()
-    except KeyboardInterrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # what is below ends by itself
-        say(f"Interrupted: ending {', '.join(going.running) or 'nothing'}")
-        going.stop()
-        going.report()
+        to_the_end = going.run()
+        if not to_the_end:
+            say(f"Interrupted: ending {', '.join(going.running) or 'nothing'}")
+            going.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    going.report()
+    if not to_the_end:
         say(f"Not run: {', '.join(job.name for job in going.waiting()) or 'nothing'}.")
         return 130
-    going.report()
     return 0 if going.passed() == len(jobs) else 1
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import suite
@@ -150,6 +151,19 @@ def test_an_interrupt_ends_what_was_started_and_names_the_rest(tmp_path: Path, n
         ["never", "not"],
     ]
     assert (tmp_path / "logs" / "result").read_text() == "1 passed, 2 failed\n"
+
+
+def test_an_interrupt_while_a_job_begins_ends_it_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    popen, begun = subprocess.Popen, []
+
+    def begin(*arguments: Any, **options: Any) -> Any:
+        begun.append(popen(*arguments, **options))
+        signal.raise_signal(signal.SIGINT)  # before anybody knows of the job
+        return begun[0]
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    assert suite.run([Job("long", ["sleep", "6000"])], 1, tmp_path) == 130
+    assert begun[0].wait(timeout=300) == -signal.SIGTERM
 
 
 def test_a_scenario_joins_by_itself() -> None:
