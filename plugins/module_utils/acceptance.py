@@ -24,7 +24,7 @@ PREFIX = "ACCEPTANCE-TEST-"
 STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 CERTIFICATE_DAYS = 14
-BACKUP_HOURS, RESTORE_CHECK_DAYS, MONITOR_MINUTES = 26, 9, 120
+BACKUP_HOURS, RESTORE_CHECK_DAYS, LEDGER_HOURS, MONITOR_MINUTES = 26, 9, 2, 120  # as the monitor's
 WORKLIST_SECONDS = 30
 BACKUP = Path("/var/lib/orthanc-backup")
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
@@ -350,9 +350,11 @@ class Day:
         self.check("Worklist", "worklist query finds the patient", tried, "found", seen, remedy)
 
     @staticmethod
-    def gate_waits() -> bool:
-        command = ["systemctl", "is-active", "--quiet", "orthanc-worklist.path"]
-        return subprocess.run(command, check=False).returncode == 0
+    def is_active(unit: str) -> bool:
+        return subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0
+
+    def gate_waits(self) -> bool:
+        return self.is_active("orthanc-worklist.path")
 
     def refused(self) -> list[Path]:
         """Why the gate put the item aside."""
@@ -506,6 +508,10 @@ class Day:
                 *("last restore check", "restore_check", f"{RESTORE_CHECK_DAYS} days", RESTORE_CHECK_DAYS * 86400),
                 *(Path("/etc/systemd/system/orthanc-restore-check.timer"), "orthanc-backup check"),
             )
+            self.recent(
+                *("last ledger of what was received", "ledger", f"{LEDGER_HOURS} hours", LEDGER_HOURS * 3600),
+                *(Path("/etc/systemd/system/orthanc-ledger.timer"), "orthanc-backup ledger"),
+            )
         if self.settings["monitor"]:
             age = time.time() - float(state(MONITOR).get("time", 0))
             good = age < MONITOR_MINUTES * 60
@@ -515,18 +521,23 @@ class Day:
             self.check("Safety", "the monitor looks", str(MONITOR), expected, seen, remedy, passed=good)
 
     def recent(self, name: str, file: str, limit: str, seconds: int, schedule: Path, remedy: str) -> None:
-        """A success that is not too old; on a new machine the first may still be to come."""
+        """A success that is not too old, and one more to come; on a new machine the first may still be to come."""
         noted = state(BACKUP / f"{file}.json")
         last, result = float(noted.get("last_success_epoch", 0)), noted.get("result", "")
         now = time.time()
         planned = schedule.stat().st_mtime if schedule.exists() else 0.0
         fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
         seen = f"{iso(last)}, the last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
-        good = schedule.exists() and fresh and result != "failed"
+        starts = schedule.name if schedule.suffix == ".timer" else "cron.service"
+        waits = schedule.exists() and self.is_active(starts)
+        good = waits and fresh and result != "failed"
         tried = f"{BACKUP / file}.json"
         expected = f"a success in the last {limit}, or planned and not due yet"
         remedy = f"run it now: {remedy}" if schedule.exists() else f"plan it: {DEPLOY}"
-        self.check("Safety", name, tried, expected, seen if schedule.exists() else "not planned", remedy, passed=good)
+        seen = seen if schedule.exists() else "not planned"
+        if schedule.exists() and not waits:
+            seen, remedy = f"{seen}; {starts} is stopped", f"start it: systemctl enable --now {starts}"
+        self.check("Safety", name, tried, expected, seen, remedy, passed=good)
 
     # --- afterwards ---------------------------------------------------------------------------
     def clean_up(self) -> None:

@@ -34,6 +34,7 @@ FREE_PERCENT = (20, 10)
 # what is more
 BACKUP_HOURS = (26, 50)
 RESTORE_CHECK_HOURS = (9 * 24, 15 * 24)
+LEDGER_HOURS = (2, 26)
 STALE_HOURS = 26
 GOOD, SOON, BAD = "good", "soon", "bad"
 POINTS = 240  # of a history, in the plot
@@ -214,10 +215,30 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
     backup = report.get("backup")
     if not backup:
         return None
-    return [
-        {"name": "Last backup", **_run(backup, report.get("time"), BACKUP_HOURS)},
-        {"name": "Last restore check", **_run(backup.get("restore_check"), report.get("time"), RESTORE_CHECK_HOURS)},
+    time, check = report.get("time"), backup.get("restore_check")
+    found = [
+        {"name": "Last backup", **_run(backup, time, BACKUP_HOURS), "more": _proven(backup)},
+        {"name": "Last restore check", **_run(check, time, RESTORE_CHECK_HOURS), "more": _verified(check)},
     ]
+    if "ledger" in backup:
+        found.append({"name": "Last ledger", **_run(backup["ledger"], time, LEDGER_HOURS), "more": ""})
+    return found
+
+
+def _proven(backup: dict[str, Any]) -> str:
+    moment = _moment(backup.get("proven"))
+    return f"newest proven snapshot: {moment['said']}" if moment else "no proven snapshot is known"
+
+
+def _verified(check: dict[str, Any] | None) -> str:
+    """Which snapshot was restored last, on which day, and how much of it."""
+    seen = (check or {}).get("verified")
+    if not seen:
+        return "no snapshot has been verified"
+    day, moment = str(seen["day"]), _moment(seen["moment"])
+    of_when = f" of {moment['said']}" if moment else ""
+    counts = f"{seen['verified']} of {seen['of']} attachments"
+    return f"verified {day[:4]}-{day[4:6]}-{day[6:]}: snapshot {seen['snapshot']}{of_when}, {counts}"
 
 
 def _run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float]) -> dict[str, Any]:

@@ -151,7 +151,22 @@ def backup() -> dict[str, Any]:
         last = noted.get("last_success_epoch")
         return {"result": noted.get("result", "none yet"), "last_success": acceptance.iso(last) if last else None}
 
-    return {**of("backup"), "restore_check": of("restore_check")}
+    proven = acceptance.state(acceptance.BACKUP / "backup.json").get("last_moment")
+    verified = acceptance.state(acceptance.BACKUP / "restore_check.json").get("last_verified")
+    return {
+        **of("backup"),
+        "proven": stamp(proven) if proven else None,  # the moment that the newest proven snapshot holds
+        "restore_check": {
+            **of("restore_check"),
+            "verified": {**verified, "moment": stamp(verified["moment"])} if verified else None,
+        },
+        "ledger": of("ledger"),
+    }
+
+
+def stamp(moment: str) -> str:
+    """A moment that orthanc-backup noted (UTC, 20261128T011000.123), as the report writes it."""
+    return f"{moment[:4]}-{moment[4:6]}-{moment[6:11]}:{moment[11:13]}:{moment[13:15]}Z"
 
 
 # --- the command --------------------------------------------------------------------------------

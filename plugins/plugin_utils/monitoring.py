@@ -19,6 +19,8 @@ THRESHOLDS = (
     "days_until_full",
     "backup_hours",
     "restore_check_days",
+    "ledger_hours",
+    "acceptance_hours",
     "certificate_days",
     "errors_per_hour",
     "restarts_per_hour",

@@ -32,7 +32,7 @@ def settings(home: Path, **more: Any) -> Any:
         "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package",
         "orthanc": "", "storage": str(home),
         "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
-        "firewall": True, "backup": True, "worklist_drop": "/srv", "accepted_cves": [],
+        "firewall": True, "backup": True, "units": [], "worklist_drop": "/srv", "accepted_cves": [],
         "brake_percent": 5, "thresholds": {}, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
         **more,
     }  # fmt: skip

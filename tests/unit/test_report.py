@@ -107,7 +107,15 @@ def sample() -> dict[str, Any]:
         "backup": {
             "result": "success",
             "last_success": "2026-11-25T01:12:00Z",
-            "restore_check": {"result": "success", "last_success": "2026-11-22T03:00:00Z"},
+            "proven": "2026-11-25T01:10:00Z",
+            "restore_check": {
+                **{"result": "success", "last_success": "2026-11-22T03:00:00Z"},
+                "verified": {
+                    **{"snapshot": "1f2e3d4c", "day": "20261122", "moment": "2026-11-22T01:10:00Z"},
+                    **{"verified": 130, "of": 1300},
+                },
+            },
+            "ledger": {"result": "success", "last_success": "2026-11-25T21:50:00Z"},
         },
         "server": {"addresses": ["198.51.100.10"], "aet": "ORTHANC", "dicom_port": 4242, "dicom_tls_port": 2762},
         "devices": [
@@ -321,6 +329,19 @@ def test_the_backup(change: dict[str, Any], said: str, state: str) -> None:
     assert f'<dt>Last backup</dt><dd><span class="state {state}">' in source
 
 
+def test_what_is_proven_and_what_was_verified() -> None:
+    text = Text(report.html(sample())).text
+    assert "newest proven snapshot: 2026-11-25 01:10 UTC" in text
+    seen = "verified 2026-11-22: snapshot 1f2e3d4c of 2026-11-22 01:10 UTC, 130 of 1300 attachments"
+    assert seen in text
+    assert "Last ledger" in text
+    old = {"result": "success", "last_success": "2026-11-25T01:12:00Z", "restore_check": None}
+    text = Text(report.html(sample() | {"backup": old})).text
+    assert "no snapshot has been verified" in text
+    assert "no proven snapshot is known" in text
+    assert "Last ledger" not in text
+
+
 @pytest.mark.parametrize(
     ("days", "said", "state"),
     [
@@ -350,6 +371,7 @@ def test_the_documented_limits_are_the_real_ones() -> None:
         f"| disk, free | {free[0]} % or more | less than {free[0]} % | less than {free[1]} % |",
         f"| last backup | up to {backup[0]} hours old | older | older than {backup[1]} hours,",
         f"| last restore check | up to {restore[0]} days old | older | older than {restore[1]} days,",
+        f"| last ledger | up to {report.LEDGER_HOURS[0]} hours old | older | older than {report.LEDGER_HOURS[1]} hours,",
         f"more than {report.STALE_HOURS} hours older than the newest",
     ):
         assert row in text, row

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import acceptance, dicom, doctor, exposure, verify
+from ansible_collections.clinicops.orthanc.plugins.module_utils import (
+    acceptance,
+    dicom,
+    doctor,
+    exposure,
+    report,
+    verify,
+)
+from programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = yaml.safe_load((ROOT / "roles/orthanc_verify/vars/main.yml").read_text())["__orthanc_verify_files"]
@@ -236,6 +244,7 @@ def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool)
 @pytest.fixture(name="day")
 def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.Day:
     monkeypatch.setattr(acceptance, "BACKUP", tmp_path)
+    monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda _unit: True))
     return acceptance.Day(SETTINGS, tmp_path)
 
 
@@ -272,6 +281,25 @@ def test_a_backup_is_recent_or_not_due_yet(
     assert bool(check["remedy"]) is not passed
 
 
+def test_a_backup_that_nobody_starts_again_is_told(day: acceptance.Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted(day, "ledger", "success", 60)
+    schedule = day.scratch / "orthanc-ledger.timer"
+    schedule.touch()
+    monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda unit: unit != "orthanc-ledger.timer"))
+    day.recent("last ledger", "ledger", "2 hours", 7200, schedule, "orthanc-backup ledger")
+    (check,) = day.checks
+    assert check["passed"] is False
+    assert "orthanc-ledger.timer is stopped" in check["seen"]
+    assert check["remedy"] == "start it: systemctl enable --now orthanc-ledger.timer"
+
+
+def test_the_limits_are_the_monitor_s() -> None:
+    limits = program("orthanc_monitor").THRESHOLDS
+    assert limits["backup_hours"] == acceptance.BACKUP_HOURS == report.BACKUP_HOURS[0]
+    assert limits["restore_check_days"] == acceptance.RESTORE_CHECK_DAYS == report.RESTORE_CHECK_HOURS[0] / 24
+    assert limits["ledger_hours"] == acceptance.LEDGER_HOURS == report.LEDGER_HOURS[0]
+
+
 def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     noted(day, "backup", "success", 3600)
     day.check("DICOM", "one", "C-ECHO", "accepted", "refused", "deploy again")
@@ -291,7 +319,9 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     assert found["passed"] is False
     assert [device["tls"] for device in found["devices"]] == [False, True]
     assert found["backup"]["result"] == "success"
-    assert found["backup"]["restore_check"] == {"result": "none yet", "last_success": None}
+    none = {"result": "none yet", "last_success": None}
+    assert found["backup"]["restore_check"] == {**none, "verified": None}
+    assert (found["backup"]["ledger"], found["backup"]["proven"]) == (none, None)
     assert "hidden-password" not in json.dumps(found)
 
 

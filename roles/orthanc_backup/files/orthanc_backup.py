@@ -42,7 +42,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.backup import history, retention
+from server.backup import history, ledger_history, retention
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
@@ -366,10 +366,15 @@ def restic(settings: Settings, *arguments: str) -> str:
 
 
 def snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
-    """Those with one of the tags, oldest first."""
+    """Those with one of the tags, oldest first.
+
+    A mark gives a snapshot another id: `id` is restic's, and `short_id`, which people see, is of the one at first.
+    """
     wanted = [f"--tag={tag}" for tag in tags]
-    found = json.loads(restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted))
-    return sorted(found or [], key=moment_of)
+    found = json.loads(restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted)) or []
+    for one in found:
+        one["short_id"] = (one.get("original") or one["id"])[:8]
+    return sorted(found, key=moment_of)
 
 
 def of_archive(settings: Settings, identity: str) -> list[dict[str, Any]]:
@@ -409,10 +414,15 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
         newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow)
         found = [one for one in found if newest and one["id"] == newest.id]
     else:
-        found = [one for one in snapshots(settings, "orthanc", "unproven") if one["id"].startswith(wanted)]
+        found = [one for one in snapshots(settings, "orthanc", "unproven") if wanted_by(one, wanted)]
     if len(found) != 1:
         raise Refused(f"{len(found)} snapshots of {settings.host} are {wanted!a}. Remedy: see orthanc-backup list.")
     return found[0]
+
+
+def wanted_by(snapshot: dict[str, Any], wanted: str) -> bool:
+    """Whether a snapshot has this id, or had it before it was marked."""
+    return any(identity.startswith(wanted) for identity in (snapshot["id"], snapshot.get("original") or snapshot["id"]))
 
 
 def disowned(settings: Settings, attempt: str) -> None:
@@ -427,14 +437,40 @@ def moment_of(snapshot: dict[str, Any]) -> str:
 
 
 def listed(settings: Settings) -> dict[str, Any]:
-    found, past = [], past_of(settings)
+    """What snapshots there are; `restic` is the id by which restic itself knows one now."""
+    found, past, noted = [], past_of(settings), state(settings, "verified")
     for one in snapshots(settings, "orthanc", "unproven"):
-        counts = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
-        proven = history.is_proven(seen(one), past)
-        found.append({"id": one["short_id"], "time": moment_of(one), "proven": proven, **counts})
+        tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+        checked = {"verified": "", "verified_part": "", **noted.get(seen(one).token, {})}
+        identity = {"id": one["short_id"], "restic": one["id"][:8], "time": moment_of(one)}
+        found.append({**identity, "proven": history.is_proven(seen(one), past), **checked, **tags})
         if held := past.held.get(seen(one).token):
             found[-1]["kept"] = f"{held} images that no newer snapshot holds"
     return {"snapshots": found}
+
+
+def mark_verified(settings: Settings, result: dict[str, Any]) -> None:
+    """The snapshot that was restored on trial carries the day, and which part of its attachments was read if not all.
+
+    It also stands in verified.json by the token of the backup's run, which no mark changes: where nothing may be
+    changed in the repository, there alone.
+    """
+    snapshot = chosen(settings, result["snapshot"])
+    run = next((tag.removeprefix("run=") for tag in snapshot["tags"] if tag.startswith("run=")), "")
+    there = {tag for one in snapshots(settings, "orthanc", "unproven") for tag in one["tags"]}
+    part = "" if result["verified"] == result["of"] else f"{result['verified']}/{result['of']}"
+    day = {"verified": result["day"], "verified_part": part}
+    kept = {key: value for key, value in state(settings, "verified").items() if f"run={key}" in there}
+    note(settings, "verified", {**kept, run: day})
+    facts = {name: result[name] for name in ("day", "moment", "verified", "of")}
+    result["last_verified"] = {"snapshot": snapshot["short_id"], **facts}
+    if settings.append_only:
+        return
+    wanted = {f"{name}={value}" for name, value in day.items() if value}
+    former = {tag for tag in snapshot["tags"] if tag.startswith(("verified=", "verified_part="))}
+    marks = [*(f"--add={tag}" for tag in wanted - former), *(f"--remove={tag}" for tag in former - wanted)]
+    if marks:
+        restic(settings, "tag", "--quiet", *marks, snapshot["id"])
 
 
 # --- the moment --------------------------------------------------------------------------------
@@ -884,6 +920,7 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
         problems = attempted(settings, result, present, anew)
         if problems:
             raise Refused(*problems)
+        result["last_moment"] = result["moment"]
     return result
 
 
@@ -1207,13 +1244,50 @@ class Rest:
 
 
 # --- ledger ------------------------------------------------------------------------------------
-def changes(rest: Rest, since: int) -> Iterator[dict[str, Any]]:
+class Received(NamedTuple):
+    """What Orthanc's changes tell: up to which number, the last one's mark, and studies once a day and device.
+
+    `gap`: changes were missing, and what they told was looked up otherwise; `found` studies came to light that way.
+    """
+
+    last: int
+    mark: list[Any]
+    studies: list[Study]
+    gap: bool
+    found: int
+
+
+def changes(rest: Rest, since: int, noted_there: list[Any]) -> tuple[list[list[Any]], int, list[Any], bool]:
+    """New images after a change, as marks; the newest number, the last change's mark, and whether changes are missing.
+
+    `noted_there` is the mark of the change that `since` numbers, empty where it is not known.
+
+    Orthanc numbers them without a break. Missing are those that somebody deleted (DELETE /changes, as gateways do that
+    poll them), those of deleted resources, and all of another index.
+    """
+    images, gap, newest = [], False, rest.get("/changes?last")["Last"]
+    if since and noted_there:
+        same = [mark(one) for one in rest.get(f"/changes?since={since - 1}&limit=1")["Changes"]]
+        gap = same != [noted_there]
+        if gap and same and same[0][0] == since:
+            newest = 0  # the number is another change's
+    if newest < since:  # another index, whose numbers begin anew
+        since, gap = 0, True
+    last = [] if gap else noted_there
     while True:
         page = rest.get(f"/changes?since={since}&limit=1000")
-        yield from page["Changes"]
-        if page["Done"] or not page["Changes"]:
-            return
-        since = page["Last"]
+        if not page["Changes"]:
+            missing = page["Last"] > since
+            return images, max(since, page["Last"]), [] if missing else last, gap or missing
+        gap = gap or page["Changes"][0]["Seq"] > since + 1
+        images += [mark(one) for one in page["Changes"] if one["ChangeType"] == "NewInstance"]
+        last = mark(page["Changes"][-1])
+        since = last[0]
+
+
+def mark(change: dict[str, Any]) -> list[Any]:
+    """What tells a change from another one with its number."""
+    return [change["Seq"], change["ID"], change["Date"]]
 
 
 def ledger(settings: Settings) -> dict[str, Any]:
@@ -1224,49 +1298,95 @@ def ledger(settings: Settings) -> dict[str, Any]:
         # what came before the ledger is in the first snapshot
         first = state(settings, "staging/manifest").get("counts", {}).get("last_change", 0)
         identity = archive(settings)
-        same = former.get("last_archive", "") in ("", identity)
-        result["last_change"], found = received(Rest(settings), former.get("last_change", first) if same else 0)
-        result["last_archive"] = identity
-        for day in sorted({one.time[:8] for one in found}):
+        if former.get("last_archive", "") not in ("", identity):
+            former, first = {}, 0
+        rest = Rest(settings)
+        rest.awaited()  # one that is being started anew is no failure
+        came = received(settings, rest, former.get("last_change", first), former.get("last_mark", []))
+        for day in sorted({one.time[:8] for one in came.studies}):
             path = settings.ledger / f"{day}.csv"
             rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
-            rows |= {(one.study, one.aet): one for one in found if one.time[:8] == day}
+            rows |= {(one.study, one.aet): one for one in came.studies if one.time[:8] == day}
             rows_written(path, sorted(rows.values()))
-        for one in found:
+        # not before what came is on the disk
+        result.update(last_change=came.last, last_mark=came.mark, last_archive=identity)
+        for one in came.studies:
             say(f"received study {one.study} ({one.accession or 'no accession number'}) from {device(one.aet)}")
-        result["studies"] = len(found)
-        if found and not result["unsent_since"]:
+        result.update(studies=len(came.studies), gap=came.gap, looked_up=came.found)
+        if came.studies and not result["unsent_since"]:
             result["unsent_since"] = int(time.time())
         if result["unsent_since"] and identity:  # an archive without a backup has none to add to
-            tags = f"ledger,archive={identity}"
             try:
-                restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", tags, str(settings.ledger))
+                send(settings, result, identity, former.get("last_serial"))
                 result["unsent_since"] = 0
             except Refused:
                 if time.time() - result["unsent_since"] > UNSENT_SECONDS:
                     raise
+        if result.get("foreign"):
+            what = f"Another machine writes into archive {identity[:4]}: snapshot {result['foreign']} of its ledger"
+            raise Refused(
+                f"{what} is not this one's. Remedy: stop that machine, or let it begin an archive of its own with "
+                "orthanc-backup run --new-archive on it."
+            )
     return result
 
 
-def received(rest: Rest, since: int) -> tuple[int, list[Study]]:
-    """Orthanc's last change, and what came after one: a study once for each day and device."""
+def send(settings: Settings, result: dict[str, Any], identity: str, own: int | None) -> None:
+    """The ledger's files into a snapshot with the next number; `own` is the last that this machine gave."""
+    there = snapshots(settings, f"ledger,archive={identity}")
+    foreign = ledger_history.find_foreign(there, own)
+    serial = ledger_history.give_serial(there, own or 0)
+    result["last_serial"] = serial
+    # before it is sent: after a kill -9 the number is known as this machine's
+    note(settings, "ledger", {**state(settings, "ledger"), "last_serial": serial})
+    tags = f"ledger,archive={identity},serial={serial}"
+    restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", tags, str(settings.ledger))
+    if foreign:
+        result["foreign"] = foreign[-1]["short_id"]
+
+
+def received(settings: Settings, rest: Rest, since: int, noted_there: list[Any]) -> Received:
+    """What came after a change; `noted_there` is its mark."""
+    came, last, last_mark, gap = changes(rest, since, noted_there)
     series: dict[str, Study | None] = {}
     found: dict[tuple[str, str, str], Study] = {}
-    for change in changes(rest, since):
-        since = max(since, change["Seq"])
-        if change["ChangeType"] != "NewInstance":
-            continue
-        instance = rest.get(f"/instances/{change['ID']}")
+
+    def add(image: str, number: int, date: str) -> None:
+        instance = rest.get(f"/instances/{image}")
         if instance is None:  # deleted since
-            continue
+            return
         parent = instance["ParentSeries"]
         if parent not in series:
             series[parent] = study_of(rest, parent)
         study = series[parent]
         if study:
-            one = study._replace(number=change["Seq"], time=change["Date"])
+            one = study._replace(number=number, time=date or study.time)
             found[one.time[:8], one.study, one.aet] = one
-    return since, [*found.values()]
+        elif rest.get(f"/instances/{image}") is not None:
+            what = f"Orthanc does not tell to which study image {image} belongs"
+            raise Refused(f"{what}. Remedy: see orthanc-backup reconcile, and Orthanc's log.")
+
+    if gap:
+        there = images_in_backup(settings)
+        rest.connection.close()  # Orthanc does not keep one that waits
+        for image in sorted({*rest.get("/instances")} - {one[1] for one in came} - there):
+            add(image, last, "")
+        known = {one[1:] for path in settings.ledger.glob("*.csv") for one in studies_read(path)}
+        for key in [key for key, one in found.items() if one[1:] in known]:
+            del found[key]
+    looked_up = len(found)
+    for number, image, date in came:
+        add(image, number, date)
+    return Received(last, last_mark, [*found.values()], gap, looked_up)
+
+
+def images_in_backup(settings: Settings) -> set[str]:
+    """Orthanc's ids of the images in the newest proven snapshot of this archive: what is not in it came afterwards."""
+    identity = archive(settings)
+    found = of_archive(settings, identity) if identity else []
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
+    newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow)
+    return {image for one in found if newest and one["id"] == newest.id for image in content_of(settings, one).images}
 
 
 def device(aet: str) -> str:
@@ -1274,21 +1394,24 @@ def device(aet: str) -> str:
 
 
 def study_of(rest: Rest, series: str) -> Study | None:
+    """The series' study as it was last changed; None when it is gone."""
     study, metadata = rest.get(f"/series/{series}/study"), rest.get(f"/series/{series}/metadata?expand")
     if study is None or metadata is None:
         return None
     tags = study["MainDicomTags"]
-    return Study(0, "", metadata.get("RemoteAET", ""), tags["StudyInstanceUID"], tags.get("AccessionNumber", ""))
+    aet, updated = metadata.get("RemoteAET", ""), metadata.get("LastUpdate", "") or now()[:15]
+    return Study(0, updated, aet, tags["StudyInstanceUID"], tags.get("AccessionNumber", ""))
 
 
 def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
-    """From the newest ledger that the repository has, and the one on this machine."""
+    """From the newest ledgers that the repository has, and the one on this machine."""
     found = []
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         for tag in ("ledger", "orthanc", "unproven"):
-            for one in snapshots(settings, f"{tag},archive={manifest['archive']}")[-1:]:
+            there = snapshots(settings, f"{tag},archive={manifest['archive']}")
+            for one in ledger_history.find_current(there, datetime.now(UTC), 1):
                 only = [path for path in one["paths"] if path.endswith("/ledger")]
                 fetched(settings, one, scratch / one["short_id"], only)
         for path in [*scratch.rglob("ledger/*.csv"), *settings.ledger.glob("*.csv")]:
@@ -1650,7 +1773,9 @@ def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[st
         rows = [one for one in studies_read(path) if one.number <= manifest["counts"]["last_change"]]
         rows_written(settings.ledger / path.name, rows)
     since = {"last_change": manifest["counts"]["last_change"], "last_archive": manifest["archive"]}
-    note(settings, "ledger", since)
+    # for the monitor: the ledger did run
+    kept = {name: value for name, value in state(settings, "ledger").items() if name.startswith("last_success")}
+    note(settings, "ledger", {**kept, **since})
 
 
 def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
@@ -1692,6 +1817,7 @@ def check(settings: Settings) -> dict[str, Any]:
         with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
             shutil.rmtree(settings.scratch, ignore_errors=True)
             checked(settings, result, time.monotonic())
+        mark_verified(settings, result)
         tended(settings, result)
         problems = strangers(settings)
         if problems:
@@ -1725,7 +1851,7 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
         f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
     )]  # fmt: skip
     data, _ = assembled(settings, proof, settings.scratch, sample, only)
-    result.update(verified=len(sample), of=len(proof.names))
+    result.update(verified=len(sample), of=len(proof.names), day=now()[:8])
     with second(settings, data) as (rest, dicomweb):
         rest.counted(counts)
         result["read"] = [rest.shown(one, dicomweb) for one in shown]
@@ -1793,8 +1919,7 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
         one for one in retention.apply_policy(unproven, {"last": KEPT_UNPROVEN}, at) if one.token not in stays
     ]
     failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
-    ledgers = [dated(one) for one in snapshots(settings, f"ledger,archive={identity}")]
-    going = [one.id for one in retention.apply_policy(ledgers, {"last": 2}, at)]
+    going = ledger_history.find_superseded(snapshots(settings, f"ledger,archive={identity}"), at)
     forgotten(settings, [*old.going, *failed.going, *going])
     past.held = {**old.held, **failed.held}
     remember(settings, past)
@@ -1894,7 +2019,7 @@ def show(result: dict[str, Any]) -> None:
         counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
-        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}{proven}{kept}")
+        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}")
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
         print(f"send again from {aet or 'applications'}:")
         for one in result["resend"]:
@@ -1905,6 +2030,14 @@ def show(result: dict[str, Any]) -> None:
             if isinstance(value, dict):
                 value = [f"{key} {of}" for key, of in value.items()]
             print(f"{name.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def verified_of(snapshot: dict[str, Any]) -> str:
+    """On which day a listed snapshot was restored on trial."""
+    day, part = snapshot["verified"], snapshot["verified_part"].replace("/", " of ")
+    if not day:
+        return "never verified"
+    return f"verified {day[:4]}-{day[4:6]}-{day[6:]}" + f" ({part} attachments)" * bool(part)
 
 
 def made(settings: Settings) -> dict[str, Any]:

@@ -42,6 +42,7 @@ LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file ca
 REFUSED = "Cannot execute a Lua command"
 BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
+OF_BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 DAY, HOUR = 86400, 3600
 REMIND_SECONDS = DAY
 CLEAR_LOOKS = 3  # good ones in a row, until an alert is over
@@ -59,6 +60,8 @@ THRESHOLDS: dict[str, float] = {
     "days_until_full": 30,
     "backup_hours": 26,
     "restore_check_days": 9,
+    "ledger_hours": 2,
+    "acceptance_hours": 26,
     "certificate_days": 14,
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
@@ -202,6 +205,43 @@ RULES = (
         "systemctl start orthanc-restore-check; see systemctl list-timers",
     ),
     Rule(
+        *("LedgerFailed", "critical", "ledger_ok", "", "==", 0, 1, (*DOWN, "IndexSilent")),
+        "The ledger of what was received cannot be kept: after a loss nobody could say what to send again",
+        "see why: journalctl -u orthanc-ledger; then orthanc-backup ledger",
+    ),
+    Rule(
+        # after a boot it has a while to run first
+        *("LedgerOld", "warning", "ledger_age_hours", "", ">", "ledger_hours", 10),
+        ("LedgerFailed", *DOWN, "IndexSilent"),
+        "The ledger of what was received has not run recently",
+        "systemctl enable --now orthanc-ledger.timer; see systemctl list-timers",
+    ),
+    Rule(
+        *("RestoreInterrupted", "critical", "restore_open_minutes", "", ">", 15, 1, ()),
+        "A restore was interrupted and has not been ended",
+        "end it: orthanc-backup restore; see journalctl -u orthanc-restore",
+    ),
+    Rule(
+        *("UnitFailed", "warning", "unit_failed", "unit", "==", 1, 5, (*DOWN, "IndexSilent")),
+        "A service of this collection failed",
+        "see why: systemctl status and journalctl -u with its name; then start it again",
+    ),
+    Rule(
+        *("TimerOff", "warning", "unit_on", "unit", "==", 0, 3, ("UnitFailed",)),
+        "What starts a regular task is stopped, disabled or missing",
+        "systemctl enable --now with its name; where it is missing, deploy again",
+    ),
+    Rule(
+        *("AcceptanceFailed", "warning", "acceptance_ok", "", "==", 0, 1, ()),
+        "The last acceptance test failed",
+        "see which checks failed: /var/lib/orthanc-verify/report.html; then orthanc-verify run",
+    ),
+    Rule(
+        *("AcceptanceOld", "warning", "acceptance_age_hours", "", ">", "acceptance_hours", 1, ()),
+        "No acceptance test has run recently",
+        "orthanc-verify run; see whether cron runs (systemctl status cron)",
+    ),
+    Rule(
         *("CertificateExpires", "critical", "certificate_days", "certificate", "<", "certificate_days", 1),
         ("ProxyDown",),
         "A certificate expires soon",
@@ -273,6 +313,13 @@ HELP = {
     "backup_age_hours": "Hours since the last good backup",
     "restore_check_ok": "Whether the last restore check succeeded",
     "restore_check_age_days": "Days since the last good restore check",
+    "ledger_ok": "Whether the last run of the ledger succeeded",
+    "ledger_age_hours": "Hours since the last good run of the ledger",
+    "restore_open_minutes": "Minutes since the last step of a restore that has not ended; 0 without one",
+    "unit_on": "Whether a unit that must be on is loaded, enabled and active",
+    "unit_failed": "1 where a unit of this collection failed",
+    "acceptance_ok": "Whether the last acceptance test passed",
+    "acceptance_age_hours": "Hours since the last acceptance test",
     "quarantined_day": "Worklist items that were refused within the last day",
     "worklist_items": "Worklist items that are served",
     "worklist_waiting_minutes": "Minutes that the oldest item has been waiting for the gate",
@@ -303,6 +350,7 @@ class Settings:
     tls_ports: dict[str, int]
     firewall: bool
     backup: bool
+    units: list[str]
     worklist_drop: Path
     accepted_cves: list[str]
     brake_percent: int
@@ -431,6 +479,8 @@ class Look:
             self.proxy,
             self.firewall,
             self.backup,
+            self.units,
+            self.acceptance,
             self.worklist,
             self.clock,
             self.vulnerabilities,
@@ -666,26 +716,58 @@ class Look:
     def backup(self) -> None:
         if not self.settings.backup:
             return
-        for name, metric, seconds, unit in (
-            ("backup", "backup_age_hours", HOUR, "hours"),
-            ("restore_check", "restore_check_age_days", DAY, "days"),
+        for name, alert, metric, seconds, unit in (
+            ("backup", "Backup", "backup_age_hours", HOUR, "hours"),
+            ("restore_check", "RestoreCheck", "restore_check_age_days", DAY, "days"),
+            ("ledger", "Ledger", "ledger_age_hours", HOUR, "hours"),
         ):
-            known = read(Path(f"/var/lib/orthanc-backup/{name}.json"))
-            # a machine that has never had one counts from the first look
-            since = known.get("last_success_epoch", self.state["began"])
-            if since > self.now + HOUR:
-                since = 0  # a clock that was wrong proves nothing
-            age = (self.now - since) / seconds
+            known = read(OF_BACKUP / f"{name}.json")
+            age = self.age(known.get("last_success_epoch")) / seconds
             self.saw(metric, age)
-            what = "BackupOld" if name == "backup" else "RestoreCheckOld"
-            self.details[f"{what}/"] = f"{age:.0f} {unit}"
+            self.details[f"{alert}Old/"] = f"{age:.0f} {unit}"
             results = self.state.setdefault("results", {})
             if known.get("result") in ("success", "failed"):  # one that runs says nothing yet
                 results[name] = known["result"]
             if name in results:
                 self.saw(f"{name}_ok", results[name] == "success")
-                failed = "BackupFailed" if name == "backup" else "RestoreCheckFailed"
-                self.details[f"{failed}/"] = str(known.get("reason", ""))[:300]
+                self.details[f"{alert}Failed/"] = str(known.get("reason", ""))[:300]
+        # each step of a restore writes it, and the last one removes it
+        under_way = regular(OF_BACKUP / "restore.json")
+        self.saw("restore_open_minutes", abs(self.now - under_way.st_mtime) / 60 if under_way else 0)
+
+    def age(self, moment: float | None) -> float:
+        """Seconds since then; a machine that has never had it counts from the first look."""
+        since = self.state["began"] if moment is None else moment
+        return self.now - (0 if since > self.now + HOUR else since)  # a clock that was wrong proves nothing
+
+    def units(self) -> None:
+        """What starts the regular tasks, and how these ended."""
+        names = "Id,Type,LoadState,UnitFileState,ActiveState,Result"
+        said = run("systemctl", "show", f"--property={names}", *self.settings.units)[1] if self.settings.units else ""
+        for text in said.strip().split("\n\n") if said else ():
+            known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+            failed = known["ActiveState"] == "failed"
+            self.saw("unit_failed", failed, "unit", known["Id"])
+            self.details[f"UnitFailed/{known['Id']}"] = known.get("Result", "")
+            # a service that ends by itself is not active between its runs
+            there = known["LoadState"] == "loaded" and known.get("UnitFileState") not in ("disabled", "masked")
+            waits = known["ActiveState"] in ("active", "activating", "reloading") or known.get("Type") == "oneshot"
+            self.saw("unit_on", there and (waits or failed), "unit", known["Id"])
+            state = ", ".join(known.get(name, "") for name in ("LoadState", "UnitFileState", "ActiveState"))
+            self.details[f"TimerOff/{known['Id']}"] = state
+
+    def acceptance(self) -> None:
+        if not Path("/etc/cron.d/orthanc-verify").exists():
+            return
+        known = read(Path("/var/lib/orthanc-verify/report.json"))
+        moment = datetime.fromisoformat(known["time"]).timestamp() if "time" in known else None
+        age = self.age(moment) / HOUR
+        self.saw("acceptance_age_hours", age)
+        self.details["AcceptanceOld/"] = f"{age:.0f} hours"
+        if moment is not None:
+            self.saw("acceptance_ok", known["passed"])
+            wrong = [check["name"] for check in known["checks"] if not check["passed"]]
+            self.details["AcceptanceFailed/"] = ", ".join(wrong)[:300]
 
     def worklist(self) -> None:
         section = self.options.get("Worklists", {})
