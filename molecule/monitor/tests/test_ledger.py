@@ -60,7 +60,8 @@ def ask(machine: str, method: str, path: str) -> str:
 
 def resend(machine: str) -> dict[str, str]:
     """What a restore of the newest snapshot would ask for again: the device of each study."""
-    return {one["study"]: one["aet"] for one in done(machine, "restore", "--dry-run")["resend"]}
+    found: list[dict[str, str]] = done(machine, "restore", "--dry-run")["resend"]
+    return {one["study"]: one["aet"] for one in found}
 
 
 def forgotten(machine: str) -> dict[str, str]:
@@ -89,8 +90,8 @@ def ahead(machine: str, *tags: str) -> str:
     arguments = ["--host", host, "--tag", every, "--time", "'2099-01-01 00:00:00'", "/root/empty/ledger"]
     status, said = restic(machine, "backup", "--quiet", *arguments)
     assert status == 0, said
-    [new] = {one["id"] for one in ledgers(machine)} - before
-    return new
+    [new] = [one["id"] for one in ledgers(machine) if one["id"] not in before]
+    return str(new)
 
 
 NUMBERED = "import json; p = '/var/lib/orthanc-backup/ledger.json'; c = json.load(open(p)); "
