@@ -16,6 +16,8 @@ from typing import Any
 
 import jinja2
 
+from .server.core.escaping import escape
+
 Report = dict[str, Any]
 
 GROUPS = ("DICOM", "Worklist", "DICOMweb", "Access", "Service", "Safety")
@@ -56,7 +58,7 @@ def lines(report: Report) -> list[str]:
             found.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}{remedy}")
     found += [f"waived  {rule}: {reason}" for rule, reason in report["waivers"].items()]
     passed = sum(check["passed"] for check in checks)
-    return [*found, f"{passed} passed, {len(checks) - passed} failed"]
+    return [escape(line) for line in [*found, f"{passed} passed, {len(checks) - passed} failed"]]
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ def _render(template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
         autoescape=True,
+        finalize=lambda value: escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -14,8 +14,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +22,8 @@ from typing import Any
 
 from . import acceptance, doctor
 from . import report as pages
+from .server.core import journal
+from .server.core.escaping import escape
 
 CONFIGURATION = Path("/etc/orthanc-verify.json")
 DIRECTORY = Path("/var/lib/orthanc-verify")
@@ -48,9 +48,7 @@ def interrupted(number: int, _frame: Any) -> None:
 
 def loud(text: str) -> None:
     """A line at priority 3 in the journal, wherever the program was called from."""
-    print(text, file=sys.stderr, flush=True)
-    if shutil.which("logger"):
-        subprocess.run(["logger", "-p", "daemon.err", "-t", "orthanc-verify", "--", text], check=False)
+    journal.say_loudly(text, "orthanc-verify")
 
 
 def written(path: Path, content: str) -> None:
@@ -205,7 +203,7 @@ def show(result: dict[str, Any]) -> None:
     if "checks" in result:
         print("\n".join(pages.lines(result)))
     elif "sentence" in result:
-        print(result["sentence"])
+        print(escape(result["sentence"]))
     else:
         print(", ".join(f"{number} {what} removed" for what, number in result["removed"].items()))
 
@@ -224,6 +222,7 @@ def main() -> int:
     one.add_argument("device", help="its name in orthanc_modalities")
     commands.add_parser("clean", parents=[common], help="take away what an interrupted run left")
     given = parser.parse_args()
+    journal.prepare_output()
     os.umask(0o077)
     for number in acceptance.SIGNALS:
         signal.signal(number, interrupted)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import email
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import report, verify
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import program
 from server.core import journal
 from server.core.escaping import escape, escape_lines
 
+BACKUP, MONITOR, WORKLIST = (program(f"orthanc_{name}") for name in ("backup", "monitor", "worklist"))
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 HOSTILE = "A\n<0>root: everything is fine\x1b[2J\x9b2J\u2028\u202e\r\x07\x7f\ud800"
 
@@ -63,3 +69,114 @@ def test_an_error_that_nobody_caught_says_no_more() -> None:
     lines = done.stderr.splitlines()
     assert len(lines) > 2
     assert all(line.startswith("<3>") and is_harmless(line) for line in lines)
+
+
+# --- each program ---------------------------------------------------------------------------------
+EVENT = {
+    **{"name": "Devices", "object": HOSTILE, "detail": HOSTILE, "severity": "warning", "state": "firing", "since": 0},
+    **{"summary": "A device " + HOSTILE, "remedy": "none", "told": 0, "firing": True, "covered": False},
+}
+
+
+@pytest.mark.parametrize("named", [BACKUP, MONITOR, WORKLIST], ids=lambda one: one.__name__)
+def test_a_line_for_the_journal(
+    named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    named.say(HOSTILE, 4)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("<4>A")
+    assert is_harmless(line)
+
+
+@pytest.mark.parametrize("named", [BACKUP, verify], ids=lambda one: one.__name__)
+def test_a_loud_line_is_one_entry_of_the_journal(
+    named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_more: called.append(command))
+    named.loud(HOSTILE)
+    assert is_harmless(capsys.readouterr().err.removesuffix("\n"))
+    assert [is_harmless(command[-1]) for command in called] == [True]
+
+
+def shown(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    lines = capsys.readouterr().out.removesuffix("\n").split("\n")
+    assert len(lines) == count, lines
+    assert all(map(is_harmless, lines)), lines
+    assert any("\\x0a" in line for line in lines), lines
+
+
+def test_what_a_backup_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    resend = {"aet": HOSTILE, "time": "20260302T100000", "accession": HOSTILE, "study": HOSTILE}
+    snapshot = {"id": "1", "time": "2026", "proven": True, "version": HOSTILE, "archive": "0123"}
+    snapshot |= {"verified": "", "verified_part": ""}
+    BACKUP.show({"snapshots": [snapshot], "resend": [resend], "left": [HOSTILE], "warnings": {HOSTILE: HOSTILE}})
+    shown(capsys, 5)
+
+
+def test_what_the_worklist_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    step = {"date": "20260302", "time": "0800", "station": "US1", "modality": "US"}
+    item = {"accession_number": HOSTILE, "patient_id": HOSTILE, "patient_name": HOSTILE, "steps": [step]}
+    WORKLIST.show({"items": [item]})
+    shown(capsys, 1)
+    WORKLIST.show({"waiting": [HOSTILE]})
+    shown(capsys, 1)
+    WORKLIST.show({"quarantine": [{"file": HOSTILE, "reason": f"{escape(HOSTILE)}\nsecond\x1b\n"}]})
+    shown(capsys, 3)
+
+
+def test_what_the_monitor_shows_and_measures() -> None:
+    state = {"alerts": {"one": EVENT}, "values": [], "time": 0}
+    assert all(map(is_harmless, (escape(line) for line in MONITOR.shown(None, state))))
+    assert is_harmless(MONITOR.sentence(EVENT))
+    sample = next(iter(MONITOR.HELP))
+    text = MONITOR.metrics([MONITOR.Sample(sample, "device", HOSTILE, 1)])
+    assert len(text.splitlines()) == 3
+    # Prometheus knows these escapes alone
+    assert "\\x" not in text.replace("\\\\", "")
+
+
+def test_a_mail_is_sent_whatever_a_device_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def send(*_command: Any, **given: Any) -> Any:
+        sent.append(given["input"])
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(MONITOR.subprocess, "run", send)
+    settings = types.SimpleNamespace(
+        clinic="C", mail_from="a@b.example", mail_to=["c@d.example"], hostname="h", host="h"
+    )
+    MONITOR.mail(settings, [EVENT], 0.0)
+    message = email.message_from_bytes(sent[0])
+    assert set(message.keys()) >= {"Subject", "To"}
+    body: Any = message.get_payload(decode=True)
+    assert all(map(is_harmless, body.decode().split("\n")))
+
+
+def test_what_the_acceptance_test_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    check = {"name": "Echo", "expected": "success", "seen": HOSTILE, "passed": False, "waiver": "", "remedy": HOSTILE}
+    made = {"checks": [check], "waivers": {"rule": HOSTILE}, "passed": False}
+    verify.show(made)
+    shown(capsys, 3)
+    verify.show({"sentence": HOSTILE})
+    shown(capsys, 1)
+    page = report.html({**made, "clinic": HOSTILE})
+    assert all(map(is_harmless, page.split("\n")))
+    assert "\\x0a&lt;0&gt;root" in page
+
+
+def test_why_a_worklist_item_was_refused(tmp_path: Path) -> None:
+    """An application chooses the transfer syntax as well as the name of its file."""
+    settings = WORKLIST.Settings(tmp_path, tmp_path, "h", [], 1, 10, tmp_path)
+    for directory in (settings.incoming, settings.quarantine):
+        directory.mkdir(parents=True)
+    path = settings.incoming / "A\n<0>b.wl"
+    path.write_bytes(b"x")
+    assert WORKLIST.refuse(settings, path, path.lstat(), WORKLIST.Refused(f"The transfer syntax is {HOSTILE}."))
+    (reason,) = settings.quarantine.glob("*.reason")
+    lines = reason.read_text().removesuffix("\n").split("\n")
+    assert len(lines) == 2
+    assert all(map(is_harmless, lines))

@@ -414,14 +414,16 @@ def test_a_page_is_one_file() -> None:
 
 
 def test_it_runs_on_a_server_without_ansible(tmp_path: Path) -> None:
-    """As it is copied there: the file and its folder, and neither Ansible nor the collection."""
-    beside = Path(report.__file__)
-    shutil.copy(beside, tmp_path)
-    shutil.copytree(beside.with_name("pages"), tmp_path / "pages")
+    """As it is copied there: the file, its folder and the shared package, and neither Ansible nor the collection."""
+    beside, package = Path(report.__file__), tmp_path / "orthanc_verify"
+    package.mkdir()
+    shutil.copy(beside, package)
+    for name in ("pages", "server"):
+        shutil.copytree(beside.with_name(name), package / name)
     (tmp_path / "report.json").write_text(json.dumps(sample()))
     program = (
         "import json, sys; sys.modules.update({'ansible': None, 'ansible_collections': None}); "
-        f"sys.path.insert(0, {str(tmp_path)!r}); import report; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); from orthanc_verify import report; "
         f"sys.stdout.buffer.write(report.html(json.load(open({str(tmp_path / 'report.json')!r}))).encode())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=tmp_path)

@@ -343,6 +343,7 @@ def fixture_program(tmp_path: Path) -> list[str]:
     for name in FILES:
         source = ROOT / "plugins/module_utils" / name
         shutil.copytree(source, package / name) if source.is_dir() else shutil.copy(source, package)
+    (package / "server").symlink_to(ROOT / "plugins/module_utils/server")
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
     start = "import sys; from orthanc_verify import verify; from pathlib import Path;"
     where = f"verify.DIRECTORY = Path({str(tmp_path)!r}); verify.shutil.which = lambda name: None;"

@@ -32,7 +32,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +42,8 @@ from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 from server.backup import history, ledger_history, retention
+from server.core import journal
+from server.core.escaping import escape
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
@@ -180,16 +181,12 @@ class Settings:
 
 
 # --- what a person, the journal and the monitor see --------------------------------------------
-def say(text: str, level: int = 6) -> None:
-    """A line for the journal (sd-daemon(3))."""
-    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
+say = journal.say
 
 
 def loud(text: str) -> None:
     """A line at priority 3, wherever the program was called from."""
-    say(text, 3)
-    if "INVOCATION_ID" not in os.environ and shutil.which("logger"):
-        subprocess.run(["logger", "-p", "daemon.err", "-t", "orthanc-backup", "--", text], check=False)
+    journal.say_loudly(text, "orthanc-backup")
 
 
 def bar(done: float, what: str) -> None:
@@ -2019,17 +2016,18 @@ def show(result: dict[str, Any]) -> None:
         counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
-        print(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}")
+        print(escape(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}"))
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
-        print(f"send again from {aet or 'applications'}:")
+        print(escape(f"send again from {aet or 'applications'}:"))
         for one in result["resend"]:
             if one["aet"] == aet:
-                print(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}")
+                print(escape(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}"))
     for name, value in result.items():
         if name not in ("snapshots", "resend") and value not in ("", [], {}):
             if isinstance(value, dict):
                 value = [f"{key} {of}" for key, of in value.items()]
-            print(f"{name.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(escape(f"{name.replace('_', ' ')}: {text}"))
 
 
 def verified_of(snapshot: dict[str, Any]) -> str:
@@ -2107,6 +2105,7 @@ def main() -> int:
         "--repair", action="store_true", help="import orphans, and bring the others back from the snapshots"
     )
     given = parser.parse_args()
+    journal.prepare_output()
     os.umask(0o077)
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # cron's has neither
     if given.config != CONFIGURATION:
@@ -2123,7 +2122,7 @@ def main() -> int:
     except sqlite3.Error as error:
         problems = [f"The index: {error}. Remedy: see orthanc-backup check, and restore."]
     except Exception as error:
-        traceback.print_exc()
+        journal.say_traceback(error)
         problems = [f"{type(error).__name__}: {error}. Remedy: it is a defect of orthanc-backup; report these lines."]
     except Interrupted as signalled:
         problems = [f"Interrupted ({signalled}). Remedy: run it again."]

@@ -36,6 +36,10 @@ from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
+from server.core import journal
+from server.core.escaping import escape
+
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
 IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
 LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file can lock it
@@ -378,9 +382,7 @@ class Settings:
 
 
 # --- small things -------------------------------------------------------------------------------
-def say(text: str, level: int = 6) -> None:
-    """A line for the journal (sd-daemon(3))."""
-    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
+say = journal.say
 
 
 def written(path: Path, text: str, mode: int = 0o644) -> None:
@@ -1003,7 +1005,7 @@ WORDS = {"firing": "Trouble", "reminder": "Still", "resolved": "All clear"}
 
 def sentence(event: dict[str, Any]) -> str:
     about = ": ".join(text for text in (event["object"], event.get("detail", "")) if text)
-    return f"{event['summary']}{f' ({about})' if about else ''}"
+    return escape(f"{event['summary']}{f' ({about})' if about else ''}")
 
 
 def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
@@ -1011,7 +1013,7 @@ def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
     message = email.message.EmailMessage()
     first = events[0]
     more = f" and {len(events) - 1} more" if len(events) > 1 else ""
-    message["Subject"] = f"[{settings.clinic}] {WORDS[first['state']]}: {first['summary']}{more}"
+    message["Subject"] = escape(f"[{settings.clinic}] {WORDS[first['state']]}: {first['summary']}{more}")
     message["From"], message["To"] = settings.mail_from, ", ".join(settings.mail_to)
     message["Date"], message["Message-ID"] = formatdate(now), make_msgid(domain=settings.hostname or "localhost")
     lines = []
@@ -1067,7 +1069,9 @@ def metrics(values: list[Sample]) -> str:
         if samples:
             lines += [f"# HELP orthanc_monitor_{name} {text}", f"# TYPE orthanc_monitor_{name} gauge"]
         for sample in samples:
-            label = f"{{{sample.label}={json.dumps(sample.object, ensure_ascii=False)}}}" if sample.label else ""
+            label = (
+                f"{{{sample.label}={json.dumps(escape(sample.object), ensure_ascii=False)}}}" if sample.label else ""
+            )
             lines.append(f"orthanc_monitor_{name}{label} {sample.value:.12g}")
     return "\n".join([*lines, ""])
 
@@ -1194,6 +1198,7 @@ def main() -> int:
     ):
         commands.add_parser(name, help=text, description=text).add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    journal.prepare_output()
     settings = Settings.read(arguments.config)
     if arguments.command == "rules":
         print(prometheus(settings), end="")
@@ -1204,7 +1209,7 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(state, indent=2))
     elif arguments.command == "show":
-        print("\n".join(shown(settings, state)))
+        print("\n".join(map(escape, shown(settings, state))))
     firing = [alert for alert in state.get("alerts", {}).values() if alert["firing"] and alert["severity"] != "info"]
     return 1 if arguments.command == "show" and (firing or not state) else 0
 

@@ -39,6 +39,10 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
+from server.core import journal
+from server.core.escaping import escape
+
 CONFIGURATION = Path("/etc/orthanc-worklist.json")
 MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
 MAX_WAITING = 5_000  # files of one owner; a pass over more would keep the others waiting
@@ -138,9 +142,7 @@ class Item:
         return {name: value for name, value in vars(self).items() if name != "data"}
 
 
-def say(text: str, level: int = 6) -> None:
-    """A line for the journal (sd-daemon(3)); of names that others chose no character goes unescaped."""
-    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + text, file=sys.stderr, flush=True)
+say = journal.say
 
 
 # --- what a worklist item is -------------------------------------------------------------------
@@ -463,7 +465,7 @@ def refuse(settings: Settings, path: Path, seen: os.stat_result, refused: Refuse
     safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
     held = settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
     who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
-    text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *refused.problems, ""]
+    text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *map(escape, refused.problems), ""]
     reason = held.with_name(f"{held.name}.reason")
     put(settings, reason, "\n".join(text).encode())
     if seen.st_size > MAX_BYTES:
@@ -836,7 +838,8 @@ def served(settings: Settings, names: list[str]) -> None:
     for name in names:
         if not (settings.served / name).exists():
             reasons = sorted(settings.quarantine.glob(f"*-{name}.reason"))
-            problems.append(f"{name} is in quarantine: {reasons[-1].read_text() if reasons else 'see the journal'}")
+            reason = " ".join(reasons[-1].read_text().splitlines()) if reasons else "see the journal"
+            problems.append(f"{name} is in quarantine: {reason}")
     if problems:
         raise Refused(*problems)
 
@@ -896,13 +899,16 @@ def checked(settings: Settings, paths: list[str]) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     for held in result.get("quarantine", []):
-        print(f"{held['file']}\n    {held['reason'].strip().replace(chr(10), chr(10) + '    ')}")
+        print(escape(held["file"]))
+        for line in held["reason"].strip().split("\n"):
+            print(f"    {escape(line)}")
     for name in result.get("waiting", []):
-        print(name)
+        print(escape(name))
     for item in result.get("items", []):
         who = f"{item['accession_number']:16}  {item['patient_id']:16}  {item['patient_name']}"
         for step in item["steps"]:
-            print(f"{step['date']} {step['time'][:4]:4}  {step['station']:16}  {step['modality']:4}  {who}")
+            when = f"{step['date']} {step['time'][:4]:4}"
+            print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
 
 
 def main() -> int:
@@ -926,9 +932,7 @@ def main() -> int:
     add("gate", help="the service that takes what comes")
     add("tidy", help="the timer that takes away what is done")
     given = parser.parse_args()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # whatever the terminal's language
+    journal.prepare_output()
     as_json = getattr(given, "json", False)
     try:
         settings = Settings.read(given.config)
@@ -945,7 +949,7 @@ def main() -> int:
             }
             result = actions[given.command]()
             if as_json:
-                print(json.dumps(result, indent=2, ensure_ascii=False))
+                print(json.dumps(result, indent=2))
             else:
                 show(result)
                 print(
@@ -954,7 +958,7 @@ def main() -> int:
         return 0
     except Refused as refused:
         if as_json:
-            print(json.dumps({"problems": refused.problems}, indent=2, ensure_ascii=False))
+            print(json.dumps({"problems": refused.problems}, indent=2))
         for problem in [] if as_json else refused.problems:
             say(problem, 3)
         return 1

@@ -10,23 +10,29 @@ import shutil
 import subprocess
 import sys
 import traceback
+import warnings
 from types import TracebackType
 
 from .escaping import escape
 
 ERROR, WARNING, NOTICE, INFORMATION = 3, 4, 5, 6  # syslog(3)
+LENGTH = 10_000  # characters; journald begins a new line, and looks for its priority, after 48 KiB
 
 
 def say(text: object, level: int = INFORMATION) -> None:
     """One line on standard error; as a unit its priority goes before it (sd-daemon(3))."""
-    print(f"<{level}>" * ("INVOCATION_ID" in os.environ) + escape(text), file=sys.stderr, flush=True)
+    line, priority = escape(text), f"<{level}>" * ("INVOCATION_ID" in os.environ)
+    for start in range(0, len(line) or 1, LENGTH):
+        print(priority + line[start : start + LENGTH], file=sys.stderr, flush=True)
 
 
 def say_loudly(text: object, program: str) -> None:
     """One line at priority 3, in the journal wherever the program was called from."""
     say(text, ERROR)
     if "INVOCATION_ID" not in os.environ and shutil.which("logger"):
-        subprocess.run(["logger", "-p", "daemon.err", "-t", program, "--", escape(text)], check=False)
+        subprocess.run(
+            ["logger", "-p", "daemon.err", "-t", program, "--size=32768", "--", escape(text)[:LENGTH]], check=False
+        )
 
 
 def say_traceback(error: BaseException) -> None:
@@ -37,13 +43,20 @@ def say_traceback(error: BaseException) -> None:
 
 
 def prepare_output() -> None:
-    """Makes standard output and error take every character; an error that nobody caught is said like the rest."""
+    """Makes standard output and error take every character; a library's warnings are said like the rest, and errors too
+    that nobody caught."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the terminal's language
+    warnings.showwarning = say_warning
     sys.excepthook = say_uncaught
 
 
 def say_uncaught(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
     """What Python calls for an error that ends the program."""
     say_traceback(error)
+
+
+def say_warning(message: Warning | str, *_where: object, **_more: object) -> None:
+    """What Python calls for a warning."""
+    say(message, WARNING)
