@@ -128,6 +128,9 @@ def test_what_this_machine_does_not_know_is_another_s() -> None:
     past = history.adopt("archive", [snapshot("2", "20260102T000000"), snapshot("1")])
     assert past.ours == ["1", "2"]
     past.note_own("3")
+    assert past.unproven == past.unchecked == ["3"]
+    past.note_checked("3")
+    assert (past.unproven, past.unchecked) == (["3"], [])
     there = [snapshot(token) for token in "1234"]
     assert [one.token for one in history.find_strangers(there, past)] == ["4"]
     assert history.find_strangers(there, Past()) == []
@@ -153,6 +156,7 @@ def test_without_a_memory_the_latest_is_by_time_and_not_of_the_future() -> None:
     latest = history.choose_latest(there, Past(), "20260301T000000")
     assert latest == there[0]
     assert history.choose_latest([], Past(), "2") is None
+    assert history.adopt("archive", there).unchecked == ["3"]
 
 
 def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:

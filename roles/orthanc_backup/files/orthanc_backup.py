@@ -939,6 +939,10 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
             before = replace(before, lineage=past.lineage) if past.restored == predecessor.token else before
         except Refused as refused:  # data first: the snapshot is made
             unread = str(refused).partition(" Remedy: ")[0]
+    # what has not changed since a snapshot whose every MD5 was compared need not be read again
+    parent = (
+        predecessor.id if predecessor and before and before.lineage and history.is_proven(predecessor, past) else ""
+    )
     while True:
         begin, index = time.time(), settings.staging / "index"
         result["tries"] = len(tries) + 1
@@ -959,10 +963,10 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
         why = judgement.tag or ("others" if others else "")
         past.note_own(result["run"])
         remember(settings, past)
-        read, lost = taken(settings, manifest, result, why)
+        taking = taken(settings, manifest, result, why, parent)
         rows = [[str(field) for field in one] for one in names]
         content_kept(settings, result["run"], history.parse_content(manifest, rows))
-        problems, absent = proof(settings, result, names, read, lost)
+        problems, absent = proof(settings, result, names, taking)
         if problems or not absent or len(tries) + 1 == TRIES:
             break
         disowned(settings, result["run"])
@@ -972,8 +976,11 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
     if absent:
         what = f"In each of {TRIES} tries images were deleted before they were read, {absent} of them in the last"
         problems.append(f"{what}. Remedy: run orthanc-backup run when nobody deletes.")
+    if not problems:
+        past.note_checked(result["run"])
     problems = [*interpreted(settings, judgement, predecessor, others, result), *problems]
     if problems:
+        remember(settings, past)
         with contextlib.suppress(Refused):  # the next run does it otherwise
             disowned(settings, result["run"])
         return problems
@@ -1057,6 +1064,9 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
         raise Refused(f"Snapshot {named} is proven. Remedy: nothing is to be done.")
     if proof.problems:
         raise Refused(*proof.problems)
+    if one.token in past.unchecked:
+        what = f"The run that made snapshot {named} did not end, or found defects, so that its files were not verified"
+        raise Refused(f"{what}. Remedy: orthanc-backup run, and accept the snapshot that it makes.")
     others = history.find_strangers(there, past)
     by = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     remember(settings, history.accept(past, one, there, {"by": by, "at": now(), "reason": reason}))
@@ -1070,11 +1080,18 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
     return {"accepted": named, "by": by, "reason": reason, "others": [each.id[:8] for each in others]}
 
 
-def taken(
-    settings: Settings, manifest: dict[str, Any], result: dict[str, Any], why: str = ""
-) -> tuple[set[str], list[str]]:
-    """A snapshot: the files in it, and what restic could not read. It never stands for a success if there is a `why`,
-    since a repository may not let a tag be changed later."""
+class Taking(NamedTuple):
+    """The files in a snapshot, those of them whose content was compared with nothing before, and what restic could not
+    read."""
+
+    read: set[str]
+    fresh: set[str]
+    lost: list[str]
+
+
+def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any], why: str, parent: str) -> Taking:
+    """A snapshot. It never stands for a success if there is a `why`, since a repository may not let a tag be changed
+    later. Without a `parent`, a snapshot in which everything is verified, every file is fresh."""
     counts = manifest["counts"]
     tags = ["unproven", f"why={why}"] if why else ["orthanc"]
     tags += [f"run={result['run']}", f"archive={manifest['archive']}", f"version={manifest['orthanc']}"]
@@ -1083,27 +1100,30 @@ def taken(
     excluded += [settings.storage / f"{ours}*" for ours in OURS]
     arguments = ["backup", "--json", "--verbose=2", "--host", settings.host, "--tag", ",".join(tags)]
     arguments += [f"--exclude={path}" for path in excluded]
+    arguments += [f"--parent={parent}"] if parent else []
     if settings.limit_upload:
         arguments += ["--limit-upload", str(settings.limit_upload)]
     arguments += [str(settings.staging), str(settings.ledger), str(settings.storage)]
-    read, lost = set(), []
+    taking = Taking(set(), set(), [])
     for line in stream(settings, *arguments, good=(0, 3)):
         if not line.startswith("{"):
-            lost += [] if "at least one source file" in line else [line.strip()]
+            taking.lost.extend([] if "at least one source file" in line else [line.strip()])
             continue
         said = json.loads(line)
         if said["message_type"] == "verbose_status" and said["action"] in ("new", "modified", "unchanged"):
-            read.add(said["item"])
+            taking.read.add(said["item"])
+            if not parent or said["action"] != "unchanged":
+                taking.fresh.add(said["item"])
         elif said["message_type"] == "status":
             bar(min(0.99, said.get("percent_done", 0)), "backup")
         elif said["message_type"] == "error":
-            lost.append(str(said.get("item", "")))
+            taking.lost.append(str(said.get("item", "")))
         elif said["message_type"] == "summary":
             bar(1, "backup")
             result.update(
                 snapshot=said["snapshot_id"][:8], added=said["data_added"], files=said["total_files_processed"]
             )
-    return read, lost
+    return taking
 
 
 def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
@@ -1117,32 +1137,35 @@ def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
         copy.unlink(missing_ok=True)
 
 
-def proof(
-    settings: Settings, result: dict[str, Any], names: list[Attachment], read: set[str], lost: list[str]
-) -> tuple[list[str], int]:
-    """Everything is in the snapshot, as long as it should be, that was there at the moment: what is missing, and of how
-    much of it a user deleted it before it was read."""
+def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], taking: Taking) -> tuple[list[str], int]:
+    """Everything is in the snapshot, byte by byte, that was there at the moment: what is not, and of how much else a
+    user deleted it before it was read."""
 
     def size_of(one: Attachment) -> int | None:
         path = settings.storage / one.path
-        return path.stat().st_size if str(path) in read and path.exists() else None
+        return path.stat().st_size if str(path) in taking.read and path.exists() else None
 
-    defects, absent = shortfall(names, size_of), dict[str, Defect]()
+    defects, absent = shortfall(names, size_of), 0
+    fresh = [one for one in names if one.uuid not in defects and str(settings.storage / one.path) in taking.fresh]
+    by_path = {one.path: one.uuid for one in fresh}
+    altered = {by_path[one.path]: one for one in verified(settings.storage, fresh)}
+    defects |= altered
     if defects:  # a second look tells what a user deleted meanwhile
         still, pause = attachments_now(settings)
         result["pause"] = max(result["pause"], pause)
         missed = {one.uuid: defects[one.uuid] for one in still if one.uuid in defects}
         result["deleted"] = result.get("deleted", 0) + len(defects) - len(missed)
-        absent = {} if missed else shortfall(names, snapshot_sizes(settings, result["snapshot"]))
+        if not missed:
+            absent = len({*shortfall(names, snapshot_sizes(settings, result["snapshot"])), *altered})
         defects = missed
-    unread = [path for path in lost if not path.startswith("/") or Path(path).exists()]
+    unread = [path for path in taking.lost if not path.startswith("/") or Path(path).exists()]
     unread += [
         str(path) for name in ("index", "manifest.json", "attachments.csv")
-        if str(path := settings.staging / name) not in read
+        if str(path := settings.staging / name) not in taking.read
     ]  # fmt: skip
     remedy = "orthanc-backup reconcile tells about each; the snapshot has everything else, and is marked unproven"
     problems = described(defects.values(), "In Orthanc", remedy)
-    return problems + shortened("restic could not read", unread, "see that root may read it"), len(absent)
+    return problems + shortened("restic could not read", unread, "see that root may read it"), absent
 
 
 def snapshot_sizes(settings: Settings, snapshot: str) -> Callable[[Attachment], int | None]:

@@ -143,15 +143,16 @@ class Past:
     archive, since its identity moves with a copy of the disk and this is what tells two machines apart.
 
     `ours`: made or once taken over by this machine. `foreign`: a person said that they are another's. `unproven`:
-    ours, and nobody has said yet that they are complete. `accepted`: by whom, when and why. `restored`: what was put
-    in place and has no successor yet, and the `lineage` that the successor begins. `held`: snapshots that the
-    retention kept, and for how many images.
+    ours, and not yet, or never, found to be right; `unchecked`: those of them whose files were not verified.
+    `accepted`: by whom, when and why. `restored`: what was put in place and has no successor yet, and the `lineage`
+    that the successor begins. `held`: snapshots that the retention kept, and for how many images.
     """
 
     archive: str = ""
     ours: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
     accepted: dict[str, dict[str, str]] = field(default_factory=dict)
     restored: str = ""
     lineage: Lineage = field(default_factory=dict)
@@ -167,7 +168,12 @@ class Past:
     def note_own(self, token: str) -> None:
         """Before its snapshot exists, so that one of a run that was killed is known."""
         self.unproven = [*self.unproven, token]
+        self.unchecked = [*self.unchecked, token]
         self.ours = [*self.ours, token]
+
+    def note_checked(self, token: str) -> None:
+        """The run's snapshot has everything, whatever it goes on from."""
+        self.unchecked = [one for one in self.unchecked if one != token]
 
     def note_proven(self, token: str) -> None:
         """The run's snapshot has everything and goes on from its predecessor: the next is judged against it."""
@@ -181,6 +187,7 @@ class Past:
         self.ours = [one for one in self.ours if one in present]
         self.foreign = [one for one in self.foreign if one in present]
         self.unproven = [one for one in self.unproven if one in present]
+        self.unchecked = [one for one in self.unchecked if one in present]
         self.accepted = {one: how for one, how in self.accepted.items() if one in present}
         self.held = {one: number for one, number in self.held.items() if one in present}
 
@@ -228,7 +235,9 @@ def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> S
 
 def adopt(archive: str, found: Iterable[Snapshot]) -> Past:
     """The past of a machine that remembers none: everything that is there is taken over, in the order of time."""
-    return Past(archive, ours=[one.token for one in sorted(found, key=lambda one: one.time)])
+    by_time = sorted(found, key=lambda one: one.time)
+    unchecked = [one.token for one in by_time if not one.tagged_proven]
+    return Past(archive, ours=[one.token for one in by_time], unchecked=unchecked)
 
 
 def record_restored(
