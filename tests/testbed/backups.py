@@ -211,8 +211,8 @@ def sound(machine: str) -> None:
     assert status == 0, said
 
 
-def listed(machine: str) -> list[str]:
-    return [one["id"] for one in done(machine, "list")["snapshots"]]
+def listed(machine: str, config: str = "") -> list[str]:
+    return [one["id"] for one in done(machine, "list", config=config)["snapshots"]]
 
 
 def main_process(machine: str) -> int:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 import pytest
 from backups import (
     OWN,
+    REST,
     STORAGE,
+    STORE,
+    STORE_ADDRESS,
     answers,
     attachment,
     configured,
@@ -258,3 +261,33 @@ def test_a_person_accepts_by_name(machine: str) -> None:
     wait_for(lambda: answers(machine), "Orthanc", 120)
     must(machine, f"rm -rf {restore['set_aside']}")
     assert held(machine) == everything
+
+
+def test_where_no_mark_can_be_changed_it_is_right_from_the_beginning() -> None:
+    machine, own = testinfra_hosts[1], "/var/lib/orthanc-backup-append"
+    repository = f"rest:http://{STORE_ADDRESS}:8001/{machine}/"
+    config = configured(machine, repository=repository, environment=REST, append_only=True, directory=own)
+    done(machine, "run")
+    done(machine, "init", config=config)
+    good = done(machine, "run", config=config)["snapshot"]
+    everything = held(machine)
+    lose_index(machine)
+    assert f"does not go on from snapshot {good}" in refused(machine, "run", config=config)
+
+    def proven() -> list[bool]:
+        return [one["proven"] for one in done(machine, "list", config=config)["snapshots"]]
+
+    assert proven() == [True, False]
+    must(machine, f"mv {own}/history.json /root/history.json")  # another machine sees it as well
+    assert proven() == [True, False]
+    must(machine, f"mv /root/history.json {own}/history.json")
+    newest = listed(machine, config)[-1]
+    assert done(machine, "accept", newest, config=config)["accepted"] == newest
+    assert proven() == [True, True]
+    assert done(machine, "run", config=config)["judgement"] == ""
+    back = done(machine, "restore", "--snapshot", good, config=config)
+    wait_for(lambda: answers(machine), "Orthanc", 120)
+    assert held(machine) == everything
+    must(machine, f"rm -rf {back['set_aside']} {own} /root/lost")
+    must(STORE, f"rm -rf /srv/append/{machine}")
+    done(machine, "run")
