@@ -384,7 +384,7 @@ def seen(snapshot: dict[str, Any]) -> history.Snapshot:
     tags = snapshot.get("tags") or []
     run = next((tag[4:] for tag in tags if re.fullmatch("run=[0-9a-f]{16}", tag)), "")
     token = run or snapshot.get("original", snapshot["id"])
-    return history.Snapshot(snapshot["id"], token, moment_of(snapshot), "orthanc" in tags)
+    return history.Snapshot(snapshot["id"], token, moment_of(snapshot), "orthanc" in tags, snapshot["short_id"])
 
 
 def past_of(settings: Settings) -> history.Past:
@@ -940,9 +940,8 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
         except Refused as refused:  # data first: the snapshot is made
             unread = str(refused).partition(" Remedy: ")[0]
     # what has not changed since a snapshot whose every MD5 was compared need not be read again
-    parent = (
-        predecessor.id if predecessor and before and before.lineage and history.is_proven(predecessor, past) else ""
-    )
+    compared = predecessor and before and before.lineage and history.is_proven(predecessor, past)
+    parent = predecessor if compared else None
     while True:
         begin, index = time.time(), settings.staging / "index"
         result["tries"] = len(tries) + 1
@@ -963,7 +962,7 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
         why = judgement.tag or ("others" if others else "")
         past.note_own(result["run"])
         remember(settings, past)
-        taking = taken(settings, manifest, result, why, parent)
+        taking = taken(settings, manifest, result, why, present_id(settings, parent))
         rows = [[str(field) for field in one] for one in names]
         content_kept(settings, result["run"], history.parse_content(manifest, rows))
         problems, absent = proof(settings, result, names, taking)
@@ -993,6 +992,12 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
     return []
 
 
+def present_id(settings: Settings, snapshot: history.Snapshot | None) -> str:
+    """restic's id of a snapshot at this moment: a restore check may have marked it meanwhile. "" of none."""
+    found = of_archive(settings, archive(settings)) if snapshot else []
+    return next((one["id"] for one in found if snapshot and seen(one).token == snapshot.token), "")
+
+
 def interpreted(
     settings: Settings,
     judgement: history.Judgement,
@@ -1008,12 +1013,12 @@ def interpreted(
     if judgement.reason:
         what, remedy = f"The index does not fit the files in {settings.storage}", "orthanc-backup reconcile"
         if predecessor:
-            old = predecessor.id[:8]
+            old = predecessor.name
             what = f"The index does not go on from snapshot {old}"
             remedy = f"restore that one (orthanc-backup restore --snapshot {old})"
         problems.append(f"{what}: {judgement.reason}. {made}. Remedy: {remedy}, or, {accept}.")
     if others:
-        named = ", ".join(f"{one.id[:8]} of {one.time}" for one in others[:3]) + ", ..." * (len(others) > 3)
+        named = ", ".join(f"{one.name} of {one.time}" for one in others[:3]) + ", ..." * (len(others) > 3)
         what = (
             f"Another machine has added {len(others)} snapshots ({named}) to this archive since this one's last backup"
         )
@@ -1075,9 +1080,8 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
             restic(settings, "tag", "--add=unproven", "--remove=orthanc", each.id)
         why = ["--remove=unproven", *(f"--remove={tag}" for tag in proof.snapshot["tags"] if tag.startswith("why="))]
         restic(settings, "tag", "--add=orthanc", f"--add=accepted={now()[:8]}", *why, one.id)
-        named = next(each["short_id"] for each in of_archive(settings, identity) if seen(each).token == one.token)
     say(f"Snapshot {named} was accepted by {by}: {reason or 'no reason given'}.", 4)
-    return {"accepted": named, "by": by, "reason": reason, "others": [each.id[:8] for each in others]}
+    return {"accepted": named, "by": by, "reason": reason, "others": [each.name for each in others]}
 
 
 class Taking(NamedTuple):

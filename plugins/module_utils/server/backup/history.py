@@ -193,12 +193,14 @@ class Past:
 
 
 class Snapshot(NamedTuple):
-    """A snapshot of images: restic's id, its run's token, its time (UTC, YYYYMMDDTHHMMSS), and what its tags say."""
+    """A snapshot of images: restic's id, its run's token, its time (UTC, YYYYMMDDTHHMMSS), what its tags say, and the
+    id by which people know it."""
 
     id: str
     token: str
     time: str
     tagged_proven: bool
+    name: str = ""
 
 
 def is_proven(one: Snapshot, past: Past) -> bool:
