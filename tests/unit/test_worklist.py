@@ -620,3 +620,69 @@ def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV.encode())))
     assert command(settings, tmp_path, "create") == 0
     assert len(names(settings.incoming)) == 2
+
+
+# --- which study is the item's --------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("study", "dated", "last", "is_its"),
+    [
+        ("1.2.3", "20261125", "20261125T090000", True),
+        # the same study, of an earlier step or at last of this one
+        ("1.2.3", "20261123", "20261123T090000", False),
+        ("1.2.3", "20261123", "20261125T090000", True),
+        # a UID of the scanner's
+        ("1.9", "20261125", "20261125T090000", True),
+        ("1.9", "", "20261125T090000", True),
+        ("1.9", "20261126", "20261126T000500", True),  # past midnight
+        ("1.9", "20261125", "20261125T074500", False),  # before the item was made
+        ("1.9", "20261123", "20261123T090000", False),  # another day of the treatment
+        ("1.9", "20261001", "20261125T090000", False),  # imported
+        ("1.9", "20271001", "20261124T090000", False),  # a scanner's clock that is wrong
+    ],
+)
+def test_what_was_received_for_an_item(
+    study: str, dated: str, last: str, is_its: bool, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    scheduled = worklist.item_of(written(item()), settings)
+    made = worklist.datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=worklist.UTC).timestamp()
+    found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": study, "StudyDate": dated}}
+    assert worklist.received_for(scheduled, made, found) is is_its
+
+
+def test_an_item_of_two_days_is_over_with_the_second(settings: Any) -> None:
+    content = item()
+    later = item(ScheduledProcedureStepStartDate="20261127").ScheduledProcedureStepSequence[0]
+    content.ScheduledProcedureStepSequence.append(later)
+    scheduled = worklist.item_of(written(content), settings)
+    for last, is_its in (("20261125T120000", False), ("20261127T120000", True)):
+        found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": "1.2.3", "StudyDate": "20261125"}}
+        assert worklist.received_for(scheduled, 0.0, found) is is_its
+
+
+def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
+    row = {"PatientID": "P1", "PatientName": "ROE^JANE", "AccessionNumber": "C1", "ScheduledStationAETitle": "US1"}
+    made = [
+        worklist.item_of(
+            worklist.data_of({**row, "ScheduledProcedureStepStartDate": day, **more}, settings), settings
+        ).name
+        for day, more in (
+            ("20261201", {}),
+            ("20261203", {}),
+            ("2026-12-01", {"ScheduledProcedureStepStartTime": "09:30"}),  # at another time: the same appointment
+        )
+    ]
+    assert made[0] == made[2] != made[1]
+
+
+def test_an_item_that_is_handed_over_again_is_as_old_as_it_was(settings: Any) -> None:
+    gate = worklist.Gate(settings)
+    scheduled = worklist.item_of(written(item()), settings)
+    path = settings.served / scheduled.name
+    gate.serve(scheduled)
+    os.utime(path, (1000, 1000))
+    gate.serve(scheduled)
+    assert worklist.made_at(settings, scheduled) == 1000
+    gate.serve(worklist.item_of(written(item(PatientName="ROE^MARY")), settings))
+    assert worklist.made_at(settings, scheduled) > 1000

@@ -35,7 +35,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -613,7 +613,10 @@ class Gate:
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
             raise Refused(f"{what}. Remedy: orthanc-worklist remove those that are done, or set more.")
-        put(self.settings, self.settings.served / item.name, item.data, os.stat(self.settings.served))
+        path = self.settings.served / item.name
+        # handed over once more it stays as it is: what came since it was served first may be its study
+        if item.name not in names or path.read_bytes() != item.data:
+            put(self.settings, path, item.data, os.stat(self.settings.served))
         names.add(item.name)
         say(f"serves {item.name}")
 
@@ -672,8 +675,7 @@ def forget(settings: Settings) -> None:
 
 
 def arrived(settings: Settings, items: list[Item]) -> list[Item]:
-    """Items whose StudyInstanceUID Orthanc has, or whose AccessionNumber for the same PatientID: a clinic may count
-    its accessions anew every day, and a scanner may make a UID of its own."""
+    """Items for which Orthanc has received a study."""
     queries = []
     for at in range(0, len(items), 50):
         part = items[at : at + 50]
@@ -683,16 +685,45 @@ def arrived(settings: Settings, items: list[Item]) -> list[Item]:
         queries.append(("AccessionNumber", plain))
     options = json.loads(settings.orthanc.read_text()) if queries else {}
     found = [study for name, values in queries if values for study in ask_orthanc(options, {name: "\\".join(values)})]
-    studies, accessions = set(), set()
+    studies: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for study in found:
         tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
-        studies.add(tags.get("StudyInstanceUID", ""))
-        accessions.add((tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()))
+        studies[tags.get("StudyInstanceUID", ""),].append(study)
+        studies[tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()].append(study)
     return [
         item
         for item in items
-        if item.study_instance_uid in studies or (item.accession_number, item.patient_id) in accessions
+        if any(
+            received_for(item, made_at(settings, item), study)
+            for key in ((item.study_instance_uid,), (item.accession_number, item.patient_id))
+            for study in studies.get(key, [])
+        )
     ]
+
+
+def made_at(settings: Settings, item: Item) -> float:
+    """When the gate served it, in seconds since 1970; never, for one that has gone meanwhile."""
+    try:
+        return (settings.served / item.name).stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def received_for(item: Item, made: float, study: Any) -> bool:
+    """Whether a study of Orthanc's, which has the item's UID or its accession number and patient, is that of the item.
+
+    Clinics number by treatment cycle: the number, and with some applications the UID, is that of other days, too. So
+    its last image must have come on the item's day or later. A study with a UID of its own must also be dated so, and
+    its last image have come after the item: an earlier examination of that day, or an old study that is imported
+    today, is another's.
+    """
+    tags = study["MainDicomTags"]
+    last = datetime.strptime(study["LastUpdate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)  # as Orthanc writes it
+    came = last.astimezone().strftime("%Y%m%d")
+    if tags.get("StudyInstanceUID") == item.study_instance_uid:
+        return came >= item.last_day()
+    dated = tags.get("StudyDate", "").strip() or came
+    return min(came, dated) >= item.last_day() and last.timestamp() >= int(made)
 
 
 def ask_orthanc(options: dict[str, Any], query: dict[str, str]) -> Any:
@@ -777,7 +808,9 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
         digest = hashlib.sha256("\n".join(parts).encode()).digest()
         row["AccessionNumber"] = "W" + base64.b32encode(digest).decode()[:12]
     if "StudyInstanceUID" not in row:
-        row["StudyInstanceUID"] = made_uid(settings.hostname, row.get("PatientID", ""), row["AccessionNumber"])
+        # with its day, since a number may be that of a treatment with several appointments
+        parts = [row.get("PatientID", ""), row["AccessionNumber"], row.get(day, "")]
+        row["StudyInstanceUID"] = made_uid(settings.hostname, *parts)
     item, step = Dataset(), Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's; what is wrong with a value is said later
