@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,20 +62,20 @@ def test_all_run_and_every_failure_is_named(tmp_path: Path, capsys: pytest.Captu
         shell("well", "echo '===== 3 passed, 1 deselected in 0.50s ====='"),
     ]
     assert suite.run(jobs, 2, tmp_path / "logs") == 1
-    said = capsys.readouterr().out
+    said = re.sub(" +", " ", re.sub(r"[\d.]+ min", "N min", capsys.readouterr().out)).splitlines()
     for line in (
-        "failed tested in 0.0 min; 1 failed, 7 passed, 1 error in 12.34s",
-        "passed well in 0.0 min; 3 passed, 1 deselected in 0.50s",
-        "tested  failed         0.0 min",
-        "true    passed         0.0 min",
+        "failed tested in N min; 1 failed, 7 passed, 1 error in 12.34s",
+        "passed well in N min; 3 passed, 1 deselected in 0.50s",
+        "tested failed N min",
+        "true passed N min",
         "tested: FAILED molecule/x/tests/test_x.py::test_a[one-2] - assert 1.76 <= 1.5",
         "tested: ERROR molecule/x/tests/test_y.py::test_b - OSError: gone",
         "false: exit code 1, and no test that failed; its last lines:",
         "broken: exit code 2, and no test that failed; its last lines:",
-        "broken:   what happened",
-        "2 of 5 jobs passed in 0 min.",
+        "broken: what happened",
+        "2 of 5 jobs passed in N min.",
     ):
-        assert line in said.splitlines(), (line, said)
+        assert line in said, (line, said)
     assert (tmp_path / "logs" / "result").read_text() == "2 passed, 3 failed\n"
     assert (tmp_path / "logs" / "broken.log").read_text() == "what happened\n"
 
@@ -102,7 +103,7 @@ def test_a_line_tells_what_runs_and_what_remains(tmp_path: Path, capsys: pytest.
 
     run.tell = tell  # type: ignore[method-assign]
     run.run()
-    assert "0 min: running long 0 min; to come: short" in capsys.readouterr().out
+    assert re.search(r"min: running long \d+ min; to come: short$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_longest_is_first_and_none_beside_another_with_its_machines() -> None:
