@@ -246,3 +246,23 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
         ):
             assert program.wait(timeout=300) == 0
         assert not lost.is_set()
+
+
+def test_a_check_says_what_it_has_not_verified() -> None:
+    def said(*md5: str) -> list[str]:
+        names = [backup.Attachment(f"{number}", 1, 3, one, "", "") for number, one in enumerate(md5)]
+        return list(backup.unproved(backup.Proof({"short_id": "0123"}, {}, names, set(), [])))
+
+    assert "Snapshot 0123 holds no image. Remedy: " in said()[0]
+    assert "no MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
+    assert said("d41d8cd98f00b204e9800998ecf8427e") == []
+
+
+def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:
+    own = settings(tmp_path)
+    content = backup.history.Content({"image": 7}, 8, 9, {"line": None, "before": 5}, 1)
+    backup.content_kept(own, "0123456789abcdef", content)
+    snapshot = {"id": "x", "short_id": "x", "time": "2026-01-01T00:00:00Z", "tags": ["orthanc", "run=0123456789abcdef"]}
+    assert backup.content_of(own, snapshot) == content
+    # what a token cannot be is no path
+    assert backup.seen({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
