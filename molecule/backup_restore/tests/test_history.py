@@ -25,6 +25,7 @@ from backups import (
     listed,
     must,
     refused,
+    restic,
     sent_digests,
     service,
     state,
@@ -199,6 +200,7 @@ def test_a_wrong_clock_takes_no_snapshot_s_place(machine: str) -> None:
     done(machine, "check", config=keeping(machine, last=1))
     assert [one for one in listed(machine) if one in true] == true[-1:]
     assert lacking(restored(machine, true[-1]), images) == []
+    assert restic(machine, "forget", str(snapshot(machine, ahead)["restic"]))[0] == 0
 
 
 def test_the_last_snapshot_that_holds_an_image_stays(machine: str) -> None:
