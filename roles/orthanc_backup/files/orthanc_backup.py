@@ -769,7 +769,7 @@ def strangers(settings: Settings) -> list[str]:
 
 # --- run ---------------------------------------------------------------------------------------
 def index_version(settings: Settings) -> str:
-    """Who opened the index last; the deploy and the unit note it."""
+    """Who opened the index last; Orthanc notes it when it has (roles.lua)."""
     noted = settings.storage / ".orthanc-version"
     return (version_in(noted.read_text()) if noted.is_file() else "") or orthanc_version(settings)
 
@@ -788,7 +788,8 @@ def version_in(text: str) -> str:
 
 
 def numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")] if version[:1].isdigit() else [10**6]
+    found = version_in(version)
+    return [int(part) for part in found.split(".")] if found else [10**6]
 
 
 def name_of(look: Callable[[], str]) -> str:
@@ -1740,7 +1741,8 @@ def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
                 note(settings, "history", under_way["history"])
             ledger_placed(settings, work, aside, manifest)
             paths_placed(settings, work, aside, manifest)
-            written(storage / ".orthanc-version", orthanc_version(settings) + "\n", 0o640, settings.owner)
+            # of the index that came back, until Orthanc has opened it
+            written(storage / ".orthanc-version", manifest["orthanc"] + "\n", 0o640, settings.owner)
             reached("start")
         if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
             work.rename(aside / "restored")

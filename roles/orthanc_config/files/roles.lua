@@ -49,3 +49,22 @@ function IncomingWorklistRequestFilter(query, origin)
   if type(steps) == 'table' and next(steps) == nil then query['0040,0100'] = nil end
   return query
 end
+
+-- Who opened the index last, for whoever deploys or restores an older release: that would take images and lose them.
+-- Orthanc calls this when the index is open, and it does not keep Orthanc from starting.
+local initialize = Initialize -- of a script of the clinic's
+
+local function note()
+  local path = GetOrthancConfiguration()['StorageDirectory'] .. '/.orthanc-version'
+  local version = ParseJson(RestApiGet('/system', true))['Version']
+  local file = assert(io.open(path .. '.part', 'w'))
+  assert(file:write(version, '\n'))
+  assert(file:close())
+  assert(os.rename(path .. '.part', path))
+end
+
+function Initialize()
+  local done, why = pcall(note)
+  if not done then print('.orthanc-version cannot be written: ' .. tostring(why)) end
+  if initialize then initialize() end
+end
