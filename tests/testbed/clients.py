@@ -88,7 +88,7 @@ def https(
     """Status, content type and body as the client `name` gets them, the CA verified."""
     machine = name_of(host)
     put(name, f"/tmp/{machine}.crt", ca or host.file("/etc/nginx/orthanc/ca.crt").content)
-    options = ["--silent", "--show-error", "--max-time", "60", "--cacert", f"/tmp/{machine}.crt"]
+    options = ["--silent", "--show-error", "--max-time", "300", "--cacert", f"/tmp/{machine}.crt"]
     options += ["--resolve", f"{HOSTNAME}:443:{ADDRESSES[machine][1]}", "--output", "/tmp/body"]
     options += ["--write-out", "%{http_code} %{content_type}", *(["--user", user] if user else []), *arguments]
     url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"

@@ -189,7 +189,7 @@ class Request:
         """Of a file of options for curl; a password in its arguments could be seen."""
         name = HOSTNAME if self.port == HTTPS else self.address
         url = f"{'https' if self.port == HTTPS else 'http'}://{name}:{self.port}{self.path}"
-        given = {"url": url, "output": f"/tmp/exposure/{number}", "max-time": "20", "write-out": r"%{http_code}\n"}
+        given = {"url": url, "output": f"/tmp/exposure/{number}", "max-time": "60", "write-out": r"%{http_code}\n"}
         if self.port == HTTPS:
             given |= {"resolve": f"{HOSTNAME}:443:{self.address}", "cacert": "/tmp/exposure/ca.crt"}
         if self.user:

@@ -243,7 +243,7 @@ def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
     for old in [*logs.glob("*.log"), logs / "result"]:
         old.unlink(missing_ok=True)
     going = Run(jobs, lanes, logs, every)
-    say(f"{len(jobs)} jobs, {lanes} side by side; the output of each goes to {logs}")
+    say(f"{', '.join(job.name for job in jobs)}: {lanes} at a time; the output of each goes to {logs}")
     before = {number: signal.signal(number, going.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         to_the_end = going.run()

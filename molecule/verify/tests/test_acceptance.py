@@ -111,7 +111,7 @@ class Running:
 
     def end(self, signal: str) -> tuple[int, str]:
         must(self.machine, f"kill -{signal} $(cat /tmp/verify.pid)")
-        _out, said = self.process.communicate(timeout=60)
+        _out, said = self.process.communicate(timeout=300)
         return self.process.returncode, said
 
 

@@ -163,8 +163,8 @@ WAYS_OUT = {
     "a port brought back": "ssh {ssh} -M -S /tmp/way -fN -o ExitOnForwardFailure=yes -R 18043:127.0.0.1:22 {at}"
     " && ssh -S /tmp/way -O exit x",
     "forwarding": "ssh {ssh} -M -S /tmp/way -fN -L 18042:127.0.0.1:8042 {at}"
-    " && curl --silent --max-time 5 http://127.0.0.1:18042/; code=$?; ssh -S /tmp/way -O exit x; exit $code",
-    "SOCKS": "ssh {ssh} -M -S /tmp/way -fN -D 18080 {at} && curl --silent --max-time 5"
+    " && curl --silent --max-time 60 http://127.0.0.1:18042/; code=$?; ssh -S /tmp/way -O exit x; exit $code",
+    "SOCKS": "ssh {ssh} -M -S /tmp/way -fN -D 18080 {at} && curl --silent --max-time 60"
     " --proxy socks5://127.0.0.1:18080 http://127.0.0.1:8042/; code=$?; ssh -S /tmp/way -O exit x; exit $code",
     "a password": "export SSH_ASKPASS=/tmp/password SSH_ASKPASS_REQUIRE=force;"
     " echo bye | sftp {ssh} -o PubkeyAuthentication=no -o NumberOfPasswordPrompts=1 {at}",
