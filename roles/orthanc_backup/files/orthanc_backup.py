@@ -657,14 +657,15 @@ def present_of(settings: Settings, index: Path, names: list[Attachment], begin: 
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
         sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
-    listed, known, unknown = {one.uuid for one in names}, 0, 0
+    listed, known, unknown, young = {one.uuid for one in names}, 0, 0, 0
     for path in images(settings.storage):
         if path.name in listed:
             known += 1
         else:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                unknown += path.stat().st_mtime < begin - SETTLE_SECONDS
-    return history.Present(resources, sequence.get("Resources", 0), sequence.get("Changes", 0), known, unknown)
+                settled = path.stat().st_mtime < begin - SETTLE_SECONDS
+                unknown, young = unknown + settled, young + (not settled)
+    return history.Present(resources, sequence.get("Resources", 0), sequence.get("Changes", 0), known, unknown, young)
 
 
 def studies_of(index: Path, since: int, moment: str) -> list[Study]:
@@ -956,7 +957,7 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
             settings, result["moment"], names, present, run=result["run"],
             sequence={"resources": now_there.last_resource, "changes": now_there.last_change},
             lineage=history.continue_lineage(before, judgement, bool(others), result["run"]),
-            unknown_files=now_there.unknown_files,
+            unknown_files=now_there.unknown_files + now_there.young_files,  # each of them is old one day
         )  # fmt: skip
         written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         result.update(counts=manifest["counts"], deleted_since=judgement.deleted)
@@ -1017,6 +1018,8 @@ def interpreted(
             old = predecessor.name
             what = f"The index does not go on from snapshot {old}"
             remedy = f"restore that one (orthanc-backup restore --snapshot {old})"
+        if judgement.tag == "files":
+            remedy += "; orthanc-backup reconcile --repair takes in what is no part of any index"
         problems.append(f"{what}: {judgement.reason}. {made}. Remedy: {remedy}, or, {accept}.")
     if others:
         named = ", ".join(f"{one.name} of {one.time}" for one in others[:3]) + ", ..." * (len(others) > 3)

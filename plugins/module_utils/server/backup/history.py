@@ -73,13 +73,14 @@ def fork(lineage: Lineage, at: int, token: str) -> Lineage:
 @dataclass(frozen=True)
 class Present:
     """What the index says now: the public id of every resource by its internal id, the highest numbers ever given,
-    and how many of the image files that lie there it knows and does not know."""
+    and how many of the image files that lie there it knows and does not know; the young ones it may yet learn of."""
 
     resources: dict[int, str]
     last_resource: int
     last_change: int
     known_files: int
     unknown_files: int
+    young_files: int = 0
 
 
 class Judgement(NamedTuple):
