@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from backups import OWN, configured, done, must, restic, state
+from backups import OWN, STORAGE, configured, done, must, restic, service, state
 from clients import ADDRESSES, PASSWORDS, client, example, put, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 from verified import call
-from watched import PROBE, changed, look, quiet, stopped
+from watched import PROBE, changed, healthy, look, quiet, stopped
 from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
@@ -172,6 +172,32 @@ def test_what_a_user_deleted_is_no_alarm(machine: str) -> None:
     ask(machine, "DELETE", f"/studies/{study['ID']}")
     done(machine, "ledger")
     assert resend(machine) == {stays: "US1"}
+
+
+def test_an_index_that_was_replaced_is_read_from_its_beginning(machine: str) -> None:
+    done(machine, "run")
+    done(machine, "ledger")
+    service(machine, "stop")
+    must(machine, f"mkdir /root/index && mv {STORAGE}/index* /root/index")
+    service(machine, "start")
+    healthy(machine)
+    try:
+        study = store(machine)
+        said = done(machine, "ledger")
+        assert resend(machine)[study] == "US1"
+        assert (said["gap"], said["last_change"] < 100) == (True, True)
+        for one in json.loads(ask(machine, "GET", "/studies")):
+            ask(machine, "DELETE", f"/studies/{one}")
+    finally:
+        service(machine, "stop")
+        must(machine, f"rm {STORAGE}/index* && mv /root/index/* {STORAGE} && rmdir /root/index")
+        service(machine, "start")
+        healthy(machine)
+    # and again
+    second = store(machine)
+    done(machine, "ledger")
+    assert resend(machine)[second] == "US1"
+    done(machine, "run")
 
 
 def test_after_a_failed_backup_the_last_proven_one_counts(machine: str) -> None:

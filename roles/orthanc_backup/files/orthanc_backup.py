@@ -53,6 +53,7 @@ STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon after it
+RESTART_SECONDS = 60  # an Orthanc that is being restarted is no failure of the ledger
 LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
@@ -1293,24 +1294,26 @@ def changes(rest: Rest, since: int, noted_there: list[Any]) -> tuple[list[list[A
     Orthanc numbers them without a break. Missing are those that somebody deleted (DELETE /changes, as gateways do that
     poll them), those of deleted resources, and all of another index.
     """
-    images, gap, newest = [], False, rest.get("/changes?last")["Last"]
+    images: list[list[Any]] = []
+    gap = False
     if since and noted_there:
         same = [mark(one) for one in rest.get(f"/changes?since={since - 1}&limit=1")["Changes"]]
         gap = same != [noted_there]
         if gap and same and same[0][0] == since:
-            newest = 0  # the number is another change's
-    if newest < since:  # another index, whose numbers begin anew
-        since, gap = 0, True
+            since = 0  # another index: its numbers are its own
     last = [] if gap else noted_there
     while True:
         page = rest.get(f"/changes?since={since}&limit=1000")
-        if not page["Changes"]:
+        if page["Changes"]:
+            gap = gap or page["Changes"][0]["Seq"] > since + 1
+            images += [mark(one) for one in page["Changes"] if one["ChangeType"] == "NewInstance"]
+            last = mark(page["Changes"][-1])
+            since = last[0]
+        elif page["Last"] < since:  # of an empty page it is the highest number that was ever given
+            since, gap, last = 0, True, []
+        else:
             missing = page["Last"] > since
-            return images, max(since, page["Last"]), [] if missing else last, gap or missing
-        gap = gap or page["Changes"][0]["Seq"] > since + 1
-        images += [mark(one) for one in page["Changes"] if one["ChangeType"] == "NewInstance"]
-        last = mark(page["Changes"][-1])
-        since = last[0]
+            return images, page["Last"], [] if missing else last, gap or missing
 
 
 def mark(change: dict[str, Any]) -> list[Any]:
@@ -1329,13 +1332,10 @@ def ledger(settings: Settings) -> dict[str, Any]:
         if former.get("last_archive", "") not in ("", identity):
             former, first = {}, 0
         rest = Rest(settings)
-        rest.awaited()  # one that is being started anew is no failure
+        end = time.monotonic() + RESTART_SECONDS
+        rest.awaited(lambda: time.monotonic() < end)
         came = received(settings, rest, former.get("last_change", first), former.get("last_mark", []))
-        for day in sorted({one.time[:8] for one in came.studies}):
-            path = settings.ledger / f"{day}.csv"
-            rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
-            rows |= {(one.study, one.aet): one for one in came.studies if one.time[:8] == day}
-            rows_written(path, sorted(rows.values()))
+        noted_down(settings, came.studies)
         # not before what came is on the disk
         result.update(last_change=came.last, last_mark=came.mark, last_archive=identity)
         for one in came.studies:
@@ -1357,6 +1357,15 @@ def ledger(settings: Settings) -> dict[str, Any]:
                 "orthanc-backup run --new-archive on it."
             )
     return result
+
+
+def noted_down(settings: Settings, studies: list[Study]) -> None:
+    """Into the file of each one's day, in the place of what stood there of that study and device."""
+    for day in sorted({one.time[:8] for one in studies}):
+        path = settings.ledger / f"{day}.csv"
+        rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
+        rows |= {(one.study, one.aet): one for one in studies if one.time[:8] == day}
+        rows_written(path, sorted(rows.values()))
 
 
 def send(settings: Settings, result: dict[str, Any], identity: str, own: int | None) -> None:
@@ -1801,6 +1810,8 @@ def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[st
     for path in below(work, manifest["ledger"]).glob("*.csv"):
         rows = [one for one in studies_read(path) if one.number <= manifest["counts"]["last_change"]]
         rows_written(settings.ledger / path.name, rows)
+    # what is to be sent again stays on the list of another restore; its numbers are of the index that went
+    noted_down(settings, [Study(*one)._replace(number=0) for one in state(settings, "restore").get("came", [])])
     since = {"last_change": manifest["counts"]["last_change"], "last_archive": manifest["archive"]}
     # for the monitor: the ledger did run
     kept = {name: value for name, value in state(settings, "ledger").items() if name.startswith("last_success")}

@@ -65,7 +65,7 @@ THRESHOLDS: dict[str, float] = {
     "backup_hours": 26,
     "restore_check_days": 9,
     "ledger_hours": 2,
-    "acceptance_hours": 26,
+    "acceptance_hours": 80,  # a weekend may lie between
     "certificate_days": 14,
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
