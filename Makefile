@@ -29,13 +29,13 @@ demo-down:
 	@python3 tests/testbed/demo.py down
 	@$(BED) engine-down
 
-# Every job, whatever becomes of the others; JOBS="lint worklist" are some of them. See docs/test-bed.md.
+# Every job, whatever becomes of the others; ONLY="lint worklist" are some of them. See docs/test-bed.md.
 test: ready
-	@python3 tests/testbed/suite.py $(JOBS)
+	@python3 tests/testbed/suite.py $(ONLY)
 
 # what would take make test too long, and what judges times; its results stand in docs/measurements.md
 campaign: ready
-	@python3 tests/testbed/suite.py --campaign $(JOBS)
+	@python3 tests/testbed/suite.py --campaign $(ONLY)
 
 ready: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine

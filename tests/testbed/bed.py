@@ -127,9 +127,11 @@ def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start 
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"bed: {instead}, or run this as root on Debian.")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run("apt-get", "update", "-qq")
+    run("apt-get", "-o", "Acquire::Retries=3", "update", "-qq")
     run(
         "apt-get",
+        "-o",
+        "Acquire::Retries=3",
         "-o",
         "DPkg::Lock::Timeout=600",  # a machine's own upgrades begin when it has booted
         "install",
@@ -245,7 +247,7 @@ def built(name: str) -> str:
                 apt_install("mmdebstrap")
             say(f"building image {name} from Debian {suite}")
             tar = f"{scratch}/image.tar"
-            options = ["--variant=minbase", f"--include={','.join(packages)}"]
+            options = ["--variant=minbase", f"--include={','.join(packages)}", '--aptopt=Acquire::Retries "3"']
             if suite == "forky":  # its lists outlive their date between two Debian releases
                 options.append('--aptopt=Acquire::Check-Valid-Until "false"')
             run("mmdebstrap", *options, suite, tar, *debian_sources(suite))
