@@ -9,11 +9,11 @@ import secrets
 
 import pydicom
 import pytest
-from clients import name_of
+from clients import ADDRESSES, client, name_of, wait_for
 from pydicom.uid import UID
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from worklists import QUARANTINE, Item, command, csv, drop, empty, plain, sh, told
+from worklists import QUARANTINE, US1, Item, command, csv, drop, empty, plain, sh, told
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 HOSTILE = "\n<0>root: everything is fine\x1b[2J\x9b1m"
@@ -83,3 +83,27 @@ def test_a_spreadsheet_speaks_to_no_terminal(machine: str) -> None:
     assert status == 1
     assert "Row 1: " in said
     assert all(map(is_harmless, said.splitlines()))
+
+
+ASSOCIATE = """
+import socket, struct, sys
+def item(kind, content):
+    return struct.pack(">BxH", kind, len(content)) + content
+context = item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2")
+body = struct.pack(">Hxx", 1) + b"ORTHANC".ljust(16) + sys.argv[2].encode().ljust(16) + bytes(32)
+body += item(0x10, b"1.2.840.10008.3.1.1.1") + item(0x20, bytes([1, 0, 0, 0]) + context)
+body += item(0x50, item(0x51, struct.pack(">I", 16384)))
+device = socket.create_connection((sys.argv[1], 4242))
+device.sendall(struct.pack(">BxI", 1, len(body)) + body)
+sys.exit(device.recv(1) != b"\\3")  # rejected
+"""
+
+
+def test_an_ae_title_gives_no_alarm(machine: str) -> None:
+    """Orthanc's own log, in which it says whom it refused."""
+    cursor = sh(machine, "journalctl --lines=0 --show-cursor | sed -n 's/^-- cursor: //p'")[1].strip()
+    title = f"{secrets.token_hex(2)}\n<0>root: x"
+    refused = client(US1, "python3", "-c", ASSOCIATE, ADDRESSES[machine][0], title)
+    assert refused.returncode == 0, refused.stderr
+    wait_for(lambda: any(title[:4] in str(one.get("MESSAGE")) for one in entries(machine, cursor)), "Orthanc's line")
+    assert [one for one in entries(machine, cursor) if int(one.get("PRIORITY", 6)) < 3] == []
