@@ -41,7 +41,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.backup import history, ledger_history, retention
+from server.backup import history, ledger_history, placing, retention
+from server.backup.study import BRAKED, Source, StudyRefused, format_images, restore_study
 from server.core import journal
 from server.core.escaping import escape
 
@@ -62,7 +63,8 @@ TRIES = 5  # of a backup during which studies are deleted
 FORMATS = (1, 2)  # of the manifest: 2 has internal ids, sequence and lineage
 SECOND = "orthanc-restore-check"  # the container, and the directory
 # in the storage directory and no part of an archive: what is beside images for renames, and the monitor's
-OURS = (".restore-", ".set-aside-", ".quarantine-", ".orthanc-brake", ".orthanc-reserve")
+BRAKE = ".orthanc-brake"  # the monitor's: the disk is almost full, and images are refused
+OURS = (".restore-", ".set-aside-", ".quarantine-", BRAKE, ".orthanc-reserve")
 STOPPED = "stopped"  # Docker does not start what was stopped when the power went
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
@@ -1241,6 +1243,17 @@ class Rest:
                 what = f"Orthanc counts {number} {name} in the restored data instead of {counts[name]}"
                 raise Refused(f"{what}. Remedy: make a new backup, or {ANOTHER}.")
 
+    def without(self, instances: set[str], counts: dict[str, int]) -> dict[str, int]:
+        """The counts after rows whose file is not there went: Orthanc would answer "already stored" to their image."""
+        for number, one in enumerate(sorted(instances), 1):
+            bar(number / len(instances), "clear")
+            status, _, _ = self.ask("DELETE", f"/instances/{one}")
+            if status not in (200, 404) or self.ask("GET", f"/instances/{one}")[0] != 404:
+                what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
+                raise Refused(f"{what}. Remedy: {ANOTHER}.")
+        found = self.get("/statistics")
+        return {**counts, **{name: found[f"Count{name.capitalize()}"] for name in COUNTED}}
+
     def shown(self, one: Attachment, dicomweb: bool) -> str:
         """An image's bytes as they came; by which path."""
         path = f"/instances/{one.instance}/file"
@@ -1658,6 +1671,8 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         raise Refused(*problems)
     if target and target.exists() and any(target.iterdir()):
         raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
+    if not target:
+        require_place(settings, proof)
     installed = orthanc_version(settings)
     if not target and numbers(installed) < numbers(manifest["orthanc"]):
         what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
@@ -1678,6 +1693,8 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
     }  # fmt: skip
     if dry_run:
         would = f"restore it into {target or settings.storage}"
+        if not target:
+            result |= foretold(settings, proof, came)
         return {**result, "would": would, "resend": by_device(came)}
     names = [one for one in proof.names if one.uuid not in proof.bad]
     data, defects = assembled(settings, proof, work, names, incomplete=incomplete)
@@ -1690,14 +1707,20 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
     result["verified"] = len(names)
     if target:
         return {**result, "data": str(data), "resend": by_device(came)}
+    gone = {one.instance for one in proof.names if one.type == 1} - {one.instance for one in names if one.type == 1}
+    lost = [Study(0, *one) for one in placing.studies_with(data / "index", sorted(gone))]
+    result |= planned(settings, manifest, below(work, f"{manifest['staging']}/paths"), data / "index", came)
     sample = next((one for one in names if one.type == 1), None)
     with second(settings, data) as (rest, dicomweb):
         rest.counted(manifest["counts"])
+        if gone:
+            result["counts"] = rest.without(gone, manifest["counts"])
         if sample:
             rest.shown(sample, dicomweb)
     under_way = {
         **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
-        "came": came, "sample": sample, "phase": "aside", "history": past_restored(settings, proof, names),
+        "came": came, "lost": lost, "sample": sample, "phase": "aside",
+        "history": past_restored(settings, proof, names), "history_before": state(settings, "history"),
     }  # fmt: skip
     os.sync()  # what was verified is on the disk before anything depends on it
     note(settings, "restore", under_way, 0o600)
@@ -1713,69 +1736,242 @@ def past_restored(settings: Settings, proof: Proof, names: list[Attachment]) -> 
     return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, token, whole))
 
 
+def options_of(settings: Settings) -> dict[str, Any]:
+    """orthanc.json of this machine; nothing where none was deployed."""
+    try:
+        found: dict[str, Any] = json.loads(settings.orthanc.read_text())
+        return found
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Refused(f"{settings.orthanc} cannot be read ({error}). Remedy: deploy again.") from None
+
+
+def require_place(settings: Settings, proof: Proof) -> None:
+    """Refuses a machine on which Orthanc would not come up with the restored data, before anything is stopped."""
+    manifest, options, whose = proof.manifest, options_of(settings), "this machine's"
+    if not options:
+        whose = "the snapshot's"
+        if str(settings.orthanc) in manifest["paths"]:
+            path = f"{manifest['staging']}/paths{settings.orthanc}"
+            with contextlib.suppress(ValueError):
+                options = json.loads(restic(settings, "dump", "--no-lock", proof.snapshot["id"], path))
+        if not options or manifest["method"] != settings.method:
+            what = f"This machine has no {settings.orthanc}, and the snapshot has none for the method {settings.method}"
+            raise Refused(f"{what} (orthanc_install_method). Remedy: deploy this machine first, then restore.")
+    storage = settings.storage.resolve()
+    for option, path in zip(("StorageDirectory", "IndexDirectory"), placing.storage_of(options), strict=True):
+        if Path(path).resolve() != storage:
+            what = f"{option} in {whose} {settings.orthanc} is {path!r}, and orthanc_storage_dir is {settings.storage}"
+            raise Refused(f"{what}: Orthanc would not find what is restored. Remedy: deploy this machine again.")
+    if settings.method == "docker":
+        mounts = json.loads(run("docker", "inspect", "--format", "{{json .Mounts}}", settings.name))
+        if not any(Path(one["Source"]).resolve() == storage and one["RW"] for one in mounts):
+            what = f"The container {settings.name} does not have {settings.storage} (orthanc_storage_dir)"
+            raise Refused(f"{what}. Remedy: deploy this machine again.")
+    elif (loaded := run("systemctl", "show", "--property", "LoadState", "--value", settings.name)) != "loaded":
+        what = f"The unit {settings.name} is {loaded} (orthanc_install_method is package)"
+        raise Refused(f"{what}. Remedy: deploy this machine again.")
+
+
+def planned(
+    settings: Settings, manifest: dict[str, Any], copies: Path, index: Path | None, came: list[Study]
+) -> dict[str, Any]:
+    """What of the snapshot's files is put in place, what stays, and what is valid again for it."""
+    options, orthanc = options_of(settings), str(settings.orthanc)
+    paths, former = manifest["paths"], {}
+    with contextlib.suppress(OSError, ValueError):
+        former = json.loads(below(copies, orthanc).read_text())
+    theirs, ours = placing.served_of(former), placing.served_of(options or former)
+    targets = {*paths, *(path.replace(theirs, ours, 1) for path in paths if theirs and path.startswith(f"{theirs}/"))}
+    digests = {path: hashed(Path(path)) for path in targets if Path(path).is_file()}
+    machine = placing.Machine(options, not archive(settings), digests)
+    received = {one.study for one in came} | (placing.studies_in(index) if index else set())
+    today = f"{datetime.now():%Y%m%d}"  # the clinic's, as in the worklist
+    placings, kept = placing.plan_paths(paths, former, copies, machine, received, today, orthanc)
+    again = placing.valid_again(placings, copies, options, placing.revoked_in(Path(placing.CA) / "ca.crl"), orthanc)
+    return {
+        "placings": placings, "kept": [one._asdict() for one in kept], "valid_again": again,
+        "put_in_place": [one.target for one in placings],
+    }  # fmt: skip
+
+
+def foretold(settings: Settings, proof: Proof, came: list[Study]) -> dict[str, Any]:
+    """The same without anything in its place, for a person who only asks."""
+    scratch, copies = settings.directory / "paths", f"{proof.manifest['staging']}/paths"
+    try:
+        fetched(settings, proof.snapshot, scratch, [copies], incomplete=True)
+        found = planned(settings, proof.manifest, below(scratch, copies), None, came)
+        return {name: value for name, value in found.items() if name != "placings"}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def placed(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
     """The restored files in the place of the present ones: renames, each of which may be done already.
 
-    What is to be done stands in restore.json, so that it goes on from there after an interruption at any point.
+    What is to be done stands in restore.json, so that it goes on from there after an interruption at any point. When
+    Orthanc does not come up on what is restored, the former data take their place again.
     """
-    storage, work, manifest = settings.storage, Path(under_way["work"]), under_way["manifest"]
-    data, aside = below(work, manifest["storage"]), storage / f".set-aside-{under_way['stamp']}"
-    record = f"restored-{under_way['stamp']}"
-
-    def reached(phase: str) -> None:
-        under_way["phase"] = phase
-        note(settings, "restore", under_way, 0o600)
-
+    aside = settings.storage / f".set-aside-{under_way['stamp']}"
     # killed half-way the rest is done at once, not when somebody comes; a reboot has orthanc-restore.service
     script = 'flock "$0/run.lock" true; [ ! -e "$0/restore.json" ] || ORTHANC_BACKUP_AGAIN=1 exec "$@"'
     again = ["sh", "-c", script, str(settings.directory), sys.executable, str(Path(__file__).resolve()), *CONFIGURED]
     first = "ORTHANC_BACKUP_AGAIN" not in os.environ  # what fails again needs a person
     with watchdog(86400, *again, "restore", awaited=False) if first else contextlib.nullcontext():
-        if under_way["phase"] == "aside":
-            run(*service(settings, "stop"))  # one that crashes again and again has no process at times
-            if not aside.exists():  # with what came until the stop
-                under_way["aside"] = sorted(one.name for one in storage.iterdir() if not one.name.startswith(OURS))
-                reached("aside")
-            aside.mkdir(mode=0o700, exist_ok=True)
-            # without its marker Orthanc does not start, whatever a reboot comes between
-            for name in sorted(under_way["aside"], key=lambda name: name != MARKER):
-                if (storage / name).exists() and not (aside / name).exists():
-                    (storage / name).rename(aside / name)
-            reached("in")
-        if under_way["phase"] == "in":
-            for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
-                if path.name != MARKER and not path.name.startswith(OURS):
-                    if (storage / path.name).exists():  # a person put it there since
-                        (storage / path.name).rename(aside / f"{path.name}.{now()}")
-                    path.rename(storage / path.name)
-            written(storage / ARCHIVE, manifest["archive"] + "\n", 0o640, settings.owner)
-            if "history" in under_way:  # the next run is judged against what was restored
-                note(settings, "history", under_way["history"])
-            ledger_placed(settings, work, aside, manifest)
-            paths_placed(settings, work, aside, manifest)
-            # of the index that came back, until Orthanc has opened it
-            written(storage / ".orthanc-version", manifest["orthanc"] + "\n", 0o640, settings.owner)
-            reached("start")
-        if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
-            work.rename(aside / "restored")
-        if (aside / MARKER).exists():
-            (aside / MARKER).rename(storage / MARKER)
-        result = {name: under_way[name] for name in ("snapshot", "moment", "counts", "problems", "verified")}
-        result.update(set_aside=str(aside), resend=by_device(came_after(settings, under_way, aside / "index")))
-        note(settings, record, result, 0o600)
-        run(*service(settings, "start"))
+        if under_way["phase"] not in ("back", "return"):
+            try:
+                result = put_in_place(settings, under_way, aside)
+            except Exception as error:
+                under_way.update(why=str(error), failed_in=under_way["phase"])
+                reach(settings, under_way, "back")
+        if under_way["phase"] in ("back", "return"):
+            raise Refused(put_back(settings, under_way, aside))
         (settings.directory / "restore.json").unlink(missing_ok=True)
+    result["recovery_seconds"] = round(time.time() - under_way["begin"], 1)
+    note(settings, f"restored-{under_way['stamp']}", result, 0o600)
+    for one in result["resend"]:
+        name = f"{escape(one['study'])} ({escape(one['accession'])})"
+        say(f"to be sent again from {device(escape(one['aet']))}: study {name}", 4)
+    for door in result["valid_again"]:
+        loud(f"The restore made valid again: {door}. Remedy: see that it may be, and deploy to have the inventory's.")
+    return result
+
+
+def reach(settings: Settings, under_way: dict[str, Any], phase: str) -> None:
+    under_way["phase"] = phase
+    note(settings, "restore", under_way, 0o600)
+
+
+def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> dict[str, Any]:
+    """Aside with what is there, in with what is restored, start; what is said at the end."""
+    storage, work, manifest = settings.storage, Path(under_way["work"]), under_way["manifest"]
+    data, record = below(work, manifest["storage"]), f"restored-{under_way['stamp']}"
+    if under_way["phase"] == "aside":
+        run(*service(settings, "stop"))  # one that crashes again and again has no process at times
+        if not aside.exists():  # with what came until the stop
+            under_way["aside"] = sorted(one.name for one in storage.iterdir() if not one.name.startswith(OURS))
+            under_way["ledger_state"] = state(settings, "ledger")
+            reach(settings, under_way, "aside")
+        aside.mkdir(mode=0o700, exist_ok=True)
+        # without its marker Orthanc does not start, whatever a reboot comes between
+        for name in sorted(under_way["aside"], key=lambda name: name != MARKER):
+            if (storage / name).exists() and not (aside / name).exists():
+                (storage / name).rename(aside / name)
+        reach(settings, under_way, "in")
+    if under_way["phase"] == "in":
+        for path in sorted(data.iterdir(), key=lambda path: path.name == "index"):
+            if path.name != MARKER and not path.name.startswith(OURS):
+                if (storage / path.name).exists():  # a person put it there since
+                    (storage / path.name).rename(aside / f"{path.name}.{now()}")
+                path.rename(storage / path.name)
+        written(storage / ARCHIVE, manifest["archive"] + "\n", 0o640, settings.owner)
+        if "history" in under_way:  # the next run is judged against what was restored
+            note(settings, "history", under_way["history"])
+        ledger_placed(settings, work, aside, manifest)
+        paths_placed(settings, work, aside, under_way)
+        # the trial opened this index already, with the Orthanc that is installed
+        written(storage / ".orthanc-version", orthanc_version(settings) + "\n", 0o640, settings.owner)
+        reach(settings, under_way, "start")
+    if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
+        work.rename(aside / "restored")
+    if (aside / MARKER).exists():
+        (aside / MARKER).rename(storage / MARKER)
+    told = ("snapshot", "moment", "counts", "problems", "verified", "put_in_place", "kept", "valid_again")
+    result = {name: under_way.get(name, []) for name in told}
+    lost = [Study(*one) for one in under_way.get("lost", [])]
+    result.update(set_aside=str(aside), resend=by_device(lost + came_after(settings, under_way, aside / "index")))
+    note(settings, record, result, 0o600)
+    run(*service(settings, "start"))
+    confirm(settings, under_way, result)
+    return result
+
+
+def confirm(settings: Settings, under_way: dict[str, Any], result: dict[str, Any]) -> None:
+    """Refuses what does not work on the restored data."""
     rest = Rest(settings)
-    rest.awaited()
+    rest.awaited(lambda: comes_up(settings))
     rest.counted(under_way["counts"], more=True)
     if under_way["sample"]:
         rest.shown(Attachment(*under_way["sample"]), dicomweb=False)
-    rest.takes(storage)
-    result["recovery_seconds"] = round(time.time() - under_way["begin"], 1)
-    note(settings, record, result, 0o600)
-    for one in result["resend"]:
-        say(f"to be sent again from {device(one['aet'])}: study {one['study']} ({one['accession']})", 4)
-    return result
+    if (settings.storage / BRAKE).exists():
+        what = "It was not tried whether Orthanc takes images: the disk is almost full (the monitor's brake)"
+        result["problems"] = [*result["problems"], f"{what}. Remedy: make space; see orthanc-monitor show."]
+    else:
+        rest.takes(settings.storage)
+
+
+def comes_up(settings: Settings) -> bool:
+    """Not when Orthanc ended, or was started again and again."""
+    if settings.method == "docker":
+        said = run("docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name)
+    else:
+        said = run("systemctl", "show", "--property", "ActiveState,NRestarts", "--value", settings.name)
+    words = said.split()
+    starts = sum(int(word) for word in words if word.isdigit())
+    return not {*words} & {"failed", "inactive", "exited", "dead"} and starts < 3
+
+
+def put_back(settings: Settings, under_way: dict[str, Any], aside: Path) -> str:
+    """The way back, by renames each of which may be done already: what was there takes its place again, and what was
+    restored lies beside it, with all that came meanwhile. What to say of it."""
+    storage, failed = settings.storage, aside.with_name(f"{aside.name}.not-restored")
+    run(*service(settings, "stop"))
+    if main_process(settings):
+        raise Refused("Orthanc does not stop. Remedy: stop it, and run orthanc-backup restore again: it goes on.")
+    if under_way["phase"] == "back":
+        if under_way["failed_in"] != "aside":
+            failed.mkdir(mode=0o700, exist_ok=True)
+            if (storage / MARKER).exists():
+                (storage / MARKER).rename(aside / MARKER)
+            for path in sorted(storage.iterdir()):
+                if not path.name.startswith(OURS):
+                    path.rename(failed / path.name)
+            paths_back(under_way, aside, failed)
+            if under_way.get("history_before"):
+                note(settings, "history", under_way["history_before"])
+            else:
+                (settings.directory / "history.json").unlink(missing_ok=True)
+            if (aside / "ledger").exists():
+                shutil.rmtree(settings.ledger, ignore_errors=True)
+                shutil.copytree(aside / "ledger", settings.ledger)
+                note(settings, "ledger", under_way.get("ledger_state", {}))
+        reach(settings, under_way, "return")
+    for name in sorted(under_way.get("aside", []), key=lambda name: name == MARKER):
+        if (aside / name).exists():
+            if (storage / name).exists():  # a person put it there since
+                failed.mkdir(mode=0o700, exist_ok=True)
+                (storage / name).rename(failed / f"{name}.{now()}")
+            (aside / name).rename(storage / name)
+    if aside.exists():
+        failed.mkdir(mode=0o700, exist_ok=True)
+        for path in sorted(aside.iterdir()):
+            path.rename(failed / f"aside-{path.name}")
+        aside.rmdir()
+    run(*service(settings, "start"))
+    came = by_device(meanwhile(settings, under_way, failed / "index"))
+    if came:
+        note(settings, f"not-restored-{under_way['stamp']}", {"resend": came}, 0o600)
+        for one in came:
+            say(f"to be sent again from {device(escape(one['aet']))}: study {escape(one['study'])}", 4)
+    (settings.directory / "restore.json").unlink(missing_ok=True)
+    said = f"Snapshot {under_way['snapshot']} was not restored: {under_way['why']} What was there is in its place again"
+    try:
+        Rest(settings).awaited()
+    except (Refused, OSError, ValueError, KeyError) as error:
+        return f"{said}, and Orthanc does not come up on that either: {error}"
+    beside = f" What was restored lies in {failed}" if failed.exists() else ""
+    if came:
+        beside += f"; {len(came)} studies that came meanwhile are in the journal, and must be sent again"
+    return f"{said}, and Orthanc answers.{beside}{'.' * bool(beside)}"
+
+
+def meanwhile(settings: Settings, under_way: dict[str, Any], index: Path) -> list[Study]:
+    """What devices sent to the restored data before it was taken away again."""
+    if under_way["failed_in"] != "start" or not index.exists():
+        return []
+    manifest = under_way["manifest"]
+    return came_after(settings, {**under_way, "came": []}, index) if manifest else []
 
 
 def came_after(settings: Settings, under_way: dict[str, Any], index: Path) -> list[Study]:
@@ -1801,7 +1997,7 @@ def came_after(settings: Settings, under_way: dict[str, Any], index: Path) -> li
 
 
 def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
-    """The snapshot's, since the index counts on from there; the present one is kept."""
+    """The snapshot's rows, and this machine's that came later: by their time alone, since numbers begin anew."""
     if settings.ledger.exists() and not (aside / "ledger").exists():
         shutil.copytree(settings.ledger, aside / "ledger.part", dirs_exist_ok=True)
         (aside / "ledger.part").rename(aside / "ledger")
@@ -1818,35 +2014,131 @@ def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[st
     note(settings, "ledger", {**kept, **since})
 
 
-def paths_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
-    """Worklists, certificates, configuration; what is there and differs is kept with the data set aside."""
-    kept = manifest["method"] != settings.method  # the configuration of a container is not a package's
-    changed = False
-    for name, (owner, group, mode, digest) in manifest["paths"].items():
-        target, source = Path(name), below(work, f"{manifest['staging']}/paths{name}")
-        if (target.is_file() and hashed(target) == digest) or (
-            kept and name.startswith(("/etc/orthanc/", "/etc/systemd/"))
-        ):
+def paths_placed(settings: Settings, work: Path, aside: Path, under_way: dict[str, Any]) -> None:
+    """Worklist items and what this machine lacks (see `planned`); what is replaced is kept with the data set aside."""
+    manifest, changed = under_way["manifest"], False
+    for one in (placing.Placing(*each) for each in under_way.get("placings", [])):
+        target, source = Path(one.target), below(work, f"{manifest['staging']}/paths{one.path}")
+        if target.is_file() and hashed(target) == one.digest:
             continue
-        if not source.exists() or hashed(source) != digest:
-            say(f"{name} is not the manifest's, and was not restored.", 3)
+        if not source.exists() or hashed(source) != one.digest:
+            say(f"{one.path} is not the manifest's, and was not restored.", 3)
             continue
-        if target.exists():
-            copy = below(aside / "paths", name)
+        copy = below(aside / "paths", one.target)
+        if target.exists() and not copy.exists():
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not copy.exists():
-                shutil.copy2(target, copy)
+            duplicate(target, copy)
         target.parent.mkdir(parents=True, exist_ok=True)
         waiting = target.with_name(f".{target.name}.part")
         shutil.copyfile(source, waiting)
         with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers
-            shutil.chown(waiting, owner or -1, group or -1)
-        waiting.chmod(mode)
+            shutil.chown(waiting, one.owner or -1, one.group or -1)
+        waiting.chmod(one.mode)
         waiting.rename(target)
         changed = True
     if changed:
-        run("systemctl", "daemon-reload")
-        subprocess.run(["systemctl", "try-reload-or-restart", "nginx.service"], capture_output=True, check=False)
+        reload_services()
+
+
+def paths_back(under_way: dict[str, Any], aside: Path, failed: Path) -> None:
+    """As they were before `paths_placed`."""
+    changed = False
+    for one in (placing.Placing(*each) for each in under_way.get("placings", [])):
+        target, copy = Path(one.target), below(aside / "paths", one.target)
+        if not target.is_file() or hashed(target) != one.digest:
+            continue
+        if copy.exists():
+            waiting = target.with_name(f".{target.name}.part")
+            duplicate(copy, waiting)
+            waiting.rename(target)
+        else:
+            kept = below(failed / "paths", one.target)
+            kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            duplicate(target, kept)
+            target.unlink()
+        changed = True
+    if changed:
+        reload_services()
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """A copy with mode, owner and times."""
+    shutil.copy2(source, target)
+    there = source.stat()
+    os.chown(target, there.st_uid, there.st_gid)
+
+
+def reload_services() -> None:
+    run("systemctl", "daemon-reload")
+    subprocess.run(["systemctl", "try-reload-or-restart", "nginx.service"], capture_output=True, check=False)
+
+
+# --- one study ---------------------------------------------------------------------------------
+def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
+    """A study from a proven snapshot through Orthanc; nothing stops, and no other data are touched."""
+    if state(settings, "restore"):
+        raise Refused("A restore was interrupted. Remedy: end it with orthanc-backup restore, then call this again.")
+    if (settings.storage / BRAKE).exists() and not dry_run:
+        raise Refused(BRAKED)
+    identity = archive(settings)
+    if wanted == "latest":
+        found = snapshots(settings, f"orthanc,archive={identity}" if identity else "orthanc")[::-1]
+    else:
+        found = [chosen(settings, wanted)]
+    rest, scratch, quarantine = Rest(settings), settings.directory / "study", f".quarantine-{now()[:15]}"
+    manifests: dict[str, dict[str, Any]] = {}
+    present: dict[str, Path] = {}
+
+    def read_index(snapshot: dict[str, Any]) -> Path:
+        shutil.rmtree(scratch, ignore_errors=True)
+        staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
+        try:
+            fetched(settings, snapshot, scratch, [f"{staging}/index", f"{staging}/manifest.json"])
+            manifest = json.loads(below(scratch, f"{staging}/manifest.json").read_text())
+            index = below(scratch, f"{staging}/index")
+            if hashed(index) != manifest["index"]["sha256"]:
+                raise StudyRefused("it is not the manifest's")
+        except (Refused, OSError, ValueError, KeyError) as error:
+            raise StudyRefused(str(error)) from None
+        manifests[snapshot["id"]] = manifest
+        return index
+
+    def fetch(snapshot: dict[str, Any], paths: list[str]) -> Path:
+        storage = manifests[snapshot["id"]]["storage"]
+        only = [f"{storage}/{path}" for path in paths]
+        fetched(settings, snapshot, scratch / "images", only, incomplete=True)
+        data = below(scratch / "images", storage)
+        data.mkdir(parents=True, exist_ok=True)
+        return data
+
+    def find_files() -> dict[str, Path]:
+        if not present:
+            with alone(settings, "run"):  # a backup copies the index as well
+                names = attachments_now(settings)[0]
+            present.update({one.instance: settings.storage / one.path for one in names if one.type == 1})
+        return present
+
+    source = Source(
+        snapshots=[{**one, "moment": moment_of(one)} for one in found],
+        read_index=read_index,
+        fetch=fetch,
+        ask=lambda method, path, body: rest.ask(method, path, body)[:2],
+        find_files=find_files,
+        set_aside=lambda path: set_aside(path, settings.storage / quarantine),
+        free_bytes=lambda: shutil.disk_usage(settings.directory).free,
+        progress=bar,
+        warn=lambda text: say(text, 4),
+    )
+    try:
+        result = restore_study(source, value, dry_run)
+    except StudyRefused as refused:
+        raise Refused(str(refused)) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if result.get("left"):
+        remedy = "see the reasons; try an older snapshot with --snapshot, or orthanc-backup reconcile"
+        loud(f"{len(result['left'])} images of study {escape(value)} are not as they were. Remedy: {remedy}.")
+    return result
 
 
 # --- restore check -----------------------------------------------------------------------------
@@ -2060,13 +2352,17 @@ def show(result: dict[str, Any]) -> None:
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
         print(escape(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}"))
+    for one in result.get("kept", []):
+        print(f"stays as it is: {escape(one['path'])} ({one['why']})")
+    for line in format_images(result.get("images", [])):
+        print(line)
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
         print(escape(f"send again from {aet or 'applications'}:"))
         for one in result["resend"]:
             if one["aet"] == aet:
                 print(escape(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}"))
     for name, value in result.items():
-        if name not in ("snapshots", "resend") and value not in ("", [], {}):
+        if name not in ("snapshots", "resend", "kept", "images") and value not in ("", [], {}):
             if isinstance(value, dict):
                 value = [f"{key} {of}" for key, of in value.items()]
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -2108,9 +2404,10 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
             ("run", "check", "ledger"),
             lambda: restore(settings, given.snapshot, given.target, given.dry_run, given.incomplete),
         ),
+        "study": (("study",), lambda: study_restored(settings, given.study, given.snapshot, given.dry_run)),
         "reconcile": (("run",), lambda: reconcile(settings, given.repair)),
     }
-    locks, action = actions[given.command]
+    locks, action = actions["study" if getattr(given, "study", "") else given.command]
     with contextlib.ExitStack() as stack:
         for name in locks:
             stack.enter_context(alone(settings, name))
@@ -2143,12 +2440,18 @@ def main() -> int:
     one.add_argument("--target", type=Path, metavar="DIRECTORY", help="only restore and verify there")
     one.add_argument("--dry-run", action="store_true", help="prove the snapshot and say what would be done")
     one.add_argument("--incomplete", action="store_true", help="go without attachments that the snapshot does not have")
+    one.add_argument(
+        "--study", default="", metavar="VALUE",
+        help="put only this study in, by AccessionNumber or StudyInstanceUID, while everything else goes on",
+    )  # fmt: skip
     one = add("reconcile", parents=[common], help="compare the index with the files")
     one.add_argument(
         "--repair", action="store_true", help="import orphans, and bring the others back from the snapshots"
     )
     given = parser.parse_args()
     journal.prepare_output()
+    if getattr(given, "study", "") and (given.target or given.incomplete):
+        parser.error("--study goes with --snapshot and --dry-run alone")
     os.umask(0o077)
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # cron's has neither
     if given.config != CONFIGURATION:

@@ -1,0 +1,199 @@
+"""What a restore in place leaves as it is, what it refuses before anything stops, and the way back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+from backups import OWN, STORAGE, Attempt, answers, backup, done, kill_9, main_process, must, refused, service
+from clients import PASSWORDS, name_of, wait_for
+from studies import Stored, all_readable, ask, file_of, identifier, make, readable, send
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+from worklists import sh
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+SITE = "/etc/orthanc/site/orthanc.json"
+CRL, WORKLISTS = "/etc/nginx/orthanc/ca.crl", "/var/lib/orthanc/worklists"
+UNIT = "/etc/systemd/system/orthanc.service.d/clinicops.conf"
+# an item as the gate writes it, in explicit VR: enough of it for its day
+ITEM = "printf '@\\0\\2\\0DA\\10\\0%s' $(date -d '{day}' +%Y%m%d) > {path}"
+
+
+@pytest.fixture
+def machine(host: Host) -> Iterator[str]:
+    name = name_of(host)
+    yield name
+    must(name, f"rm -rf {STORAGE}/.set-aside-*")
+
+
+@pytest.fixture(scope="module")
+def studies() -> dict[str, Stored]:
+    return {}
+
+
+def edit(machine: str, change: str) -> None:
+    """Orthanc's configuration, by a line of Python that changes `it`; the container has the same file mounted."""
+    script = f"import json; p = {SITE!r}; it = json.load(open(p)); {change}; json.dump(it, open(p, 'w'))"
+    must(machine, "python3 -", script.encode())
+
+
+@contextlib.contextmanager
+def configuration(machine: str, *files: str) -> Iterator[None]:
+    """These files are afterwards as they were, and Orthanc runs with them."""
+    for file in files:
+        must(machine, f"cp -p {file} /root/{file.rpartition('/')[2]}.before")
+    try:
+        yield
+    finally:
+        for file in files:
+            must(machine, f"cat /root/{file.rpartition('/')[2]}.before > {file}")
+        must(machine, "systemctl daemon-reload; systemctl reset-failed orthanc; true")
+        service(machine, "restart")
+        wait_for(lambda: answers(machine), "Orthanc", 120)
+
+
+def signs_in(machine: str, user: str, password: str) -> bool:
+    return ask(machine, "GET", "/dicom-web/studies?limit=1", user=f"{user}:{password}")[0] == 200
+
+
+def restarted(machine: str) -> None:
+    service(machine, "restart")
+    wait_for(lambda: answers(machine), "Orthanc", 120)
+
+
+def test_old_passwords_and_revocations_do_not_come_back(machine: str) -> None:
+    study = make()
+    send(machine, study)
+    past, here = (f"{WORKLISTS}/{make().uid}_1.wl" for _ in range(2))
+    must(machine, ITEM.format(day="yesterday", path=past))
+    must(machine, ITEM.format(day="today", path=here))
+    snapshot = done(machine, "run")["snapshot"]
+    must(machine, f"rm {past} {here}")
+    with configuration(machine, SITE, CRL):
+        edit(machine, "it['RegisteredUsers']['viewer'] = 'since-the-snapshot'")
+        edit(machine, "it['RegisteredUsers'].pop('gateway')")
+        must(machine, f"echo revoked since >> {CRL}")
+        restarted(machine)
+        before = must(machine, f"sha256sum {SITE} {CRL}")
+
+        said = done(machine, "restore", "--snapshot", snapshot)
+
+        assert must(machine, f"sha256sum {SITE} {CRL}") == before
+        assert all_readable(machine, study)
+        assert signs_in(machine, "viewer", "since-the-snapshot")
+        assert not signs_in(machine, "viewer", PASSWORDS["viewer"])
+        assert not signs_in(machine, "gateway", PASSWORDS["gateway"])
+        kept = {one["path"]: one["why"] for one in said["kept"]}
+        assert {SITE, CRL, past} <= {*kept}
+        assert said["valid_again"] == []
+        # to compare: the snapshot's lie beside the data that was set aside
+        copies = f"{said['set_aside']}/restored{OWN}/staging/paths"
+        assert PASSWORDS["viewer"] in must(machine, f"cat {copies}{SITE}")
+        # what is still to come is on the list again, and what is past is not
+        assert said["put_in_place"] == [here]
+        assert must(machine, f"ls {WORKLISTS}").split().count(here.rpartition("/")[2]) == 1
+        assert sh(machine, f"test -e {past}")[0] != 0
+        must(machine, f"rm {here}")
+
+
+def test_a_machine_without_a_configuration_says_who_may_log_in_again(machine: str) -> None:
+    study = make()
+    send(machine, study)
+    snapshot = done(machine, "run")["snapshot"]
+    was = must(machine, f"sha256sum {SITE}")
+    service(machine, "stop")
+    must(machine, f"mv {SITE} /root/lost.json")
+    attempt = Attempt(machine, "restore", "--snapshot", snapshot)
+    status, said = attempt.end()
+    assert status == 0, (said, attempt.said)
+    assert must(machine, f"sha256sum {SITE}") == was
+    assert all_readable(machine, study)
+    assert "user it (admin)" in said["valid_again"]
+    assert "made valid again: user it (admin)" in attempt.said
+    assert PASSWORDS["it"] not in attempt.said + json.dumps(said)
+
+
+def test_another_storage_directory_is_refused_before_anything_stops(machine: str) -> None:
+    """The configuration that would be in force afterwards does not have what is restored."""
+    done(machine, "run")
+    process = main_process(machine)
+    with configuration(machine, SITE):
+        edit(machine, "it['StorageDirectory'] = it['IndexDirectory'] = '/var/lib/orthanc/elsewhere'")
+        said = refused(machine, "restore")
+        assert "orthanc_storage_dir" in said
+        assert "/var/lib/orthanc/elsewhere" in said
+        assert main_process(machine) == process
+        assert "orthanc_storage_dir" in refused(machine, "restore", "--dry-run")
+    assert sh(machine, f"test -e {OWN}/restore.json")[0] != 0
+
+
+def test_a_machine_with_another_storage_directory_takes_the_data(machine: str) -> None:
+    if machine.endswith("13"):
+        return  # a container has its directories from when it was made: the test before this one is its own
+    study = make()
+    send(machine, study)
+    snapshot = done(machine, "run")["snapshot"]
+    other = "/var/lib/orthanc/other"
+    with configuration(machine, SITE, UNIT, "/etc/orthanc-backup.json"):
+        service(machine, "stop")
+        must(machine, f"sed -i 's#{STORAGE}#{other}#g' {SITE} {UNIT} /etc/orthanc-backup.json")
+        must(machine, f"install -d -o orthanc -g orthanc -m 750 {other} && cp -p {STORAGE}/.orthanc-storage {other}/")
+        must(machine, "systemctl daemon-reload")
+        restarted(machine)
+        assert readable(machine, study) == []
+        said = done(machine, "restore", "--snapshot", snapshot)
+        assert said["set_aside"].startswith(other)
+        assert all_readable(machine, study)
+        assert f"{other}" in must(machine, f"cat {SITE}")
+    must(machine, f"rm -r {other}")
+    assert all_readable(machine, study)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "killed"])
+def test_the_way_back_is_one(machine: str, cut: bool) -> None:
+    """Orthanc does not come up on what is restored: what was there takes its place again, and runs."""
+    snapshot = done(machine, "run")["snapshot"]
+    study, script = make(), f"{STORAGE}/since.lua"
+    send(machine, study)
+    with configuration(machine, SITE):
+        # a file of after the moment, without which Orthanc does not start
+        must(machine, f"touch {script} && chown orthanc: {script}")
+        edit(machine, f"it['LuaScripts'].insert(0, {script!r})")
+        restarted(machine)
+        rows = must(machine, f"cat {OWN}/ledger/*.csv 2>/dev/null | sort || true")
+        attempt = Attempt(machine, "restore", "--snapshot", snapshot)
+        if cut:
+            wait_for(lambda: sh(machine, f"ls -d {STORAGE}/.set-aside-*.not-restored")[0] == 0, "the way back", 120)
+            kill_9(machine)
+            attempt.end()
+            wait_for(lambda: sh(machine, f"test -e {OWN}/restore.json")[0] != 0, "the rest of the way back", 120)
+        else:
+            status, said = attempt.end()
+            assert status == 1
+            assert "in its place again, and Orthanc answers" in "".join(said["problems"])
+            assert all("Remedy: " in problem for problem in said["problems"])
+        wait_for(lambda: answers(machine), "Orthanc", 120)
+        assert all_readable(machine, study)
+        assert sh(machine, f"test -e {OWN}/restore.json")[0] != 0
+        assert must(machine, f"cat {OWN}/ledger/*.csv 2>/dev/null | sort || true") == rows
+    must(machine, f"rm {script}")
+    done(machine, "run")
+
+
+def test_what_an_incomplete_restore_lacks_can_be_sent_again(machine: str) -> None:
+    study = make(series=1)
+    send(machine, study)
+    lost = next(iter(study.files))
+    must(machine, f"mv {file_of(machine, lost)} /root/lost-image")
+    backup(machine, "run")  # says so, and leaves a snapshot that is not proven
+    newest = done(machine, "list")["snapshots"][-1]["id"]
+    said = done(machine, "restore", "--snapshot", newest, "--incomplete")
+    assert [one["study"] for one in said["resend"]].count(study.uid) == 1
+    assert identifier(machine, lost) == ""
+    send(machine, study)
+    assert all_readable(machine, study)
+    done(machine, "run")

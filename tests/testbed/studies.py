@@ -1,0 +1,124 @@
+"""Studies of a few small images over Orthanc's REST API, on any machine of the bed that has a repository."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydicom
+from backups import STORAGE, must, python
+from clients import PASSWORDS, example
+from pydicom.uid import generate_uid
+
+ASK = """
+import base64, http.client, json, sys
+plan = json.load(sys.stdin)
+headers = {"Authorization": "Basic " + base64.b64encode(plan["user"].encode()).decode()}
+answers = []
+for method, path, body in plan["calls"]:
+    connection = http.client.HTTPConnection("127.0.0.1", 8042, timeout=60)
+    connection.request(method, path, base64.b64decode(body) or None, headers)
+    answer = connection.getresponse()
+    answers.append([answer.status, base64.b64encode(answer.read()).decode()])
+print(json.dumps(answers))
+"""
+
+
+@dataclass
+class Stored:
+    """A study as it was sent: the file of each image by its SOPInstanceUID."""
+
+    uid: str
+    accession: str
+    patient: str
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def ask(machine: str, method: str, path: str, body: bytes = b"", user: str = "") -> tuple[int, bytes]:
+    """Status and body of Orthanc's answer on the machine itself; the administrator asks unless another is named."""
+    plan = {
+        "user": user or f"it:{PASSWORDS['it']}",
+        "calls": [[method, path, base64.b64encode(body).decode()]],
+    }
+    must(machine, "cat > /root/ask.py", ASK.encode())
+    status, content = json.loads(must(machine, "python3 /root/ask.py", json.dumps(plan).encode()))[0]
+    return status, base64.b64decode(content)
+
+
+def make(accession: str = "", patient: str = "", series: int = 2, images: int = 2) -> Stored:
+    """A study that nobody has sent yet."""
+    image = pydicom.dcmread(example("examples_rgb_color.dcm"))
+    for element in [*image]:
+        if element.VR == "SQ" or element.tag.is_private:
+            del image[element.tag]
+    image.StudyInstanceUID = generate_uid()
+    study = Stored(str(image.StudyInstanceUID), accession or f"A{image.StudyInstanceUID[-12:]}", patient or "ONE-STUDY")
+    image.AccessionNumber, image.PatientID, image.StudyDescription = study.accession, study.patient, "Follicles"
+    image.Rows, image.Columns = 16, 16
+    for _ in range(series):
+        image.SeriesInstanceUID = generate_uid()
+        for number in range(images):
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            image.PixelData = bytes([number]) * 768
+            study.files[str(image.SOPInstanceUID)] = content_of(image)
+    return study
+
+
+def content_of(image: Any) -> bytes:
+    with io.BytesIO() as buffer:
+        image.save_as(buffer)
+        return buffer.getvalue()
+
+
+def changed(file: bytes) -> bytes:
+    """The same UIDs, other pixels."""
+    image = pydicom.dcmread(io.BytesIO(file))
+    image.PixelData = bytes([200]) * 768
+    return content_of(image)
+
+
+def send(machine: str, *studies: Stored) -> None:
+    for study in studies:
+        for file in study.files.values():
+            status, said = ask(machine, "POST", "/instances", file)
+            assert status == 200, said
+
+
+def identifier(machine: str, uid: str) -> str:
+    """Orthanc's path of a study or an image; nothing when it is not there."""
+    found = json.loads(ask(machine, "POST", "/tools/lookup", uid.encode())[1])
+    return str(found[0]["Path"]) if found else ""
+
+
+def remove(machine: str, *uids: str) -> None:
+    """As a person deletes in the interface."""
+    for uid in uids:
+        assert ask(machine, "DELETE", identifier(machine, uid))[0] == 200
+
+
+def readable(machine: str, study: Stored) -> list[str]:
+    """The images that Orthanc gives out bit by bit."""
+    found = []
+    for uid, file in study.files.items():
+        path = identifier(machine, uid)
+        if path and ask(machine, "GET", f"{path}/file") == (200, file):
+            found.append(uid)
+    return found
+
+
+def all_readable(machine: str, *studies: Stored) -> bool:
+    return all(len(readable(machine, study)) == len(study.files) for study in studies)
+
+
+def file_of(machine: str, uid: str) -> str:
+    """The attachment of an image; the index is not asked, for Orthanc has it open."""
+    found: dict[str, str] = python(machine, "held.py", "paths", STORAGE)
+    return found[uid]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
