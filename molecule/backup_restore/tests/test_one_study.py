@@ -19,6 +19,7 @@ from studies import (
     readable,
     remove,
     send,
+    whole_on_disk,
 )
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -85,10 +86,11 @@ def test_what_is_missing_or_altered_is_put_in_and_the_rest_stays(machine: str) -
     must(machine, f"rm {file_of(machine, missing)}")
     path = file_of(machine, altered)
     must(machine, f"truncate --size=-1 {path} && printf x >> {path}")
-    assert readable(machine, study) == [there]
     said = done(machine, "restore", "--study", study.uid, "--snapshot", snapshot)
     assert (said["there"], said["restored"], said["left"]) == (1, 3, [])
+    assert {one["uid"] for one in said["images"] if one["state"] == "there"} == {there}
     assert all_readable(machine, study)
+    assert whole_on_disk(machine, study)
     # nothing is deleted: what was altered lies aside
     assert must(machine, f"find {STORAGE}/.quarantine-* -name {path.rpartition('/')[2]}").strip()
     must(machine, f"rm -r {STORAGE}/.quarantine-*")

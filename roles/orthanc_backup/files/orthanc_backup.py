@@ -2074,20 +2074,24 @@ def reload_services() -> None:
 
 
 # --- one study ---------------------------------------------------------------------------------
+def proven_first(settings: Settings) -> list[dict[str, Any]]:
+    """The proven snapshots of this archive, the newest run first; by time on a machine that remembers none."""
+    past, identity = past_of(settings), archive(settings)
+    order = {token: number for number, token in enumerate(past.ours)}
+    found = of_archive(settings, identity) if identity else snapshots(settings, "orthanc")
+    known = [one for one in found if history.is_proven(seen(one), past) and (seen(one).token in order or not order)]
+    return sorted(known, key=lambda one: (order.get(seen(one).token, 0), moment_of(one)), reverse=True)
+
+
 def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
     """A study from a proven snapshot through Orthanc; nothing stops, and no other data are touched."""
     if state(settings, "restore"):
         raise Refused("A restore was interrupted. Remedy: end it with orthanc-backup restore, then call this again.")
     if (settings.storage / BRAKE).exists() and not dry_run:
         raise Refused(BRAKED)
-    identity = archive(settings)
-    if wanted == "latest":
-        found = snapshots(settings, f"orthanc,archive={identity}" if identity else "orthanc")[::-1]
-    else:
-        found = [chosen(settings, wanted)]
+    found = proven_first(settings) if wanted == "latest" else [chosen(settings, wanted)]
     rest, scratch, quarantine = Rest(settings), settings.directory / "study", f".quarantine-{now()[:15]}"
     manifests: dict[str, dict[str, Any]] = {}
-    present: dict[str, Path] = {}
 
     def read_index(snapshot: dict[str, Any]) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -2111,19 +2115,23 @@ def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -
         data.mkdir(parents=True, exist_ok=True)
         return data
 
-    def find_files() -> dict[str, Path]:
-        if not present:
-            with alone(settings, "run"):  # a backup copies the index as well
-                names = attachments_now(settings)[0]
-            present.update({one.instance: settings.storage / one.path for one in names if one.type == 1})
-        return present
+    def check_files(instances: set[str]) -> dict[str, tuple[Path, bool]]:
+        names = [one for one in attachments_now(settings)[0] if one.type == 1 and one.instance in instances]
+        defects = {one.path for one in verified(settings.storage, names, "compare")}
+        return {one.instance: (settings.storage / one.path, one.path not in defects) for one in names}
+
+    def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        try:
+            return rest.ask(method, path, body)[:2]
+        except Refused:  # Orthanc ends connections that rest for a second
+            return rest.ask(method, path, body)[:2]
 
     source = Source(
         snapshots=[{**one, "moment": moment_of(one)} for one in found],
         read_index=read_index,
         fetch=fetch,
-        ask=lambda method, path, body: rest.ask(method, path, body)[:2],
-        find_files=find_files,
+        ask=ask,
+        check_files=check_files,
         set_aside=lambda path: set_aside(path, settings.storage / quarantine),
         free_bytes=lambda: shutil.disk_usage(settings.directory).free,
         progress=bar,
@@ -2404,7 +2412,7 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
             ("run", "check", "ledger"),
             lambda: restore(settings, given.snapshot, given.target, given.dry_run, given.incomplete),
         ),
-        "study": (("study",), lambda: study_restored(settings, given.study, given.snapshot, given.dry_run)),
+        "study": (("run",), lambda: study_restored(settings, given.study, given.snapshot, given.dry_run)),
         "reconcile": (("run",), lambda: reconcile(settings, given.repair)),
     }
     locks, action = actions["study" if getattr(given, "study", "") else given.command]

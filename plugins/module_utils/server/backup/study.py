@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import re
 import shutil
 import sqlite3
 import zlib
@@ -102,15 +100,16 @@ class Source:
 
     `snapshots` are proven, the newest first; `read_index` gives the path of a snapshot's index, verified, and raises
     StudyRefused; `fetch` restores files (paths below the storage directory) of a snapshot and gives the directory that
-    they are below; `ask` is an Orthanc's REST API as the administrator, and gives status and body; `find_files` gives
-    the present file of instances by Orthanc's identifier; `set_aside` moves a file to where nothing is deleted.
+    they are below; `ask` is an Orthanc's REST API as the administrator, and gives status and body; `check_files` gives,
+    for Orthanc's identifiers of instances that it has now, the file of each and whether it is whole on the disk (its
+    cache goes on showing files that are gone); `set_aside` moves a file to where nothing is deleted.
     """
 
     snapshots: list[dict[str, Any]]
     read_index: Callable[[dict[str, Any]], Path]
     fetch: Callable[[dict[str, Any], list[str]], Path]
     ask: Callable[[str, str, bytes], tuple[int, bytes]]
-    find_files: Callable[[], dict[str, Path]]
+    check_files: Callable[[set[str]], dict[str, tuple[Path, bool]]]
     set_aside: Callable[[Path], None]
     free_bytes: Callable[[], int]
     progress: Callable[[float, str], None]
@@ -121,10 +120,12 @@ class Source:
 def find_studies(index: Path, value: str) -> list[Study]:
     """The studies with this StudyInstanceUID or AccessionNumber, exactly as written."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        return [
-            Study(*(str(one).rstrip(" \0") for one in row), [*map(Image._make, database.execute(IMAGES, (study,)))])
-            for *row, study in database.execute(QUERY, (value.strip(),)).fetchall()
-        ]
+        found = []
+        for *row, study in database.execute(QUERY, (value.strip(),)).fetchall():
+            identifier, uid, accession, date, description, patient = (str(one).rstrip(" \0") for one in row)
+            images = [*map(Image._make, database.execute(IMAGES, (study,)))]
+            found.append(Study(identifier, uid, accession, date, description, patient, images))
+        return found
 
 
 def read_image(path: Path, image: Image) -> bytes:
@@ -206,7 +207,9 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     Raises StudyRefused before anything is done, or when Orthanc takes no image.
     """
     snapshot, study = choose_study(source, value)
-    states = {one.uid: look_at(source, one) for one in study.images}
+    instances = {one.instance for one in study.images}
+    files = source.check_files(instances)
+    states = {one.uid: look_at(source, one, files) for one in study.images}
     wanted = [one for one in study.images if states[one.uid] in ("absent", "unreadable", "not compared")]
     result: dict[str, Any] = {
         "snapshot": snapshot["short_id"], "moment": snapshot["moment"], "study": study.uid,
@@ -223,8 +226,12 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
         )
     for number, (one, path) in enumerate(fetch_images(source, snapshot, wanted)):
         source.progress(number / len(wanted), "restore")
-        states[one.uid] = put_in(source, one, path, states[one.uid])
+        states[one.uid] = put_in(source, one, path, states[one.uid], files)
     source.progress(1, "restore")
+    files = source.check_files(instances)
+    for one in study.images:
+        if states[one.uid] in ("restored", "there") and not files.get(one.instance, (None, False))[1]:
+            states[one.uid] = "failed: its file is not whole on the disk"
     counts = Counter(state.partition(":")[0] for state in states.values())
     left = [f"{uid} {state}" for uid, state in states.items() if state not in ("restored", "there")]
     return {**result, **counts, "images": listed(study, states), "left": left}
@@ -247,65 +254,43 @@ def fetch_images(source: Source, snapshot: dict[str, Any], wanted: list[Image]) 
             part = []
 
 
-def look_at(source: Source, image: Image) -> str:
+def look_at(source: Source, image: Image, files: dict[str, tuple[Path, bool]]) -> str:
     """What Orthanc has in an image's place: nothing (absent), it (there), another one (differs), or a damaged file
     (unreadable); "not compared" where the index keeps no MD5."""
-    status, _ = source.ask("GET", f"/instances/{image.instance}", b"")
-    if status == 404:
+    if image.instance not in files:
         return "absent"
     status, data = source.ask("GET", f"/instances/{image.instance}/file", b"")
-    if status != 200:
+    if status != 200 or not files[image.instance][1]:
         return "unreadable"
     if not image.uncompressed_md5:
         return "not compared"
-    read = md5_of(data)
-    if read == image.uncompressed_md5:
-        return "there"
-    status, kept = source.ask("GET", f"/instances/{image.instance}/attachments/dicom/md5", b"")
-    # by its own index the file is whole: it is another image with the same UIDs
-    whole = status != 200 or not re.fullmatch(rb"[0-9a-f]{32}", kept) or kept.decode() == read
-    return "differs" if whole else "unreadable"
+    return "there" if md5_of(data) == image.uncompressed_md5 else "differs"
 
 
-def put_in(source: Source, image: Image, path: Path, state: str) -> str:
+def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str, tuple[Path, bool]]) -> str:
     """What became of an image: restored, there, differs, or failed with the reason."""
     try:
         data = read_image(path, image)
     except Damaged as damaged:
         return f"failed: {damaged}"
-    digest = md5_of(data)
     if state == "not compared":
-        return "there" if reads(source, image, digest) else "differs"
-    status, answer = source.ask("POST", "/instances", data)
+        return "there" if reads(source, image, data) else "differs"
+    if state == "unreadable":
+        # Orthanc would keep row and file, and answer "already stored": the file goes aside, and the row goes
+        if files[image.instance][0].exists():
+            source.set_aside(files[image.instance][0])
+        source.ask("DELETE", f"/instances/{image.instance}", b"")
+    status, _ = source.ask("POST", "/instances", data)
     if status == 403:
         raise StudyRefused(BRAKED)
     if status != 200:
         return f"failed: Orthanc answers {status}"
-    if reads(source, image, digest):
-        return "restored"
-    if state != "unreadable":
-        with contextlib.suppress(ValueError):
-            said = json.loads(answer)
-            if said.get("ID") != image.instance:
-                return f"failed: Orthanc took it as {escape(said.get('ID'))}"
-        return "failed: Orthanc does not give it back as it was"
-    # Orthanc keeps the row and the damaged file: the file goes aside, the row goes, and the image comes anew
-    file = source.find_files().get(image.instance)
-    if file and file.exists():
-        source.set_aside(file)
-    source.ask("DELETE", f"/instances/{image.instance}", b"")
-    status, _ = source.ask("POST", "/instances", data)
-    if status == 403:
-        raise StudyRefused(BRAKED)
-    return (
-        "restored" if reads(source, image, digest) else f"failed: Orthanc answers {status}, and does not give it back"
-    )
+    return "restored" if reads(source, image, data) else "failed: Orthanc does not give it back as it was"
 
 
-def reads(source: Source, image: Image, digest: str) -> bool:
+def reads(source: Source, image: Image, data: bytes) -> bool:
     """Whether Orthanc gives out these bytes."""
-    status, data = source.ask("GET", f"/instances/{image.instance}/file", b"")
-    return status == 200 and md5_of(data) == digest
+    return source.ask("GET", f"/instances/{image.instance}/file", b"") == (200, data)
 
 
 def format_images(images: list[dict[str, str]]) -> list[str]:
