@@ -1,0 +1,130 @@
+"""What of a snapshot takes its place, and what an index knows of a study: decisions, without Orthanc."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import zlib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server.backup import placing, study
+
+SITE, CRL = "/etc/orthanc/site/orthanc.json", f"{placing.CA}/ca.crl"
+THEIRS = {"Worklists": {"Database": "/var/lib/orthanc/worklists"}, "RegisteredUsers": {"it": "old"}}
+OURS = {"Worklists": {"Directory": "/srv/served"}, "RegisteredUsers": {"it": "new"}}
+
+
+def plan(
+    paths: list[str], tmp_path: Path, options: dict[str, Any], here: dict[str, str], *, new: bool = False
+) -> tuple[set[str], dict[str, str]]:
+    manifest = {path: ["root", "root", 0o640, "theirs"] for path in paths}
+    machine = placing.Machine(options, new, here)
+    placings, kept = placing.plan_paths(manifest, THEIRS, tmp_path, machine, {"1.2"}, "20261128", SITE)
+    return {one.target for one in placings}, {one.path: one.why for one in kept}
+
+
+def item(tmp_path: Path, name: str, day: str) -> str:
+    path = f"/var/lib/orthanc/worklists/{name}"
+    copy = tmp_path / path.lstrip("/")
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(b"\x40\x00\x01\x00AE\x04\x00US1 @\x00\x02\x00DA\x08\x00" + day.encode())
+    return path
+
+
+def test_the_configuration_of_the_machine_stays(tmp_path: Path) -> None:
+    placed, kept = plan([SITE, CRL, "/etc/orthanc/site/gone.lua"], tmp_path, OURS, {SITE: "ours", CRL: "ours"})
+    assert placed == set()
+    assert {*kept} == {SITE, CRL, "/etc/orthanc/site/gone.lua"}
+
+
+def test_what_is_the_same_is_not_told(tmp_path: Path) -> None:
+    assert plan([SITE], tmp_path, OURS, {SITE: "theirs"}) == (set(), {})
+
+
+def test_a_machine_without_a_configuration_gets_all_of_it(tmp_path: Path) -> None:
+    assert plan([SITE, CRL], tmp_path, {}, {}, new=True) == ({SITE, CRL}, {})
+
+
+def test_items_come_back_into_this_machine_s_directory_unless_they_are_done(tmp_path: Path) -> None:
+    paths = [
+        item(tmp_path, "1.1_1.wl", "20261128"),
+        item(tmp_path, "1.2_1.wl", "20261129"),
+        item(tmp_path, "1.3_1.wl", "20261127"),
+        item(tmp_path, "1.4_1.wl", "20261128"),
+    ]
+    placed, kept = plan(paths, tmp_path, OURS, {"/srv/served/1.4_1.wl": "ours"})
+    assert placed == {"/srv/served/1.1_1.wl"}
+    assert kept == {
+        "/srv/served/1.2_1.wl": "its study has been received",
+        "/srv/served/1.3_1.wl": "its day is past",
+        "/srv/served/1.4_1.wl": "this machine's is newer",
+    }
+
+
+def test_changed_users_are_named_without_their_passwords() -> None:
+    before = {"RegisteredUsers": {"it": "secret-1", "same": "s"}, "ClinicopsRoles": {"it": "admin", "same": "health"}}
+    after = {
+        "RegisteredUsers": {"it": "secret-2", "left": "secret-3", "same": "s"},
+        "ClinicopsRoles": {"it": "admin", "left": "admin", "same": "admin"},
+    }
+    found = placing.changed_users(before, after)
+    assert found == ["the snapshot's password of user it", "user left (admin)", "user same as admin"]
+    assert "secret" not in "".join(found)
+
+
+def index(path: Path) -> Path:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            """
+            CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType, publicId, parentId);
+            CREATE TABLE MainDicomTags(id, tagGroup, tagElement, value);
+            CREATE TABLE Metadata(id, type, value);
+            CREATE TABLE AttachedFiles(id, fileType, uuid, compressedSize, uncompressedSize, compressionType,
+                                       uncompressedMD5, compressedMD5);
+            INSERT INTO Resources VALUES (1, 1, 'p', NULL), (2, 2, 's', 1), (3, 3, 'e', 2), (4, 4, 'i', 3);
+            INSERT INTO MainDicomTags VALUES (1, 16, 32, 'P1'), (2, 32, 13, '1.2.3'), (2, 8, 80, 'A1 '),
+                                             (3, 32, 14, '1.2.3.4'), (4, 8, 24, '1.2.3.4.5');
+            INSERT INTO Metadata VALUES (4, 2, '20261128T100000'), (3, 3, 'US1');
+            INSERT INTO AttachedFiles VALUES (4, 1, 'aabbccdd', 10, 5, 1, '', ''), (4, 3, 'x', 1, 1, 1, '', '');
+            """
+        )
+    return path
+
+
+@pytest.mark.parametrize("value", ["A1", "1.2.3", " A1"])
+def test_a_study_is_found_by_accession_number_and_uid(tmp_path: Path, value: str) -> None:
+    (found,) = study.find_studies(index(tmp_path / "index"), value)
+    assert (found.uid, found.accession, found.patient) == ("1.2.3", "A1", "P1")
+    assert [(one.uid, one.series, one.path) for one in found.images] == [("1.2.3.4.5", "1.2.3.4", "aa/bb/aabbccdd")]
+
+
+@pytest.mark.parametrize("value", ["A", "a1", "1.2", "%", ""])
+def test_a_part_of_a_value_finds_nothing(tmp_path: Path, value: str) -> None:
+    assert study.find_studies(index(tmp_path / "index"), value) == []
+
+
+def test_who_sent_what_lacks_its_file(tmp_path: Path) -> None:
+    path = index(tmp_path / "index")
+    assert placing.studies_with(path, ["i", "gone"]) == [("20261128T100000", "US1", "1.2.3", "A1 ")]
+    assert placing.studies_in(path) == {"1.2.3"}
+
+
+@pytest.mark.parametrize("damage", ["", "missing", "truncated", "altered", "decompressed"])
+def test_a_compressed_file_is_read_as_it_was_or_not_at_all(tmp_path: Path, damage: str) -> None:
+    data = b"DICM" * 100
+    stored = len(data).to_bytes(8, "little") + zlib.compress(data)
+    if damage == "decompressed":
+        stored = (len(data) + 1).to_bytes(8, "little") + zlib.compress(data)
+    image = study.Image("1", "2", "i", "uuid", len(stored), study.md5_of(stored), 2, hashlib.md5(data).hexdigest())
+    path = tmp_path / "file"
+    content = {"truncated": stored[:-1], "altered": stored[:-1] + b"\0"}.get(damage, stored)
+    if damage != "missing":
+        path.write_bytes(content)
+    if damage:
+        with pytest.raises(study.Damaged):
+            study.read_image(path, image)
+    else:
+        assert study.read_image(path, image) == data
