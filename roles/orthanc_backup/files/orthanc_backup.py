@@ -1916,10 +1916,10 @@ def put_back(settings: Settings, under_way: dict[str, Any], aside: Path) -> str:
     """The way back, by renames each of which may be done already: what was there takes its place again, and what was
     restored lies beside it, with all that came meanwhile. What to say of it."""
     storage, failed = settings.storage, aside.with_name(f"{aside.name}.not-restored")
-    run(*service(settings, "stop"))
-    if main_process(settings):
-        raise Refused("Orthanc does not stop. Remedy: stop it, and run orthanc-backup restore again: it goes on.")
-    if under_way["phase"] == "back":
+    if under_way["phase"] == "back":  # later it does not run, or has just been started and would not hear of a stop
+        run(*service(settings, "stop"))
+        if main_process(settings):
+            raise Refused("Orthanc does not stop. Remedy: stop it, and run orthanc-backup restore again: it goes on.")
         if under_way["failed_in"] != "aside":
             failed.mkdir(mode=0o700, exist_ok=True)
             if (storage / MARKER).exists():
