@@ -86,16 +86,22 @@ def repository_up() -> None:
     wait_for(lambda: sh(STORE, "ss -Hltn '( sport = 8000 or sport = 8001 or sport = 22 )' | wc -l")[1] >= "3", "doors")
 
 
-def devices_up() -> None:
+def dicom_up(*names: str) -> None:
+    """pydicom and pynetdicom, where there is Python."""
     with io.BytesIO() as packed:
         with tarfile.open(fileobj=packed, mode="w") as archive:
             for package in ("pydicom", "pynetdicom"):
                 for file in importlib.metadata.files(package) or []:
                     if file.suffix in (".py", ".json") or file.name == "METADATA":
                         archive.add(file.locate(), str(file))
-        for name in DEVICES.values():
+        for name in names:
             must(name, f"mkdir -p {DICOM} && tar -C {DICOM} -xf -", packed.getvalue())
-            put(name, "/opt/device.py", (ROOT / "tests/testbed/device.py").read_bytes())
+
+
+def devices_up() -> None:
+    dicom_up(*DEVICES.values())
+    for name in DEVICES.values():
+        put(name, "/opt/device.py", (ROOT / "tests/testbed/device.py").read_bytes())
 
 
 def machine_ready(machine: str) -> None:
