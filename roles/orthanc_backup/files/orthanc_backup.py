@@ -2361,9 +2361,9 @@ def show(result: dict[str, Any]) -> None:
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
         print(escape(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}"))
     for one in result.get("kept", []):
-        print(f"stays as it is: {escape(one['path'])} ({one['why']})")
+        print(escape(f"stays as it is: {one['path']} ({one['why']})"))
     for line in format_images(result.get("images", [])):
-        print(line)
+        print(escape(line))
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
         print(escape(f"send again from {aet or 'applications'}:"))
         for one in result["resend"]:
