@@ -26,6 +26,20 @@ def plan(
     return {one.target for one in placings}, {one.path: one.why for one in kept}
 
 
+@pytest.mark.parametrize(
+    ("new", "key", "comes"), [(True, "another", True), (True, "theirs", False), (False, "another", False)]
+)
+def test_the_ca_that_devices_trust_comes_back_on_a_new_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool, key: str, comes: bool
+) -> None:
+    monkeypatch.setattr(placing, "same_name", lambda *_: True)
+    paths = [placing.CA_KEY, CRL, f"{placing.CA}/device-us1.key", f"{placing.CA}/provided.key"]
+    placed, kept = plan(paths, tmp_path, OURS, {placing.CA_KEY: key, CRL: "ours"}, new=new)
+    assert (CRL in placed) is comes
+    assert (CRL in kept) is not comes
+    assert f"{placing.CA}/provided.key" in kept
+
+
 def item(tmp_path: Path, name: str, day: str) -> str:
     path = f"/var/lib/orthanc/worklists/{name}"
     copy = tmp_path / path.lstrip("/")

@@ -84,7 +84,9 @@ def plan_paths(
     that the restored index has or that came later, `orthanc` this machine's orthanc.json.
     """
     placings, kept = [], []
-    ca = CA_KEY in paths and machine.new and CA_KEY in machine.digests and same_name(paths, copies)
+    # a new machine has made a CA of its own, which no device trusts; where it is the same one, this machine's list of
+    # revoked certificates and the keys that it has made since are the newer ones
+    ca = machine.new and has_other_ca(paths, machine) and same_name(paths, copies)
     theirs, ours = served_of(former), served_of(machine.options or former)
     for path, (owner, group, mode, digest) in sorted(paths.items()):
         item = bool(theirs) and path.startswith(f"{theirs}/")
@@ -120,6 +122,11 @@ def keep_item(copy: Path, here: bool, received: set[str], today: str) -> str:
     if not copy.exists() or last_day(copy.read_bytes()) < today:
         return "its day is past"
     return ""
+
+
+def has_other_ca(paths: dict[str, list[Any]], machine: Machine) -> bool:
+    """Whether both have a CA of their own, and not the same one."""
+    return CA_KEY in paths and machine.digests.get(CA_KEY, "") not in ("", paths[CA_KEY][3])
 
 
 def same_name(paths: dict[str, list[Any]], copies: Path) -> bool:
