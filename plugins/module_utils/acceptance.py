@@ -37,6 +37,7 @@ RIGHTS = {
     "find_worklist": "AllowFindWorklist",
     "move": "AllowMove",
     "get": "AllowGet",
+    "storage_commitment": "AllowNAction",  # as Orthanc lists it
 }
 DEPLOY = "deploy again: ansible-playbook clinicops.orthanc.deploy"
 LOGS = "see journalctl -u orthanc, or docker logs orthanc"

@@ -305,7 +305,9 @@ def unfinished(runner: Runner, path: Path) -> bool:
     """Whether an earlier deploy was cut off, or Orthanc runs on an older file or unit than those that are there."""
     if before(path).exists() or not runner.running():
         return True
-    return runner.started() < max(file.stat().st_mtime for file in [path, *path.parent.glob("*.lua"), *runner.files()])
+    return runner.started() < max(
+        file.stat().st_mtime for file in [path, *path.parent.glob("*.lua"), *path.parent.glob("*.py"), *runner.files()]
+    )
 
 
 def place(path: Path, text: str) -> None:

@@ -25,7 +25,10 @@ RIGHTS = {
     "find_worklist": "AllowFindWorklist",
     "move": "AllowMove",
     "get": "AllowGet",
+    "storage_commitment": "AllowStorageCommitment",
 }
+# With Debian 12 comes the Python plugin 4.0, which cannot answer such a request; 4.1 and later can.
+COMMITMENT_SINCE = "1.12.0"
 ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")
 # What keeps strangers out and images in: the same in every clinic, but for waivers.
 CLOSED: dict[str, Any] = {
@@ -58,6 +61,7 @@ DERIVED = {
     "DicomPort": "orthanc_dicom_port",
     "DicomModalities": "orthanc_modalities",
     "ClinicopsRoles": "orthanc_users",
+    "PythonScript": "orthanc_install_method",
 }
 # nginx reads these in its table of users as words of its own; the last is the container's health check.
 RESERVED_NAMES = ("default", "include", "hostnames", "volatile", "healthcheck")
@@ -107,6 +111,8 @@ DEFAULTS: dict[str, Any] = {
 TLS_ADDRESSES = ipaddress.ip_network("127.64.0.0/10")
 # What its Lua filter reads of orthanc.json, which Orthanc itself passes over.
 FILTER = "/etc/orthanc/site/roles.lua"
+# What becomes of an image that Orthanc has already, and what storage commitment is given for.
+RECEIVE = "/etc/orthanc/site/receive.py"
 
 
 def tls_address(name: str) -> str:
@@ -168,6 +174,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         # each device sees its own list, whatever it asks for
         "Worklists": {"Enable": True, "FilterIssuerAet": True, **worklists},
         "LuaScripts": [FILTER],
+        "PythonScript": RECEIVE,
         "ClinicopsRoles": roles,
     }
     for name, value in settings["settings"].items():
@@ -192,7 +199,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     wrong = {re.split(r"[.\[]", item["path"])[0].removeprefix("orthanc_") for item in found}
     sound = {**settings, **{name: DEFAULTS[name] for name in wrong if name in DEFAULTS}, "settings": free}
     worklist_plugin = str(sound["worklist_plugin"])
-    plugins = ("dicom-web", worklist_plugin)
+    plugins = ("dicom-web", worklist_plugin, "python")
     found += [
         {**item, "path": f"orthanc_config_settings.{item['path']}"}
         for item in rules.problems(build(sound), str(settings["version"]), worklist_plugin, plugins, settings["absent"])
@@ -210,7 +217,7 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
     for name in options:
         if name in DERIVED:
             message = f"is made of {DERIVED[name]}"
-            remedy = "take it out" if name == "Plugins" else f"set {DERIVED[name]}"
+            remedy = "take it out" if name in ("Plugins", "PythonScript") else f"set {DERIVED[name]}"
             found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     worklists = options.get("Worklists")
     for name in ("Database", "Directory"):
@@ -283,7 +290,21 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         *local,
         *_modalities("orthanc_modalities", settings["modalities"], [] if local else settings["local_modalities"]),
     ]
-    return [*found, *_dicom_tls(settings)]
+    return [*found, *_dicom_tls(settings), *_commitment(settings)]
+
+
+def _commitment(settings: dict[str, Any]) -> list[Problem]:
+    """Orthanc commits itself to images without looking at their files, unless its Python plugin does that."""
+    version, devices = str(settings["version"]), settings["modalities"]
+    if not version or not isinstance(devices, list) or rules.release(version) >= rules.release(COMMITMENT_SINCE):
+        return []
+    remedy = "take it out, or deploy on Debian 13 or with orthanc_install_method: docker"
+    message = f"holds 'storage_commitment', and Orthanc {version} cannot verify that an image's file is whole"
+    return [
+        problem(f"orthanc_modalities[{number}].may", message, remedy)
+        for number, device in enumerate(devices)
+        if isinstance(device, dict) and isinstance(device.get("may"), list) and "storage_commitment" in device["may"]
+    ]
 
 
 def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
@@ -300,6 +321,10 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
         elif isinstance(known[name].get("may"), list) and "move" in known[name]["may"]:
             message = f"names {name}, and Orthanc cannot open a connection over TLS to it"
             found.append(problem("orthanc_dicom_tls", message, "let it get its images: may: [get] instead of move"))
+        if name in known and isinstance(known[name].get("may"), list) and "storage_commitment" in known[name]["may"]:
+            message = f"names {name}, and Orthanc cannot open a connection over TLS to tell it what is committed"
+            remedy = "take storage_commitment from its may, or the device from orthanc_dicom_tls"
+            found.append(problem("orthanc_dicom_tls", message, remedy))
         if seen.setdefault(tls_address(name), name) != name:
             message = f"names {name} and {seen[tls_address(name)]}, which would get the same address on this machine"
             found.append(problem("orthanc_dicom_tls", message, "give one of them another name"))

@@ -471,6 +471,11 @@ def _devices(devices: dict[str, Any], check_host: bool) -> Iterator[Problem]:
                 f"DicomModalities.{name}", message, "give each device an AE title of its own", "one_aet_twice"
             )
         seen.setdefault(aet.upper(), name)
+        granted = {"AllowStorageCommitment", "AllowNAction"}
+        if isinstance(device, list) or not granted & device.keys():
+            message = "says nothing of AllowStorageCommitment, which Orthanc then grants without looking at files"
+            remedy = "set it to false, or to true for a device that asks for storage commitment"
+            yield problem(f"DicomModalities.{name}", message, remedy, "storage_commitment_open", "warning")
         try:
             ipaddress.ip_address(host)
         except ValueError:

@@ -35,7 +35,7 @@ MACHINE = [
     *("procps", "sudo", "cron", "ca-certificates", "tzdata"),
 ]
 # Orthanc 1.13.0 and DICOMweb 1.24, as in the image orthancteam/orthanc 26.8.x
-ORTHANC = ["orthanc", "orthanc-dicomweb", "python3", "ca-certificates", "tzdata"]
+ORTHANC = ["orthanc", "orthanc-dicomweb", "orthanc-python", "python3", "ca-certificates", "tzdata"]
 # a registry of the clinic's own
 REGISTRY = ["docker-registry", "skopeo", "apache2-utils", "ca-certificates"]
 # an ACME server, and the name server that it asks

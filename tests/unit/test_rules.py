@@ -212,7 +212,7 @@ def test_what_a_release_reads() -> None:
     assert found({"OverwriteInstances": "Never"}, "1.13.0") == {}
     syngo = {"DicomModalities": {"ct": ["CT1", "192.0.2.1", 104, "SiemensSyngoCT"]}}
     assert found(syngo, "1.12.7") == {"wrong_value": "DicomModalities.ct[3]"}
-    assert found(syngo, "1.13.0") == {}
+    assert found(syngo, "1.13.0") == {"storage_commitment_open": "DicomModalities.ct"}
     assert found({"DicomWeb": {"MetadataWorkerThreadsCount": 4}}, "1.10.1")["newer_option"]
     assert found({"DicomWeb": {"MetadataWorkerThreadsCount": 4}}, "1.12.7") == {}
 

@@ -1,0 +1,316 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What Orthanc does with an image that it has already. Orthanc's Python plugin runs this; see docs/devices.md.
+
+Orthanc itself answers "success" to each such image and looks at nothing: neither whether the first can still be read,
+nor whether the second is the same. Here a first image that is lost or altered makes way, so that the second is stored,
+and a second image with other content is told and put aside. A third thing is storage commitment, which is given only
+for images whose file is there and whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+import zlib
+from pathlib import Path
+from typing import Any
+
+import dataset
+import orthanc
+
+SETTINGS = json.loads(orthanc.GetConfiguration())
+STORAGE = Path(SETTINGS["StorageDirectory"])
+BRAKE = STORAGE / ".orthanc-brake"  # the disk is almost full: no image is taken (roles.lua)
+CONFLICTS = STORAGE / ".conflicts"
+KEPT_CONFLICTS, KEPT_BYTES = 200, 2 << 30
+EXPLICIT = "1.2.840.10008.1.2.1"
+# from there on (1.13.0 was seen to) Orthanc does not call `from_device` for an image that it has
+ASKS_NOBODY = (1, 12, 8)
+ARRIVING_SECONDS = 10  # for so long an image may be on its way into the index
+KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
+
+# by thread, between two calls for one image; threading.local forgets, for the plugin makes each call a thread anew
+telling: dict[int, tuple[str, dataset.Identity, str]] = {}
+arriving: dict[str, float] = {}
+counted = {"conflicts": 0, "replaced": 0}
+
+
+# --- telling ------------------------------------------------------------------------------------
+def quoted(text: str) -> str:
+    """What a device sent, without control characters: it must not be able to write lines of the log."""
+    return json.dumps(text[:64])
+
+
+def uid(text: str) -> str:
+    return text if dataset.is_uid(text) else "0"
+
+
+def say(kind: str, identity: dataset.Identity, sender: str, what: str) -> None:
+    """A line that the monitor reads (server/orthanc/log.py), and a number among Orthanc's metrics."""
+    counted[kind] += 1
+    orthanc.SetMetricsValue(f"clinicops_{kind}", float(counted[kind]), orthanc.MetricsType.DEFAULT)
+    name = {"conflicts": "conflict"}.get(kind, kind)
+    study = f"study {uid(identity.study)} (accession {quoted(identity.accession)}) from {quoted(sender)}"
+    orthanc.LogWarning(f"clinicops: {name}: {study}: image {uid(identity.instance)} {what}")
+
+
+# --- what Orthanc has ---------------------------------------------------------------------------
+def asked(call: Any, *arguments: Any) -> bytes | None:
+    """Orthanc's answer, or nothing when it has none."""
+    try:
+        answer: bytes = call(*arguments)
+        return answer
+    except orthanc.OrthancException:
+        return None
+
+
+def is_known(identifier: str) -> bool:
+    return asked(orthanc.RestApiGet, f"/instances/{identifier}/metadata") is not None
+
+
+def path_of(identifier: str) -> Path | None:
+    """Its file; nothing with Orthanc 1.10, which does not tell."""
+    place = f"/instances/{identifier}/attachments/dicom"
+    told = json.loads(asked(orthanc.RestApiGet, f"{place}/info") or "{}")
+    # 1.11 to 1.12 had it alone
+    uuid = told.get("Uuid") or (asked(orthanc.RestApiGet, f"{place}/uuid") or b"").decode()
+    return STORAGE / uuid[:2] / uuid[2:4] / uuid if uuid else None
+
+
+def stored(identifier: str) -> bytes | None:
+    """The image as it is on the disk; nothing when its file is not there, or not what was written.
+
+    The disk itself is read, since Orthanc would answer out of its cache (1.13 checks even MD5s of what is in there).
+    1.10 does not tell where a file is, and may answer out of its cache as well: so it is made to write what it has.
+    """
+    place = f"/instances/{identifier}/attachments/dicom"
+    size, md5 = (asked(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
+    path = path_of(identifier)
+    try:
+        raw = path.read_bytes() if path else asked(orthanc.RestApiGet, f"{place}/compressed-data")
+    except OSError:
+        return None
+    if raw is None or size is None or len(raw) != int(size):
+        return None
+    # without a stored MD5 (StoreMD5ForAttachments) its length and that it can be read are all that can be known
+    if md5 and path and hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5.decode():
+        return None
+    if not path and (asked(orthanc.RestApiPost, f"{place}/verify-md5", b"") is None or not is_rewritten(place)):
+        return None
+    if raw[128:132] == b"DICM":
+        return raw
+    try:
+        return zlib.decompress(raw[8:])  # StorageCompression: its size (Orthanc Book, "Storage"), then zlib
+    except zlib.error:
+        return None
+
+
+def is_rewritten(place: str) -> bool:
+    """Whether Orthanc could write the attachment into a new file, and then back as it was; the old one goes after."""
+    compressed = asked(orthanc.RestApiGet, f"{place}/is-compressed") == b"1"
+    turns = ("uncompress", "compress") if compressed else ("compress", "uncompress")
+    return all(asked(orthanc.RestApiPost, f"{place}/{turn}", b"") is not None for turn in turns)
+
+
+def put_aside(identifier: str) -> str:
+    """What there is of the file, into the quarantine; its name, or nothing when there is nothing."""
+    directory = STORAGE / time.strftime(".quarantine-%Y%m%dT%H%M%S", time.gmtime())
+    path = path_of(identifier)
+    if path and path.exists():
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path.rename(directory / path.name)
+        return f"{directory.name}/{path.name}"
+    raw = None if path else asked(orthanc.RestApiGet, f"/instances/{identifier}/attachments/dicom/compressed-data")
+    if not raw:
+        return ""
+    write(directory / identifier, raw)
+    return f"{directory.name}/{identifier}"
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    waiting = path.with_name(f"{path.name}.part-{threading.get_ident()}")
+    with waiting.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    waiting.rename(path)
+
+
+# --- an image arrives ---------------------------------------------------------------------------
+def parsed(data: bytes) -> dataset.File:
+    try:
+        return dataset.parse(data)
+    except dataset.NotDicom:  # Orthanc reads more than is DICOM
+        return dataset.parse(orthanc.CreateDicomInstance(data).SerializeDicomInstance())
+
+
+def compared(first: bytes, second: bytes) -> list[str]:
+    """In what two files of an image differ."""
+    one, other = parsed(first), parsed(second)
+    if one.syntax != other.syntax:
+        files = []
+        for data, file in ((first, one), (second, other)):
+            if file.syntax != EXPLICIT:
+                try:
+                    data = orthanc.TranscodeDicomInstance(data, EXPLICIT).SerializeDicomInstance()
+                except orthanc.OrthancException:
+                    return [f"transfer syntax {uid(file.syntax)}, which cannot be decoded here"]
+            files.append(dataset.parse(data))
+        one, other = files
+    return dataset.differences(one, other)
+
+
+def put_by(identity: dataset.Identity, data: bytes) -> str:
+    """The second image, for a person to look at; where it is. The same one once, and not without a bound."""
+    digest = hashlib.sha256(dataset.parse(data).body).hexdigest()[:16]
+    path = CONFLICTS / f"{identity.orthanc}-{digest}.dcm"
+    if not path.exists():
+        CONFLICTS.mkdir(mode=0o700, exist_ok=True)
+        sizes = [one.stat().st_size for one in CONFLICTS.iterdir()]
+        if len(sizes) >= KEPT_CONFLICTS or sum(sizes) + len(data) > KEPT_BYTES:
+            return ""
+        write(path, data)
+    return f"{path.parent.name}/{path.name}"
+
+
+def arrives(identifier: str) -> bool:
+    """Whether Orthanc has it, or gets it this moment over another association: then that comes first."""
+    if is_known(identifier):
+        return True
+    now = time.monotonic()
+    if len(arriving) > 1000:
+        for one in [one for one, since in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
+            arriving.pop(one, None)
+    if arriving.setdefault(identifier, now) == now:
+        return False
+    while time.monotonic() < arriving.get(identifier, 0) + ARRIVING_SECONDS:
+        if is_known(identifier):
+            return True
+        time.sleep(0.05)
+    arriving[identifier] = time.monotonic()
+    return False
+
+
+def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
+    """What is to be told of an image that arrives, if anything; the first makes way where it is of no use."""
+    identity = dataset.identify(parsed(data))
+    identifier = identity.orthanc
+    if not arrives(identifier):
+        return None
+    first = stored(identifier)
+    if first is None:
+        aside = put_aside(identifier)
+        orthanc.RestApiDelete(f"/instances/{identifier}")
+        what = f"what there was of it is in {aside}" if aside else "its file was not there"
+        return "replaced", identity, f"could not be read any more, and is stored anew; {what}"
+    different = compared(first, data)
+    if not different:
+        return None
+    path = put_by(identity, data)
+    where = f"the second is in {path}" if path else f"the second is not kept, for {CONFLICTS.name} is full"
+    tags = " ".join(different[:8])
+    return "conflicts", identity, f"differs from the one that is stored in {tags}; the first is kept, {where}"
+
+
+def received(data: bytes, origin: int) -> tuple[int, None]:
+    """Called for each image, whichever way it comes, before Orthanc looks whether it has it."""
+    thread = threading.get_ident()
+    telling.pop(thread, None)
+    try:
+        if not BRAKE.exists():
+            told = look(data)
+            if told and origin != orthanc.InstanceOrigin.DICOM_PROTOCOL:
+                say(told[0], told[1], "an application", told[2])
+            elif told and release() < ASKS_NOBODY:
+                telling[thread] = told  # `from_device` knows which
+            elif told:
+                say(told[0], told[1], connected(), told[2])
+    except dataset.NotDicom:
+        pass  # Orthanc refuses it, or knows better
+    except Exception:
+        orthanc.LogError("clinicops: an image was not compared with what is stored: " + quoted(traceback.format_exc()))
+    return KEEP
+
+
+@functools.cache
+def release() -> tuple[int, ...]:
+    version = json.loads(orthanc.RestApiGet("/system"))["Version"]
+    return tuple(map(int, re.findall(r"[0-9]+", version))) or ASKS_NOBODY  # a build of the mainline is newer
+
+
+def connected() -> str:
+    """The AE titles of the devices that have a connection to the DICOM port now; most often it is one."""
+    port, hosts = SETTINGS.get("DicomPort", 4242), set()
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]:
+                here, there, state = line.split()[1:4]
+                if state == "01" and int(here.rpartition(":")[2], 16) == port:
+                    hosts.add(address(there.rpartition(":")[0]))
+    devices = [one for one in SETTINGS.get("DicomModalities", {}).values() if isinstance(one, dict)]
+    found = sorted({str(one["AET"]) for one in devices if one["Host"] in hosts and one.get("AllowStore", True)})
+    return " or ".join(found[:4]) or "a device"
+
+
+def address(text: str) -> str:
+    """Of the kernel's table: words of 32 bits in the machine's own order; an IPv4 address also where IPv6 holds it."""
+    words = [int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8)]
+    found = ipaddress.ip_address(b"".join(words))
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def from_device(image: Any) -> int:
+    """Called next in the same thread, with the sender's AE title; 0 is DICOM's success."""
+    told = telling.pop(threading.get_ident(), None)
+    with contextlib.suppress(orthanc.OrthancException):
+        if told:
+            say(told[0], told[1], image.GetInstanceRemoteAet(), told[2])
+    return 0
+
+
+# --- storage commitment -------------------------------------------------------------------------
+def asked_for(_job: str, _transaction: str, _classes: Any, _instances: Any, _aet: str, _called: str) -> None:
+    return None
+
+
+def committed(sop_class: str, sop_instance: str, _driver: Any) -> int:
+    """The reason why an image is not safe here, or success (DICOM PS3.3, C.14.1.1)."""
+    reasons = orthanc.StorageCommitmentFailureReason
+    found = json.loads(asked(orthanc.RestApiPost, "/tools/lookup", sop_instance) or "[]")
+    identifiers = [one["ID"] for one in found if one["Type"] == "Instance"]
+    if not identifiers:
+        return int(reasons.NO_SUCH_OBJECT_INSTANCE)
+    for identifier in identifiers:
+        kind = asked(orthanc.RestApiGet, f"/instances/{identifier}/metadata/SopClassUid") or b""
+        if kind.decode(errors="replace").strip("\0 ") != sop_class.strip("\0 "):
+            return int(reasons.CLASS_INSTANCE_CONFLICT)
+        data = stored(identifier)
+        try:
+            if data is None or dataset.identify(parsed(data)).orthanc != identifier:
+                return int(reasons.NO_SUCH_OBJECT_INSTANCE)
+        except (dataset.NotDicom, orthanc.OrthancException):
+            return int(reasons.NO_SUCH_OBJECT_INSTANCE)
+    return int(reasons.SUCCESS)
+
+
+orthanc.RegisterReceivedInstanceCallback(received)
+orthanc.RegisterIncomingCStoreInstanceFilter(from_device)
+commitment = getattr(orthanc, "RegisterStorageCommitmentScpCallback", None)
+if commitment:
+    commitment(asked_for, committed)
+elif any(
+    isinstance(device, dict) and device.get("AllowStorageCommitment")
+    for device in SETTINGS.get("DicomModalities", {}).values()
+):
+    raise RuntimeError("this release of Orthanc's Python plugin cannot verify what it commits to")
