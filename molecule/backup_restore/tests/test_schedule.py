@@ -131,10 +131,13 @@ def test_reconcile_tells_and_repairs_only_when_asked(machine: str) -> None:
     assert sorted(said["orphaned"]) == [orphan, noise]
     assert must(machine, f"find {STORAGE}/?? -type f -printf '%p %s %T@\\n' | sort") == files
 
-    said = done(machine, "reconcile", "--repair")
+    status, said = backup(machine, "reconcile", "--repair")
     repaired = said["repaired"]
     assert repaired[orphan.rpartition("/")[2]] == "imported"
-    assert repaired[noise.rpartition("/")[2]] == "quarantined"
+    # what is not an image is told, and stays
+    assert (status, said["left"]) == (1, [noise])
+    assert "not an image" in said["unresolved"][noise.rpartition("/")[2]]
+    must(machine, f"rm {STORAGE}/{noise}")
     assert len([how for how in repaired.values() if how.startswith("from snapshot")]) == 3
     now = held(machine)
     assert lacking(now, images) == []

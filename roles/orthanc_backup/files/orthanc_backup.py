@@ -41,10 +41,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.backup import history, ledger_history, placing, retention
+from server.backup import history, ledger_history, orphans, placing, retention
 from server.backup.study import BRAKED, Source, StudyRefused, format_images, restore_study
 from server.core import journal
 from server.core.escaping import escape
+from server.dicom import dataset
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
@@ -1587,7 +1588,7 @@ def assembled(
 
 
 def set_aside(path: Path, directory: Path) -> None:
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
     path.rename(directory / path.name)
 
 
@@ -2275,7 +2276,7 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     begin = time.time()
     names, _ = attachments_now(settings)
     listed = {one.uuid for one in names}
-    orphans = [
+    lost = [
         path for path in images(settings.storage)
         if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
     ]  # fmt: skip
@@ -2286,57 +2287,85 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"attachments": len(names)}
     for kind in ("missing", "truncated", "altered"):
         result[kind] = [one.path for one in defects if one.kind == kind]
-    result["orphaned"] = [str(path.relative_to(settings.storage)) for path in orphans]
+    result["orphaned"] = [str(path.relative_to(settings.storage)) for path in lost]
     left = [*(one.path for one in defects), *result["orphaned"]]
     if repair:
         quarantine = settings.storage / f".quarantine-{now()[:15]}"
-        wanted = {one.path: one for one in names}
-        result["repaired"] = imported(settings, orphans, quarantine)
-        result["repaired"] |= brought_back(settings, [wanted[one.path] for one in defects], quarantine)
+        result["repaired"], result["unresolved"] = imported(settings, lost, quarantine)
+        # an orphan may have come into the place of what could not be read
+        present = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
+        defects = [one for one in defects if one.path in present]
+        result["repaired"] |= brought_back(settings, [present[one.path] for one in defects], quarantine)
+        left = [*(one.path for one in defects), *result["orphaned"]]
         left = [one for one in left if one.rpartition("/")[2] not in result["repaired"]]
     return {**result, "left": left}
 
 
-def imported(settings: Settings, orphans: list[Path], quarantine: Path) -> dict[str, str]:
-    """Orphans that Orthanc takes are images again; the file goes aside, for its copy has another name."""
-    done, rest = {}, Rest(settings)
-    for path in orphans:
-        data = path.read_bytes()
-        image = data[128:132] == b"DICM"
-        if image and rest.ask("POST", "/instances", data)[0] != 200:
-            continue  # it stays, to be tried again
-        quarantine.mkdir(mode=0o700, exist_ok=True)
-        path.rename(quarantine / path.name)
-        done[path.name] = "imported" if image else "quarantined"
-    return done
+def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What became of orphans, and why others stay where they are.
+
+    An orphan is an image again when its copy was read back from the disk; then the file goes aside.
+    """
+    repaired: dict[str, str] = {}
+    unresolved: dict[str, str] = {}
+    rest, waiting = Rest(settings), lost
+    for last in (False, True):
+        answers: dict[Path, dict[str, str]] = {}
+        for path in waiting:
+            try:
+                status, body, _ = rest.ask("POST", "/instances", orphans.read_image(path))
+                if status == 200:
+                    answers[path] = json.loads(body)
+                else:
+                    unresolved[path.name] = f"Orthanc refuses it ({status})"
+            except dataset.NotDicom as error:
+                unresolved[path.name] = f"not an image: {error}"
+        stored = orphans.by_instance(attachments_now(settings)[0]) if answers else {}
+        waiting = []
+        for path, answer in answers.items():
+            one = stored.get(answer["ID"])
+            verdict = orphans.judge(settings.storage, orphans.read_image(path), answer["Status"], one)
+            if verdict.is_done:
+                set_aside(path, quarantine)
+                repaired[path.name] = verdict.text
+            elif verdict.word == "damaged" and one and not last:
+                # an Orthanc without the filter of images that arrive: the damaged one makes way, and nothing is lost
+                if (settings.storage / one.path).exists():
+                    set_aside(settings.storage / one.path, quarantine)
+                rest.ask("DELETE", f"/instances/{one.instance}")
+                waiting.append(path)
+            else:
+                unresolved[path.name] = f"{verdict.word}: {verdict.text}"
+    return repaired, unresolved
 
 
 def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path) -> dict[str, str]:
-    """Attachments with a defect come from the newest snapshot that has them as they were."""
-    done = {}
-    account, scratch = settings.account, settings.storage / ".restore-attachments"
+    """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place."""
+    done: dict[str, str] = {}
+    account, scratch, rest = settings.account, settings.storage / ".restore-attachments", Rest(settings)
     for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
         for first in range(0, len(wanted), 1000):  # a command line has an end
             part = wanted[first : first + 1000]
             fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in part], incomplete=True)
         data = below(scratch, str(settings.storage))
-        good = {one.path for one in wanted} - {one.path for one in verified(data, wanted, "compare")}
-        for one in [one for one in wanted if one.path in good]:
+        for one in [one for one in wanted if orphans.is_whole(data, one)]:
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.parent.resolve() != settings.storage.resolve() / one.path.rpartition("/")[0]:
                 raise Refused(f"{path.parent} leads elsewhere. Remedy: remove that link.")
             if path.exists():
-                quarantine.mkdir(mode=0o700, exist_ok=True)
-                path.rename(quarantine / path.name)
+                set_aside(path, quarantine)
             for each in (path.parent.parent, path.parent, data / one.path):
                 os.chown(each, account.pw_uid, account.pw_gid, follow_symlinks=False)
             (data / one.path).chmod(0o640)
             os.sync()
             (data / one.path).rename(path)
-            done[one.uuid] = f"from snapshot {snapshot['short_id']}"
-        wanted = [one for one in wanted if one.path not in good]
+            read = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")[0] == 200
+            if read and orphans.is_whole(settings.storage, one):
+                unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
+                done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
+        wanted = [one for one in wanted if one.uuid not in done]
         if not wanted:
             break
     shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,98 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files of the storage directory that the index does not know, and what Orthanc made of them when they were given back.
+
+Orthanc's answer decides nothing: it says "success" to an image that it has already, whether that can be read or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from ..dicom import dataset
+
+DICOM = 1  # the fileType of the index
+
+
+class Stored(Protocol):
+    """A row of the index: where an attachment is, and what was written there."""
+
+    uuid: str
+    type: int
+    size: int
+    md5: str
+    instance: str
+
+    @property
+    def path(self) -> str: ...
+
+
+class Verdict(NamedTuple):
+    """`imported` and `duplicate` are done; `damaged` is the stored one; `conflict` and `refused` leave the orphan."""
+
+    word: str
+    text: str
+
+    @property
+    def is_done(self) -> bool:
+        return self.word in ("imported", "duplicate")
+
+
+def read_image(path: Path) -> bytes:
+    """The DICOM file that is in an attachment, inflated where Orthanc compressed it (StorageCompression).
+
+    Raises dataset.NotDicom for what is not an image, or only a part of one.
+    """
+    data = path.read_bytes()
+    if data[128:132] != b"DICM":
+        # eight bytes of its size, little endian, and zlib; any other file begins with a size that is wrong
+        try:
+            inflated = zlib.decompress(data[8:])
+        except zlib.error:
+            raise dataset.NotDicom("it is neither a DICOM file nor one that Orthanc compressed") from None
+        if len(inflated) != int.from_bytes(data[:8], "little"):
+            raise dataset.NotDicom("it is a compressed file of another size than it says")
+        data = inflated
+    dataset.read_whole(data)  # a part of an image is not one
+    dataset.identify(dataset.parse(data))
+    return data
+
+
+def is_whole(storage: Path, one: Stored) -> bool:
+    """Whether the file of an image is on the disk as it was written; without a stored MD5, whether it can be read."""
+    path = storage / one.path
+    try:
+        if path.stat().st_size != one.size:
+            return False
+        if not one.md5:
+            return bool(one.type != DICOM or read_image(path))
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "md5").hexdigest() == one.md5
+    except (OSError, dataset.NotDicom):
+        return False
+
+
+def judge(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verdict:
+    """What became of an orphan that Orthanc was given; `one` is what the index has now under its identity."""
+    if one is None:
+        return Verdict("refused", "Orthanc took it, and does not have it")
+    if not is_whole(storage, one):
+        return Verdict("damaged", f"what is stored under its identity, {one.path}, cannot be read")
+    first, second = dataset.parse(read_image(storage / one.path)), dataset.parse(orphan)
+    if first.syntax != second.syntax:
+        return Verdict("conflict", f"it differs from {one.path}, which is stored, in its transfer syntax")
+    different = dataset.differences(first, second)
+    if different:
+        return Verdict("conflict", f"it differs from {one.path}, which is stored, in {' '.join(different[:8])}")
+    if status == "Success":
+        return Verdict("imported", "imported")
+    return Verdict("duplicate", f"duplicate of {one.path}")
+
+
+def by_instance(rows: list[Stored]) -> Mapping[str, Stored]:
+    """The images of an index by Orthanc's identifier."""
+    return {one.instance: one for one in rows if one.type == DICOM}
