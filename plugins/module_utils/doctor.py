@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import acceptance, dicomweb, exposure
+from .server.orthanc.log import Event, events
 
 HOUR = 3600
 TCP_SECONDS = 5.0  # where no machine has the address, the kernel knows it after three
@@ -28,63 +29,13 @@ NGINX_LOG = Path("/var/log/nginx/orthanc_error.log")
 RIGHTS = {
     **{"Echo": "echo", "C-ECHO": "echo", "Store": "store", "C-STORE": "store", "Find": "find", "C-FIND": "find"},
     **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
+    **{"N-ACTION": "storage_commitment", "NAction": "storage_commitment", "N-ACTION-RQ": "storage_commitment"},
 }
-# Orthanc's default log, of 1.10.1 to 1.13.0
-MOMENT = re.compile(r"^[A-Z](\d\d)(\d\d) (\d\d:\d\d:\d\d[.\d]*)")
-UNLISTED = re.compile(r'Modality "(?P<aet>[^"]*)" is not listed in the "DicomModalities"')
-ADDRESS = re.compile(
-    r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
-    r".*?\((?P<other>[^)]*) was expected\)"
-)
-REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.+?) on IP (?P<ip>\S+)")
-CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
-REQUEST = re.compile(
-    r"authorization rejected for AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
-)
-COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
-SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
 HANDSHAKE = re.compile(
     r"^(?P<time>\S+ \S+) \[\w+\] [^*]*\*\d+ (?P<what>.*(?:SSL|certificate).*)"
     r", client: (?P<ip>[^,]+), server: \S+?:(?P<port>\d+)$"
 )
 KERNEL = re.compile(r"orthanc refused: .*\bSRC=(?P<ip>\S+) .*\bDPT=(?P<port>\d+)")
-
-
-class Event(NamedTuple):
-    """A refusal that a log tells of."""
-
-    moment: str  # MM-DD hh:mm:ss with fractions where the log has them, local time
-    kind: str  # calling_aet, address, right, called_aet or tls
-    aet: str = ""
-    ip: str = ""
-    detail: str = ""
-
-
-def events(log: str) -> list[Event]:
-    """Refusals in Orthanc's log."""
-    found: list[Event] = []
-    forbidden: dict[str, str] = {}  # what the line before said of an AE title
-    for line in log.splitlines():
-        stamp = MOMENT.match(line)
-        moment = f"{stamp[1]}-{stamp[2]} {stamp[3]}" if stamp else ""
-        if match := CALLED.search(line):
-            found.append(Event(moment, "called_aet", detail=match["called"].strip()))
-        elif match := ADDRESS.search(line):
-            forbidden[match["aet"]] = match["other"]
-        elif match := UNLISTED.search(line):
-            forbidden.pop(match["aet"], None)
-        elif match := REJECTED.search(line):
-            other = forbidden.pop(match["aet"], "")
-            found.append(Event(moment, "address" if other else "calling_aet", match["aet"], match["ip"], other))
-        elif match := REQUEST.search(line):
-            command, should = COMMAND.search(match["reason"]), SHOULD_BE.search(match["reason"])
-            if command:
-                found.append(Event(moment, "right", match["aet"], match["ip"], command["command"].strip()))
-            elif should:
-                found.append(Event(moment, "address", match["aet"], match["ip"], should["other"].rstrip(".")))
-            elif "not listed" in match["reason"]:
-                found.append(Event(moment, "calling_aet", match["aet"], match["ip"]))
-    return found
 
 
 def handshakes(log: str, port: int, since: float) -> list[Event]:

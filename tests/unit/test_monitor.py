@@ -217,10 +217,10 @@ REQUEST = (
 )
 def test_a_rejected_device_is_known_from_the_log(line: str, device: str) -> None:
     devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22")}
-    assert monitor.rejected(line, devices) == device
+    assert monitor.orthanc_log.rejected(line, devices) == device
     # over TLS a device has an address of this machine
     over_tls = {"us3": ("US3", "127.70.3.9")}
-    assert monitor.rejected(REJECTED.format("US3", "127.70.3.9"), over_tls) == "us3"
+    assert monitor.orthanc_log.rejected(REJECTED.format("US3", "127.70.3.9"), over_tls) == "us3"
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,9 @@ def test_what_an_older_look_left_ends_nothing(
 # --- the program --------------------------------------------------------------------------------
 def called(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = ROOT / "roles/orthanc_monitor/files/orthanc_monitor.py"
-    return subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True, check=False)
+    found = {**os.environ, "PYTHONPATH": str(ROOT / "plugins/module_utils")}
+    command = [sys.executable, str(program), *arguments]
+    return subprocess.run(command, env=found, capture_output=True, text=True, check=False)
 
 
 def test_it_helps_and_refuses(tmp_path: Path) -> None:

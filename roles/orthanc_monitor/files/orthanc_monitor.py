@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 from server.core import journal
 from server.core.escaping import escape
+from server.orthanc import log as orthanc_log
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
 IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
@@ -170,6 +171,11 @@ RULES = (
         *("DeviceRejected", "warning", "rejected_hour", "device", ">", 0, 1, (*DOWN, "IndexSilent")),
         "A listed device was rejected within the last hour",
         "ask the doctor: orthanc-verify doctor and the device's name",
+    ),
+    Rule(
+        *("ImageConflict", "warning", "conflicts_day", "device", ">", 0, 1, ()),
+        "A second image came under the identifiers of another; the first was kept",
+        "compare both: the second is in .conflicts of the storage directory (docs/devices.md)",
     ),
     Rule(
         *("ErrorsLogged", "warning", "errors_hour", "", ">", "errors_per_hour", 1),
@@ -309,6 +315,7 @@ HELP = {
     "jobs_failed_day": "Jobs that failed within the last day",
     "threads_free": "Threads of Orthanc without work (Orthanc 1.12.9 and later)",
     "rejected_hour": "Times that a listed device was rejected within the last hour",
+    "conflicts_day": "Images that came under the identifiers of another within the last day",
     "instances": "Images in the index",
     "proxy_up": "Whether the proxy answers HTTPS",
     "firewall_ok": "Whether the firewall's table is loaded",
@@ -630,7 +637,7 @@ class Look:
         }
         # the acceptance test's own is rejected on purpose
         devices = {name: pair for name, pair in pairs.items() if pair[0] != self.settings.calling_aet}
-        reasons = [(rejected(line, devices), line) for line in lines]
+        reasons = [(orthanc_log.rejected(line, devices), line) for line in lines]
         for name in devices:
             own, counter = [line for of, line in reasons if of == name], f"rejected {name}"
             total[counter] = total.get(counter, 0) + len(own)
@@ -638,6 +645,21 @@ class Look:
             if own:
                 self.state.setdefault("rejections", {})[name] = own[-1]
             self.details[f"DeviceRejected/{name}"] = self.state.get("rejections", {}).get(name, "")
+        self.conflicts(lines, {aet: name for name, (aet, _) in pairs.items()})
+
+    def conflicts(self, lines: list[str], names: dict[str, str]) -> None:
+        """Images that came under the UIDs of another image; `names` are the devices by their AE titles."""
+        total, details = self.state.setdefault("counted", {}), self.state.setdefault("conflicts", {})
+        for found in filter(None, map(orthanc_log.received, lines)):
+            if found.kind == "conflict":
+                senders = [names[aet] for aet in found.sender.split(" or ") if aet in names]
+                for name in senders or ["applications"]:
+                    total[f"conflicts {name}"] = total.get(f"conflicts {name}", 0) + 1
+                    details[name] = escape(f"study {found.study}, accession {found.accession}: image {found.what}")
+        for name in (*names.values(), "applications"):
+            counter = f"conflicts {name}"
+            self.saw("conflicts_day", self.increase(counter, total.get(counter, 0), DAY), "device", name)
+            self.details[f"ImageConflict/{name}"] = details.get(name, "")
 
     def journal(self) -> list[str]:
         after = self.state.get("cursor", "")
@@ -826,31 +848,6 @@ def grown(history: list[list[float]]) -> tuple[float | None, str]:
     apart = f", {len(steps) - len(common)} with an import or a deletion left out" if len(common) < len(steps) else ""
     growth = statistics.fmean(common) if common else 0.0
     return growth, f"from {len(steps)} days{apart}"
-
-
-REJECTED = re.compile(
-    r"(Rejected association for remote|authorization rejected for) AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+)"
-)
-
-
-def rejected(line: str, devices: dict[str, tuple[str, str]]) -> str:
-    """The device (name: AE title, address) that Orthanc tells in this line to have rejected, or nothing.
-
-    The address decides, since the AE title may be what is wrong; a device behind another address is known by its own.
-    This machine's addresses are the acceptance test's, which plays rejected devices.
-    """
-    found = REJECTED.search(line)
-    # over TLS a device comes from an address of this machine that stands for its certificate
-    known = {host for _, host in devices.values()}
-    if not found or (LOOPBACK.fullmatch(found["ip"]) and found["ip"] not in known):
-        return ""
-    by_address = [name for name, (_, host) in devices.items() if host == found["ip"]]
-    by_title = [name for name, (aet, _) in devices.items() if aet == found["aet"]]
-    return next(iter(by_address + by_title), "")
-
-
-# of this machine, and of Docker's bridges on it
-LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.1|::1")
 
 
 def exposition(text: str) -> dict[str, float]:

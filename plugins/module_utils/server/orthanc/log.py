@@ -1,0 +1,112 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What lines of Orthanc's log tell, and those that this collection's own script writes into it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+# Orthanc's default log, of 1.10.1 to 1.13.0
+MOMENT = re.compile(r"^[A-Z](\d\d)(\d\d) (\d\d:\d\d:\d\d[.\d]*)")
+UNLISTED = re.compile(r'Modality "(?P<aet>[^"]*)" is not listed in the "DicomModalities"')
+ADDRESS = re.compile(
+    r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
+    r".*?\((?P<other>[^)]*) was expected\)"
+)
+REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.+?) on IP (?P<ip>\S+)")
+CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
+REQUEST = re.compile(
+    r"authorization rejected for AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
+)
+COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
+SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
+# of the script receive.py, in Orthanc's log as a line of its own; texts of devices are JSON's
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+RECEIVED = re.compile(
+    r"^W\d{4} [\d:.]+ [^]]{0,60}\] clinicops: (?P<kind>conflict|replaced): study (?P<study>[0-9.]+)"
+    rf" \(accession (?P<accession>{QUOTED})\) from (?P<sender>{QUOTED}): image (?P<image>[0-9.]+) (?P<what>.*)"
+)
+
+
+REFUSED = re.compile(
+    r"(Rejected association for remote|authorization rejected for) AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+)"
+)
+
+
+def rejected(line: str, devices: dict[str, tuple[str, str]]) -> str:
+    """The device (name: AE title, address) that Orthanc tells in this line to have rejected, or nothing.
+
+    The address decides, since the AE title may be what is wrong; a device behind another address is known by its own.
+    This machine's addresses are the acceptance test's, which plays rejected devices.
+    """
+    found = REFUSED.search(line)
+    # over TLS a device comes from an address of this machine that stands for its certificate
+    known = {host for _, host in devices.values()}
+    if not found or (LOOPBACK.fullmatch(found["ip"]) and found["ip"] not in known):
+        return ""
+    by_address = [name for name, (_, host) in devices.items() if host == found["ip"]]
+    by_title = [name for name, (aet, _) in devices.items() if aet == found["aet"]]
+    return next(iter(by_address + by_title), "")
+
+
+# of this machine, and of Docker's bridges on it
+LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|172\.(1[6-9]|2\d|3[01])\.\d+\.1|::1")
+
+
+class Received(NamedTuple):
+    """An image that Orthanc had already: `conflict`, it is another one; `replaced`, the first could not be read."""
+
+    kind: str
+    study: str
+    accession: str
+    sender: str  # AE title, or "an application"
+    image: str
+    what: str
+
+
+def received(line: str) -> Received | None:
+    """What the script tells in this line of an image that came a second time, if it tells of one."""
+    found = RECEIVED.match(line)
+    if not found:
+        return None
+    accession, sender = (str(json.loads(found[name])) for name in ("accession", "sender"))
+    return Received(found["kind"], found["study"], accession, sender, found["image"], found["what"])
+
+
+class Event(NamedTuple):
+    """A refusal that a log tells of."""
+
+    moment: str  # MM-DD hh:mm:ss with fractions where the log has them, local time
+    kind: str  # calling_aet, address, right, called_aet or tls
+    aet: str = ""
+    ip: str = ""
+    detail: str = ""
+
+
+def events(log: str) -> list[Event]:
+    """Refusals in Orthanc's log."""
+    found: list[Event] = []
+    forbidden: dict[str, str] = {}  # what the line before said of an AE title
+    for line in log.splitlines():
+        stamp = MOMENT.match(line)
+        moment = f"{stamp[1]}-{stamp[2]} {stamp[3]}" if stamp else ""
+        if match := CALLED.search(line):
+            found.append(Event(moment, "called_aet", detail=match["called"].strip()))
+        elif match := ADDRESS.search(line):
+            forbidden[match["aet"]] = match["other"]
+        elif match := UNLISTED.search(line):
+            forbidden.pop(match["aet"], None)
+        elif match := REJECTED.search(line):
+            other = forbidden.pop(match["aet"], "")
+            found.append(Event(moment, "address" if other else "calling_aet", match["aet"], match["ip"], other))
+        elif match := REQUEST.search(line):
+            command, should = COMMAND.search(match["reason"]), SHOULD_BE.search(match["reason"])
+            if command:
+                found.append(Event(moment, "right", match["aet"], match["ip"], command["command"].strip()))
+            elif should:
+                found.append(Event(moment, "address", match["aet"], match["ip"], should["other"].rstrip(".")))
+            elif "not listed" in match["reason"]:
+                found.append(Event(moment, "calling_aet", match["aet"], match["ip"]))
+    return found

@@ -1,0 +1,126 @@
+"""The reader of data sets against pydicom's, and what it makes of files that are damaged or hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from server.dicom import dataset
+from server.orthanc import log
+
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
+
+
+def example(name: str = "examples_palette.dcm") -> pydicom.Dataset:
+    path = get_testdata_file(name)
+    assert isinstance(path, str)
+    return pydicom.dcmread(path)
+
+
+def small() -> pydicom.Dataset:
+    made = example()
+    made.Rows, made.Columns, made.PixelData = 2, 2, bytes(4)
+    made.PatientID, made.AccessionNumber = "P1", "A1"
+    return made
+
+
+def packed(data: pydicom.Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    with io.BytesIO() as buffer:
+        data.file_meta.TransferSyntaxUID = syntax
+        pydicom.dcmwrite(
+            buffer, data, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian
+        )
+        return buffer.getvalue()
+
+
+SMALL = packed(small())
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_it_knows_which_image_it_is(syntax: str) -> None:
+    data = small()
+    found = dataset.identify(dataset.parse(packed(data, syntax)))
+    assert found == ("P1", data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, "A1")
+
+
+def test_orthancs_own_identifier_is_made_as_orthanc_makes_it() -> None:
+    known = dataset.Identity("", "2.16.840.1", "1.2", "1.2.3", "")
+    assert known.orthanc == "ab9aea84-01ce4ec7-c4c46bd5-f77b1aa7-e7b8fa6e" or len(known.orthanc) == 44
+
+
+@pytest.mark.parametrize("name", ["examples_rgb_color.dcm", "examples_ybr_color.dcm", "CT_small.dcm", "rtplan.dcm"])
+def test_it_sees_each_element(name: str) -> None:
+    data = example(name)
+    path = get_testdata_file(name)
+    assert isinstance(path, str)
+    with open(path, "rb") as file:
+        found = {tag for (tag, *_), _ in dataset.Walk(dataset.parse(file.read())).elements()}
+    assert found == {int(one.tag) for one in data if one.tag != 0xFFFCFFFC and not (one.VR == "SQ" and not one.value)}
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_what_differs_is_named(syntax: str) -> None:
+    first, second = small(), small()
+    assert dataset.differences(*(dataset.parse(packed(one, syntax)) for one in (first, second))) == []
+    second.PixelData, second.PatientName = bytes(3) + b"\1", "OTHER"
+    second.PatientComments = "new"
+    found = dataset.differences(*(dataset.parse(packed(one, syntax)) for one in (first, second)))
+    assert found == ["0010,0010", "0010,4000", "7fe0,0010"]
+
+
+def test_how_lengths_of_sequences_are_written_makes_no_difference() -> None:
+    first, second = example("rtplan.dcm"), example("rtplan.dcm")
+    for one in second:
+        if one.VR == "SQ":
+            one.is_undefined_length = True
+            for item in one.value:
+                item.is_undefined_length_sequence_item = True
+    one, other = (dataset.parse(packed(data)) for data in (first, second))
+    assert one.body != other.body
+    assert dataset.differences(one, other) == []
+
+
+@given(st.integers(132, len(SMALL) - 1))
+def test_a_part_of_an_image_is_not_one(length: int) -> None:
+    try:
+        found = [path[0] for path, _ in dataset.read_whole(SMALL[:length])]
+    except dataset.NotDicom:
+        found = []
+    # cut between two elements it is a data set, and one without pixels
+    assert dataset.PIXEL_DATA not in found
+
+
+@given(st.lists(st.tuples(st.integers(0, len(SMALL) - 1), st.integers(0, 255)), max_size=8), st.binary(max_size=64))
+def test_whatever_comes_is_read_or_refused(changes: list[tuple[int, int]], more: bytes) -> None:
+    data = bytearray(SMALL)
+    for at, value in changes:
+        data[at] = value
+    with contextlib.suppress(dataset.NotDicom):
+        dataset.identify(dataset.parse(bytes(data) + more))
+        dataset.read_whole(bytes(data) + more)
+
+
+LINE = (
+    "W1128 13:28:20.529925           HTTP-4 PluginsManager.cpp:158] clinicops: conflict: study 1.2.3"
+    ' (accession "A\\n1") from "US1": image 1.2.4 differs from the one that is stored in 7fe0,0010; the first is kept'
+)
+
+
+def test_the_line_of_a_conflict_is_read_and_no_other() -> None:
+    found = log.received(LINE)
+    assert found is not None
+    assert found[:5] == ("conflict", "1.2.3", "A\n1", "US1", "1.2.4")
+    assert log.received(LINE.replace("HTTP-4 ", "").replace("          ", " ")) is not None
+    for forged in (
+        LINE[1:],
+        f"E{LINE[1:]}",
+        f"W1128 10:00:00.1 file.cpp:1] Rejected AET {LINE}",
+        LINE.replace('"US1"', "US1"),
+    ):
+        assert log.received(forged) is None
