@@ -1,0 +1,93 @@
+"""What reconcile says it repaired can be read, and nothing else is said to be."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from backups import STORAGE, backup, done, must
+from clients import name_of, put
+from senders import altered, identifier, image, packed, path, pixels, rest, restart, sent
+from testinfra.host import Host
+
+
+@pytest.fixture
+def machine(host: Host) -> str:
+    return name_of(host)
+
+
+def orphan(machine: str, number: int, content: bytes) -> str:
+    """A file that the index does not know; its name."""
+    name = f"00/00/0000{number:04}-0000-4000-8000-000000000000"
+    must(machine, f"install -d -o orthanc -g orthanc {STORAGE}/00 {STORAGE}/00/00")
+    put(machine, f"{STORAGE}/{name}", content)
+    must(machine, f"chown orthanc: {STORAGE}/{name} && touch -d '1 hour ago' {STORAGE}/{name}")
+    return name
+
+
+def compressed(data: bytes) -> bytes:
+    """As Orthanc writes it with StorageCompression."""
+    return len(data).to_bytes(8, "little") + zlib.compress(data)
+
+
+def test_what_reconcile_says_is_what_it_saw(machine: str) -> None:
+    new, packed_new, twice, other, lost, cut = (image(f"ORPHAN{number}") for number in range(6))
+    assert sent(machine, "US1", twice, other, lost) == [0, 0, 0]
+    must(machine, f"truncate --size=1000 {path(machine, lost)}")
+    restart(machine)
+    same = rest(machine, "GET", f"/instances/{identifier(machine, twice)}/file")[1]
+    names = {
+        "new": orphan(machine, 1, packed(new)),
+        "compressed": orphan(machine, 2, compressed(packed(packed_new))),
+        "twice": orphan(machine, 3, same),
+        "other": orphan(machine, 4, packed(altered(other))),
+        "lost": orphan(machine, 5, packed(lost)),
+        "cut": orphan(machine, 6, packed(cut)[:-500]),
+        "cut compressed": orphan(machine, 7, compressed(packed(cut))[:-500]),
+        "noise": orphan(machine, 8, bytes(range(256)) * 4),
+    }
+    name = {kind: one.rpartition("/")[2] for kind, one in names.items()}
+
+    status, said = backup(machine, "reconcile", "--repair")
+
+    repaired, unresolved = said["repaired"], said["unresolved"]
+    assert {kind: repaired.get(name[kind], "") for kind in ("new", "compressed", "lost")} == {
+        "new": "imported",
+        "compressed": "imported",
+        "lost": "imported",
+    }
+    assert repaired[name["twice"]].startswith("duplicate of ")
+    assert "differs" in unresolved[name["other"]]
+    assert unresolved[name["other"]].startswith("conflict: ")
+    for kind in ("cut", "cut compressed", "noise"):
+        assert unresolved[name[kind]].startswith("not an image: ")
+    assert status == 1
+    assert sorted(said["left"]) == sorted(names[kind] for kind in ("other", "cut", "cut compressed", "noise"))
+    restart(machine)
+    for one in (new, packed_new, twice, other, lost):
+        assert pixels(machine, one) == one.PixelData
+    for kind in ("other", "cut", "cut compressed", "noise"):
+        must(machine, f"rm {STORAGE}/{names[kind]}")
+    assert done(machine, "reconcile")["left"] == []
+
+
+def test_compressed_attachments_come_back_from_a_snapshot(machine: str) -> None:
+    one = image("COMPRESSED")
+    assert sent(machine, "US1", one) == [0]
+    place = f"/instances/{identifier(machine, one)}/attachments/dicom"
+    assert rest(machine, "POST", f"{place}/compress")[0] == 200
+    done(machine, "run")
+    # its UID is in the file no more
+    file = must(machine, f"find {STORAGE}/?? -type f -printf '%T@ %p\\n' | sort | tail -1 | cut -d' ' -f2").strip()
+    must(machine, f"truncate --size=-10 {file}")
+    restart(machine)
+    said = done(machine, "reconcile", "--repair")
+    assert said["repaired"][file.rpartition("/")[2]].startswith("from snapshot ")
+    assert said["left"] == []
+    assert pixels(machine, one) == one.PixelData
+    # and a device that sends it again is told the truth
+    must(machine, f"truncate --size=-10 {file}")
+    restart(machine)
+    assert sent(machine, "US1", one) == [0]
+    restart(machine)
+    assert pixels(machine, one) == one.PixelData
