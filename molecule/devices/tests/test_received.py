@@ -176,3 +176,12 @@ def test_while_the_disk_is_almost_full_nothing_is_touched(machine: str) -> None:
     restart(machine)
     assert pixels(machine, one) == one.PixelData
     wait_for(lambda: rest(machine, "GET", "/changes?last")[0] == 200, "Orthanc answers")
+
+
+def test_the_monitor_tells_of_a_conflict_with_device_and_study(machine: str) -> None:
+    first = image("ALERT")
+    dicom(machine, first)
+    dicom(machine, altered(first))
+    told = f"(us1: study {first.StudyInstanceUID}, accession ALERT: image differs"
+    # the journal has the line a moment later
+    wait_for(lambda: told in must(machine, "orthanc-monitor look; orthanc-monitor show"), "the alert")
