@@ -153,6 +153,11 @@ def test_a_machine_with_another_storage_directory_takes_the_data(machine: str) -
         assert said["set_aside"].startswith(other)
         assert all_readable(machine, study)
         assert f"{other}" in must(machine, f"cat {SITE}")
+        # a repair finds the file in a snapshot of the other directory
+        lost = must(machine, f"find {other}/[0-9a-f][0-9a-f] -type f | head -1").strip()
+        must(machine, f"rm {lost}")
+        assert [*done(machine, "reconcile", "--repair")["repaired"]] == [lost.rpartition("/")[2]]
+        must(machine, f"test -s {lost}")
     must(machine, f"rm -r {other}")
     assert all_readable(machine, study)
 

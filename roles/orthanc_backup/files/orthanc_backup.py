@@ -432,6 +432,11 @@ def disowned(settings: Settings, attempt: str) -> None:
         restic(settings, "tag", "--add=unproven", "--remove=orthanc", one["id"])
 
 
+def storage_in(snapshot: dict[str, Any]) -> str:
+    """The storage directory that the snapshot was made of, which may not be this machine's by now."""
+    return next(path for path in snapshot["paths"] if not path.endswith(("/staging", "/ledger")))
+
+
 def moment_of(snapshot: dict[str, Any]) -> str:
     """UTC, to the second."""
     return f"{datetime.fromisoformat(re.sub(r'[.][0-9]+', '', snapshot['time'])).astimezone(UTC):%Y%m%dT%H%M%S}"
@@ -1275,7 +1280,7 @@ class Rest:
         return path
 
     def takes(self, storage: Path) -> None:
-        """Whether it stores an image; the image goes again."""
+        """Refuses unless it stores an image that can be read back; the image goes again."""
         image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
         status, body, _ = self.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
         if status != 200:
@@ -1283,7 +1288,11 @@ class Rest:
                 f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
             )
             raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
-        self.ask("DELETE", f"/instances/{json.loads(body)['ID']}")
+        path = f"/instances/{json.loads(body)['ID']}"
+        read, deleted = self.ask("GET", f"{path}/file")[0], self.ask("DELETE", path)[0]
+        if (read, deleted) != (200, 200):
+            what = f"Orthanc stored an image, and answers {read} when it is read and {deleted} when it is deleted"
+            raise Refused(f"{what}. Remedy: see its log, and that {storage} is its own.")
 
 
 # --- ledger ------------------------------------------------------------------------------------
@@ -2345,10 +2354,11 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
     account, scratch, rest = settings.account, settings.storage / ".restore-attachments", Rest(settings)
     for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
+        storage = storage_in(snapshot)
         for first in range(0, len(wanted), 1000):  # a command line has an end
             part = wanted[first : first + 1000]
-            fetched(settings, snapshot, scratch, [f"{settings.storage}/{one.path}" for one in part], incomplete=True)
-        data = below(scratch, str(settings.storage))
+            fetched(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
+        data = below(scratch, storage)
         for one in [one for one in wanted if orphans.is_whole(data, one)]:
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
