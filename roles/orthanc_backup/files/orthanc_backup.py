@@ -268,6 +268,11 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
 
 
+def tomorrow() -> str:
+    """A snapshot that is dated later was made with a wrong clock. UTC, to the second."""
+    return f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
+
+
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -405,17 +410,18 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
     identity = archive(settings)
     if wanted == "latest":
         found = of_archive(settings, identity) if identity else snapshots(settings, "orthanc")
-        tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
-        for one in [one for one in found if moment_of(one) > tomorrow]:  # a clock that was wrong for a day
+        for one in [one for one in found if moment_of(one) > tomorrow()]:  # a clock that was wrong for a day
             say(f"Snapshot {one['short_id']} is dated {moment_of(one)}, which is in the future.", 4)
         archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
         if len(archives) > 1:
             what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
             raise Refused(f"{what}. Remedy: choose a snapshot of orthanc-backup list.")
-        newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow)
+        newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow())
         found = [one for one in found if newest and one["id"] == newest.id]
     else:
         found = [one for one in snapshots(settings, "orthanc", "unproven") if wanted_by(one, wanted)]
+    # a mark that was cut off leaves a snapshot twice, with the same run
+    found = [*{seen(one).token: one for one in found}.values()]
     if len(found) != 1:
         raise Refused(f"{len(found)} snapshots of {settings.host} are {wanted!a}. Remedy: see orthanc-backup list.")
     return found[0]
@@ -910,6 +916,8 @@ def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
             if unsettled not in past_of(settings).accepted:
                 disowned(settings, unsettled)
             result["unsettled"] = ""
+            # at once: when this run is killed as well, its own snapshot is the one to disown
+            note(settings, "backup", {**state(settings, "backup"), "unsettled": ""})
         if not state(settings, "restore"):
             given_up(settings)
         known(settings, anew)
@@ -939,10 +947,9 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
     there = [seen(one) for one in found]
     past = past_of(settings)
     if not past.archive:
-        past = history.adopt(identity, there)
+        past = history.adopt(identity, there, tomorrow())
     others = history.find_strangers(there, past)
-    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
-    predecessor = history.choose_predecessor(there, past, tomorrow)
+    predecessor = history.choose_predecessor(there, past, tomorrow())
     before, unread = None, ""
     if predecessor:
         try:
@@ -974,10 +981,13 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
         past.note_own(result["run"])
         remember(settings, past)
         taking = taken(settings, manifest, result, why, present_id(settings, parent))
-        rows = [[str(field) for field in one] for one in names]
+        rows = ([str(field) for field in one] for one in names)
         content_kept(settings, result["run"], history.parse_content(manifest, rows))
         problems, absent = proof(settings, result, names, taking)
-        if problems or not absent or len(tries) + 1 == TRIES:
+        # a copy of this machine begins at the same minute: with what it added meanwhile this line is not the only one
+        late = [] if others else history.find_strangers(map(seen, of_archive(settings, identity)), past)
+        others = others or late
+        if problems or not (absent or late) or len(tries) + 1 == TRIES:
             break
         disowned(settings, result["run"])
         tries.append(result["run"])
@@ -995,7 +1005,6 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
             disowned(settings, result["run"])
         return problems
     past.note_proven(result["run"])
-    past.forget_absent([*(one.token for one in there), result["run"]])
     remember(settings, past)
     with contextlib.suppress(Refused):  # otherwise the retention does it
         superseded = [] if settings.append_only else [f"unproven,run={token}" for token in tries]
@@ -1074,11 +1083,12 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
     there = [seen(each) for each in found]
     past = past_of(settings)
     if not past.archive:
-        past = history.adopt(identity, there)
+        past = history.adopt(identity, there, tomorrow())
     if proof.manifest["archive"] != identity or one.token not in past.ours:
         what = f"Snapshot {named} was not made by this machine in its present archive"
         raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine has made.")
-    if history.is_proven(one, past):
+    cut = one.token in past.accepted and not one.tagged_proven and not settings.append_only  # before it was marked
+    if history.is_proven(one, past) and not cut:
         raise Refused(f"Snapshot {named} is proven. Remedy: nothing is to be done.")
     if proof.problems:
         raise Refused(*proof.problems)
@@ -1086,6 +1096,7 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
         what = f"The run that made snapshot {named} did not end, or found defects, so that its files were not verified"
         raise Refused(f"{what}. Remedy: orthanc-backup run, and accept the snapshot that it makes.")
     others = history.find_strangers(there, past)
+    others += [each for each in there if each.token in past.foreign and each.tagged_proven]
     by = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
     remember(settings, history.accept(past, one, there, {"by": by, "at": now(), "reason": reason}))
     if not settings.append_only:
@@ -1444,8 +1455,7 @@ def images_in_backup(settings: Settings) -> set[str]:
     """Orthanc's ids of the images in the newest proven snapshot of this archive: what is not in it came afterwards."""
     identity = archive(settings)
     found = of_archive(settings, identity) if identity else []
-    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%S}"
-    newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow)
+    newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow())
     return {image for one in found if newest and one["id"] == newest.id for image in content_of(settings, one).images}
 
 
@@ -2240,10 +2250,13 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
     What is not proven never stands for what is.
     """
     identity, at = archive(settings), datetime.now(UTC)
+    if not identity:  # the images' disk is not mounted, or nothing was restored yet
+        result.update(forgotten=0, kept=0)
+        return
     past, found = past_of(settings), of_archive(settings, identity)
     by_token = {seen(one).token: one for one in found}
     if not past.archive:
-        past = history.adopt(identity, map(seen, found))
+        past = history.adopt(identity, map(seen, found), tomorrow())
     undecided = {one.token for one in history.find_strangers(map(seen, found), past)}
     newest = history.choose_latest(map(seen, found), past, "9")
 
@@ -2253,7 +2266,9 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
 
     def content(token: str) -> history.Content | None:
         try:
-            return content_of(settings, by_token[token])
+            known = content_of(settings, by_token[token])
+            # another machine may have gone on in the same line: nobody here can say what was deleted there
+            return replace(known, lineage={}) if token in past.foreign else known
         except Refused as refused:
             say(f"{refused} The snapshot stays.", 4)
             return None
@@ -2271,9 +2286,9 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
     failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
     going = ledger_history.find_superseded(snapshots(settings, f"ledger,archive={identity}"), at)
     forgotten(settings, [*old.going, *failed.going, *going])
-    past.held = {**old.held, **failed.held}
-    remember(settings, past)
-    result.update(forgotten=len(old.going) + len(failed.going), kept=len(past.held))
+    held, noted_since = {**old.held, **failed.held}, past_of(settings)  # a backup may have gone on meanwhile
+    remember(settings, replace(noted_since if noted_since.archive else past, held=held))
+    result.update(forgotten=len(old.going) + len(failed.going), kept=len(held))
     for path in (settings.directory / "contents").glob("*"):
         if path.name.partition(".")[0] not in by_token:
             path.unlink()

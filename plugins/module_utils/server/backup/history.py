@@ -141,7 +141,8 @@ def continue_lineage(before: Content | None, judgement: Judgement, others: bool,
 @dataclass
 class Past:
     """What this machine remembers of an archive's snapshots by their tokens, the oldest run first; kept outside the
-    archive, since its identity moves with a copy of the disk and this is what tells two machines apart.
+    archive, since its identity moves with a copy of the disk and this is what tells two machines apart. Tokens stay
+    when a repository has no such snapshot (any more): disks may take turns as the repository.
 
     `ours`: made or once taken over by this machine. `foreign`: a person said that they are another's. `unproven`:
     ours, and not yet, or never, found to be right; `unchecked`: those of them whose files were not verified.
@@ -181,16 +182,6 @@ class Past:
         self.unproven = [one for one in self.unproven if one != token]
         if self.restored not in self.ours or self.ours.index(token) > self.ours.index(self.restored):
             self.restored, self.lineage = "", {}
-
-    def forget_absent(self, there: Iterable[str]) -> None:
-        """Tokens of which the repository has no snapshot any more go."""
-        present = {*there}
-        self.ours = [one for one in self.ours if one in present]
-        self.foreign = [one for one in self.foreign if one in present]
-        self.unproven = [one for one in self.unproven if one in present]
-        self.unchecked = [one for one in self.unchecked if one in present]
-        self.accepted = {one: how for one, how in self.accepted.items() if one in present}
-        self.held = {one: number for one, number in self.held.items() if one in present}
 
 
 class Snapshot(NamedTuple):
@@ -236,9 +227,10 @@ def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> S
     return restored or choose_latest(found, past, horizon)
 
 
-def adopt(archive: str, found: Iterable[Snapshot]) -> Past:
-    """The past of a machine that remembers none: everything that is there is taken over, in the order of time."""
-    by_time = sorted(found, key=lambda one: one.time)
+def adopt(archive: str, found: Iterable[Snapshot], horizon: str = "9") -> Past:
+    """The past of a machine that remembers none: everything that is there is taken over, in the order of time; what is
+    dated later than `horizon` stands for nothing newer."""
+    by_time = sorted(found, key=lambda one: (one.time <= horizon, one.time))
     unchecked = [one.token for one in by_time if not one.tagged_proven]
     return Past(archive, ours=[one.token for one in by_time], unchecked=unchecked)
 

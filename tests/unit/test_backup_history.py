@@ -1,0 +1,231 @@
+"""What the backup's program keeps in mind between two steps: of runs that were killed, of copies, of other disks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server.backup.history import Content, Past
+from test_backup import backup, settings
+
+ARCHIVE = "0123456789abcdef"
+GOOD, LATE = "a" * 16, "b" * 16
+
+
+class Repository:
+    """The list of an archive's snapshots, and what is done to their tags."""
+
+    def __init__(self, own: Any, patch: pytest.MonkeyPatch) -> None:
+        self.found: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, ...]] = []
+        (own.storage / ".orthanc-archive").write_text(f"{ARCHIVE}\n")
+        patch.setattr(backup, "snapshots", self.list)
+        patch.setattr(backup, "restic", lambda _settings, *arguments: self.calls.append(arguments))
+
+    def list(self, _settings: Any, *tags: str) -> list[dict[str, Any]]:
+        wanted = [{*tag.split(",")} for tag in tags]
+        return [one for one in self.found if any({*one["tags"]} >= tag for tag in wanted)]
+
+    def add(self, token: str, tag: str = "orthanc", identity: str = "", day: int = 1) -> None:
+        name = identity or f"id-{token[:6]}"
+        tags = [tag, f"run={token}", f"archive={ARCHIVE}"]
+        time = f"2026-01-{day:02}T00:00:00Z"
+        self.found.append({"id": name, "short_id": token[:8], "original": token, "time": time, "tags": tags})
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    found = settings(tmp_path)
+    found.staging.mkdir()
+    return found
+
+
+@pytest.fixture
+def repository(own: Any, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    return Repository(own, monkeypatch)
+
+
+def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any) -> tuple[list[str], Any]:
+    """A run's tries, each with what its proof says; the problems, and its result."""
+    left = [*proofs]
+    result = {"run": "1" * 16, "moment": "20260102T000000.000", "snapshot": "new"}
+
+    def proof(*_: Any) -> tuple[list[str], int]:
+        said = left.pop(0)
+        found: tuple[list[str], int] = said() if callable(said) else said
+        return found
+
+    def taken(_settings: Any, manifest: dict[str, Any], result: dict[str, Any], why: str, _parent: str) -> None:
+        repository.add(result["run"], "unproven" if why else "orthanc", day=2)
+        lineages.append(manifest["lineage"])
+
+    lineages: list[Any] = []
+    result["lineages"] = lineages  # type: ignore[assignment]
+    patch.setattr(backup, "index_copy", lambda *_: {})
+    patch.setattr(backup, "attachments_of", lambda *_: [])
+    patch.setattr(backup, "present_of", lambda *_: backup.history.Present({}, 200, 300, 0, 0))
+    patch.setattr(backup, "manifest_of", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
+    patch.setattr(backup, "content_of", lambda *_: Content({}, 150, 250, {"line": None}))
+    patch.setattr(backup, "taken", taken)
+    patch.setattr(backup, "proof", proof)
+    return backup.attempted(own, result, [], False), result
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+def test_a_try_during_which_somebody_deleted_is_no_other_machine_s(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch, append_only: bool
+) -> None:
+    own = replace(own, append_only=append_only)
+    assert attempt(own, repository, monkeypatch, ([], 3), ([], 0))[0] == []
+    assert len(repository.found) == 2  # the first try stays: here nothing forgets it
+    past = backup.past_of(own)
+    assert backup.history.find_strangers(map(backup.seen, repository.found), past) == []
+    assert [backup.history.is_proven(backup.seen(one), past) for one in repository.found] == [False, True]
+
+
+def test_disks_may_take_turns_as_the_repository(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(GOOD)
+    first = [*repository.found]
+    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+    repository.found = []
+    assert attempt(own, repository, monkeypatch, ([], 0))[0] == []
+    assert backup.history.find_strangers(map(backup.seen, first), backup.past_of(own)) == []
+
+
+def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(GOOD)
+    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+
+    def meanwhile() -> tuple[list[str], int]:
+        repository.add(LATE, identity="strange")
+        return [], 0
+
+    problems, result = attempt(own, repository, monkeypatch, meanwhile, ([], 0))
+    assert "Another machine has added 1 snapshots" in problems[0]
+    past = backup.past_of(own)
+    proven = [backup.history.is_proven(backup.seen(one), past) for one in repository.found]
+    assert proven == [True, False, True, False]  # the other machine's is not judged here
+    # what is given from now on is not what the copy gives
+    assert result["lineages"] == [{"line": None}, {"line": 150, result["run"]: None}]
+
+
+def test_of_two_runs_that_were_killed_each_snapshot_is_disowned(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = {"result": "running", "run": GOOD}
+    for token in (GOOD, LATE):
+        repository.add(token)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        killed.update(backup.state(own, "backup"))
+        raise Killed
+
+    backup.note(own, "backup", killed)
+    monkeypatch.setattr(backup, "known", kill)
+    monkeypatch.setattr(backup.secrets, "token_hex", lambda _: LATE)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            backup.backup(own, False, False)
+        backup.note(own, "backup", killed)  # as it was on the disk when kill -9 came
+    assert [call[-1] for call in repository.calls] == [f"id-{GOOD[:6]}", f"id-{LATE[:6]}"]
+
+
+def test_a_restore_check_leaves_what_a_backup_noted_meanwhile(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(GOOD)
+    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+
+    def forgotten(*_: Any) -> None:
+        past = backup.past_of(own)
+        past.note_own(LATE)
+        past.note_proven(LATE)
+        backup.remember(own, past)
+
+    monkeypatch.setattr(backup, "forgotten", forgotten)
+    monkeypatch.setattr(backup, "content_of", lambda *_: Content({}, 1, 1, {}))
+    backup.retained(own, {})
+    past = backup.past_of(own)
+    assert (past.ours, past.unproven) == ([GOOD, LATE], [])
+
+
+def test_a_restore_check_without_the_images_disk_forgets_nothing(own: Any, repository: Repository) -> None:
+    before = Past(ARCHIVE, ours=[GOOD], foreign=[LATE])
+    backup.remember(own, before)
+    marker = own.storage / ".orthanc-archive"
+    marker.rename(own.directory / "away")
+    backup.retained(own, {})
+    assert backup.state(own, "history") == asdict(before)
+    assert repository.calls == []
+
+
+def test_what_only_another_machine_s_snapshot_holds_stays(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both began at the same minute, and gave the same internal ids in one line."""
+    own = replace(own, keep={"last": 1})
+    tokens = [f"{number:016x}" for number in range(1, 6)]
+    for number, token in enumerate((LATE, *tokens), 1):
+        repository.add(token, "unproven", day=number)
+    repository.add(GOOD, day=20)
+    line: Any = {"line": None}
+    contents = {token: Content({}, 9, 9, line) for token in (*tokens, GOOD)} | {LATE: Content({"image": 5}, 7, 7, line)}
+    monkeypatch.setattr(backup, "content_of", lambda _settings, one: contents[backup.seen(one).token])
+    backup.remember(own, Past(ARCHIVE, ours=[*tokens, GOOD], foreign=[LATE]))
+    backup.retained(own, {})
+    assert backup.past_of(own).held == {LATE: 1}
+    assert all(f"id-{LATE[:6]}" not in call for call in repository.calls)
+    # of its own ones this machine knows that the image was deleted
+    backup.remember(own, Past(ARCHIVE, ours=[LATE, *tokens, GOOD]))
+    backup.retained(own, {})
+    assert any(f"id-{LATE[:6]}" in call for call in repository.calls)
+
+
+def test_accepting_that_was_interrupted_is_ended_by_the_next_call(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.add(GOOD, "unproven")
+    repository.add(LATE)
+    backup.remember(own, Past(ARCHIVE, ours=[GOOD], unproven=[GOOD]))
+    monkeypatch.setattr(
+        backup, "proved", lambda *_: backup.Proof(repository.found[0], {"archive": ARCHIVE}, [], set(), [])
+    )
+    marks = backup.restic
+
+    def fails(*_: Any) -> None:
+        raise backup.Refused("the network went")
+
+    monkeypatch.setattr(backup, "restic", fails)
+    with pytest.raises(backup.Refused, match="the network went"):
+        backup.accepted(own, GOOD, "")
+    monkeypatch.setattr(backup, "restic", marks)
+    assert backup.accepted(own, GOOD, "")["accepted"] == GOOD[:8]
+    assert [call[-1] for call in repository.calls] == [f"id-{LATE[:6]}", f"id-{GOOD[:6]}"]
+    repository.found[0]["tags"][0] = "orthanc"
+    with pytest.raises(backup.Refused, match="is proven"):
+        backup.accepted(own, GOOD, "")
+
+
+def test_a_mark_that_was_cut_off_leaves_one_snapshot_to_choose(own: Any, repository: Repository) -> None:
+    """restic writes a snapshot with its new tags, and removes the old one afterwards."""
+    repository.add(GOOD)
+    repository.add(GOOD, identity="marked")
+    assert backup.chosen(own, GOOD[:8])["id"] == "marked"
+
+
+def test_one_of_the_future_is_not_the_newest_where_nothing_is_remembered(own: Any, repository: Repository) -> None:
+    repository.add(GOOD)
+    repository.add(LATE)
+    repository.found[1]["time"] = "2090-01-01T00:00:00Z"
+    there = [backup.seen(one) for one in repository.found]
+    past = backup.history.adopt(ARCHIVE, there, backup.tomorrow())
+    assert backup.history.choose_latest(there, past, backup.tomorrow()).token == GOOD
