@@ -126,6 +126,49 @@ def test_who_sent_what_lacks_its_file(tmp_path: Path) -> None:
     assert placing.studies_in(path) == {"1.2.3"}
 
 
+def test_a_study_of_two_patients_comes_back_whole(tmp_path: Path) -> None:
+    """A device that sends a study again with a corrected PatientID gives every image the same UIDs once more."""
+    path, there = index(tmp_path / "index"), dict[str, bytes]()
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            f"""
+            INSERT INTO Resources VALUES (5, 1, 'q', NULL), (6, 2, 't', 5), (7, 3, 'f', 6), (8, 4, 'j', 7);
+            INSERT INTO MainDicomTags VALUES (5, 16, 32, 'P2'), (6, 32, 13, '1.2.3'), (7, 32, 14, '1.2.3.4'),
+                                             (8, 8, 24, '1.2.3.4.5');
+            INSERT INTO AttachedFiles VALUES (8, 1, 'bbccddee', 1, 1, 1, '{study.md5_of(b"j")}', '');
+            UPDATE AttachedFiles SET compressedSize = 1, uncompressedMD5 = '{study.md5_of(b"i")}' WHERE id = 4;
+            """
+        )
+        database.commit()
+    data = tmp_path / "data"
+    for uuid, content in (("aabbccdd", b"i"), ("bbccddee", b"j")):
+        file = data / uuid[:2] / uuid[2:4] / uuid
+        file.parent.mkdir(parents=True)
+        file.write_bytes(content)
+
+    def ask(method: str, what: str, body: bytes) -> tuple[int, bytes]:
+        if method == "POST":
+            there[body.decode()] = body
+            return 200, b""
+        instance = what.split("/")[2]
+        return (200, there[instance]) if instance in there else (404, b"")
+
+    source = study.Source(
+        snapshots=[{"short_id": "0123", "moment": "20261128T100000"}],
+        read_index=lambda _: path,
+        fetch=lambda *_: data,
+        ask=ask,
+        check_files=lambda instances: dict.fromkeys(instances & {*there}, (data, True)),
+        set_aside=lambda _: None,
+        free_bytes=lambda: 1 << 40,
+        progress=lambda *_: None,
+        warn=lambda _: None,
+    )
+    result = study.restore_study(source, "1.2.3")
+    assert there == {"i": b"i", "j": b"j"}
+    assert (result["restored"], result["patient"], result["left"]) == (2, "P1 and P2", [])
+
+
 @pytest.mark.parametrize("damage", ["", "missing", "truncated", "altered", "decompressed"])
 def test_a_compressed_file_is_read_as_it_was_or_not_at_all(tmp_path: Path, damage: str) -> None:
     data = b"DICM" * 100

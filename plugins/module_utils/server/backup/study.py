@@ -120,12 +120,14 @@ class Source:
 def find_studies(index: Path, value: str) -> list[Study]:
     """The studies with this StudyInstanceUID or AccessionNumber, exactly as written."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        found = []
+        found: dict[str, Study] = {}
         for *row, study in database.execute(QUERY, (value.strip(),)).fetchall():
             identifier, uid, accession, date, description, patient = (str(one).rstrip(" \0") for one in row)
             images = [*map(Image._make, database.execute(IMAGES, (study,)))]
-            found.append(Study(identifier, uid, accession, date, description, patient, images))
-        return found
+            if uid in found:  # sent again with a corrected PatientID: for Orthanc they are two, with the same UIDs
+                patient, images = f"{found[uid].patient} and {patient}", found[uid].images + images
+            found[uid] = Study(identifier, uid, accession, date, description, patient, images)
+        return [*found.values()]
 
 
 def read_image(path: Path, image: Image) -> bytes:
@@ -209,8 +211,8 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     snapshot, study = choose_study(source, value)
     instances = {one.instance for one in study.images}
     files = source.check_files(instances)
-    states = {one.uid: look_at(source, one, files) for one in study.images}
-    wanted = [one for one in study.images if states[one.uid] in ("absent", "unreadable", "not compared")]
+    states = {one.instance: look_at(source, one, files) for one in study.images}
+    wanted = [one for one in study.images if states[one.instance] in ("absent", "unreadable", "not compared")]
     result: dict[str, Any] = {
         "snapshot": snapshot["short_id"], "moment": snapshot["moment"], "study": study.uid,
         "accession": study.accession, "date": study.date, "description": study.description, "patient": study.patient,
@@ -226,19 +228,21 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
         )
     for number, (one, path) in enumerate(fetch_images(source, snapshot, wanted)):
         source.progress(number / len(wanted), "restore")
-        states[one.uid] = put_in(source, one, path, states[one.uid], files)
+        states[one.instance] = put_in(source, one, path, states[one.instance], files)
     source.progress(1, "restore")
     files = source.check_files(instances)
     for one in study.images:
-        if states[one.uid] in ("restored", "there") and not files.get(one.instance, (None, False))[1]:
-            states[one.uid] = "failed: its file is not whole on the disk"
+        if states[one.instance] in ("restored", "there") and not files.get(one.instance, (None, False))[1]:
+            states[one.instance] = "failed: its file is not whole on the disk"
     counts = Counter(state.partition(":")[0] for state in states.values())
-    left = [f"{uid} {state}" for uid, state in states.items() if state not in ("restored", "there")]
+    left = [
+        f"{one.uid} {states[one.instance]}" for one in study.images if states[one.instance] not in ("restored", "there")
+    ]
     return {**result, **counts, "images": listed(study, states), "left": left}
 
 
 def listed(study: Study, states: dict[str, str]) -> list[dict[str, str]]:
-    return [{"uid": one.uid, "series": one.series, "state": states[one.uid]} for one in study.images]
+    return [{"uid": one.uid, "series": one.series, "state": states[one.instance]} for one in study.images]
 
 
 def fetch_images(source: Source, snapshot: dict[str, Any], wanted: list[Image]) -> Iterator[tuple[Image, Path]]:
