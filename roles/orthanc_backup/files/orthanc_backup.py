@@ -1191,8 +1191,8 @@ def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], t
         str(path) for name in ("index", "manifest.json", "attachments.csv")
         if str(path := settings.staging / name) not in taking.read
     ]  # fmt: skip
-    remedy = "orthanc-backup reconcile --repair brings back what a snapshot has, and what none has is to be sent again or "
-    remedy += "deleted in Orthanc; until then each snapshot has everything else, and is marked unproven"
+    remedy = "orthanc-backup reconcile --repair brings back what a snapshot has, and what none has is to be sent again "
+    remedy += "or deleted in Orthanc; until then each snapshot has everything else, and is marked unproven"
     problems = described(defects.values(), "In Orthanc", remedy)
     return problems + shortened("restic could not read", unread, "see that root may read it"), absent
 
