@@ -487,6 +487,18 @@ class Model:
         self.oracle.put_in_place(run)
         self.doubt.discard(NO_INDEX)
 
+    def restore_study(self, number: int) -> None:
+        """One study alone; nothing else changes."""
+        uid, before = self.pick(self.oracle.digest, number), self.readable()
+        if uid:
+            good, said, answer = self.program("restore", "--study", study_of(uid))
+            after, kept = self.readable(), self.kept()
+            self.require("the way back of a study took images away", before - after, answer)
+            if good:
+                run = next(run for run in kept if kept[run]["id"] == said["snapshot"])
+                wanted = {one for one in self.oracle.snapshots[run].must if study_of(one) == study_of(uid)}
+                self.require("a study is said to be back, and cannot be read", wanted - after, answer)
+
     def reconcile(self, repair: bool) -> None:
         """Success is said only where all that lies there can be read; and no repair takes away what could be."""
         self.call("age")
@@ -543,6 +555,7 @@ RULES: dict[str, tuple[int, Draw]] = {
     "check": (4, nothing),
     "restore_elsewhere": (1, number),
     "restore": (5, lambda chance: (chance.choice(["latest", "latest", "one", "incomplete"]), chance.randrange(64))),
+    "restore_study": (2, number),
     "reconcile": (5, lambda chance: (chance.random() < 0.6,)),
 }
 
