@@ -440,6 +440,7 @@ class Model:
         if answer["status"] == 0:
             self.require("a clone backs up into the archive of the other, and nobody says so", second, answer)
             self.doubt.add(CLONE)
+        self.doubt.add("a clone tried to back up")
 
     def check(self) -> None:
         """Old snapshots go here."""
@@ -576,6 +577,7 @@ FOUND: list[list[list[Any]]] = [
     ],
     [["store", 1, 2], ["backup"], ["clone"], ["store", 3, 1], ["backup"], ["clone_backs_up"], ["backup"], ["check"]],
     [["store", 1, 2], ["harm", "alter", 0], ["backup"]],
+    [["store", 1, 2], ["backup"], ["harm", "alter", 0], ["lose_index"], ["reconcile", True]],
 ]
 
 

@@ -2316,7 +2316,12 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     left = [*(one.path for one in defects), *result["orphaned"]]
     if repair:
         quarantine = settings.storage / f".quarantine-{now()[:15]}"
-        result["repaired"], result["unresolved"] = imported(settings, lost, quarantine)
+        damaged = {one.uuid: one for one in damaged_orphans(settings, lost)}
+        for uuid in brought_back(settings, [*damaged.values()], quarantine, listed=False):
+            del damaged[uuid]
+        whole = [path for path in lost if path.name not in damaged]
+        result["repaired"], result["unresolved"] = imported(settings, whole, quarantine)
+        result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has it as it was")
         # an orphan may have come into the place of what could not be read
         present = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
         defects = [one for one in defects if one.path in present]
@@ -2324,6 +2329,23 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
         left = [*(one.path for one in defects), *result["orphaned"]]
         left = [one for one in left if one.rpartition("/")[2] not in result["repaired"]]
     return {**result, "left": left}
+
+
+def damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
+    """Orphans that are not what the newest snapshot that names them says: the index tells their MD5 no more."""
+    names, found = {path.name for path in lost}, dict[str, Attachment]()
+    try:
+        for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if names else ():
+            with contextlib.suppress(Refused):  # another one may tell
+                for one in manifest_in(settings, snapshot)[1]:
+                    if one.uuid in names:
+                        found.setdefault(one.uuid, one)
+            if len(found) == len(names):
+                break
+    except Refused as refused:  # the images that lie there do not wait for the repository
+        say(f"Files are imported without a comparison with the snapshots. {refused}", 4)
+    wrong = {defect.path for defect in verified(settings.storage, [*found.values()], "compare")}
+    return [one for one in found.values() if one.path in wrong]
 
 
 def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -2364,8 +2386,9 @@ def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[di
     return repaired, unresolved
 
 
-def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path) -> dict[str, str]:
-    """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place."""
+def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:
+    """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place:
+    through Orthanc, where its index lists them."""
     done: dict[str, str] = {}
     account, scratch, rest = settings.account, settings.storage / ".restore-attachments", Rest(settings)
     for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
@@ -2387,7 +2410,8 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path)
             (data / one.path).chmod(0o640)
             os.sync()
             (data / one.path).rename(path)
-            read = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")[0] == 200
+            path_of = f"/instances/{one.instance}/attachments/{one.type}/data"
+            read = not listed or rest.ask("GET", path_of)[0] == 200
             if read and orphans.is_whole(settings.storage, one):
                 unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
                 done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
