@@ -217,6 +217,8 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
     for name in options:
         if name in DERIVED:
             message = f"is made of {DERIVED[name]}"
+            if name == "PythonScript":  # Orthanc runs one, and this one is what makes a success true
+                message = f"is this collection's own script, {RECEIVE}"
             remedy = "take it out" if name in ("Plugins", "PythonScript") else f"set {DERIVED[name]}"
             found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     worklists = options.get("Worklists")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import re
 
 import pydicom
 import pytest
@@ -49,9 +51,56 @@ def test_it_knows_which_image_it_is(syntax: str) -> None:
     assert found == ("P1", data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID, "A1")
 
 
-def test_orthancs_own_identifier_is_made_as_orthanc_makes_it() -> None:
-    known = dataset.Identity("", "2.16.840.1", "1.2", "1.2.3", "")
-    assert known.orthanc == "ab9aea84-01ce4ec7-c4c46bd5-f77b1aa7-e7b8fa6e" or len(known.orthanc) == 44
+@pytest.mark.parametrize(
+    ("written", "character_set", "known"),
+    [
+        (b"P1", "", "P1"),
+        (None, "", ""),  # it is missing
+        (b"", "", ""),
+        (b"M\xdcLLER", "ISO_IR 100", "MÜLLER"),
+        (b"M\xdcLLER", "ISO 2022 IR 100", "MÜLLER"),
+        ("MÜLLER".encode(), "ISO_IR 192", "MÜLLER"),
+        (b"\xd0\xc1", "ISO_IR 126", "ΠΑ"),
+        (b" P1 ", "", " P1"),  # DCMTK takes away the blanks at the end
+    ],
+)
+def test_orthancs_own_identifier_is_made_of_utf_8(written: bytes | None, character_set: str, known: str) -> None:
+    data = small()
+    data.PatientID = "PLACE678"
+    data.SpecificCharacterSet = character_set
+    raw = packed(data)
+    element = b"\x10\0\x20\0LO\x08\0PLACE678"
+    assert element in raw
+    if written is None:
+        raw = raw.replace(element, b"")
+    else:
+        written = written.ljust(len(written) + len(written) % 2)
+        raw = raw.replace(element, b"\x10\0\x20\0LO" + len(written).to_bytes(2, "little") + written)
+    found = dataset.identify(dataset.parse(raw))
+    text = f"{known}|{data.StudyInstanceUID}|{data.SeriesInstanceUID}|{data.SOPInstanceUID}"
+    assert found.orthanc.replace("-", "") == hashlib.sha1(text.encode()).hexdigest()
+    assert re.fullmatch("([0-9a-f]{8}-){4}[0-9a-f]{8}", found.orthanc)
+
+
+def test_of_an_element_that_is_there_twice_the_first_counts() -> None:
+    data = small()
+    data.SOPInstanceUID = "1.2.34"
+    element = b"\x08\0\x18\0UI\x06\x001.2.34"
+    once = packed(data)
+    assert element in once
+    twice = once.replace(element, element + b"\x08\0\x18\0UI\x04\x001.2\0")
+    assert dataset.identify(dataset.parse(twice)).instance == "1.2.34"
+
+
+@pytest.mark.parametrize("cut", [100, 500])
+def test_a_part_of_a_deflated_image_is_not_one(cut: int) -> None:
+    path = get_testdata_file("image_dfl.dcm")
+    assert isinstance(path, str)
+    with open(path, "rb") as file:
+        whole = file.read()
+    dataset.read_whole(whole)
+    with pytest.raises(dataset.NotDicom):
+        dataset.parse(whole[:-cut])
 
 
 @pytest.mark.parametrize("name", ["examples_rgb_color.dcm", "examples_ybr_color.dcm", "CT_small.dcm", "rtplan.dcm"])

@@ -88,6 +88,20 @@ def test_neither_is_it_lost_where_orthanc_still_has_it_in_its_cache(machine: str
     assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
 
 
+def test_neither_is_it_lost_where_the_patient_has_a_number_with_an_umlaut(machine: str) -> None:
+    """Orthanc's identifier is made of the text, not of the bytes that were sent."""
+    one = image("UMLAUT")
+    one.SpecificCharacterSet, one.PatientID = "ISO_IR 100", "MÜLLER"
+    dicom(machine, one)
+    must(machine, f"rm {path(machine, one)}")
+    restart(machine)
+
+    dicom(machine, one)
+
+    restart(machine)
+    assert pixels(machine, one) == one.PixelData
+
+
 def test_what_there_was_of_an_image_is_kept(machine: str) -> None:
     one = image("KEPT")
     dicom(machine, one)

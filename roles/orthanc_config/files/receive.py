@@ -11,6 +11,7 @@ for images whose file is there and whole.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import ipaddress
@@ -20,7 +21,6 @@ import re
 import sys
 import threading
 import time
-import traceback
 import zlib
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,22 @@ EXPLICIT = "1.2.840.10008.1.2.1"
 # from there on (1.13.0 was seen to) Orthanc does not call `from_device` for an image that it has
 ASKS_NOBODY = (1, 12, 8)
 ARRIVING_SECONDS = 10  # for so long an image may be on its way into the index
+# by a waiver of the clinic's; the last is what 1.13 has
+OVERWRITES = SETTINGS.get("OverwriteInstances") in (True, "Always", "IfChanged")
 KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
 
 # by thread, between two calls for one image; threading.local forgets, for the plugin makes each call a thread anew
 telling: dict[int, tuple[str, dataset.Identity, str]] = {}
-arriving: dict[str, float] = {}
+arriving: dict[str, tuple[float, bytes]] = {}  # since when, and what
+# one association at a time looks at an image and removes it, or a second would remove what the first stored anew
+turns = [threading.Lock() for _ in range(64)]
 counted = {"conflicts": 0, "replaced": 0}
 
 
 # --- telling ------------------------------------------------------------------------------------
-def quoted(text: str) -> str:
+def quoted(text: str, length: int = 64) -> str:
     """What a device sent, without control characters: it must not be able to write lines of the log."""
-    return json.dumps(text[:64])
+    return json.dumps(text[:length])
 
 
 def uid(text: str) -> str:
@@ -98,21 +102,33 @@ def stored(identifier: str) -> bytes | None:
     path = path_of(identifier)
     try:
         raw = path.read_bytes() if path else asked(orthanc.RestApiGet, f"{place}/compressed-data")
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # nothing follows from that for the image
         return None
     if raw is None or size is None or len(raw) != int(size):
         return None
-    # without a stored MD5 (StoreMD5ForAttachments) its length and that it can be read are all that can be known
     if md5 and path and hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5.decode():
         return None
-    if not path and (asked(orthanc.RestApiPost, f"{place}/verify-md5", b"") is None or not is_rewritten(place)):
+    if not path and md5 and asked(orthanc.RestApiPost, f"{place}/verify-md5", b"") is None:
         return None
-    if raw[128:132] == b"DICM":
-        return raw
+    if not path and not is_rewritten(place):
+        return None
+    image = raw
+    if raw[128:132] != b"DICM":
+        # StorageCompression: its size (Orthanc Book, "Storage"), then zlib; else a file without a preamble
+        with contextlib.suppress(zlib.error):
+            image = zlib.decompress(raw[8:])
+    # without a stored MD5 (StoreMD5ForAttachments) its length and that it can be read are all that can be known
+    return image if md5 or is_readable(image) else None
+
+
+def is_readable(data: bytes) -> bool:
     try:
-        return zlib.decompress(raw[8:])  # StorageCompression: its size (Orthanc Book, "Storage"), then zlib
-    except zlib.error:
-        return None
+        dataset.read_whole(data)
+    except dataset.NotDicom:
+        return asked(orthanc.CreateDicomInstance, data) is not None  # Orthanc reads more than is DICOM
+    return True
 
 
 def is_rewritten(place: str) -> bool:
@@ -151,12 +167,17 @@ def write(path: Path, content: bytes) -> None:
 def parsed(data: bytes) -> dataset.File:
     try:
         return dataset.parse(data)
-    except dataset.NotDicom:  # Orthanc reads more than is DICOM
-        return dataset.parse(orthanc.CreateDicomInstance(data).SerializeDicomInstance())
+    except dataset.NotDicom as error:  # Orthanc reads more than is DICOM
+        try:
+            return dataset.parse(orthanc.CreateDicomInstance(data).SerializeDicomInstance())
+        except orthanc.OrthancException:
+            raise error from None
 
 
 def compared(first: bytes, second: bytes) -> list[str]:
     """In what two files of an image differ."""
+    if first == second:
+        return []
     one, other = parsed(first), parsed(second)
     if one.syntax != other.syntax:
         files = []
@@ -168,12 +189,15 @@ def compared(first: bytes, second: bytes) -> list[str]:
                     return [f"transfer syntax {uid(file.syntax)}, which cannot be decoded here"]
             files.append(dataset.parse(data))
         one, other = files
-    return dataset.differences(one, other)
+    try:
+        return dataset.differences(one, other)
+    except dataset.NotDicom:
+        return ["content that cannot be compared"]
 
 
 def put_by(identity: dataset.Identity, data: bytes) -> str:
-    """The second image, for a person to look at; where it is. The same one once, and not without a bound."""
-    digest = hashlib.sha256(dataset.parse(data).body).hexdigest()[:16]
+    """The other image, for a person to look at; where it is. The same one once, and not without a bound."""
+    digest = hashlib.sha256(parsed(data).body).hexdigest()[:16]
     path = CONFLICTS / f"{identity.orthanc}-{digest}.dcm"
     if not path.exists():
         CONFLICTS.mkdir(mode=0o700, exist_ok=True)
@@ -184,43 +208,52 @@ def put_by(identity: dataset.Identity, data: bytes) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def arrives(identifier: str) -> bool:
-    """Whether Orthanc has it, or gets it this moment over another association: then that comes first."""
+def arrives(identifier: str, body: memoryview) -> bool:
+    """Whether Orthanc has it, or gets another one this moment over another association: then that comes first."""
     if is_known(identifier):
         return True
-    now = time.monotonic()
+    this = time.monotonic(), hashlib.sha256(body).digest()
     if len(arriving) > 1000:
-        for one in [one for one, since in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
+        for one in [one for one, (since, _) in [*arriving.items()] if since < this[0] - ARRIVING_SECONDS]:
             arriving.pop(one, None)
-    if arriving.setdefault(identifier, now) == now:
-        return False
-    while time.monotonic() < arriving.get(identifier, 0) + ARRIVING_SECONDS:
+    since, digest = arriving.setdefault(identifier, this)
+    while digest != this[1] and time.monotonic() < since + ARRIVING_SECONDS:
         if is_known(identifier):
             return True
         time.sleep(0.05)
-    arriving[identifier] = time.monotonic()
+    arriving[identifier] = this
     return False
 
 
 def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
     """What is to be told of an image that arrives, if anything; the first makes way where it is of no use."""
-    identity = dataset.identify(parsed(data))
+    file = parsed(data)
+    identity = dataset.identify(file)
     identifier = identity.orthanc
-    if not arrives(identifier):
-        return None
-    first = stored(identifier)
+    while arrives(identifier, file.body):
+        with turns[int(identifier[:8], 16) % len(turns)]:
+            if is_known(identifier):  # nobody removed it meanwhile
+                return judge(identity, file, data)
+    return None
+
+
+def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[str, dataset.Identity, str] | None:
+    """The same, of an image that Orthanc has."""
+    first = stored(identity.orthanc)
     if first is None:
-        aside = put_aside(identifier)
-        orthanc.RestApiDelete(f"/instances/{identifier}")
+        aside = put_aside(identity.orthanc)
+        arriving[identity.orthanc] = time.monotonic(), hashlib.sha256(file.body).digest()
+        orthanc.RestApiDelete(f"/instances/{identity.orthanc}")
         what = f"what there was of it is in {aside}" if aside else "its file was not there"
-        return "replaced", identity, f"could not be read any more, and is stored anew; {what}"
+        return "replaced", identity, f"could not be read any more, and makes way for the one that came; {what}"
     different = compared(first, data)
     if not different:
         return None
-    path = put_by(identity, data)
-    where = f"the second is in {path}" if path else f"the second is not kept, for {CONFLICTS.name} is full"
+    path = put_by(identity, first if OVERWRITES else data)
+    which = "the second replaces it (OverwriteInstances), the first" if OVERWRITES else "the first is kept, the second"
+    where = f"is in {path}" if path else f"is not kept, for {CONFLICTS.name} is full"
     tags = " ".join(different[:8])
-    return "conflicts", identity, f"differs from the one that is stored in {tags}; the first is kept, {where}"
+    return "conflicts", identity, f"differs from the one that is stored in {tags}; {which} {where}"
 
 
 def received(data: bytes, origin: int) -> tuple[int, None]:
@@ -238,8 +271,9 @@ def received(data: bytes, origin: int) -> tuple[int, None]:
                 say(told[0], told[1], connected(), told[2])
     except dataset.NotDicom:
         pass  # Orthanc refuses it, or knows better
-    except Exception:
-        orthanc.LogError("clinicops: an image was not compared with what is stored: " + quoted(traceback.format_exc()))
+    except Exception as error:
+        why = quoted(f"{type(error).__name__}: {error}", 300)
+        orthanc.LogError(f"clinicops: an image was not compared with what is stored: {why}")
     return KEEP
 
 

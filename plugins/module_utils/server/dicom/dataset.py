@@ -21,6 +21,13 @@ PIXEL_DATA = 0x7FE00010
 PADDING = 0xFFFCFFFC
 LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2: a length of four bytes
 BINARY = frozenset(b"AT FD FL OB OD OF OL OV OW SL SQ SS SV UL UN US UV".split())
+CHARACTER_SET = 0x00080005
+# PS3.3, C.12.1.1.2. Orthanc's own identifier is made of UTF-8. Not here: several sets in one text.
+CODECS = {
+    **{f"ISO_IR {number}": f"iso8859-{part}" for number, part in (
+        (100, 1), (101, 2), (109, 3), (110, 4), (144, 5), (127, 6), (126, 7), (138, 8), (148, 9))},
+    "ISO_IR 13": "shift_jis", "ISO_IR 166": "cp874", "GB18030": "gb18030", "GBK": "gbk",
+}  # fmt: skip
 IDENTITY = {
     0x00100020: "patient",
     0x0020000D: "study",
@@ -28,6 +35,7 @@ IDENTITY = {
     0x00080018: "instance",
     0x00080050: "accession",
 }
+MOST_INFLATED = 2 << 30  # bytes; a small file can hold far more than there is memory
 PARTS = 16  # sequences in sequences, beyond which a file is not an image
 
 Element = tuple[tuple[int, ...], memoryview]
@@ -56,7 +64,7 @@ class Identity(NamedTuple):
     @property
     def orthanc(self) -> str:
         """Orthanc's own identifier of the image (Orthanc Book, "Orthanc identifiers")."""
-        digest = hashlib.sha1("|".join(self[:4]).encode("latin-1"), usedforsecurity=False).hexdigest()
+        digest = hashlib.sha1("|".join(self[:4]).encode(), usedforsecurity=False).hexdigest()
         return "-".join(digest[at : at + 8] for at in range(0, 40, 8))
 
 
@@ -83,9 +91,12 @@ def parse(data: bytes | memoryview) -> File:
     body = view[end:]
     if syntax == DEFLATED:
         try:
-            body = memoryview(zlib.decompressobj(-15).decompress(body))
+            inflater = zlib.decompressobj(-15)
+            body = memoryview(inflater.decompress(body, MOST_INFLATED))
         except zlib.error as error:
             raise NotDicom(f"its data set cannot be inflated ({error})") from None
+        if not inflater.eof:
+            raise NotDicom("its data set ends too soon, or is too large when it is inflated")
     return File(syntax, body)
 
 
@@ -178,8 +189,7 @@ class Walk:
     def _content(self, vr: bytes, value: int, length: int) -> memoryview:
         """The value; without the padding of a text."""
         if vr and vr not in BINARY:
-            while length and self.view[value + length - 1] in b" \0":
-                length -= 1
+            length = len(bytes(self.view[value : value + length]).rstrip(b" \0"))
         return self.view[value : value + length]
 
     def _items(
@@ -214,10 +224,16 @@ class Walk:
 def identify(file: File) -> Identity:
     """Which image it is. Raises NotDicom."""
     found = dict.fromkeys(IDENTITY.values(), "")
+    codec = "utf-8"  # what the deploy gives Orthanc as DefaultEncoding
     for tag, value in Walk(file).top(last=0x0020000E):
+        if tag == CHARACTER_SET:
+            first = bytes(value).split(b"\\")[0].decode("latin-1").strip(" \0")
+            codec = CODECS.get(first.replace("ISO 2022 IR", "ISO_IR"), "utf-8")
         name = IDENTITY.get(tag, "")
-        if name:
-            found[name] = bytes(value).decode("latin-1").strip(" \0")
+        if name and not found[name]:  # of an element that is there twice DCMTK takes the first
+            # the blanks before a PatientID belong to it, as Orthanc sees it
+            text = bytes(value).decode(codec, "ignore").rstrip(" \0")
+            found[name] = text if name == "patient" else text.strip(" \0")
     if not (found["study"] and found["series"] and found["instance"]):
         raise NotDicom("it does not say which image of which study it is")
     return Identity(*(found[name] for name in Identity._fields))
