@@ -212,11 +212,14 @@ REQUEST = (
         (REJECTED.format("US2", "172.17.0.1"), ""),
         (REJECTED.format("US22", "198.51.100.221"), ""),
         (REJECTED.format("STRANGER", "203.0.113.9"), ""),
+        # an AE title may be any 16 characters, and blame nobody else
+        (REJECTED.format("A on IP 10.1.1.1", "198.51.100.22"), "us2"),
+        (REJECTED.format("A on IP 10.1.1.1", "203.0.113.9"), ""),
         ("W1125 main.cpp:1] Orthanc has started", ""),
     ],
 )
 def test_a_rejected_device_is_known_from_the_log(line: str, device: str) -> None:
-    devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22")}
+    devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22"), "us4": ("US4", "10.1.1.1")}
     assert monitor.orthanc_log.rejected(line, devices) == device
     # over TLS a device has an address of this machine
     over_tls = {"us3": ("US3", "127.70.3.9")}

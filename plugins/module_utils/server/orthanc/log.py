@@ -15,10 +15,11 @@ ADDRESS = re.compile(
     r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
     r".*?\((?P<other>[^)]*) was expected\)"
 )
-REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.+?) on IP (?P<ip>\S+)")
+# all of its characters belong to an AE title, also " on IP 10.1.1.1"
+REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.{1,16}) on IP (?P<ip>\S+)")
 CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
 REQUEST = re.compile(
-    r"authorization rejected for AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
+    r"authorization rejected for AET (?P<aet>.{1,16}) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
 )
 COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
 SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
@@ -31,7 +32,7 @@ RECEIVED = re.compile(
 
 
 REFUSED = re.compile(
-    r"(Rejected association for remote|authorization rejected for) AET (?P<aet>.+?) on IP (?P<ip>[^\s:]+)"
+    r"(Rejected association for remote|authorization rejected for) AET (?P<aet>.{1,16}) on IP (?P<ip>[^\s:]+)"
 )
 
 
