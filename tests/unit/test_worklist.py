@@ -638,6 +638,7 @@ def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.Monke
         ("1.9", "20261123", "20261123T090000", False),  # another day of the treatment
         ("1.9", "20261001", "20261125T090000", False),  # imported
         ("1.9", "20271001", "20261124T090000", False),  # a scanner's clock that is wrong
+        ("1.2.3", "20261125", "", False),  # somebody deleted that metadata
     ],
 )
 def test_what_was_received_for_an_item(

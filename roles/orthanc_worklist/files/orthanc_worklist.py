@@ -718,6 +718,8 @@ def received_for(item: Item, made: float, study: Any) -> bool:
     today, is another's.
     """
     tags = study["MainDicomTags"]
+    if not study.get("LastUpdate"):  # metadata of a study, which a user may delete: then nothing tells when it came
+        return False
     last = datetime.strptime(study["LastUpdate"], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)  # as Orthanc writes it
     came = last.astimezone().strftime("%Y%m%d")
     if tags.get("StudyInstanceUID") == item.study_instance_uid:
