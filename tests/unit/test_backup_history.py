@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +232,38 @@ def test_one_of_the_future_is_not_the_newest_where_nothing_is_remembered(own: An
     there = [backup.seen(one) for one in repository.found]
     past = backup.history.adopt(ARCHIVE, there, backup.tomorrow())
     assert backup.history.choose_latest(there, past, backup.tomorrow()).token == GOOD
+
+
+def test_orthanc_is_asked_again_after_it_has_ended_a_connection_that_rested(
+    own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair fetches from a snapshot between two questions, and Orthanc's KeepAliveTimeout is a second."""
+    ended = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            self.close_connection = True  # it says nothing of that
+
+        def finish(self) -> None:
+            super().finish()
+            self.connection.shutdown(socket.SHUT_RDWR)
+            ended.set()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rest = backup.Rest(own, server.server_address[1], "check:secret")
+        monkeypatch.setattr(backup, "REST_SECONDS", 0, raising=False)
+        for _ in range(3):
+            ended.clear()
+            assert rest.get("/changes?last") == {}
+            assert ended.wait(60)
+        server.shutdown()

@@ -55,6 +55,7 @@ STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 START_SECONDS = 300  # until Orthanc answers
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon after it
+REST_SECONDS = 0.5  # Orthanc ends a connection that rests for a second
 RESTART_SECONDS = 60  # an Orthanc that is being restarted is no failure of the ledger
 LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
@@ -1221,12 +1222,17 @@ class Rest:
             port, token = options["HttpPort"], f"{admin}:{users[admin]}"
         self.headers = {"Authorization": "Basic " + base64.b64encode(token.encode()).decode()}
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self.asked = 0.0
 
     def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> tuple[int, bytes, str]:
+        if time.monotonic() >= self.asked + REST_SECONDS:
+            self.connection.close()
         try:
             self.connection.request(method, path, body or None, {**self.headers, "Accept": accept})
             answer = self.connection.getresponse()
-            return answer.status, answer.read(), answer.getheader("Content-Type", "")
+            content = answer.read()
+            self.asked = time.monotonic()
+            return answer.status, content, answer.getheader("Content-Type", "")
         except (OSError, http.client.HTTPException) as error:
             self.connection.close()
             what = f"Orthanc does not answer ({error})"
