@@ -82,7 +82,10 @@ def judge(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verd
         return Verdict("refused", "Orthanc took it, and does not have it")
     if not is_whole(storage, one):
         return Verdict("damaged", f"what is stored under its identity, {one.path}, cannot be read")
-    first, second = dataset.parse(read_image(storage / one.path)), dataset.parse(orphan)
+    try:
+        first, second = dataset.parse(read_image(storage / one.path)), dataset.parse(orphan)
+    except dataset.NotDicom as error:  # Orthanc stores more than is DICOM; it is as it was written
+        return Verdict("conflict", f"it cannot be compared with {one.path}, which is stored: {error}")
     if first.syntax != second.syntax:
         return Verdict("conflict", f"it differs from {one.path}, which is stored, in its transfer syntax")
     different = dataset.differences(first, second)
