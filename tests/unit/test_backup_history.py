@@ -267,3 +267,19 @@ def test_orthanc_is_asked_again_after_it_has_ended_a_connection_that_rested(
             assert rest.get("/changes?last") == {}
             assert ended.wait(60)
         server.shutdown()
+
+
+def test_a_backup_and_a_restore_check_may_keep_the_same_content_at_once(
+    own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, rename = Content({"image": 1}, 1, 1, {}), Path.rename
+
+    def beside(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(backup.os, "getpid", lambda: 2)
+        backup.content_kept(own, GOOD, content)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", beside)
+    backup.content_kept(own, GOOD, content)
+    assert [path.name for path in (own.directory / "contents").iterdir()] == [f"{GOOD}.json.gz"]

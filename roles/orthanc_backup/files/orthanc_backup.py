@@ -1054,7 +1054,7 @@ def content_kept(settings: Settings, token: str, content: history.Content) -> No
     """Here, for the next run and the retention: the repository may be slow."""
     path = settings.directory / "contents" / f"{token}.json.gz"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    waiting = path.with_suffix(".part")
+    waiting = path.with_name(f"{token}.{os.getpid()}.part")  # a backup, a restore check and the ledger at once
     waiting.write_bytes(gzip.compress(json.dumps(asdict(content)).encode(), 1, mtime=0))
     waiting.rename(path)
 
