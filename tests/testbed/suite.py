@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import queue
 import re
@@ -240,6 +241,18 @@ class Run:
 def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
     """Runs them all and reports; returns the exit code."""
     logs.mkdir(parents=True, exist_ok=True)
+    # its logs would go, and its machines
+    with (logs / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"Another run is at work in {logs.parent.parent}. Remedy: wait until it has ended.")
+            return 2
+        return run_alone(jobs, lanes, logs, every)
+
+
+def run_alone(jobs: list[Job], lanes: int, logs: Path, every: float) -> int:
+    """The same, while no other run in this checkout may begin."""
     for old in [*logs.glob("*.log"), logs / "result"]:
         old.unlink(missing_ok=True)
     going = Run(jobs, lanes, logs, every)

@@ -52,6 +52,17 @@ def number_in(path: Path) -> int:
     return int(path.read_text())
 
 
+def test_a_second_run_in_one_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inner = "import sys; sys.path.insert(0, sys.argv[1]); import suite; from pathlib import Path;"
+    inner += "sys.exit(suite.run([suite.Job('inner', ['true'])], 1, Path(sys.argv[2])))"
+    again = [sys.executable, "-c", inner, str(ROOT / "tests/testbed"), str(tmp_path)]
+    assert suite.run([Job("outer", again)], 1, tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "outer: exit code 2" in said
+    assert "Another run is at work" in said
+    assert (tmp_path / "outer.log").exists()
+
+
 def test_all_run_and_every_failure_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pytest").write_text(PYTEST)
     jobs = [
