@@ -242,7 +242,7 @@ def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
     """Runs them all and reports; returns the exit code."""
     logs.mkdir(parents=True, exist_ok=True)
     # its logs would go, and its machines
-    with (logs / "lock").open("w") as lock:
+    with logs.with_name("suite.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
