@@ -4,7 +4,8 @@
 Sequences of what devices, people, faults and the product do are drawn by weight; an oracle of a few lines knows what
 was acknowledged and deleted. As a program it plays sequences on one machine, and ends with a line of JSON:
 
-    model.py MACHINE [--sequences N] [--first N] [--seed N] [--go-on] [--replay '[["store", 1, 2], ..]' [--shrink]]
+    model.py MACHINE [--sequences N] [--first N] [--seed N] [--minutes N] [--go-on]
+    model.py MACHINE --replay '[["store", 1, 2], ["backup"], ..]' [--shrink]
 
 A seed and a number give a sequence. Every violation is printed with the steps that led to it, in the form that
 --replay takes; --shrink leaves out what it can do without. (hypothesis' RuleBasedStateMachine draws rules evenly,
@@ -624,6 +625,7 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=15)
     parser.add_argument("--first", type=int, default=1, help="the number of the first sequence")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which no sequence begins any more")
     parser.add_argument("--go-on", action="store_true", help="a violation ends its sequence alone")
     parser.add_argument("--replay", type=json.loads, help="the steps of one sequence, as JSON")
     parser.add_argument("--shrink", action="store_true")
@@ -640,6 +642,8 @@ def main() -> int:
     if given.replay:
         plans = {"replay": given.replay}
     for sequence, steps in plans.items():
+        if time.monotonic() - begin > 60 * given.minutes:
+            break
         print(f"sequence {sequence}", flush=True)
         found = play(steps)
         sequences += 1
