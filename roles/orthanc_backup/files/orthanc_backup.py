@@ -2322,16 +2322,23 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     left = [*(one.path for one in defects), *result["orphaned"]]
     if repair:
         quarantine = settings.storage / f".quarantine-{now()[:15]}"
+        wanted = {one.path: one for one in names}
+        # first what is surely right: an orphan with the same UIDs may be another image
+        back = brought_back(settings, [wanted[one.path] for one in defects], quarantine)
+        defects = [one for one in defects if wanted[one.path].uuid not in back]
         damaged = {one.uuid: one for one in damaged_orphans(settings, lost)}
         for uuid in brought_back(settings, [*damaged.values()], quarantine, listed=False):
             del damaged[uuid]
         whole = [path for path in lost if path.name not in damaged]
         result["repaired"], result["unresolved"] = imported(settings, whole, quarantine)
+        result["repaired"] |= back
         result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has it as it was")
-        # an orphan may have come into the place of what could not be read
-        present = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
-        defects = [one for one in defects if one.path in present]
-        result["repaired"] |= brought_back(settings, [present[one.path] for one in defects], quarantine)
+        # an orphan may have come into the place of what could not be read, as a new image or as its file
+        still = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
+        rest = [still[one.path] for one in defects if one.path in still]
+        defects = verified(settings.storage, rest, "compare")
+        healed = {one.path: one for one in rest}.keys() - {one.path for one in defects}
+        result["repaired"] |= {still[path].uuid: "from an orphan" for path in healed}
         left = [*(one.path for one in defects), *result["orphaned"]]
         left = [one for one in left if one.rpartition("/")[2] not in result["repaired"]]
     return {**result, "left": left}
