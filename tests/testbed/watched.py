@@ -117,7 +117,7 @@ def changed(machine: str, path: str, script: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def plugin_missing(machine: str) -> Iterator[None]:
-    with changed(machine, CONFIGURATION, "c['Plugins'] = [one for one in c['Plugins'] if 'DicomWeb' in one]"):
+    with changed(machine, CONFIGURATION, "c['Plugins'] = [one for one in c['Plugins'] if 'Worklists' not in one]"):
         service(machine, "restart")
         healthy(machine)
         yield
