@@ -25,8 +25,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import dataset
 import orthanc
+
+sys.dont_write_bytecode = True  # the directory holds what a deploy wrote, and nothing else
+import dataset  # noqa: E402 - the line before comes first
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])
