@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import json
+import os
 
 import pydicom
 import pytest
@@ -25,6 +26,9 @@ from senders import (
     stow,
 )
 from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 DAMAGE = {
     "missing": "rm {0}",

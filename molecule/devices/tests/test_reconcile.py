@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import pytest
@@ -9,6 +10,9 @@ from backups import STORAGE, backup, done, must
 from clients import name_of, put
 from senders import altered, identifier, image, packed, path, pixels, rest, restart, sent
 from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 @pytest.fixture
