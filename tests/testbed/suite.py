@@ -28,7 +28,16 @@ LOGS = ROOT / ".bed" / "logs"
 # they belong to the campaign as a whole
 CAMPAIGN_ONLY = ("acme", "docker_to_package")
 # minutes on two cores, to begin with the longest
-MINUTES = {"backup_restore": 17, "default": 14, "exposure": 10, "docker": 9, "monitor": 9, "verify": 6, "worklist": 4}
+MINUTES = {
+    "backup_restore": 30,
+    "default": 14,
+    "devices": 12,
+    "monitor": 12,
+    "exposure": 10,
+    "docker": 9,
+    "worklist": 6,
+    "verify": 6,
+}
 USUAL = 8.0
 BESIDE = {"unit": 3.0, "lint": 1.5}
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

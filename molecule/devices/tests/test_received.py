@@ -117,10 +117,7 @@ def test_what_there_was_of_an_image_is_kept(machine: str) -> None:
     restart(machine)
     dicom(machine, one)
     assert digest in must(machine, f"for file in {STORAGE}/.quarantine-*/*; do md5sum < $file; done")
-    # Orthanc 1.10 does not tell where the file is, and the image is stored as a new one
-    told = [200, b"a person wrote this"] if machine != "orthanc-devices12" else [404, b""]
-    status, content = rest(machine, "GET", note)
-    assert [status, content if status == 200 else b""] == told
+    assert rest(machine, "GET", note) == (200, b"a person wrote this")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -190,12 +187,15 @@ def test_while_the_disk_is_almost_full_nothing_is_touched(machine: str) -> None:
     dicom(machine, one)
     must(machine, f"truncate --size=1000 {path(machine, one)}")
     restart(machine)
-    must(machine, f"touch {STORAGE}/.orthanc-brake")
+    # the monitor would take the brake away
+    must(machine, f"systemctl stop orthanc-monitor.timer && touch {STORAGE}/.orthanc-brake")
     try:
-        assert sent(machine, "US1", one) != [0]
+        if sent(machine, "US1", one) == [0]:  # Orthanc 1.13 asks no filter of an image that it has, and it is healed
+            assert must(machine, f"stat -c %s {path(machine, one)}").strip() != "1000"
         assert identifier(machine, one)
+        assert sent(machine, "US1", image("NEW")) != [0]
     finally:
-        must(machine, f"rm {STORAGE}/.orthanc-brake")
+        must(machine, f"rm {STORAGE}/.orthanc-brake; systemctl start orthanc-monitor.timer")
     dicom(machine, one)
     restart(machine)
     assert pixels(machine, one) == one.PixelData

@@ -38,7 +38,7 @@ KEPT_CONFLICTS, KEPT_BYTES = 200, 2 << 30
 EXPLICIT = "1.2.840.10008.1.2.1"
 # from there on (1.13.0 was seen to) Orthanc does not call `from_device` for an image that it has
 ASKS_NOBODY = (1, 12, 8)
-ARRIVING_SECONDS = 10  # for so long an image may be on its way into the index
+ARRIVING_SECONDS = 5  # for so long an image may be on its way into the index
 # by a waiver of the clinic's; the last is what 1.13 has
 OVERWRITES = SETTINGS.get("OverwriteInstances") in (True, "Always", "IfChanged")
 KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
@@ -85,7 +85,7 @@ def is_known(identifier: str) -> bool:
 
 
 def path_of(identifier: str) -> Path | None:
-    """Its file; nothing with Orthanc 1.10, which does not tell."""
+    """Its file; nothing where this release does not tell (1.10.1 and later do)."""
     place = f"/instances/{identifier}/attachments/dicom"
     told = json.loads(asked(orthanc.RestApiGet, f"{place}/info") or "{}")
     # 1.11 to 1.12 had it alone
@@ -97,7 +97,7 @@ def stored(identifier: str) -> bytes | None:
     """The image as it is on the disk; nothing when its file is not there, or not what was written.
 
     The disk itself is read, since Orthanc would answer out of its cache (1.13 checks even MD5s of what is in there).
-    1.10 does not tell where a file is, and may answer out of its cache as well: so it is made to write what it has.
+    A release that does not tell where a file is may answer out of its cache as well: it is made to write what it has.
     """
     place = f"/instances/{identifier}/attachments/dicom"
     size, md5 = (asked(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
@@ -155,14 +155,19 @@ def put_aside(identifier: str) -> str:
     return f"{directory.name}/{identifier}"
 
 
-def heal(identifier: str, data: bytes) -> bool:
-    """Whether what arrives is, byte by byte, what the index says of the lost file, and took its place. Then nothing of
-    the index goes, whatever comes between. Orthanc 1.10 does not tell where a file is, and it may be compressed."""
-    place, path = f"/instances/{identifier}/attachments/dicom", path_of(identifier)
+def is_right(identifier: str, data: bytes) -> bool:
+    """Whether it is, byte by byte, what the index says of the image's file. A compressed file is another one."""
+    place = f"/instances/{identifier}/attachments/dicom"
     size, md5 = (asked(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
-    if not path or not size or not md5 or len(data) != int(size):
+    if not size or not md5 or len(data) != int(size):
         return False
-    if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5.decode():
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.decode()
+
+
+def heal(identifier: str, data: bytes) -> bool:
+    """Whether what arrives took the place of the lost file. Then nothing of the index goes, whatever comes between."""
+    path = path_of(identifier)
+    if not path or not is_right(identifier, data):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
@@ -224,21 +229,19 @@ def put_by(identity: dataset.Identity, data: bytes) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def arrives(identifier: str, body: memoryview) -> bool:
-    """Whether Orthanc has it, or gets another one this moment over another association: then that comes first."""
-    if is_known(identifier):
-        return True
-    this = time.monotonic(), hashlib.sha256(body).digest()
+def arrives_beside(identifier: str, body: memoryview) -> bool:
+    """Whether other content with the same identity is on its way into the index, over another association.
+
+    Nobody waits for it: Orthanc calls these functions one at a time, and the other one has to be called again."""
+    now, digest = time.monotonic(), hashlib.sha256(body).digest()
     if len(arriving) > 1000:
-        for one in [one for one, (since, _) in [*arriving.items()] if since < this[0] - ARRIVING_SECONDS]:
+        for one in [one for one, (since, _) in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
             arriving.pop(one, None)
-    since, digest = arriving.setdefault(identifier, this)
-    while digest != this[1] and time.monotonic() < since + ARRIVING_SECONDS:
-        if is_known(identifier):
-            return True
-        time.sleep(0.05)
-    arriving[identifier] = this
-    return False
+    since, other = arriving.setdefault(identifier, (now, digest))
+    if since < now - ARRIVING_SECONDS:
+        arriving[identifier] = now, digest
+        return False
+    return other != digest
 
 
 def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
@@ -246,24 +249,32 @@ def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
     file = parsed(data)
     identity = dataset.identify(file)
     identifier = identity.orthanc
-    while arrives(identifier, file.body):
+    if is_known(identifier):
         with turns[int(identifier[:8], 16) % len(turns)]:
             if is_known(identifier):  # nobody removed it meanwhile
+                arriving.pop(identifier, None)
                 return judge(identity, file, data)
-    return None
+    if BRAKE.exists() or not arrives_beside(identifier, file.body):
+        return None
+    path = put_by(identity, data)
+    where = f"is in {path}" if path else f"is not kept, for {CONFLICTS.name} is full"
+    what = "differs from one that arrives at the same moment; one of the two is stored, and this one"
+    return "conflicts", identity, f"{what} {where}"
 
 
 def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[str, dataset.Identity, str] | None:
     """The same, of an image that Orthanc has."""
     first = stored(identity.orthanc)
     if first is None:
+        if BRAKE.exists() and not is_right(identity.orthanc, data):
+            return None  # Orthanc would not take the new one
         aside = put_aside(identity.orthanc)
         if not heal(identity.orthanc, data):
             arriving[identity.orthanc] = time.monotonic(), hashlib.sha256(file.body).digest()
             orthanc.RestApiDelete(f"/instances/{identity.orthanc}")
         what = f"what there was of it is in {aside}" if aside else "its file was not there"
         return "replaced", identity, f"could not be read any more, and makes way for the one that came; {what}"
-    different = compared(first, data)
+    different = [] if BRAKE.exists() else compared(first, data)
     if not different:
         return None
     path = put_by(identity, first if OVERWRITES else data)
@@ -278,14 +289,13 @@ def received(data: bytes, origin: int) -> tuple[int, None]:
     thread = threading.get_ident()
     telling.pop(thread, None)
     try:
-        if not BRAKE.exists():
-            told = look(data)
-            if told and origin != orthanc.InstanceOrigin.DICOM_PROTOCOL:
-                say(told[0], told[1], "an application", told[2])
-            elif told and release() < ASKS_NOBODY:
-                telling[thread] = told  # `from_device` knows which
-            elif told:
-                say(told[0], told[1], connected(), told[2])
+        told = look(data)
+        if told and origin != orthanc.InstanceOrigin.DICOM_PROTOCOL:
+            say(told[0], told[1], "an application", told[2])
+        elif told and release() < ASKS_NOBODY:
+            telling[thread] = told  # `from_device` knows which
+        elif told:
+            say(told[0], told[1], connected(), told[2])
     except dataset.NotDicom:
         pass  # Orthanc refuses it, or knows better
     except Exception as error:
