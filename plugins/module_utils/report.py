@@ -28,7 +28,7 @@ RIGHTS = {
     "find": "search for studies (C-FIND)",
     "move": "have studies sent to itself (C-MOVE)",
     "get": "fetch studies (C-GET)",
-    "storage_commitment": "ask whether images are safe here (storage commitment, N-ACTION)",
+    "storage_commitment": "ask for storage commitment (N-ACTION)",
 }
 # as the monitor has them: what is fewer is worth a look, and what is fewer still a failure
 CERTIFICATE_DAYS = (14, 0)

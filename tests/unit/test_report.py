@@ -124,7 +124,7 @@ def sample() -> dict[str, Any]:
                 "aet": aet,
                 "host": f"198.51.100.{number}",
                 "port": 104,
-                "may": ["echo", "store", "find_worklist", *(["move"] if tls else [])],
+                "may": ["echo", "store", "find_worklist", *(["move"] if tls else ["storage_commitment"])],
                 "tls": tls,
             }
             for name, aet, number, tls in devices
@@ -503,6 +503,7 @@ def written(path: Path, source: str) -> Path:
 SHOWN = [
     *("Praxis Dr. Müller & Söhne", "Everything works: 12 checks passed, 1 waived", "no_firewall", "1.12.7"),
     *("366 days left", "full in 147 days", "20 hours before this report", "query the worklist (C-FIND MWL)"),
+    *("ask for storage commitment (N-ACTION)", "It reports (N-EVENT-REPORT)"),
     *(each["name"] for each in CHECKS),
 ]
 
