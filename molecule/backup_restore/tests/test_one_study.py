@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 from backups import STORAGE, backup, done, held, main_process, must, refused
-from clients import name_of
 from studies import (
     Stored,
     all_readable,
@@ -21,16 +20,16 @@ from studies import (
     send,
     whole_on_disk,
 )
-from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
-@pytest.fixture
-def machine(host: Host) -> Iterator[str]:
+# the other one is the campaign's
+@pytest.fixture(params=[testinfra_hosts[1], pytest.param(testinfra_hosts[0], marks=pytest.mark.campaign)])
+def machine(request: pytest.FixtureRequest) -> Iterator[str]:
     """Orthanc is not stopped, whatever the test does."""
-    name = name_of(host)
+    name = str(request.param)
     before = main_process(name)
     yield name
     assert main_process(name) == before

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from backups import OWN, STORAGE, Attempt, answers, backup, done, kill_9, main_process, must, refused, service
-from clients import PASSWORDS, name_of, wait_for
+from clients import PASSWORDS, wait_for
 from studies import Stored, all_readable, ask, file_of, identifier, make, readable, send
-from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import sh
 
@@ -23,9 +22,10 @@ UNIT = "/etc/systemd/system/orthanc.service.d/clinicops.conf"
 ITEM = "printf '@\\0\\2\\0DA\\10\\0%s' $(date -d '{day}' +%Y%m%d) > {path}"
 
 
-@pytest.fixture
-def machine(host: Host) -> Iterator[str]:
-    name = name_of(host)
+# the other one is the campaign's
+@pytest.fixture(params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)])
+def machine(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = str(request.param)
     yield name
     must(name, f"rm -rf {STORAGE}/.set-aside-*")
 
