@@ -11,6 +11,7 @@ testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts
 
 
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:
+    # test_package_opened.py, which lets other programs start in its place, comes after this
     journal = host.check_output("journalctl --unit orthanc.service --output cat --no-pager").splitlines()
     read = [line for line in journal if "Reading the configuration" in line]
     assert all("/etc/orthanc/site/orthanc.json" in line for line in read), read
