@@ -266,3 +266,12 @@ def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:
     assert backup.content_of(own, snapshot) == content
     # what a token cannot be is no path
     assert backup.seen({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
+
+
+def test_a_restore_check_is_shown_to_whoever_calls_it_without_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result: dict[str, Any] = {"result": "success"}
+    backup.retained(settings(tmp_path), result)  # there is no archive: nothing goes
+    backup.show(result)
+    assert "held: 0" in capsys.readouterr().out

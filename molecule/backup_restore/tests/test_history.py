@@ -234,7 +234,7 @@ def test_the_last_snapshot_that_holds_an_image_stays(either: str) -> None:
     done(machine, "run")
     check = done(machine, "check", config=keeping(machine, last=1))
     assert snapshot(machine, holder)["kept"] == "1 images that no newer snapshot holds"
-    assert check["kept"] >= 1
+    assert check["held"] >= 1
     assert third not in listed(machine)
     assert lacking(restored(machine, holder), more + lost) == []
     assert lacking(held(machine), lost) == []

@@ -2258,7 +2258,7 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
     """
     identity, at = archive(settings), datetime.now(UTC)
     if not identity:  # the images' disk is not mounted, or nothing was restored yet
-        result.update(forgotten=0, kept=0)
+        result.update(forgotten=0, held=0)
         return
     past, found = past_of(settings), of_archive(settings, identity)
     by_token = {seen(one).token: one for one in found}
@@ -2295,7 +2295,7 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
     forgotten(settings, [*old.going, *failed.going, *going])
     held, noted_since = {**old.held, **failed.held}, past_of(settings)  # a backup may have gone on meanwhile
     remember(settings, replace(noted_since if noted_since.archive else past, held=held))
-    result.update(forgotten=len(old.going) + len(failed.going), kept=len(held))
+    result.update(forgotten=len(old.going) + len(failed.going), held=len(held))
     for path in (settings.directory / "contents").glob("*"):
         if path.name.partition(".")[0] not in by_token:
             path.unlink()
