@@ -446,7 +446,7 @@ def storage_in(snapshot: dict[str, Any]) -> str:
 
 def moment_of(snapshot: dict[str, Any]) -> str:
     """UTC, to the second."""
-    return f"{datetime.fromisoformat(re.sub(r'[.][0-9]+', '', snapshot['time'])).astimezone(UTC):%Y%m%dT%H%M%S}"
+    return f"{ledger_history.read_time(snapshot):%Y%m%dT%H%M%S}"
 
 
 def listed(settings: Settings) -> dict[str, Any]:
