@@ -431,11 +431,11 @@ def deflated_bomb() -> bytes:
 CONTENT: dict[str, tuple[Callable[[random.Random], bytes], str]] = {
     "truncated": (truncated, ""),
     "cut off late": (cut_off_late, "cut off"),
-    "empty": (lambda _: b"", "no DICOM data set"),
+    "empty": (lambda _: b"", "not a DICOM data set"),
     "noise": (lambda choose: choose.randbytes(choose.randrange(1, 4000)), ""),
     "noise behind a header": (lambda choose: bytes(128) + b"DICM" + choose.randbytes(choose.randrange(1, 4000)), ""),
     "zeros": (lambda choose: bytes(choose.randrange(1, 100_000)), ""),
-    "text": (lambda _: b"PatientName=MUSTER^ANNA\nPatientID=1\n", ""),
+    "text": (lambda _: b"PatientName=MUSTER^ANNA\nPatientID=1\n", "It is text"),
     "a header alone": (lambda _: bytes(128) + b"DICM", "transfer syntax is missing"),
     "overwritten": (overwritten, ""),
     "wrong VR": (wrong_vr, ""),

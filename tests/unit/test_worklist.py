@@ -223,6 +223,64 @@ def test_what_is_no_data_set_is_refused(settings: Any, data: bytes) -> None:
     assert refusal(settings, data)
 
 
+TEXT = """\
+# DICOM Worklist File
+# Patient Information
+PatientID=P0000001
+PatientsName=DOE^JANE
+PatientsBirthDate=1985-05-15
+PatientsSex=F
+
+# Study Information
+StudyInstanceUID=1.2.826.0.1.3680043.8.498.1.1
+AccessionNumber=ACC0000001
+"""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode(),
+        TEXT.replace("\n", "\r\n").encode("utf-8-sig"),
+        TEXT.encode("utf-16"),
+        TEXT.replace("DOE", "DÖE").encode("cp1252"),
+        b'{"PatientID": "P1"}',
+        b"<NativeDicomModel/>",
+        b"PatientID;PatientName\nP1;ROE^JANE\n",
+        b"\x0bMSH|^~\\&|RIS\rPID|||P1\r\x1c\r",
+    ],
+    ids=["lines", "windows", "utf-16", "cp1252", "json", "xml", "csv", "hl7"],
+)
+def test_text_is_called_text(settings: Any, tmp_path: Path, capsys: Any, later: Any, data: bytes) -> None:
+    said = "It is text and no DICOM file. Remedy: write a DICOM data set"
+    assert refusal(settings, data)[0].startswith(said)
+    (tmp_path / "text.wl").write_bytes(data)
+    assert command(settings, tmp_path, "check", str(tmp_path / "text.wl")) == 1
+    assert f"text.wl: {said}" in capsys.readouterr().err
+    drop(settings, "text.wl", data)
+    later(20)
+    worklist.Gate(settings).look()
+    assert said in next(settings.quarantine.glob("*text.wl.reason")).read_text()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n\0\1",
+        b"\xff\xd8\xff\xe0\0\x10JFIF\0\1\1" + bytes(500),
+        b"PK\3\4\x14\0\6\0\x08\0" + b"\x7f" * 500,
+    ],
+    ids=["pdf", "jpeg", "xlsx"],
+)
+def test_a_file_of_another_kind_is_not_called_cut_off(settings: Any, data: bytes) -> None:
+    assert refusal(settings, data)[0].startswith("It is not a DICOM data set. Remedy: ")
+
+
+def test_a_data_set_that_is_cut_off_is_called_so(settings: Any) -> None:
+    for data in (written(item()), written(item(), True), worklist.item_of(written(item()), settings).data):
+        assert refusal(settings, data[:-5])[0].startswith("The file is cut off. Remedy: ")
+
+
 def test_a_bomb_is_not_inflated(settings: Any) -> None:
     import zlib
 

@@ -160,10 +160,24 @@ def elements(data: bytes, implicit: bool) -> Iterator[Any]:
         raise Refused("The file is cut off. Remedy: hand it over again, whole.")
 
 
+NOT_DICOM = "It is not a DICOM data set. Remedy: make the file with a DICOM library, or with orthanc-worklist create."
+
+
+def is_text(data: bytes) -> bool:
+    """Whether it is text, in whatever encoding: a data set begins with the bytes of a tag, which are none."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, as Windows writes it
+        return True
+    controls = set(range(0x20)) - set(b"\t\n\v\f\r\x1c")  # HL7 is framed by \v and \x1c
+    return bool(data) and controls.isdisjoint(data)
+
+
 def data_set(data: bytes) -> Any:
     """The data set of a DICOM file (PS3.10) or of its content alone, every value decoded."""
     from pydicom.filereader import read_dataset
 
+    if is_text(data):
+        remedy = "Remedy: write a DICOM data set, with a DICOM library; a spreadsheet goes to orthanc-worklist create"
+        raise Refused(f"It is text and no DICOM file. {remedy}.")
     body, implicit = data, True
     if data[128:132] == b"DICM":
         stream = io.BytesIO(data[132:])
@@ -173,13 +187,13 @@ def data_set(data: bytes) -> Any:
             remedy = "Remedy: write it in Explicit VR Little Endian"
             raise Refused(f"The transfer syntax is {syntax or 'missing'}. {remedy} (1.2.840.10008.1.2.1).")
         implicit = TRANSFER_SYNTAXES[syntax]
+    elif int.from_bytes(data[:2], "little") > 0x0040:  # the group of its first element; an item begins with 0008
+        raise Refused(NOT_DICOM)
     else:
         implicit = not re.fullmatch(rb"[A-Z]{2}", data[4:6])
     tags = [element.tag for element in itertools.islice(elements(body, implicit), MAX_ELEMENTS + 1)]
     if not tags or len(tags) > MAX_ELEMENTS or len(set(tags)) < len(tags):
-        raise Refused(
-            "It is no DICOM data set. Remedy: make the file with a DICOM library, or with orthanc-worklist create."
-        )
+        raise Refused(NOT_DICOM)
     content = read_dataset(io.BytesIO(body), implicit, True)
     walk(content, declared=False)
     return content
