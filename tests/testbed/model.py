@@ -576,6 +576,8 @@ FOUND: list[list[list[Any]]] = [
     [["store", 1, 2], ["backup"], ["clone"], ["store", 3, 1], ["backup"], ["clone_backs_up"], ["backup"], ["check"]],
     [["store", 1, 2], ["harm", "alter", 0], ["backup"]],
     [["store", 1, 2], ["backup"], ["harm", "alter", 0], ["lose_index"], ["reconcile", True]],
+    # `compress` starts Orthanc anew, and the device looks at what it has before it sends again
+    [["store", 1, 2], ["harm", "truncate", 0], ["compress"], ["send_again", 0]],
 ]
 
 

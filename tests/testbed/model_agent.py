@@ -37,6 +37,11 @@ PROGRAM, SITE, AET = "/usr/local/sbin/orthanc-backup", Path("/etc/orthanc/site/o
 ROOT = "1.2.826.0.1.3680043.8.498.20"
 LATER = 400  # days by which the wrong clock is ahead
 # restic takes its time from the kernel: only its own option is believed
+# where the monotonic clock is left alone, Debian 12's libfaketime 0.9.10 refuses each time.sleep() with EINVAL
+SLEEP = """\
+import select, time
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+"""
 RESTIC = """#!/bin/sh
 if [ "$1" = backup ]; then shift; exec /usr/bin/restic backup --time "$(date '+%Y-%m-%d %H:%M:%S')" "$@"; fi
 exec /usr/bin/restic "$@"
@@ -133,8 +138,12 @@ class Machine:
         WORK.mkdir(parents=True)
         self.service("stop")
         self.configured(False)
-        for program, content in ((WORK / "bin/nice", NICE), (WORK / "clock/restic", RESTIC)):
-            program.parent.mkdir()
+        for program, content in (
+            (WORK / "bin/nice", NICE),
+            (WORK / "clock/restic", RESTIC),
+            (WORK / "clock/sitecustomize.py", SLEEP),
+        ):
+            program.parent.mkdir(exist_ok=True)
             program.write_text(content)
             program.chmod(0o755)
         os.environ["PATH"] = f"{WORK}/bin:{os.environ['PATH']}"
@@ -319,7 +328,7 @@ class Machine:
             return {}
         return {
             "PATH": f"{WORK}/clock:{os.environ['PATH']}", "FAKETIME": f"+{days}d", "NO_FAKE_STAT": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": f"{WORK}/clock",
             "LD_PRELOAD": f"/usr/lib/{os.uname().machine}-linux-gnu/faketime/libfaketime.so.1",
         }  # fmt: skip
 

@@ -92,6 +92,23 @@ def test_neither_is_it_lost_where_orthanc_still_has_it_in_its_cache(machine: str
     assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
 
 
+def test_what_somebody_read_of_a_damaged_file_is_given_out_no_more(machine: str) -> None:
+    """Orthanc keeps what it has read, of a damaged file as well."""
+    images = {kind: image(f"SEEN{number}") for number, kind in enumerate(DAMAGE)}
+    dicom(machine, *images.values())
+    for kind, damage in DAMAGE.items():
+        must(machine, damage.format(path(machine, images[kind])))
+    restart(machine)
+    for one in images.values():
+        assert rest(machine, "GET", f"/instances/{identifier(machine, one)}/file")[1] != packed(one)
+
+    dicom(machine, *images.values())
+
+    assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
+    restart(machine)
+    assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
+
+
 def test_neither_is_it_lost_where_the_patient_has_a_number_with_an_umlaut(machine: str) -> None:
     """Orthanc's identifier is made of the text, not of the bytes that were sent."""
     one = image("UMLAUT")

@@ -76,6 +76,23 @@ def test_what_reconcile_says_is_what_it_saw(machine: str) -> None:
     assert done(machine, "reconcile")["left"] == []
 
 
+def test_what_came_back_from_a_snapshot_is_what_orthanc_gives_out(machine: str) -> None:
+    """It keeps what somebody read of the damaged file."""
+    one = image("STALE")
+    assert sent(machine, "US1", one) == [0]
+    assert backup(machine, "run")[0] == 0
+    file = path(machine, one)
+    must(machine, f"printf x | dd of={file} bs=1 seek=5000 conv=notrunc")
+    restart(machine)
+    seen = rest(machine, "GET", f"/instances/{identifier(machine, one)}/file")[1]
+
+    assert "from snapshot" in done(machine, "reconcile", "--repair")["repaired"][file.rpartition("/")[2]]
+
+    given = rest(machine, "GET", f"/instances/{identifier(machine, one)}/file")[1]
+    assert given != seen
+    assert pixels(machine, one) == one.PixelData
+
+
 def test_a_snapshot_comes_before_an_orphan_of_other_content(machine: str) -> None:
     one = image("BEFORE")
     assert sent(machine, "US1", one) == [0]

@@ -2399,6 +2399,12 @@ def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[di
     return repaired, unresolved
 
 
+def is_given(rest: Rest, one: Attachment) -> bool:
+    """Whether Orthanc gives it out as it was written; what it read of a damaged file stays in its cache for hours."""
+    status, body, _ = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
+    return status == 200 and one.uncompressed_md5 in ("", hashlib.md5(body, usedforsecurity=False).hexdigest())
+
+
 def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:
     """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place:
     through Orthanc, where its index lists them."""
@@ -2423,9 +2429,12 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path,
             (data / one.path).chmod(0o640)
             os.sync()
             (data / one.path).rename(path)
-            path_of = f"/instances/{one.instance}/attachments/{one.type}/data"
-            read = not listed or rest.ask("GET", path_of)[0] == 200
-            if read and orphans.is_whole(settings.storage, one):
+            if listed and not is_given(rest, one):
+                say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
+                run(*service(settings, "stop"))
+                run(*service(settings, "start"))
+                rest.awaited()
+            if (not listed or is_given(rest, one)) and orphans.is_whole(settings.storage, one):
                 unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
                 done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
         wanted = [one for one in wanted if one.uuid not in done]

@@ -165,13 +165,16 @@ def is_right(identifier: str, data: bytes) -> bool:
 
 
 def heal(identifier: str, data: bytes) -> bool:
-    """Whether what arrives took the place of the lost file. Then nothing of the index goes, whatever comes between."""
+    """Whether what arrives took the place of the lost file. Then nothing of the index goes, whatever comes between.
+
+    Who asked for a damaged image has brought it into Orthanc's cache, and Orthanc would give that out for hours.
+    """
     path = path_of(identifier)
     if not path or not is_right(identifier, data):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
-    return True
+    return asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
 
 
 def write(path: Path, content: bytes) -> None:
