@@ -22,11 +22,21 @@ options:
     description: Rules that are broken on purpose, each with its reason.
     type: dict
     default: {}
+  environment:
+    description:
+      - The variables of Orthanc's environment, which it puts in place of C(${NAME}).
+      - Where it is not given, values that come from it are named and not checked.
+    type: dict
+  plugins:
+    description: File names of the plugins in Orthanc's folders; they tell which worklist plugin reads its section.
+    type: list
+    elements: str
+    default: []
   bridge:
     description: Whether Orthanc runs in a container's own network, where the proxy is another machine to it.
     type: bool
     default: false
-positional: version, waivers, bridge
+positional: version, waivers, bridge, environment, plugins
 """
 
 EXAMPLES = r"""
@@ -41,26 +51,42 @@ _value:
   type: list
 """
 
+import posixpath
 from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading, rules
+
+# The file of each worklist plugin.
+WORKLISTS = {"ModalityWorklists": "worklists", "OrthancWorklists": "orthanc-worklists"}
 
 
-def orthanc_configuration_problems(value: Any, version: Any, waivers: Any = None, bridge: bool = False) -> Any:
+def orthanc_configuration_problems(
+    value: Any,
+    version: Any,
+    waivers: Any = None,
+    bridge: bool = False,
+    environment: Any = None,
+    plugins: Any = (),
+) -> Any:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise AnsibleFilterError(
             "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of texts, by the files' names"
         )
-    configuration, wrong = rules.read(value)
-    # the new worklist plugin is not in Debian: whoever has it names its file
-    new = "OrthancWorklists" in str(configuration.get("Plugins"))
-    plugin = "orthanc-worklists" if new else "worklists"
+    configuration, wrong = reading.read(value, environment)
     if any(item["rule"] == "bad_json" for item in wrong):
         return wrong  # with a part missing, the rest would be taken for Orthanc's defaults
+    listed = f"{configuration.get('Plugins')} {plugins}"
+    named = {plugin for file, plugin in WORKLISTS.items() if file in listed}
     try:
-        found = rules.problems(configuration, str(version), plugin)
+        found = rules.problems(
+            configuration,
+            str(version),
+            # a folder that is not seen may hold either
+            named.pop() if len(named) == 1 else "",
+            directory=posixpath.dirname(next(iter(value), "")),
+        )
     except ImportError as error:
         raise AnsibleFilterError(
             f"clinicops.orthanc.orthanc_configuration_problems: {error} on the controller; pip install jsonschema"

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from typing import Any
 
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
 # as in the program
 THRESHOLDS = (
@@ -56,8 +55,8 @@ def _thresholds(thresholds: Any) -> list[Problem]:
     found = []
     for name, value in thresholds.items():
         if name not in THRESHOLDS:
-            near = difflib.get_close_matches(str(name), THRESHOLDS, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"use {', '.join(THRESHOLDS)}"
+            near = nearest(str(name), THRESHOLDS)
+            remedy = f"did you mean {near}?" if near else f"use {', '.join(THRESHOLDS)}"
             found.append(_wrong(f"thresholds.{name}", "is no limit", remedy))
         elif not _number(value):
             found.append(_wrong(f"thresholds.{name}", f"{value!r} is no number", "write a number without quotes"))

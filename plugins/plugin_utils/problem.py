@@ -7,8 +7,18 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 Problem = dict[str, str]
 
 
 def problem(path: str, message: str, remedy: str, rule: str = "wrong_value", severity: str = "error") -> Problem:
     return {"rule": rule, "severity": severity, "path": path, "message": message, "remedy": remedy}
+
+
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
+    """The one of `names` that was probably meant, or ''. Capitals count for nothing: GDCM is Gdcm."""
+    folded = {other.lower(): other for other in names}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=cutoff)
+    return folded[near[0]] if near else ""

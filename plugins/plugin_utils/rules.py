@@ -9,7 +9,7 @@ plain data, without Ansible.
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
 import functools
 import ipaddress
 import json
@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import problem as problems_of
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.reading import FromEnvironment, is_unknown
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("orthanc_schema.json").read_text(encoding="utf-8"))
 # The DICOMweb plugin that Debian and the image orthancteam/orthanc ship with a release of Orthanc.
@@ -75,6 +77,8 @@ FILES = {
 # DICOM PS3.5, section 10: JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000.
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93)}
 DEEPEST = 50
+# Of the file that this collection writes: Orthanc takes relative paths in it from there.
+DIRECTORY = "/etc/orthanc/site"
 
 
 def release(version: Any) -> tuple[int, ...]:
@@ -88,21 +92,22 @@ def problems(
     worklist_plugin: str = "worklists",
     plugins: Any = None,
     absent: Any = (),
+    directory: str = "",
 ) -> list[Problem]:
     """Everything that is wrong, in the order of the schema's and then of the rules' findings.
 
-    `version` is Orthanc's; `worklist_plugin` is `worklists` or `orthanc-worklists`; `plugins` names those that are
-    loaded, or is None where that is not known; `absent` is what of `files` the server does not have.
+    `version` is Orthanc's; `worklist_plugin` is `worklists`, `orthanc-worklists`, or empty where it may be either;
+    `plugins` names those that are loaded, or is None where that is not known; `absent` is what of `files` the server
+    does not have; `directory` is that of the configuration file, where it is known.
     """
     strange = list(_not_json("", configuration))
     if strange:
         return strange
-    found = [*_schema_problems(configuration, version, worklist_plugin, plugins)]
-    wrong = {item["path"].split(".")[0] for item in found}
-    # what has a wrong type is reported already, and the rules may trust the rest
-    sound = {name: value for name, value in configuration.items() if name not in wrong}
-    found += _rules(sound, release(version), wrong, worklist_plugin)
-    for name, path in _files(sound):
+    translated = [*_schema_problems(configuration, version, worklist_plugin, plugins)]
+    found = [item for _place, item in translated if item]
+    sound = Sound.of(configuration, release(version), [place for place, item in translated])
+    found += _rules(sound, worklist_plugin, directory)
+    for name, path in _files(sound.configuration, directory or DIRECTORY):
         if path in absent:
             found.append(problem(name, f"names {path}, which does not exist", "put the file there", "missing_file"))
     return found
@@ -110,16 +115,66 @@ def problems(
 
 def files(configuration: Any) -> list[str]:
     """The absolute paths of the files that Orthanc opens when it starts on this configuration."""
-    return [path for _name, path in _files(configuration if isinstance(configuration, dict) else {})]
+    return [path for _name, path in _files(configuration if isinstance(configuration, dict) else {}, DIRECTORY)]
 
 
-def _files(configuration: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _files(configuration: dict[str, Any], directory: str) -> Iterator[tuple[str, str]]:
     for name, switch in FILES.items():
         if not switch or configuration.get(switch) is True:
             value = configuration.get(name)
             for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, str) and path.startswith("/"):
-                    yield name, path
+                if isinstance(path, str) and path and not is_unknown(path):
+                    yield name, posixpath.join(directory, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a finding is: the names and numbers that lead to it, and whether Orthanc ignores what is there."""
+
+    steps: tuple[str | int, ...]
+    ignored: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """What the rules may trust: the configuration without what is wrong already, and where that was."""
+
+    configuration: dict[str, Any]
+    version: tuple[int, ...]
+    wrong: frozenset[tuple[str | int, ...]]
+
+    @classmethod
+    def of(cls, configuration: dict[str, Any], version: tuple[int, ...], places: list[Place]) -> Sound:
+        unknown = [Place((name,)) for name, value in configuration.items() if is_unknown(value)]
+        for place in [*places, *unknown]:
+            # what Orthanc ignores is gone alone; a wrong port takes its device with it, and no other
+            configuration = _without(configuration, place.steps if place.ignored else place.steps[:2])
+        return cls(configuration, version, frozenset(place.steps for place in [*places, *unknown] if not place.ignored))
+
+    def effective(self, name: str) -> Any:
+        """The option's value, or its default."""
+        return self.configuration.get(name, SCHEMA["properties"][name].get("default"))
+
+    def knows(self, *names: str) -> bool:
+        """Whether nothing of these options is wrong, nor left to the environment."""
+        return not any(place[0] in names for place in self.wrong)
+
+    def reads(self, name: str) -> bool:
+        """Whether this release reads the option."""
+        return release(SCHEMA["properties"][name]["x-since"]) <= self.version
+
+    def section(self, name: str) -> dict[str, Any]:
+        return self.configuration.get(name) or {}
+
+
+def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
+    """A copy without what the steps lead to; in a list it is the whole list."""
+    if not isinstance(value, dict) or not steps or steps[0] not in value:
+        return value
+    name, *rest = steps
+    if not rest or not isinstance(value[name], dict):
+        return {key: inner for key, inner in value.items() if key != name}
+    return {key: _without(inner, tuple(rest)) if key == name else inner for key, inner in value.items()}
 
 
 def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL) -> list[Problem]:
@@ -133,78 +188,37 @@ def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL
     good = {}
     for rule, reason in waivers.items():
         path = f"orthanc_waivers.{rule}"
-        if rule not in WAIVABLE:
+        if rule not in WAIVABLE and not re.fullmatch(r"unknown_option\..+", str(rule)):
             extra.append(problem(path, "is no rule that can be waived", nearest(str(rule), list(WAIVABLE))))
         elif not isinstance(reason, str) or len(reason.strip()) < 10:
             extra.append(problem(path, "gives no reason", "write a sentence that an auditor would understand"))
         else:
             good[rule] = reason
     for rule in good:
-        if rule not in others and not any(item["rule"] == rule for item in found):
+        if rule not in others and not any(_waiver(item) == rule for item in found):
             message = "waives nothing that is set"
             extra.append(problem(f"orthanc_waivers.{rule}", message, "take it out", "idle_waiver", "warning"))
     return [*(_waived(item, good) for item in found), *extra]
 
 
+def _waiver(item: Problem) -> str:
+    """The name of the waiver for a problem: an unknown option, which a clinic's own script may read, has one each."""
+    rule: str = item["rule"]
+    return f"{rule}.{item['path'].removeprefix('orthanc_config_settings.')}" if rule == "unknown_option" else rule
+
+
 def _waived(item: Problem, reasons: dict[str, str]) -> Problem:
     """The problem with its reason, or with the way to give one."""
-    rule = item["rule"]
-    if rule in reasons:
-        return {**item, "severity": "waived", "remedy": f"none; {reasons[rule]}"}
-    if rule in WAIVABLE:
-        hint = f"if it must be: orthanc_waivers: {{{rule}: <your reason>}}"
+    waiver = _waiver(item)
+    if waiver in reasons:
+        return {**item, "severity": "waived", "remedy": f"none; {reasons[waiver]}"}
+    if waiver in WAIVABLE:
+        hint = f"if it must be: orthanc_waivers: {{{waiver}: <your reason>}}"
+        return {**item, "remedy": f"{item['remedy']}; {hint}"}
+    if item["rule"] == "unknown_option" and "." not in waiver.partition(".")[2]:
+        hint = f"if a script of your own reads it: orthanc_waivers: {{{waiver}: <your reason>}}"
         return {**item, "remedy": f"{item['remedy']}; {hint}"}
     return item
-
-
-def read(files: dict[str, str]) -> tuple[dict[str, Any], list[Problem]]:
-    """The configuration in Orthanc's files (name: text), and what stops Orthanc from reading them."""
-    configuration: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    found = []
-    for name, text in files.items():
-        doubles: list[str] = []
-        try:
-            section = json.loads(
-                _plain_json(text.removeprefix("\ufeff")),
-                strict=False,  # Orthanc takes line ends and tabs inside a text
-                object_pairs_hook=functools.partial(_last_wins, doubles),
-                parse_constant=_no_constant,
-            )
-            if not isinstance(section, dict):
-                raise ValueError("it is no object")
-        except (ValueError, RecursionError) as error:
-            message = f"is not JSON: {error}"
-            found.append(problem(name, message, "correct it; the rest is checked after that", "bad_json"))
-            continue
-        for key in doubles:
-            message = "stands twice in its section, and Orthanc reads the last one alone"
-            found.append(problem(f"{name}: {key}", message, "take one of them out", "stands_twice"))
-        for key, value in section.items():
-            if key in origin:
-                message = f"stands in {origin[key]} and in {name}, and Orthanc does not start"
-                found.append(problem(key, message, "take one of them out", "defined_twice"))
-            else:
-                origin[key] = name
-                configuration[key] = value
-    return configuration, found
-
-
-def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    section = dict(pairs)
-    doubles += [key for key in section if sum(key == other for other, _value in pairs) > 1]
-    return section
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _plain_json(text: str) -> str:
-    """Without the comments and the trailing commas that Orthanc reads over."""
-    texts = r'("(?:\\.|[^"\\])*")'
-    text = re.sub(texts + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
-    return re.sub(texts + r"|,(?=\s*[}\]])", lambda match: match[1] or "", text)
 
 
 def password_problem(name: Any, password: Any) -> str:
@@ -218,8 +232,10 @@ def password_problem(name: Any, password: Any) -> str:
     letters = password.lower().strip("0123456789!.-_")
     if letters in ("", str(name).lower(), *KNOWN_PASSWORDS) or len(set(password)) < 6:
         return "is easily guessed"
-    if "$" in password or not password.isprintable():
-        return "holds a $ or a control character, which Orthanc replaces when it reads its file"
+    if "${" in password:
+        return "holds ${, which Orthanc takes for a variable of its environment"
+    if not password.isprintable():
+        return "holds a control character, which no client can send"
     return ""
 
 
@@ -270,7 +286,8 @@ def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> 
         key: {
             name: _of_release(part, version, worklist_plugin)
             for name, part in value.items()
-            if release(part.get("x-since", "0")) <= version and part.get("x-only", worklist_plugin) == worklist_plugin
+            if release(part.get("x-since", "0")) <= version
+            and (not worklist_plugin or part.get("x-only", worklist_plugin) == worklist_plugin)
         }
         if key == "properties"
         else _of_release(value, version, worklist_plugin)
@@ -287,29 +304,49 @@ def _dicomweb(version: tuple[int, ...]) -> tuple[int, ...]:
 
 def _schema_problems(
     configuration: dict[str, Any], version: str, worklist_plugin: str, plugins: Any
-) -> Iterator[Problem]:
+) -> Iterator[tuple[Place, Problem | None]]:
     for error in _validator(release(version), worklist_plugin).iter_errors(configuration):
-        yield from _translated(error, version)
+        for place, item in _translated(error, version):
+            yield place, None if _is_open(error) else item
     for name in configuration:
         section = SCHEMA["properties"].get(name, {})
         needed = worklist_plugin if name == "Worklists" else section.get("x-plugin")
         if plugins is not None and needed and needed not in plugins:
             message = f"is read by the plugin {needed} alone, which is not loaded"
-            yield problem(name, message, "take it out", "unknown_option")
+            yield Place((name,)), problem(name, message, "take it out", "unknown_option")
 
 
-def _translated(error: Any, version: str) -> Iterator[Problem]:
-    """One finding of jsonschema in the words of this collection."""
+def _is_open(error: Any) -> bool:
+    """Whether the environment alone knows if it is one; a text in quotes stays a text."""
+    if error.validator == "additionalProperties":
+        return False
+    return isinstance(error.instance, FromEnvironment) or (error.validator != "type" and is_unknown(error.instance))
+
+
+def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
+    """One finding of jsonschema in the words of this collection, and where it is."""
     path = ""
-    for step in error.absolute_path:
+    steps = tuple(error.absolute_path)
+    for step in steps:
         path = f"{path}[{step}]" if isinstance(step, int) else _at(path, step)
-    kind = error.validator
-    if kind == "additionalProperties":
+    if error.validator == "additionalProperties":
         full = _place(error.absolute_schema_path).get("properties", {})
         for name in error.instance:
-            if name not in error.schema.get("properties", {}):
-                yield _unknown(_at(path, name), name, full, version)
-        return
+            if name not in error.schema.get("properties", {}) and not is_unknown(name):
+                yield Place((*steps, name), ignored=True), _unknown(_at(path, name), name, full, version)
+    elif error.validator == "enum" and error.instance in error.schema.get("x-obsolete", {}):
+        new = json.dumps(error.schema["x-obsolete"][error.instance])
+        message = f"{error.instance!r} is obsolete: Orthanc {version} takes it for {new}, a later one may refuse it"
+        yield Place((), ignored=True), problem(path, message, f"write {new}", "obsolete_value", "warning")
+    elif error.absolute_schema_path and "propertyNames" in error.absolute_schema_path:
+        message = f"{_shown(path, error.instance)} is not a name that Orthanc takes"
+        yield Place((*steps, error.instance)), problem(path, message, "use letters, digits, hyphen and _")
+    else:
+        yield Place(steps), _wrong_value(error, path, version)
+
+
+def _wrong_value(error: Any, path: str, version: str) -> Problem:
+    kind = error.validator
     # where a section belongs, a text may well be an address with its password
     value = "this" if kind == "type" and error.validator_value == "object" else _shown(path, error.instance)
     if kind == "type":
@@ -317,21 +354,18 @@ def _translated(error: Any, version: str) -> Iterator[Problem]:
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
         )
         message = f"{value} is not of type {wanted}: Orthanc does not start, or takes it for something else"
-        yield problem(path, message, f"write a value of type {wanted}")
-    elif kind == "enum":
+        return problem(path, message, f"write a value of type {wanted}")
+    if kind == "enum":
         message = f"{value} is not a value that Orthanc {version} knows"
-        yield problem(path, message, f"use one of {', '.join(json.dumps(item) for item in error.validator_value)}")
-    elif kind == "required":
+        return problem(path, message, f"use one of {', '.join(json.dumps(item) for item in error.validator_value)}")
+    if kind == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
-        yield problem(path, f"has no {' and no '.join(missing)}", "write them; Orthanc would not start")
-    elif error.absolute_schema_path and "propertyNames" in error.absolute_schema_path:
-        yield problem(path, f"{value} is not a name that Orthanc takes", "use letters, digits, hyphen and _")
-    elif kind in ("minimum", "maximum"):
-        yield problem(path, f"{value} is out of range", f"{kind} is {error.validator_value}")
-    elif error.schema.get("pattern") == SCHEMA["$defs"]["AeTitle"]["pattern"]:
-        yield problem(path, f"{value} is not an AE title", "use 1 to 16 characters, best A-Z, 0-9 and _")
-    else:
-        yield problem(path, f"{value} is not what Orthanc expects", f"it must satisfy: {kind} {error.validator_value}")
+        return problem(path, f"has no {' and no '.join(missing)}", "write them; Orthanc would not start")
+    if kind in ("minimum", "maximum"):
+        return problem(path, f"{value} is out of range", f"{kind} is {error.validator_value}")
+    if error.schema.get("pattern") == SCHEMA["$defs"]["AeTitle"]["pattern"]:
+        return problem(path, f"{value} is not an AE title", "use 1 to 16 characters, best A-Z, 0-9 and _")
+    return problem(path, f"{value} is not what Orthanc expects", f"it must satisfy: {kind} {error.validator_value}")
 
 
 def _place(steps: Any) -> dict[str, Any]:
@@ -358,8 +392,9 @@ def _unknown(path: str, name: str, full: dict[str, Any], version: str) -> Proble
 
 
 def nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]}?" if near else "take it out"
+    """The remedy for a name that nobody knows."""
+    near = problems_of.nearest(name, names)
+    return f"did you mean {near}?" if near else "take it out"
 
 
 def _shown(path: str, value: Any) -> str:
@@ -372,60 +407,58 @@ def _shown(path: str, value: Any) -> str:
 
 
 # --- rules --------------------------------------------------------------------------------------
-def _rules(
-    configuration: dict[str, Any], version: tuple[int, ...], wrong: set[str], worklist_plugin: str
-) -> Iterator[Problem]:
-    def effective(name: str) -> Any:
-        return configuration.get(name, SCHEMA["properties"][name].get("default"))
-
-    def exists(name: str) -> bool:
-        return name not in wrong and release(SCHEMA["properties"][name]["x-since"]) <= version
-
+def _rules(sound: Sound, worklist_plugin: str, directory: str) -> Iterator[Problem]:
+    effective, knows = sound.effective, sound.knows
     for name, (rule, safe) in SWITCHES.items():
         value = effective(name)
-        if exists(name) and value not in (safe, "Never" if name == "OverwriteInstances" else safe):
+        if knows(name) and sound.reads(name) and value not in (safe, "Never" if name == "OverwriteInstances" else safe):
             yield problem(name, f"is {json.dumps(value)}: {WAIVABLE[rule]}", f"set it to {json.dumps(safe)}", rule)
-    yield from _storage(
-        configuration, effective, release(SCHEMA["properties"]["MaximumStorageMode"]["x-since"]) <= version
-    )
-    yield from _access(configuration, effective, wrong)
-    if "DicomModalities" not in wrong:
-        yield from _devices(configuration.get("DicomModalities", {}), bool(effective("DicomCheckModalityHost")))
-    ports = {"HttpPort", "DicomPort"}
-    if not ports & wrong and effective("HttpPort") == effective("DicomPort"):
+    yield from _storage(sound, directory)
+    yield from _access(sound)
+    yield from _devices(sound.section("DicomModalities"), bool(effective("DicomCheckModalityHost")))
+    if knows("HttpPort", "DicomPort") and effective("HttpPort") == effective("DicomPort"):
         yield problem(
             "HttpPort", "is the DICOM port as well", "give each service a port of its own", "ports_in_conflict"
         )
     if effective("DicomTlsEnabled"):
         for name in ("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates"):
             needed = name != "DicomTlsTrustedCertificates" or effective("DicomTlsRemoteCertificateRequired")
-            if needed and name not in wrong and not configuration.get(name):
+            if needed and knows(name) and not sound.configuration.get(name):
                 yield problem(name, "is not set, and DICOM TLS is on", "give the path of a file", "missing_file")
-    worklists = configuration.get("Worklists", {})
-    if worklists.get("Enable"):
-        yield from _worklists(worklists, worklist_plugin)
-    if configuration.get("DicomWeb", {}).get("Host"):
+    yield from _worklists(sound, worklist_plugin)
+    if sound.section("DicomWeb").get("Host"):
         message = "stands in every RetrieveURL, whatever name clients use"
         yield problem("DicomWeb.Host", message, "take it out: the proxy says the name", "fixed_host", "warning")
 
 
-def _storage(configuration: dict[str, Any], effective: Any, has_mode: bool) -> Iterator[Problem]:
+def _is_relative(path: Any) -> bool:
+    """Whether it is neither absolute, nor on a drive of Windows, nor of the environment."""
+    return not is_unknown(path) and not re.match(r"/|[A-Za-z]:[\\/]", str(path))
+
+
+def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
+    effective, configuration = sound.effective, sound.configuration
     for name in ("MaximumStorageSize", "MaximumPatientCount"):
-        if effective(name) and not (has_mode and effective("MaximumStorageMode") == "Reject"):
+        has_mode = sound.reads("MaximumStorageMode")
+        rejects = has_mode and (effective("MaximumStorageMode") == "Reject" or not sound.knows("MaximumStorageMode"))
+        if effective(name) and not rejects:
             remedy = (
                 'set MaximumStorageMode to "Reject" (scanners are refused when it is full)'
                 if has_mode
                 else "set it to 0: this release knows no Reject"
             )
             yield problem(name, f"is {effective(name)}: {WAIVABLE['recycles_images']}", remedy, "recycles_images")
-    storage = effective("StorageDirectory")
-    index = configuration.get("IndexDirectory", storage)
-    if not str(storage).startswith("/"):
-        message = "is relative to wherever Orthanc is started, which may be an empty place next time"
-        yield problem("StorageDirectory", message, "write an absolute path", "relative_storage")
-    if posixpath.normpath(storage) != posixpath.normpath(index):
+    folders = {"StorageDirectory": effective("StorageDirectory")}
+    folders["IndexDirectory"] = configuration.get("IndexDirectory", folders["StorageDirectory"])
+    for name, path in folders.items():
+        if sound.knows(name) and _is_relative(path) and (name == "StorageDirectory" or name in configuration):
+            place = f", which makes it {posixpath.normpath(posixpath.join(directory, path))}" if directory else ""
+            message = f"is relative to the directory of the configuration file{place}: images go where settings go"
+            yield problem(name, message, "write an absolute path", "relative_storage")
+    storage, index = (posixpath.normpath(posixpath.join(directory, str(path))) for path in folders.values())
+    if sound.knows(*folders) and storage != index:
         message = f"is not StorageDirectory: {WAIVABLE['index_apart']}"
-        yield problem("IndexDirectory", message, f"set it to {storage}", "index_apart")
+        yield problem("IndexDirectory", message, f"set it to {folders['StorageDirectory']}", "index_apart")
     if effective("IngestTranscoding") in LOSSY:
         message = f"is a lossy syntax: {WAIVABLE['lossy_ingest']}"
         yield problem("IngestTranscoding", message, "take it out", "lossy_ingest")
@@ -438,25 +471,27 @@ def _storage(configuration: dict[str, Any], effective: Any, has_mode: bool) -> I
         yield problem("ReadOnly", "is true: every image is refused", "set it to false", "stores_nothing")
 
 
-def _access(configuration: dict[str, Any], effective: Any, wrong: set[str]) -> Iterator[Problem]:
-    users = configuration.get("RegisteredUsers", {})
-    if "AuthenticationEnabled" not in wrong and configuration.get("AuthenticationEnabled") is not True:
+def _access(sound: Sound) -> Iterator[Problem]:
+    users = sound.section("RegisteredUsers")
+    # unset it is what RemoteAccessAllowed is
+    decides = "AuthenticationEnabled" if "AuthenticationEnabled" in sound.configuration else "RemoteAccessAllowed"
+    if sound.knows("AuthenticationEnabled", decides) and sound.effective(decides) is not True:
         message = "is not true, and behind a proxy on this machine everybody is let in without a password"
         yield problem("AuthenticationEnabled", message, "set it to true", "no_password")
-    if "RegisteredUsers" not in wrong and not users:
+    if sound.knows("RegisteredUsers") and not users:
         message = "names nobody: up to Orthanc 1.12.8 user orthanc with password orthanc is let in, later nobody is"
         yield problem("RegisteredUsers", message, "list at least one user", "no_users")
     for number, (name, password) in enumerate(users.items()):
         # a name is a person's: it stands in no message that a wrong password could be pasted into
         path = f"RegisteredUsers.{name}"
-        if not name or ":" in name:
+        if not is_unknown(name) and (not name or ":" in name):
             message = f"user {number + 1} has a name that is empty or holds a colon, and can never log in"
             yield problem("RegisteredUsers", message, "use letters, digits, dot, hyphen and _", "user_name")
-        reason = password_problem(name, password)
+        reason = "" if is_unknown(password) else password_problem(name, password)
         if reason:
             remedy = "generate one: openssl rand -base64 18, and keep it in a vault"
             yield problem(path, f"has a password that {reason}", remedy, "weak_password")
-    if effective("DicomModalitiesInDatabase"):
+    if sound.effective("DicomModalitiesInDatabase"):
         message = "is true: DicomModalities of this file is ignored, and every admin can change the list"
         yield problem("DicomModalitiesInDatabase", message, "set it to false", "devices_in_database")
 
@@ -465,7 +500,7 @@ def _devices(devices: dict[str, Any], check_host: bool) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for name, device in devices.items():
         aet, host = (device[0], device[1]) if isinstance(device, list) else (device["AET"], device["Host"])
-        if aet.upper() in seen:
+        if aet.upper() in seen and not is_unknown(aet):
             message = f"has the AE title of {seen[aet.upper()]}: only the first in the alphabet counts"
             yield problem(
                 f"DicomModalities.{name}", message, "give each device an AE title of its own", "one_aet_twice"
@@ -479,19 +514,29 @@ def _devices(devices: dict[str, Any], check_host: bool) -> Iterator[Problem]:
         try:
             ipaddress.ip_address(host)
         except ValueError:
-            if check_host:
+            if check_host and not is_unknown(host):
                 message = f"{_shown('', host)} is not an address, and with DicomCheckModalityHost the device is refused"
                 yield problem(f"DicomModalities.{name}.Host", message, "write its fixed address", "host_is_a_name")
 
 
-def _worklists(worklists: dict[str, Any], plugin: str) -> Iterator[Problem]:
-    """What stops the plugin, and Orthanc with it."""
-    folder = worklists.get("Database") or worklists.get("Directory")
+def _worklists(sound: Sound, plugin: str) -> Iterator[Problem]:
+    """What stops the plugin, and Orthanc with it; `plugin` is empty where it may be either."""
+    worklists = sound.section("Worklists")
+    options = {"worklists": ("Database",), "orthanc-worklists": ("Directory",)}.get(plugin, ("Database", "Directory"))
+    named = [name for name in ("Database", "Directory") if worklists.get(name)]
     database = bool(worklists.get("SaveInOrthancDatabase"))
-    if bool(folder) == database:
-        option = "Database" if plugin == "worklists" else "Directory"
-        message = "has both a folder and SaveInOrthancDatabase" if folder else f"is enabled without {option}"
+    if not worklists.get("Enable"):
+        return
+    for name in named:
+        if _is_relative(worklists[name]):
+            message = "is relative to wherever Orthanc is started, not to the directory of the configuration file"
+            yield problem(f"Worklists.{name}", message, "write an absolute path", "relative_storage")
+    if any(("Worklists", name) in sound.wrong for name in (*options, "SaveInOrthancDatabase")):
+        return
+    if bool(named) == database:
+        option = " or ".join(options)
+        message = "has both a folder and SaveInOrthancDatabase" if named else f"is enabled without {option}"
         yield problem("Worklists", f"{message}, and Orthanc does not start", f"set {option} alone", "worklist_folder")
-    elif folder and worklists.get("DeleteWorklistsDelay"):
+    elif named and worklists.get("DeleteWorklistsDelay"):
         message = "works with SaveInOrthancDatabase alone, and Orthanc does not start"
         yield problem("Worklists.DeleteWorklistsDelay", message, "set it to 0", "worklist_folder")

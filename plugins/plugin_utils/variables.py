@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from pathlib import Path
 
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -28,8 +27,8 @@ def problems(names: list[str]) -> list[Problem]:
     found = []
     for name in names:
         if name.startswith("orthanc_") and name not in known():
-            near = difflib.get_close_matches(name, known(), n=1, cutoff=0.8)
-            remedy = f"did you mean {near[0]}? A" if near else "if it is a"
+            near = nearest(name, known(), cutoff=0.8)
+            remedy = f"did you mean {near}? A" if near else "if it is a"
             remedy += " variable of your own: begin its name differently, for example with clinic_"
             found.append(
                 problem(

@@ -1,0 +1,126 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files of a configuration as Orthanc reads them: variables of the environment first, then JSON in its dialect.
+
+Tried with Orthanc 1.12.7 and 1.13.0. Without Ansible.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import Any
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+# Only this: neither $NAME nor ${NAME:=default} is replaced. Of ${NAME-default} all is the name.
+VARIABLE = re.compile(r"\$\{([^:}]+)(?::-([^}]*))?\}")
+TEXT = r'("(?:\\.|[^"\\])*")'
+
+
+class FromEnvironment(str):
+    """A value that is a variable, not in quotes: it may be of any type."""
+
+    __slots__ = ()
+
+
+def is_unknown(value: Any) -> bool:
+    """Whether the value, or a part of it, stands in the environment alone."""
+    return isinstance(value, str) and VARIABLE.search(value) is not None
+
+
+def read(files: dict[str, str], environment: dict[str, str] | None = None) -> tuple[dict[str, Any], list[Problem]]:
+    """The configuration in Orthanc's files (name: text), and what is wrong with the files themselves.
+
+    `environment` is Orthanc's, or None where it is not seen: a variable without a default then stays what it is.
+    """
+    configuration: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    found = []
+    for name, text in files.items():
+        doubles: list[str] = []
+        text, hints = substitute(name, text.removeprefix("\ufeff"), environment)
+        found += hints
+        try:
+            section, rest = _parse(text, doubles)
+        except (ValueError, RecursionError) as error:
+            message = f"is not JSON: {error}"
+            found.append(problem(name, message, "correct it; the rest is checked after that", "bad_json"))
+            continue
+        if rest:
+            message = "holds text after its last brace, which Orthanc passes over without a word"
+            remedy = "take it out, or put it where it was meant to stand"
+            found.append(problem(name, message, remedy, "text_after_end", "warning"))
+        for key in doubles:
+            message = "stands twice in its section, and Orthanc reads the last one alone"
+            found.append(problem(f"{name}: {key}", message, "take one of them out", "stands_twice"))
+        for key, value in section.items():
+            if key in origin:
+                message = f"stands in {origin[key]} and in {name}, and Orthanc does not start"
+                found.append(problem(key, message, "take one of them out", "defined_twice"))
+            else:
+                origin[key] = name
+                configuration[key] = value
+    return configuration, found
+
+
+def substitute(name: str, text: str, environment: dict[str, str] | None) -> tuple[str, list[Problem]]:
+    """The text of the file `name` with its variables replaced, and a hint at those that nobody sees."""
+    variables = {match[1]: match[2] is None for match in VARIABLE.finditer(text)}
+    if environment is None:
+        text = VARIABLE.sub(lambda match: match[0] if match[2] is None else match[2], text)
+        if not variables:
+            return text, []
+        message = f"takes {', '.join(variables)} from the environment, which is not seen here"
+        remedy = "check the values where Orthanc is started"
+        return text, [problem(name, message, remedy, "from_environment", "warning")]
+    unset = [variable for variable, bare in variables.items() if bare and variable not in environment]
+    text = VARIABLE.sub(lambda match: environment.get(match[1], match[2] or ""), text)
+    if not unset:
+        return text, []
+    message = f"takes {', '.join(unset)} from the environment, where it is not set: Orthanc puts nothing in its place"
+    return text, [problem(name, message, "set it where Orthanc is started", "unset_variable", "warning")]
+
+
+def _parse(text: str, doubles: list[str]) -> tuple[dict[str, Any], str]:
+    """The object in the text, and what stands after it; the names that are in one section twice go to `doubles`."""
+    decoder = json.JSONDecoder(
+        strict=False,  # Orthanc takes line ends and tabs inside a text
+        object_pairs_hook=functools.partial(_last_wins, doubles),
+        parse_constant=_no_constant,
+    )
+    plain = _plain_json(text).lstrip()
+    section, end = decoder.raw_decode(plain)
+    if not isinstance(section, dict):
+        raise ValueError("it is not an object")
+    return section, plain[end:].strip()
+
+
+def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    section = {key: _unmarked(value) for key, value in pairs}
+    doubles += [key for key in section if sum(key == other for other, _value in pairs) > 1]
+    return section
+
+
+# stands before a variable that was not in quotes; a private character, which no file holds
+MARK = "\uf8ff"
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    return FromEnvironment(value[1:]) if isinstance(value, str) and value.startswith(MARK) else value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _plain_json(text: str) -> str:
+    """Without the comments and the trailing commas that Orthanc reads over; variables become texts with a mark."""
+    text = re.sub(TEXT + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
+    text = re.sub(
+        f"{TEXT}|{VARIABLE.pattern}", lambda match: match[1] or json.dumps(MARK + match[0]), text, flags=re.DOTALL
+    )
+    return re.sub(TEXT + r"|,(?=\s*[}\]])", lambda match: match[1] or "", text)
