@@ -32,11 +32,15 @@ options:
     type: list
     elements: str
     default: []
+  image:
+    description: Whether the entry point of orthancteam/orthanc makes it, of files, environment and secrets.
+    type: bool
+    default: false
   bridge:
     description: Whether Orthanc runs in a container's own network, where the proxy is another machine to it.
     type: bool
     default: false
-positional: version, waivers, bridge, environment, plugins
+positional: version, waivers, bridge, environment, plugins, image
 """
 
 EXAMPLES = r"""
@@ -56,6 +60,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import image as images
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading, rules
 
 # The file of each worklist plugin.
@@ -69,12 +74,16 @@ def orthanc_configuration_problems(
     bridge: bool = False,
     environment: Any = None,
     plugins: Any = (),
+    image: bool = False,
 ) -> Any:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise AnsibleFilterError(
             "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of texts, by the files' names"
         )
-    configuration, wrong = reading.read(value, environment)
+    if image:
+        configuration, wrong = images.read(value, environment or {}, rules.release(version))
+    else:
+        configuration, wrong = reading.read(value, environment)
     if any(item["rule"] == "bad_json" for item in wrong):
         return wrong  # with a part missing, the rest would be taken for Orthanc's defaults
     listed = f"{configuration.get('Plugins')} {plugins}"
@@ -85,7 +94,7 @@ def orthanc_configuration_problems(
             str(version),
             # a folder that is not seen may hold either
             named.pop() if len(named) == 1 else "",
-            directory=posixpath.dirname(next(iter(value), "")),
+            directory="" if image else posixpath.dirname(next(iter(value), "")),
         )
     except ImportError as error:
         raise AnsibleFilterError(

@@ -117,10 +117,23 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number of JSON")
 
 
+def without_comments(text: str) -> str:
+    """The JSON without the comments that Orthanc reads over."""
+    return re.sub(TEXT + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
+
+
 def _plain_json(text: str) -> str:
     """Without the comments and the trailing commas that Orthanc reads over; variables become texts with a mark."""
-    text = re.sub(TEXT + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
     text = re.sub(
-        f"{TEXT}|{VARIABLE.pattern}", lambda match: match[1] or json.dumps(MARK + match[0]), text, flags=re.DOTALL
+        f"{TEXT}|{VARIABLE.pattern}", lambda match: match[1] or json.dumps(MARK + match[0]), without_comments(text)
     )
     return re.sub(TEXT + r"|,(?=\s*[}\]])", lambda match: match[1] or "", text)
+
+
+def replaced(value: Any, environment: dict[str, str]) -> Any:
+    """The same structure with the variables in its texts replaced."""
+    if isinstance(value, dict):
+        return {replaced(name, environment): replaced(inner, environment) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [replaced(inner, environment) for inner in value]
+    return substitute("", value, environment)[0] if isinstance(value, str) else value

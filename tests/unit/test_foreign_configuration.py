@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.clinicops.orthanc.plugins.filter.orthanc_configuration_problems import (
     orthanc_configuration_problems as problems,
 )
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, reading, rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, image, reading, rules
 from test_configuration import with_change
 
 # What an open Orthanc of nobody's making breaks anyhow: not what these tests are about.
@@ -338,3 +338,92 @@ def test_every_guess_looks_past_capitals() -> None:
     (item,) = monitoring._thresholds({"DAYS_UNTIL_FULL": 3})
     assert "did you mean days_until_full?" in item["remedy"]
     assert "did you mean webdav?" in rules.waive([], {"WEBDAV": "a sentence that says why"})[0]["remedy"]
+
+
+ENVIRONMENT = {
+    "PATH": "/usr/bin",
+    "VERBOSE_STARTUP": "true",
+    "DICOM_WEB_PLUGIN_ENABLED": "true",
+    "ORTHANC__NAME": "Clinic",
+    "ORTHANC__REGISTERED_USERS": '{"demo": "demo"}',
+    "ORTHANC__DICOM_WEB__ROOT": "/dicom-web/",
+    "ORTHANC__STABLE_AGE": "30",
+    "ORTHANC__CASE_SENSITIVE_PN": "true",
+    "ORTHANC__POSTGRESQL__HOST": "index-db",
+    "ORTHANC__DICOM_ALWAYS_ALLOW_STORE": "False",
+    "ORTHANC__DICOMWEB__ENABLE": "true",
+    "ORTHANC_JSON": '{"IngestTranscoding": "1.2.840.10008.1.2.4.50", // lossy\n "DicomWeb": {"Host": "localhost"}}',
+}
+
+
+def test_a_container_that_its_environment_sets_up_is_read() -> None:
+    read, wrong = image.read({}, ENVIRONMENT, (1, 12, 7))
+    assert wrong == []
+    assert read == {
+        "Name": "Clinic",
+        "RegisteredUsers": {"demo": "demo"},
+        "DicomWeb": {"Root": "/dicom-web/", "Host": "localhost", "Enable": True},
+        "StableAge": 30,
+        "CaseSensitivePN": True,
+        "PostgreSQL": {"Host": "index-db"},
+        "DicomAlwaysAllowStore": "False",
+        "Dicomweb": {"Enable": True},
+        "IngestTranscoding": "1.2.840.10008.1.2.4.50",
+        **image.IMAGE["defaults"],
+    }
+    listed = problems({}, "1.12.7", environment=ENVIRONMENT, image=True)
+    assert sorted((item["rule"], item["path"]) for item in listed if item["rule"] not in OPEN) == [
+        ("fixed_host", "DicomWeb.Host"),
+        ("lossy_ingest", "IngestTranscoding"),
+        ("unknown_option", "Dicomweb"),
+        ("weak_password", "RegisteredUsers.demo"),
+        ("wrong_value", "DicomAlwaysAllowStore"),
+    ]
+    assert not [item for item in listed if item["rule"] in ("no_password", "no_users", "relative_storage")]
+    (guess,) = [item["remedy"] for item in listed if item["rule"] == "unknown_option"]
+    assert "did you mean DicomWeb?" in guess
+
+
+def test_files_variables_and_secrets_are_merged_in_the_image_s_order() -> None:
+    files = {
+        "/etc/orthanc/a.json": '{"Name": "$WHO", "StableAge": 1, "DicomWeb": {"Ssl": true, "Root": "/a/"}} // end',
+        "/run/secrets/b.json": '{"StableAge": 2, "DicomWeb": {"Root": "/b/"}, "RegisteredUsers": {"it": "a$$b"}}',
+        "/run/secrets/ORTHANC__POSTGRESQL__PASSWORD": "from-its-name\n",
+        "/run/secrets/password": '{"it": "from-a-variable"}',
+        "/run/secrets/other": "not ours",
+    }
+    environment = {
+        "WHO": "Clinic",
+        "ORTHANC__STABLE_AGE": "3",
+        "ORTHANC__REGISTERED_USERS_SECRET": "password",
+        "ORTHANC_PASSWORD": "of-26.7.0",
+        "WORKLISTS_PLUGIN_ENABLED": "true",
+        "DICOM_AET": "CLINIC",
+    }
+    read, wrong = image.read(files, environment, (1, 12, 7))
+    assert [(item["rule"], item["severity"], item["path"]) for item in wrong] == [
+        ("old_variable", "warning", "DICOM_AET")
+    ]
+    assert "ORTHANC__DICOM_AET" in wrong[0]["remedy"]
+    expected = {
+        "Name": "Clinic",
+        "StableAge": 3,
+        "DicomWeb": {"Ssl": True, "Root": "/b/"},
+        "RegisteredUsers": {"it": "from-a-variable", "orthanc": "of-26.7.0"},
+        "PostgreSQL": {"Password": "from-its-name"},
+        "Worklists": {"Enable": True, "Database": "/var/lib/orthanc/worklists"},
+        "DicomAet": "CLINIC",
+    }
+    assert {name: read[name] for name in expected} == expected
+    assert "Database" not in image.read(files, environment, (1, 13, 0))[0]["Worklists"]
+    # a trailing comma is enough: the image drops the file, and Orthanc starts without what it closes
+    for broken in ('{"DicomAlwaysAllowStore": false,}', "{", '{"Name": "a"}k'):
+        (item,) = [
+            item for item in image.read({"/etc/orthanc/a.json": broken}, {}, (999,))[1] if item["rule"] == "bad_json"
+        ]
+        assert item["path"] == "/etc/orthanc/a.json"
+
+
+@pytest.mark.parametrize("option", ["StableAge", "DicomWeb.StudiesMetadata", "CaseSensitivePN", "HttpsCACertificates"])
+def test_a_variable_names_its_option_and_back(option: str) -> None:
+    assert ".".join(image.path_of(image.variable(option))) == option

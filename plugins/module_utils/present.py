@@ -1,0 +1,167 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the Orthanc of a machine reads, whoever set it up: a unit or a container, its files and its environment.
+
+Nothing is changed. On the machine, standard library alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+OURS = "/etc/orthanc/site"
+# The entry point of orthancteam/orthanc makes the configuration with this program.
+GENERATOR = "/startup/generateConfiguration.py"
+PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
+
+
+class NotFoundError(Exception):
+    """There is no configuration to read."""
+
+
+def look(path: str, container: str) -> dict[str, Any]:
+    """`files` (text by path), `environment` (None where it is not seen), `version`, `plugins`, `image`, `bridge`, `of`.
+
+    `path` is a file or directory on this machine, `container` a name; both may be empty.
+    """
+    read = [path] if path else [] if container else unit_paths()
+    inspected = None if path or read else inspect(container or "orthanc")
+    if not container and not read and Path(OURS).is_dir():
+        read = [OURS]  # a container of ours reads the same file as the unit does
+    elif not read and not inspected and not container:
+        inspected = inspect(running())
+    if container and not inspected:
+        raise NotFoundError(f"There is no container {container}.")
+    if inspected and not read:
+        return of_container(inspected)
+    files = of_machine(read or ["/etc/orthanc"])
+    inspected = inspected or inspect("orthanc")
+    return {
+        "files": files,
+        "environment": None if path else unit_environment(),
+        "version": version_of(["docker", "exec", "orthanc", "Orthanc"]) or version_of(["/usr/sbin/Orthanc"]),
+        "plugins": [] if path else [file.name for folder in PLUGINS for file in Path(folder).glob("*.so")],
+        "image": False,
+        "bridge": bool(inspected) and inspected["HostConfig"]["NetworkMode"] != "host",
+        "of": ", ".join(files),
+    }
+
+
+def run(*command: str) -> bytes:
+    """What the command says, or nothing where it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    except OSError:
+        return b""
+    return done.stdout if done.returncode == 0 else b""
+
+
+def text(content: bytes) -> str:
+    """A file of Windows may be in Latin 1; the names of options are ASCII."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def version_of(command: list[str]) -> str:
+    """'1.12.7', or '' where it is not known."""
+    return (text(run(*command, "--version")).splitlines() or [""])[0].rpartition(" ")[2]
+
+
+# --- the machine --------------------------------------------------------------------------------
+def unit_paths() -> list[str]:
+    """The files and directories in the command of orthanc.service, after the binary and its switches."""
+    shown = text(run("systemctl", "show", "--property", "ExecStart", "--value", "orthanc.service"))
+    command = re.search(r"argv\[\]=([^;]*) ;", shown)
+    return [word for word in command[1].split()[1:] if not word.startswith("-")] if command else []
+
+
+def unit_environment() -> dict[str, str] | None:
+    """The environment of the unit's process, or None where it does not run."""
+    number = text(run("systemctl", "show", "--property", "MainPID", "--value", "orthanc.service")).strip()
+    try:
+        return variables(text(Path(f"/proc/{number}/environ").read_bytes()).split("\0")) if int(number or 0) else None
+    except OSError:
+        return None
+
+
+def of_machine(paths: list[str]) -> dict[str, str]:
+    """The texts of the files, and of `*.json` in the directories, as Orthanc reads them: not deeper."""
+    found: dict[str, str] = {}
+    for path in map(Path, paths):
+        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        found |= {str(file): text(file.read_bytes()) for file in files if file.is_file()}
+    return found
+
+
+# --- a container --------------------------------------------------------------------------------
+def inspect(name: str) -> dict[str, Any]:
+    """What `docker inspect` says of a container; empty where there is none."""
+    shown: list[dict[str, Any]] = (
+        json.loads(run("docker", "inspect", "--type", "container", name) or "[]") if name else []
+    )
+    return shown[0] if shown else {}
+
+
+def running() -> str:
+    """The name of the one running container whose command or image is Orthanc's, or ''."""
+    lines = text(run("docker", "ps", "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")).splitlines()
+    names = [line.split("\t")[0] for line in lines if "orthanc" in line.partition("\t")[2].lower()]
+    if len(names) > 1:
+        raise NotFoundError(f"Several containers may be Orthanc's: {', '.join(sorted(names))}.")
+    return names[0] if names else ""
+
+
+def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
+    """The same of a container, running or not."""
+    config, name = inspected["Config"], inspected["Name"].lstrip("/")
+    image: dict[str, Any] = json.loads(run("docker", "image", "inspect", inspected["Image"]) or "[{}]")[0]
+    own = {key: image.get("Config", {}).get(key) for key in ("Entrypoint", "Cmd")}
+    # with another command, what the image would make is not read
+    generated = bool(copied(name, GENERATOR)) and own == {key: config.get(key) for key in own}
+    words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
+    named = [word for word in words[1:] if word.startswith("/") and not word.endswith(("/Orthanc", ".sh"))]
+    folders = ["/etc/orthanc", "/run/secrets"] if generated else named[-1:] or ["/etc/orthanc"]
+    files = {path: content for folder in folders for path, content in copied(name, folder).items()}
+    # a secret is a file by any name; below /etc/orthanc stand certificates and scripts as well
+    files = {path: files[path] for path in files if path.endswith(".json") or (generated and "/secrets/" in path)}
+    exec_in = ["docker", "exec", name]
+    listed = text(
+        run(*exec_in, "sh", "-c", "ls " + " ".join(f"{folder}*" for folder in PLUGINS) + " 2>/dev/null || true")
+    )
+    return {
+        "files": files,
+        "environment": variables(config.get("Env") or []),
+        "version": version_of([*exec_in, "Orthanc"]),
+        "plugins": [word for word in listed.split() if word.endswith(".so")],
+        "image": generated,
+        "bridge": inspected["HostConfig"]["NetworkMode"] != "host",
+        "of": ", ".join([*files, *(["its environment"] if generated else [])]) + f" of the container {name}",
+    }
+
+
+def copied(name: str, path: str) -> dict[str, str]:
+    """The texts of a file or of the files in a directory of a container, by their paths."""
+    content = run("docker", "cp", "--follow-link", f"{name}:{path}", "-")
+    if not content:
+        return {}
+    found: dict[str, str] = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        for member in archive.getmembers():
+            _first, _, rest = member.name.partition("/")
+            file = archive.extractfile(member) if member.isfile() and "/" not in rest else None
+            if file:
+                found[f"{path.rstrip('/')}/{rest}" if rest else path] = text(file.read())
+    return dict(sorted(found.items()))
+
+
+def variables(lines: list[str]) -> dict[str, str]:
+    """NAME=value, one each, as a dictionary."""
+    return {name: value for name, given, value in (line.partition("=") for line in lines) if given}
