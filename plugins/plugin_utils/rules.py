@@ -473,12 +473,14 @@ def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
 
 def _access(sound: Sound) -> Iterator[Problem]:
     users = sound.section("RegisteredUsers")
+    # the Authorization plugin asks its own service, and needs Orthanc's log-in off
+    service = any(name.startswith("WebService") and value for name, value in sound.section("Authorization").items())
     # unset it is what RemoteAccessAllowed is
     decides = "AuthenticationEnabled" if "AuthenticationEnabled" in sound.configuration else "RemoteAccessAllowed"
-    if sound.knows("AuthenticationEnabled", decides) and sound.effective(decides) is not True:
+    if not service and sound.knows("AuthenticationEnabled", decides) and sound.effective(decides) is not True:
         message = "is not true, and behind a proxy on this machine everybody is let in without a password"
         yield problem("AuthenticationEnabled", message, "set it to true", "no_password")
-    if sound.knows("RegisteredUsers") and not users:
+    if not service and sound.knows("RegisteredUsers") and not users:
         message = "names nobody: up to Orthanc 1.12.8 user orthanc with password orthanc is let in, later nobody is"
         yield problem("RegisteredUsers", message, "list at least one user", "no_users")
     for number, (name, password) in enumerate(users.items()):

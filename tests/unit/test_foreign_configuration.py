@@ -37,7 +37,12 @@ def test_authentication_that_is_not_set_is_on_where_others_may_come() -> None:
     # without it nobody else may come, and then Orthanc asks nobody for a password: nginx neither
     for local in (f"{{{users}}}", f'{{{users}, "RemoteAccessAllowed": false}}'):
         assert every_rule(local)["no_password"] == "error"
-    assert "no_password" in every_rule(f'{{{users}, "RemoteAccessAllowed": true, "AuthenticationEnabled": false}}')
+    off = f'{STORAGE}, "RemoteAccessAllowed": true, "AuthenticationEnabled": false'
+    assert {"no_password", "no_users"} < every_rule(f"{{{off}}}").keys()
+    # the Authorization plugin asks a service in Orthanc's place, where it is told of one
+    service = '"Authorization": {"WebServiceRootUrl": "http://auth:8000/"}'
+    assert not {"no_password", "no_users"} & every_rule(f"{{{off}, {service}}}").keys()
+    assert "no_password" in every_rule(f'{{{off}, "Authorization": {{"TokenHttpHeaders": ["token"]}}}}')
 
 
 def test_a_dollar_is_a_variable_only_before_a_brace() -> None:
