@@ -334,7 +334,7 @@ def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
         for name in error.instance:
             if name not in error.schema.get("properties", {}) and not is_unknown(name):
                 yield Place((*steps, name), ignored=True), _unknown(_at(path, name), name, full, version)
-    elif error.validator == "enum" and error.instance in error.schema.get("x-obsolete", {}):
+    elif error.validator == "enum" and str(error.instance) in error.schema.get("x-obsolete", {}):
         new = json.dumps(error.schema["x-obsolete"][error.instance])
         message = f"{error.instance!r} is obsolete: Orthanc {version} takes it for {new}, a later one may refuse it"
         yield Place((), ignored=True), problem(path, message, f"write {new}", "obsolete_value", "warning")

@@ -10,6 +10,8 @@ from ansible_collections.clinicops.orthanc.plugins.filter.orthanc_configuration_
     orthanc_configuration_problems as problems,
 )
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, image, reading, rules
+from hypothesis import given
+from hypothesis import strategies as st
 from test_configuration import with_change
 
 # What an open Orthanc of nobody's making breaks anyhow: not what these tests are about.
@@ -432,3 +434,23 @@ def test_files_variables_and_secrets_are_merged_in_the_image_s_order() -> None:
 @pytest.mark.parametrize("option", ["StableAge", "DicomWeb.StudiesMetadata", "CaseSensitivePN", "HttpsCACertificates"])
 def test_a_variable_names_its_option_and_back(option: str) -> None:
     assert ".".join(image.path_of(image.variable(option))) == option
+
+
+# Texts as people write them: cut off, with variables, comments and what stands after the end.
+SIGNS = '{ } [ ] " \\ , : ${ ${A ${A} ${A:- $A // /* */ \uf8ff 1 true null k "Name" "DicomModalities" "Worklists" "AET"'
+PIECES = st.sampled_from([*SIGNS.split(" "), " ", "\n"])
+
+
+@given(st.lists(PIECES, max_size=25).map("".join), st.none() | st.just({"A": '"b"'}), st.booleans())
+def test_any_text_gives_problems_not_a_traceback(text: str, environment: dict[str, str] | None, made: bool) -> None:
+    for whole in (text, f"{{{text}}}", f'{{"Name": {text}}}', f'{{"DicomModalities": {{"a": {text}}}}}'):
+        listed = problems({"/etc/orthanc/a.json": whole}, "1.12.7", environment=environment, image=made)
+        assert all(item["remedy"] for item in listed)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*ENVIRONMENT, "ORTHANC__A__B", "ORTHANC__", "ORTHANC__A", "A_SECRET"]), st.text())
+)
+def test_any_environment_gives_problems_not_a_traceback(environment: dict[str, str]) -> None:
+    files = {"/run/secrets/x": "y", "/run/secrets/ORTHANC__NAME": '{"a": 1}', "/etc/orthanc/a.json": '{"Name": 1}'}
+    assert isinstance(problems(files, "1.13.0", environment=environment, image=True), list)
