@@ -118,9 +118,9 @@ def identifier(machine: str, data: pydicom.Dataset) -> str:
 
 
 def pixels(machine: str, data: pydicom.Dataset) -> bytes:
-    """Of the image as Orthanc gives it out; empty when it cannot."""
+    """Of the image as Orthanc gives it out; empty when it cannot, or gives out a part that ends before them."""
     status, body = rest(machine, "GET", f"/instances/{identifier(machine, data)}/file")
-    return bytes(pydicom.dcmread(io.BytesIO(body)).PixelData) if status == 200 else b""
+    return bytes(pydicom.dcmread(io.BytesIO(body)).get("PixelData", b"")) if status == 200 and body else b""
 
 
 def path(machine: str, data: pydicom.Dataset) -> str:
