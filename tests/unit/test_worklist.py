@@ -644,6 +644,7 @@ HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStar
         ("[" * 100_000, "is no JSON"),
         ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is no text"),
         ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
+        ("PatientID,MODALITY\nP1,US\n", "do you mean Modality?"),
         ("PatientID\nP1\n", "Column PatientName is missing"),
         ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),
         ("{broken", "is no JSON"),

@@ -795,8 +795,9 @@ def rows_of(path: str) -> dict[int, dict[str, str]]:
             if not isinstance(value, (str, int, type(None))):
                 problems.append(f"Row {number}: {name} is no text. Remedy: write it in quotes.")
             if name not in COLUMNS:
-                near = difflib.get_close_matches(str(name), COLUMNS, 1, 0.3)
-                remedy = f"do you mean {near[0]}?" if near else f"the columns are {', '.join(COLUMNS)}."
+                folded = {column.lower(): column for column in COLUMNS}  # MODALITY is Modality
+                near = difflib.get_close_matches(str(name).lower(), folded, 1, 0.3)
+                remedy = f"do you mean {folded[near[0]]}?" if near else f"the columns are {', '.join(COLUMNS)}."
                 problems.append(f"Column {name!a} is not known. Remedy: {remedy}")
         for name in COLUMNS:
             if COLUMNS[name] and name not in row:
