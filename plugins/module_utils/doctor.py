@@ -20,17 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import acceptance, dicomweb, exposure
-from .server.orthanc.log import Event, events
+from .server.orthanc.log import RIGHTS, Event, describe_title, events
 
 HOUR = 3600
 TCP_SECONDS = 5.0  # where no machine has the address, the kernel knows it after three
 NGINX_LOG = Path("/var/log/nginx/orthanc_error.log")
-# what a request is called in `may`, by Orthanc's words
-RIGHTS = {
-    **{"Echo": "echo", "C-ECHO": "echo", "Store": "store", "C-STORE": "store", "Find": "find", "C-FIND": "find"},
-    **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
-    **{"N-ACTION": "storage_commitment", "NAction": "storage_commitment", "N-ACTION-RQ": "storage_commitment"},
-}
 HANDSHAKE = re.compile(
     r"^(?P<time>\S+ \S+) \[\w+\] [^*]*\*\d+ (?P<what>.*(?:SSL|certificate).*)"
     r", client: (?P<ip>[^,]+), server: \S+?:(?P<port>\d+)$"
@@ -169,9 +163,10 @@ def told(event: Event, known: Evidence) -> Diagnosis:
             f"Remedy: if it was {name}, set the called (remote) AE title on it to {known.aet}."
         )
     elif event.kind == "calling_aet":
+        other = f", or its aet in orthanc_modalities to {event.aet} and deploy again" if event.aet.strip() else ""
         text = (
-            f"{name} ({host}) calls itself {event.aet} {when}, and Orthanc knows it as {aet}. Remedy: set the AE "
-            f"title on the device to {aet}, or its aet in orthanc_modalities to {event.aet} and deploy again."
+            f"{name} ({host}) {describe_title(event.aet)} {when}, and Orthanc knows it as {aet}. "
+            f"Remedy: set the AE title on the device to {aet}{other}."
         )
     elif event.kind == "address":
         text = (

@@ -200,30 +200,53 @@ REQUEST = (
 )
 
 
+UNLISTED = 'W1125 22:52:21.590500 DICOM-SERVER a.cpp:1050] Modality "{}" is not listed in the "DicomModalities" option'
+FORBIDDEN = (
+    'W1125 22:52:21.590500 DICOM-SERVER a.cpp:1061] Forbidding access from AET "{}" given its hostname ({}) does not '
+    'match the "DicomModalities" configuration option ({} was expected)'
+)
+
+
 @pytest.mark.parametrize(
-    ("line", "device"),
+    ("line", "device", "reason"),
     [
-        (REJECTED.format("US2", "198.51.100.22"), "us2"),
-        (REJECTED.format("US2", "198.51.100.40"), "us2"),  # its address is another
-        (REJECTED.format("US2", "198.51.100.21"), "us1"),  # its AE title is another's
-        (REJECTED.format("OTHER", "198.51.100.22"), "us2"),
-        (REQUEST.format("US1", "198.51.100.21"), "us1"),
-        (REJECTED.format("US2", "127.0.0.1"), ""),  # the acceptance test plays it
-        (REJECTED.format("US2", "172.17.0.1"), ""),
-        (REJECTED.format("US22", "198.51.100.221"), ""),
-        (REJECTED.format("STRANGER", "203.0.113.9"), ""),
+        (REJECTED.format("US2", "198.51.100.22"), "us2", "Orthanc refused it as US2 at 198.51.100.22"),
+        # its address is another
+        (REJECTED.format("US2", "198.51.100.40"), "us2", "from 198.51.100.40, and Orthanc knows it at 198.51.100.22"),
+        (
+            FORBIDDEN.format("US2", "198.51.100.40", "198.51.100.22") + "\n" + REJECTED.format("US2", "198.51.100.40"),
+            *("us2", "came from 198.51.100.40, and Orthanc knows it at 198.51.100.22"),
+        ),
+        # its AE title is another's
+        (REJECTED.format("US2", "198.51.100.21"), "us1", "itself US2 at 198.51.100.21, and Orthanc knows it as US1"),
+        (UNLISTED.format("OTHER") + "\n" + REJECTED.format("OTHER", "198.51.100.22"), "us2", "calls itself OTHER"),
+        (REQUEST.format("US1", "198.51.100.21"), "us1", "it asked for find, which it may not"),
+        # it has none: spaces or NULs alone
+        (UNLISTED.format("") + "\n" + REJECTED.format("", "198.51.100.21"), "us1", "no AE title of its own (the field"),
+        (REQUEST.format("", "198.51.100.21"), "us1", "asked for find"),
+        (REJECTED.format("", "203.0.113.9"), "", ""),
+        (REJECTED.format("US2", "127.0.0.1"), "", ""),  # the acceptance test plays it
+        (REJECTED.format("US2", "172.17.0.1"), "", ""),
+        (REJECTED.format("US22", "198.51.100.221"), "", ""),
+        (REJECTED.format("STRANGER", "203.0.113.9"), "", ""),
         # an AE title may be any 16 characters, and blame nobody else
-        (REJECTED.format("A on IP 10.1.1.1", "198.51.100.22"), "us2"),
-        (REJECTED.format("A on IP 10.1.1.1", "203.0.113.9"), ""),
-        ("W1125 main.cpp:1] Orthanc has started", ""),
+        (REJECTED.format("A on IP 10.1.1.1", "198.51.100.22"), "us2", "calls itself A on IP 10.1.1.1 at 198.51.100.22"),
+        (REJECTED.format("A on IP 10.1.1.1", "203.0.113.9"), "", ""),
+        (REJECTED.format("A\x0bB", "198.51.100.22"), "us2", "calls itself A\x0bB"),
+        ("W1125 main.cpp:1] Orthanc has started", "", ""),
     ],
 )
-def test_a_rejected_device_is_known_from_the_log(line: str, device: str) -> None:
+def test_a_rejected_device_is_known_from_the_log_and_told_in_a_sentence(line: str, device: str, reason: str) -> None:
     devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22"), "us4": ("US4", "10.1.1.1")}
-    assert monitor.orthanc_log.rejected(line, devices) == device
-    # over TLS a device has an address of this machine
+    found = monitor.orthanc_log.list_rejections(line, devices)
+    assert [name for name, _ in found] == [device] * bool(device)
+    assert all(reason in text and "W1125" not in text for _, text in found), found
+
+
+def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
     over_tls = {"us3": ("US3", "127.70.3.9")}
-    assert monitor.orthanc_log.rejected(REJECTED.format("US3", "127.70.3.9"), over_tls) == "us3"
+    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "127.70.3.9"), over_tls)
+    assert device == "us3"
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,9 @@ DECISIONS = [
     (known(listed="address 198.51.100.9 and not 198.51.100.21"), "not_deployed", "deploy again"),
     (known(UNKNOWN, firewall="there is no table inet orthanc"), "firewall", "does not let us1 (198.51.100.21) in"),
     (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, and Orthanc knows it as US1"),
+    (known(UNKNOWN.replace("US9", "")), "calling_aet", "us1 (198.51.100.21) sends no AE title of its own"),
+    (known(UNKNOWN.replace("US9", "")), "calling_aet", "Remedy: set the AE title on the device to US1."),
+    (known(RIGHT.replace("US1", "")), "right", "add find to may of us1"),
     (known(CALLED), "called_aet", "A device called WRONG at 22:49:41, and Orthanc's AE title is ORTHANC"),
     (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),
     # the AE title of another device's

@@ -637,9 +637,9 @@ class Look:
         }
         # the acceptance test's own is rejected on purpose
         devices = {name: pair for name, pair in pairs.items() if pair[0] != self.settings.calling_aet}
-        reasons = [(orthanc_log.rejected(line, devices), line) for line in lines]
+        reasons = orthanc_log.list_rejections("\n".join(lines), devices)
         for name in devices:
-            own, counter = [line for of, line in reasons if of == name], f"rejected {name}"
+            own, counter = [reason for of, reason in reasons if of == name], f"rejected {name}"
             total[counter] = total.get(counter, 0) + len(own)
             self.saw("rejected_hour", self.increase(counter, total[counter], HOUR), "device", name)
             if own:
@@ -669,8 +669,8 @@ class Look:
         if status and after:  # the journal has been rotated away
             del self.state["cursor"]
             return []
-        lines = said.splitlines()
-        if lines and lines[-1].startswith("-- cursor: "):
+        lines = said.removesuffix("\n").split("\n")
+        if lines[-1].startswith("-- cursor: "):
             self.state["cursor"] = lines.pop().removeprefix("-- cursor: ")
         return lines
 
@@ -680,7 +680,7 @@ class Look:
         if status:  # what it says then is not Orthanc's
             return []
         self.state["docker_since"] = self.now
-        return said.splitlines()
+        return said.split("\n")
 
     def get(self, path: str) -> tuple[int, bytes]:
         """What Orthanc answers to a user with the role `admin`, all on one connection."""

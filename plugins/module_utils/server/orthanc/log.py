@@ -15,41 +15,26 @@ ADDRESS = re.compile(
     r'Forbidding access from AET "(?P<aet>[^"]*)" given its hostname \((?P<ip>[^)]*)\)'
     r".*?\((?P<other>[^)]*) was expected\)"
 )
-# all of its characters belong to an AE title, also " on IP 10.1.1.1"
-REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.{1,16}) on IP (?P<ip>\S+)")
+# all of its characters belong to an AE title, also " on IP 10.1.1.1"; one of spaces or NULs alone is empty here
+REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.{0,16}) on IP (?P<ip>\S+)")
 CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
 REQUEST = re.compile(
-    r"authorization rejected for AET (?P<aet>.{1,16}) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
+    r"authorization rejected for AET (?P<aet>.{0,16}) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
 )
 COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
 SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
+# what a request is called in `may`, by Orthanc's words
+RIGHTS = {
+    **{"Echo": "echo", "C-ECHO": "echo", "Store": "store", "C-STORE": "store", "Find": "find", "C-FIND": "find"},
+    **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
+    **{"N-ACTION": "storage_commitment", "NAction": "storage_commitment", "N-ACTION-RQ": "storage_commitment"},
+}
 # of the script receive.py, in Orthanc's log as a line of its own; texts of devices are JSON's
 QUOTED = r'"(?:[^"\\]|\\.)*"'
 RECEIVED = re.compile(
     r"^W\d{4} [\d:.]+ [^]]{0,60}\] clinicops: (?P<kind>conflict|replaced): study (?P<study>[0-9.]+)"
     rf" \(accession (?P<accession>{QUOTED})\) from (?P<sender>{QUOTED}): image (?P<image>[0-9.]+) (?P<what>.*)"
 )
-
-
-REFUSED = re.compile(
-    r"(Rejected association for remote|authorization rejected for) AET (?P<aet>.{1,16}) on IP (?P<ip>[^\s:]+)"
-)
-
-
-def rejected(line: str, devices: dict[str, tuple[str, str]]) -> str:
-    """The device (name: AE title, address) that Orthanc tells in this line to have rejected, or nothing.
-
-    The address decides, since the AE title may be what is wrong; a device behind another address is known by its own.
-    This machine's addresses are the acceptance test's, which plays rejected devices.
-    """
-    found = REFUSED.search(line)
-    # over TLS a device comes from an address of this machine that stands for its certificate
-    known = {host for _, host in devices.values()}
-    if not found or (LOOPBACK.fullmatch(found["ip"]) and found["ip"] not in known):
-        return ""
-    by_address = [name for name, (_, host) in devices.items() if host == found["ip"]]
-    by_title = [name for name, (aet, _) in devices.items() if aet == found["aet"]]
-    return next(iter(by_address + by_title), "")
 
 
 # of this machine, and of Docker's bridges on it
@@ -90,7 +75,7 @@ def events(log: str) -> list[Event]:
     """Refusals in Orthanc's log."""
     found: list[Event] = []
     forbidden: dict[str, str] = {}  # what the line before said of an AE title
-    for line in log.splitlines():
+    for line in log.split("\n"):  # an AE title may hold what splitlines() takes for the end of a line
         stamp = MOMENT.match(line)
         moment = f"{stamp[1]}-{stamp[2]} {stamp[3]}" if stamp else ""
         if match := CALLED.search(line):
@@ -111,3 +96,40 @@ def events(log: str) -> list[Event]:
             elif "not listed" in match["reason"]:
                 found.append(Event(moment, "calling_aet", match["aet"], match["ip"]))
     return found
+
+
+def find_device(event: Event, devices: dict[str, tuple[str, str]]) -> str:
+    """The device (name: AE title, address) that Orthanc rejected, or nothing where it is none of them.
+
+    The address decides, since the AE title may be what is wrong; a device behind another address is known by its own.
+    This machine's addresses are the acceptance test's, which plays rejected devices.
+    """
+    # over TLS a device comes from an address of this machine that stands for its certificate
+    known = {host for _, host in devices.values()}
+    if not event.ip or (LOOPBACK.fullmatch(event.ip) and event.ip not in known):
+        return ""
+    by_address = [name for name, (_, host) in devices.items() if host == event.ip]
+    by_title = [name for name, (aet, _) in devices.items() if aet == event.aet]
+    return next(iter(by_address + by_title), "")
+
+
+def describe_title(aet: str) -> str:
+    """What a device calls itself, as the second half of a sentence that begins with the device."""
+    return f"calls itself {aet}" if aet.strip() else "sends no AE title of its own (the field is empty)"
+
+
+def describe_rejection(event: Event, aet: str, host: str) -> str:
+    """Why Orthanc rejected the device that is listed with this AE title and address, in a sentence without its end."""
+    if event.kind == "right":
+        return f"it asked for {RIGHTS.get(event.detail, event.detail)}, which it may not"
+    if event.aet != aet:
+        return f"it {describe_title(event.aet)} at {event.ip}, and Orthanc knows it as {aet}"
+    if event.ip != host:
+        return f"it came from {event.ip}, and Orthanc knows it at {host}"
+    return f"Orthanc refused it as {aet} at {host}"
+
+
+def list_rejections(log: str, devices: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """Each rejection of a listed device in the log: the device's name, and why in a sentence without its end."""
+    found = ((find_device(event, devices), event) for event in events(log))
+    return [(name, describe_rejection(event, *devices[name])) for name, event in found if name]
