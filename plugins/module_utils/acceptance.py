@@ -496,6 +496,7 @@ class Day:
         table = exposure.table()
         listening = exposure.listening()
         self.checks += exposure.server(table, listening, ports, waivers)
+        self.checks += exposure.held(exposure.changes(), exposure.detours(), waivers)
         self.addresses = exposure.addresses(exposure.known(), listening, "")
 
     # --- Safety -------------------------------------------------------------------------------

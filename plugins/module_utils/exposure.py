@@ -17,6 +17,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .server.core import nftables
+
 Check = dict[str, Any]
 LIMIT = 2.0
 # Nobody is served here, whatever the settings say of other ports.
@@ -26,6 +28,7 @@ NODE_EXPORTER = "prometheus-node"  # as the kernel cuts its name off
 WAIVER = "no_firewall"
 KNOCK = "a TCP connection"
 CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
+ALIEN = "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there"
 REACH = "see that the service runs, and whether a firewall on the way stands before it"
 # Docker's own bridges: other machines have networks of the same addresses, and would knock there.
 INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
@@ -134,6 +137,32 @@ def output(*command: str) -> str:
 def table() -> str:
     """The firewall's table in the kernel; a server whose firewall is waived need not have nft."""
     return output("nft", "--json", "list", "table", "inet", "orthanc")
+
+
+def changes() -> str:
+    """How the table in the kernel differs from the one that was deployed; empty where it does not."""
+    try:
+        return nftables.tell_some(nftables.find_changes())
+    except OSError as error:
+        return str(error)
+
+
+def detours() -> str:
+    """Rules of other tables that lead strangers past the firewall; empty without any."""
+    try:
+        return nftables.tell_some(nftables.find_detours())
+    except OSError as error:
+        return str(error)
+
+
+def held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
+    """What `changes` and `detours` have found, as checks."""
+    waiver = waivers.get(WAIVER, "")
+    name, tried = "the kernel's table is the one that was deployed", "its listing beside that of its file"
+    return [
+        check(name, tried, "yes", changed or "yes", not changed, CLOSE, waiver),
+        check("no other rule leads past it", "nft list ruleset", "none", past or "none", not past, ALIEN, waiver),
+    ]
 
 
 def listening() -> list[tuple[str, int, list[str]]]:

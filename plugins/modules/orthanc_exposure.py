@@ -126,6 +126,7 @@ def main() -> None:
     else:
         listening = exposure.listening()
         checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"])
+        checks += exposure.held(exposure.changes(), exposure.detours(), asked["waivers"])
         more = {
             "addresses": exposure.addresses(exposure.known(), listening, asked["known_as"]),
             "controller": exposure.ssh_client(os.getpid()),

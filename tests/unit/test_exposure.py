@@ -273,3 +273,14 @@ def test_the_report_counts_and_names() -> None:
         "waived  no_firewall: the clinic has a firewall in front",
         "2 passed, 1 failed",
     ]
+
+
+def test_what_differs_in_the_kernel_and_what_leads_past_it_fail_each_on_its_own() -> None:
+    assert all(check["passed"] for check in exposure.held("", "", {}))
+    changed, past = exposure.held("chain prerouting has 'accept' besides", "", {})
+    assert (changed["passed"], past["passed"]) == (False, True)
+    assert "systemctl reload-or-restart orthanc-firewall" in changed["remedy"]
+    changed, past = exposure.held("", "table ip nat, chain PREROUTING: redirect to :4242", {})
+    assert (changed["passed"], past["passed"]) == (True, False)
+    assert "nft delete rule" in past["remedy"]
+    assert all(check["waiver"] for check in exposure.held("there is none", "one", WAIVERS))

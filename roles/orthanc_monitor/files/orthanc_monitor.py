@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.core import journal
+from server.core import journal, nftables
 from server.core.escaping import escape
 from server.orthanc import log as orthanc_log
 
@@ -165,7 +165,18 @@ RULES = (
     Rule(
         *("FirewallGone", "critical", "firewall_ok", "", "==", 0, 1, ()),
         "The firewall's table is not there: everybody reaches Orthanc's ports",
-        "systemctl restart orthanc-firewall, and deploy again",
+        "systemctl restart orthanc-firewall; where that fails, deploy again",
+    ),
+    Rule(
+        # a deploy writes the file a moment before it loads it
+        *("FirewallChanged", "critical", "firewall_changes", "", ">", 0, 2, ("FirewallGone",)),
+        "The firewall's table is not the one that was deployed: ports may be open, or closed to devices",
+        "systemctl restart orthanc-firewall; where that fails, deploy again",
+    ),
+    Rule(
+        *("FirewallDetour", "critical", "firewall_detours", "", ">", 0, 1, ()),
+        "A rule outside the firewall's table leads past it",
+        "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there",
     ),
     Rule(
         *("DeviceRejected", "warning", "rejected_hour", "device", ">", 0, 1, (*DOWN, "IndexSilent")),
@@ -319,6 +330,8 @@ HELP = {
     "instances": "Images in the index",
     "proxy_up": "Whether the proxy answers HTTPS",
     "firewall_ok": "Whether the firewall's table is loaded",
+    "firewall_changes": "Differences between the firewall's table in the kernel and the deployed one",
+    "firewall_detours": "Rules of other tables that lead past the firewall",
     "certificate_days": "Days until the certificate that is served expires",
     "backup_ok": "Whether the last backup succeeded",
     "backup_age_hours": "Hours since the last good backup",
@@ -734,8 +747,19 @@ class Look:
                 self.details[f"CertificateExpires/{name}"] = f"{name}: {days:.0f} days left"
 
     def firewall(self) -> None:
-        if self.settings.firewall:
-            self.saw("firewall_ok", run("/usr/sbin/nft", "list", "table", "inet", "orthanc")[0] == 0)
+        if not self.settings.firewall:
+            return
+        held = nftables.read_held()
+        self.saw("firewall_ok", bool(held))
+        detours = nftables.find_detours()
+        self.saw("firewall_detours", len(detours))
+        self.details["FirewallDetour/"] = nftables.tell_some(detours)
+        try:
+            changes = nftables.list_differences(nftables.read_deployed(), held)
+        except OSError as error:  # its file is gone or broken: the next boot leaves the ports open
+            changes = [str(error)]
+        self.saw("firewall_changes", len(changes))
+        self.details["FirewallChanged/"] = nftables.tell_some(changes)
 
     def backup(self) -> None:
         if not self.settings.backup:

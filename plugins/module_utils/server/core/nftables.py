@@ -1,0 +1,240 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The firewall's table: what the kernel holds against what was deployed, and what leads past it.
+
+An accept at an earlier priority opens nothing: it ends its own chain, and the packet still meets ours. The same is true
+of notrack, marks, queues and policies elsewhere. Two things do lead past a drop that looks at ports and addresses: a
+redirection (NAT happens after our chain, whatever the priority of its own) that sends another port to a guarded one,
+and a statement that rewrites addresses or ports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+TABLE = "table inet orthanc"
+FILE = Path("/etc/nftables.d/orthanc.nft")
+SECONDS = 20
+# what the file makes of an empty kernel: a network namespace of its own, which ends with the command
+LOAD_APART = f'nft --file "$1" && exec nft --stateless list {TABLE}'
+STATEMENT = re.compile(r"\b(?P<what>redirect|dnat)\b(?: ip6?)?(?: to (?P<target>.+))?$")
+REWRITES = re.compile(r"\b(?:ip6? [sd]addr|(?:tcp|th) dport) set\b")
+PORTS = re.compile(r"\b(?:tcp|th) dport (?P<not>!= )?(?P<ports>\{[^}]*\}|[\w@-]+)")
+GUARDED = re.compile(r"\b(?:tcp|th) dport (?:\{ )?(?P<ports>[\d, ]+?)(?: \})?(?: fib .*)? jump refuse")
+DESTINATION = re.compile(r"\bip6? daddr (?P<address>[0-9a-f.:]+)\b")
+PAIR = re.compile(r"(?P<from>\d+) : (?:(?P<address>[0-9a-f.:]+) \. )?(?P<to>\d+)")
+TARGET = re.compile(r"^(?:\[(?P<six>[0-9a-f:]+)\]|(?P<four>[\d.]*)):(?P<port>\d+)\b")
+
+
+class Rule(NamedTuple):
+    """A rule of another table: where it stands, and its text."""
+
+    place: str
+    text: str
+    hooks: frozenset[str] = frozenset()  # from which packets come to it
+
+
+def run(*command: str) -> tuple[int, str, str]:
+    """Exit code, output and complaints. OSError where the program is not there, or hangs."""
+    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, env=environment, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} has not answered for {SECONDS} seconds") from None
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+# --- the table itself ---------------------------------------------------------------------------
+def read_held() -> str:
+    """nft's listing of the table in the kernel, without counters; empty where there is none. OSError else."""
+    status, listing, said = run("nft", "--stateless", *f"list {TABLE}".split())
+    if status and "No such file or directory" not in said:
+        raise OSError(f"nft cannot list the firewall's table: {said}")
+    return "" if status else listing
+
+
+def read_deployed(path: Path = FILE) -> str:
+    """nft's listing of the table that the file makes, by the same kernel. OSError where it makes none."""
+    if not path.exists():
+        raise OSError(f"{path} is not there")
+    status, listing, said = run("unshare", "--net", "sh", "-c", LOAD_APART, "sh", str(path))
+    if status:
+        raise OSError(f"nft cannot load {path}: {said}")
+    return listing
+
+
+def load(path: Path = FILE) -> None:
+    """Replaces the table in one transaction. OSError where nft does not take the file."""
+    status, _, said = run("nft", "--file", str(path))
+    if status:
+        raise OSError(f"nft cannot load {path}: {said}")
+
+
+def split_listing(listing: str) -> list[tuple[str, str]]:
+    """Each line of a table with the chain or set in which it stands; each element of a set is a line of its own."""
+    # the elements of a set go over several lines
+    text = re.sub(r"elements = \{([^}]*)\}", lambda found: "elements = {" + " ".join(found[1].split()) + "}", listing)
+    found, place = [], "the table"
+    for line in (line.strip() for line in text.splitlines()):
+        if line == "}":
+            place = "the table"
+        elif line.startswith(("chain ", "set ", "map ", "flowtable ")):
+            place = line.removesuffix("{").strip()
+            found.append((place, line))
+        elif line.startswith("elements = {"):
+            found += [(place, element) for element in line[len("elements = {") : -1].split(", ")]
+        elif line:
+            found.append((place, line))
+    return found
+
+
+def list_differences(deployed: str, held: str) -> list[str]:
+    """What the kernel's table lacks and has besides, each a sentence without its end; empty where both agree."""
+    if deployed == held:
+        return []
+    if not held:
+        return ["there is no table inet orthanc"]
+    before, after = split_listing(deployed), split_listing(held)
+    found = []
+    for kind, begin, end, start, stop in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if kind != "equal":
+            found += [f"{place} lacks '{line}'" for place, line in before[begin:end]]
+            found += [f"{place} has '{line}' besides" for place, line in after[start:stop]]
+    return found
+
+
+def find_changes(path: Path = FILE) -> list[str]:
+    """How the kernel's table differs from the one that was deployed. OSError where that cannot be seen."""
+    return list_differences(read_deployed(path), read_held())
+
+
+def tell_some(found: list[str], most: int = 3) -> str:
+    """The first of them, and how many more there are."""
+    return "; ".join(found[:most]) + (f"; and {len(found) - most} more" if len(found) > most else "")
+
+
+# --- what leads past it -------------------------------------------------------------------------
+def find_detours() -> list[str]:
+    """Rules of other tables that lead strangers past the firewall. OSError where they cannot be listed."""
+    status, listing, said = run("nft", "--stateless", "list", "ruleset")
+    if status:
+        raise OSError(f"nft cannot list its rules: {said}")
+    return list_detours(listing, local_addresses())
+
+
+def local_addresses() -> set[str]:
+    """This machine's."""
+    status, listing, said = run("ip", "-json", "address", "show")
+    if status:
+        raise OSError(f"ip cannot list this machine's addresses: {said}")
+    return {info["local"] for interface in json.loads(listing) for info in interface["addr_info"] if "local" in info}
+
+
+def list_guarded(listing: str) -> set[int]:
+    """The ports at which our table drops strangers."""
+    own = "\n".join(rule.text for rule in split_ruleset(listing, own=True))
+    return {int(port) for found in GUARDED.finditer(own) for port in found["ports"].split(", ")}
+
+
+def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
+    """The rules of our table, or of all others."""
+    table, chain = "", ""
+    found: list[tuple[str, str, str]] = []
+    hooks: dict[tuple[str, str], set[str]] = {}
+    for line in (line.strip() for line in listing.splitlines()):
+        if line.startswith("table "):
+            table = line.removesuffix("{").strip()
+        elif line.startswith("chain "):
+            chain = line.removesuffix("{").strip()
+        elif line == "}":
+            chain = ""
+        elif hook := re.match(r"type \w+ hook (\w+)", line):
+            hooks.setdefault((table, chain), set()).add(hook[1])
+        elif chain and line and (table == TABLE) == own and not line.startswith("#"):
+            found.append((table, chain, line))
+    # a chain is also reached from those that jump to it; as often as chains may follow each other
+    jumps = [(one, f"chain {name}") for *one, text in found for name in re.findall(r"\b(?:jump|goto) (\S+)", text)]
+    for _ in {one[1] for one, _ in jumps}:
+        for (of, chain), to in jumps:
+            hooks.setdefault((of, to), set()).update(hooks.get((of, chain), ()))
+    return [Rule(f"{of}, {chain}", text, frozenset(hooks.get((of, chain), ()))) for of, chain, text in found]
+
+
+def list_detours(listing: str, addresses: set[str]) -> list[str]:
+    """The rules outside our table that lead past it, each with its place. `addresses` are this machine's."""
+    guarded = list_guarded(listing)
+    others = split_ruleset(listing)
+    # where guarded ports lead: Docker sends them on to the container
+    behind = {
+        target for rule in others if (matched := ports_of(rule.text)) and matched <= guarded for target in targets(rule)
+    }
+    found = []
+    for rule in others:
+        ends = {
+            (address, port)
+            for address, port in targets(rule)
+            if (address, port) in behind or (port in guarded and is_local(address, addresses))
+        }
+        if (ends and not is_guarded(rule.text, guarded, addresses)) or rewrites(rule, guarded):
+            found.append(f"{rule.place}: {rule.text}")
+    return found
+
+
+def is_local(address: str, addresses: set[str]) -> bool:
+    """Whether a destination is this machine; none at all is the packet's own."""
+    return not address or address in addresses or ipaddress.ip_address(address).is_loopback
+
+
+def is_guarded(text: str, guarded: set[int], addresses: set[str]) -> bool:
+    """Whether our chain has looked at everything that comes to this rule: guarded ports of this machine."""
+    aimed = DESTINATION.search(text)
+    if aimed and not is_local(aimed["address"], addresses):
+        return False
+    matched = ports_of(text)
+    mapped = {int(pair["from"]) for pair in PAIR.finditer(text) if int(pair["to"]) in guarded}
+    return bool(matched or mapped) and (matched or mapped) <= guarded
+
+
+def ports_of(text: str) -> set[int]:
+    """The destination ports that a rule asks for; empty for all, and for what is not plain numbers."""
+    found = PORTS.search(text)
+    if not found or found["not"]:
+        return set()
+    parts = found["ports"].strip("{} ").split(", ")
+    if not all(re.fullmatch(r"\d+(-\d+)?", part) for part in parts):
+        return set()
+    spans = [tuple(map(int, part.split("-"))) for part in parts]
+    return {port for span in spans for port in range(span[0], span[-1] + 1)}
+
+
+def targets(rule: Rule) -> set[tuple[str, int]]:
+    """Address (empty: this machine) and port to which a rule redirects; a port that stays is not told."""
+    found = STATEMENT.search(rule.text)
+    # at output it is for programs of this machine alone
+    if not found or not found["target"] or "prerouting" not in rule.hooks:
+        return set()
+    if " map " in found["target"]:
+        return {(pair["address"] or "", int(pair["to"])) for pair in PAIR.finditer(found["target"])}
+    one = TARGET.match(found["target"])
+    return {(one["six"] or one["four"] or "", int(one["port"]))} if one else set()
+
+
+def rewrites(rule: Rule, guarded: set[int]) -> bool:
+    """Whether a rule writes other addresses or ports into packets that our chain will see, or has seen otherwise."""
+    found = REWRITES.search(rule.text)
+    if not found or not rule.hooks & {"ingress", "prerouting", "input"}:
+        return False
+    if "dport set" in found[0]:
+        port = re.match(r" (\d+)\b", rule.text[found.end() :])
+        return not port or int(port[1]) in guarded
+    matched = ports_of(rule.text)
+    return not matched or bool(matched & guarded)

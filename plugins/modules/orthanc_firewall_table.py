@@ -1,0 +1,69 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_firewall_table
+short_description: Let the kernel hold the firewall's table as it was deployed
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Compares the table C(inet orthanc) in the kernel with what its file makes of an empty kernel, which is a network
+    namespace of its own, and loads the file where they differ. Counters do not count.
+  - A table that somebody flushed, a rule that somebody put before ours, and a source that somebody added are found so.
+options:
+  path:
+    description: File of the table.
+    type: path
+    default: /etc/nftables.d/orthanc.nft
+attributes:
+  check_mode:
+    description: Says what differs, and loads nothing.
+    support: full
+  diff_mode:
+    description: Shows the table in the kernel and the one of the file.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Load the table where the kernel holds another one
+  clinicops.orthanc.orthanc_firewall_table:
+  become: true
+"""
+
+RETURN = r"""
+differences:
+  description: What the kernel's table lacked, and what it had besides.
+  type: list
+  elements: str
+  returned: always
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import nftables
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"path": {"type": "path", "default": str(nftables.FILE)}}, supports_check_mode=True
+    )
+    path = Path(module.params["path"])
+    try:
+        deployed, held = nftables.read_deployed(path), nftables.read_held()
+        differences = nftables.list_differences(deployed, held)
+        if differences and not module.check_mode:
+            nftables.load(path)
+            if left := nftables.list_differences(deployed, nftables.read_held()):
+                raise OSError(f"the kernel does not hold the firewall's table: {nftables.tell_some(left)}")
+    except OSError as error:
+        module.fail_json(f"{error}. Remedy: see nft list table inet orthanc, and deploy again.")
+    headers = {"before_header": "the kernel", "after_header": str(path)}
+    difference = {"before": held, "after": deployed, **headers}
+    module.exit_json(changed=bool(differences), differences=differences, diff=difference)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""The firewall's table as the kernel holds it, and rules elsewhere; the listings are nft's own (1.0.6 and 1.1.3)."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import nftables
+
+LISTING = """\
+table inet orthanc {
+	set dicom_4 {
+		type ipv4_addr
+		flags interval
+		auto-merge
+		elements = { 10.0.0.0/8, 198.51.100.57, 198.51.100.60 }
+	}
+
+	set dicom_6 {
+		type ipv6_addr
+		flags interval
+		auto-merge
+	}
+
+	chain prerouting {
+		type filter hook prerouting priority mangle; policy accept;
+		iifname "lo" accept
+		iifname != "br-*" tcp dport { 443, 4242, 8042 } fib daddr oifname "br-*" jump refuse
+		fib daddr type != local accept
+		tcp dport 4242 ip saddr @dicom_4 counter accept
+		tcp dport 4242 ip6 saddr @dicom_6 counter accept
+		tcp dport { 443, 4242, 8042 } jump refuse
+	}
+
+	chain refuse {
+		limit rate 6/minute log prefix "orthanc refused: " level info
+		counter drop
+	}
+}
+"""
+OPENING = "		tcp dport { 443, 4242, 8042 } jump refuse\n"
+CHANGES = [
+    (LISTING, []),
+    ("", ["there is no table inet orthanc"]),
+    (
+        LISTING.replace(OPENING, ""),
+        ["chain prerouting lacks 'tcp dport { 443, 4242, 8042 } jump refuse'"],
+    ),
+    (
+        LISTING.replace('		iifname "lo" accept\n', '		accept\n		iifname "lo" accept\n'),
+        ["chain prerouting has 'accept' besides"],
+    ),
+    (
+        LISTING.replace("10.0.0.0/8, ", "0.0.0.0/0, "),
+        ["set dicom_4 lacks '10.0.0.0/8'", "set dicom_4 has '0.0.0.0/0' besides"],
+    ),
+    (LISTING.replace("198.51.100.57, ", ""), ["set dicom_4 lacks '198.51.100.57'"]),
+    (LISTING.replace("orthanc {\n", "orthanc {\n	flags dormant\n\n", 1), ["the table has 'flags dormant' besides"]),
+    (
+        LISTING.replace("policy accept", "policy drop"),
+        [
+            "chain prerouting lacks 'type filter hook prerouting priority mangle; policy accept;'",
+            "chain prerouting has 'type filter hook prerouting priority mangle; policy drop;' besides",
+        ],
+    ),
+    (
+        LISTING.replace("		counter drop\n", "		counter accept\n"),
+        ["chain refuse lacks 'counter drop'", "chain refuse has 'counter accept' besides"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("held", "differences"), CHANGES)
+def test_what_the_kernel_holds_is_compared_with_what_was_deployed(held: str, differences: list[str]) -> None:
+    assert nftables.list_differences(LISTING, held) == differences
+
+
+def test_another_order_of_rules_is_a_difference() -> None:
+    lines = LISTING.splitlines(keepends=True)
+    first, last = (next(n for n, line in enumerate(lines) if part in line) for part in ("type != local", "8042 } jump"))
+    lines[first], lines[last] = lines[last], lines[first]
+    assert nftables.list_differences(LISTING, "".join(lines)) != []
+
+
+def test_how_elements_are_broken_into_lines_is_no_difference() -> None:
+    assert nftables.list_differences(LISTING, LISTING.replace("57, ", "57,\n\t\t\t     ")) == []
+
+
+def test_many_differences_are_told_in_short() -> None:
+    assert nftables.tell_some(["a", "b"]) == "a; b"
+    assert nftables.tell_some([*"abcde"]) == "a; b; c; and 2 more"
+
+
+OWN = {"198.51.100.10", "127.0.0.1", "::1", "2001:db8::10"}
+DOCKER = """\
+table ip nat {
+	chain DOCKER {
+		iifname "br-5d2a" counter return
+		iifname != "br-5d2a" tcp dport 4242 counter dnat to 172.18.0.2:4242
+		iifname != "br-5d2a" ip daddr 127.0.0.1 tcp dport 8042 counter dnat to 172.18.0.2:8042
+	}
+
+	chain PREROUTING {
+		type nat hook prerouting priority dstnat; policy accept;
+		fib daddr type local counter jump DOCKER
+	}
+
+	chain OUTPUT {
+		type nat hook output priority dstnat; policy accept;
+		ip daddr != 127.0.0.0/8 fib daddr type local counter jump DOCKER
+	}
+}
+"""
+
+
+def chain(rule: str, kind: str = "nat", hook: str = "prerouting", priority: str = "dstnat") -> str:
+    head = f"type {kind} hook {hook} priority {priority}; policy accept;"
+    return f"table inet other {{\n	chain c {{\n		{head}\n		{rule}\n	}}\n}}\n"
+
+
+# each was tried with two machines and a connection; what leads past the firewall, and what does not
+PAST = [
+    chain("tcp dport 104 redirect to :4242"),
+    chain("tcp dport 104 redirect to :4242", priority="-190"),  # NAT has a place of its own, whatever is asked for
+    chain("tcp dport 104 counter dnat ip to 198.51.100.10:4242"),
+    chain("redirect to :tcp dport map { 104 : 4242, 105 : 80 }"),
+    chain("tcp dport { 104, 4242 } redirect to :4242"),
+    chain("meta l4proto tcp redirect to :4242"),
+    DOCKER + chain("tcp dport 104 dnat to 172.18.0.2:4242"),  # to the container
+    chain("tcp dport 104 dnat to [2001:db8::10]:4242"),
+    chain("ip daddr 203.0.113.7 tcp dport 4242 dnat to 198.51.100.10:4242"),  # not looked at: to another machine
+    chain("tcp dport 104 tcp dport set 4242", "filter", priority="filter"),
+    chain("tcp dport 4242 ip saddr set 198.51.100.57", "filter", priority="raw"),
+    chain("ip saddr set 198.51.100.57", "filter", priority="raw"),
+    chain("jump d\n	}\n	chain d {\n		tcp dport 104 redirect to :4242"),
+]
+NOT_PAST = [
+    "",
+    DOCKER,
+    chain("accept", "filter", priority="-300"),
+    chain("tcp dport 4242 accept", "filter", "input", "-400"),
+    chain("notrack", "filter", priority="raw"),
+    chain("meta mark set 0x00000001 accept", "filter", priority="-300"),
+    chain("tcp dport 4242 redirect to :9999"),
+    chain("tcp dport 104 redirect to :9999"),
+    chain("tcp dport 104 dnat to 172.19.0.2:4242"),  # another container, or another machine
+    chain("tcp dport 4242 dnat to 172.18.0.2:4242"),
+    chain("tcp dport 104 redirect to :4242", hook="output"),  # for programs of this machine
+    chain("ip saddr set 198.51.100.57", "filter", "postrouting", "srcnat"),
+    chain("tcp dport 22 ip saddr set 198.51.100.57", "filter", priority="raw"),
+    chain("tcp option maxseg size set rt mtu", "filter", "forward", "filter"),
+    chain("masquerade", hook="postrouting", priority="srcnat"),
+]
+
+
+@pytest.mark.parametrize("other", PAST)
+def test_a_rule_that_leads_past_the_firewall_is_named(other: str) -> None:
+    [found] = nftables.list_detours(LISTING + other, OWN)
+    assert found.startswith("table inet other, chain ")
+
+
+@pytest.mark.parametrize("other", NOT_PAST)
+def test_a_rule_that_opens_nothing_is_not_accused(other: str) -> None:
+    assert nftables.list_detours(other + LISTING, OWN) == []
