@@ -17,14 +17,13 @@ from typing import Any
 
 from . import dicom, dicomweb, exposure
 from .dicomweb import User
+from .server.core.limits import SILENT_MINUTES, describe, read_limits
 
 # What belongs to the acceptance test, and to nobody else. Both must be right before a patient is deleted.
 PATIENT = "ACCEPTANCE^TEST"
 PREFIX = "ACCEPTANCE-TEST-"
 STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
-CERTIFICATE_DAYS = 14
-BACKUP_HOURS, RESTORE_CHECK_DAYS, LEDGER_HOURS, MONITOR_MINUTES = 26, 9, 2, 120  # as the monitor's
 WORKLIST_SECONDS = 30
 BACKUP = Path("/var/lib/orthanc-backup")
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
@@ -127,6 +126,7 @@ class Day:
     def __init__(self, settings: dict[str, Any], scratch: Path) -> None:
         self.settings, self.scratch = settings, scratch
         self.checks: list[dict[str, Any]] = []
+        self.limits = read_limits()
         token = secrets.token_hex(6).upper()
         self.patient_id, self.accession = PREFIX + token, "ACC" + token
         self.study, self.series = dicom.new_uid(), dicom.new_uid()
@@ -226,11 +226,12 @@ class Day:
             seen = "yes" if known & set(plugins) else "no"
             remedy = f"{DEPLOY}; where the plugin's file is gone, install the package or the image anew"
             self.check("Service", f"plugin {name} is loaded", "GET /plugins", "yes", seen, remedy)
-        expected = f"trusted, valid for more than {CERTIFICATE_DAYS} days"
+        least = self.limits["certificate_days"]
+        expected = f"trusted, valid for {describe(least, 'day')} or more"
         try:
             self.certificate_until = self.proxy.expiry()
-            days = int(self.certificate_until - time.time()) // 86400
-            seen, good = f"trusted, valid for {days} days", days > CERTIFICATE_DAYS
+            days = (self.certificate_until - time.time()) / 86400
+            seen, good = f"trusted, valid for {describe(int(days), 'day')}", days >= least
             remedy = "renew it: systemctl start orthanc-certificate or certbot, or give a new one to the deploy"
         except OSError as error:
             seen, good = said(error), False
@@ -502,27 +503,28 @@ class Day:
     # --- Safety -------------------------------------------------------------------------------
     def safety(self) -> None:
         if self.settings["backup"]:
+            hours, days, ledger = (self.limits[name] for name in ("backup_hours", "restore_check_days", "ledger_hours"))
             self.recent(
-                *("last backup", "backup", f"{BACKUP_HOURS} hours", BACKUP_HOURS * 3600),
+                *("last backup", "backup", describe(hours, "hour"), hours * 3600),
                 *(Path("/etc/cron.d/orthanc-backup"), "orthanc-backup run, and journalctl -t orthanc-backup"),
             )
             self.recent(
-                *("last restore check", "restore_check", f"{RESTORE_CHECK_DAYS} days", RESTORE_CHECK_DAYS * 86400),
+                *("last restore check", "restore_check", describe(days, "day"), days * 86400),
                 *(Path("/etc/systemd/system/orthanc-restore-check.timer"), "orthanc-backup check"),
             )
             self.recent(
-                *("last ledger of what was received", "ledger", f"{LEDGER_HOURS} hours", LEDGER_HOURS * 3600),
+                *("last ledger of what was received", "ledger", describe(ledger, "hour"), ledger * 3600),
                 *(Path("/etc/systemd/system/orthanc-ledger.timer"), "orthanc-backup ledger"),
             )
         if self.settings["monitor"]:
             age = time.time() - float(state(MONITOR).get("time", 0))
-            good = age < MONITOR_MINUTES * 60
+            good = age < SILENT_MINUTES * 60
             seen = f"{int(age / 60)} minutes ago" if MONITOR.exists() else "never"
-            expected = f"in the last {MONITOR_MINUTES} minutes"
-            remedy = "see systemctl list-timers 'orthanc-*' and journalctl -t orthanc-monitor"
+            expected = f"in the last {SILENT_MINUTES} minutes"
+            remedy = "systemctl enable --now orthanc-monitor.timer, and see journalctl -u orthanc-monitor"
             self.check("Safety", "the monitor looks", str(MONITOR), expected, seen, remedy, passed=good)
 
-    def recent(self, name: str, file: str, limit: str, seconds: int, schedule: Path, remedy: str) -> None:
+    def recent(self, name: str, file: str, limit: str, seconds: float, schedule: Path, remedy: str) -> None:
         """A success that is not too old, and one more to come; on a new machine the first may still be to come."""
         noted = state(BACKUP / f"{file}.json")
         last, result = float(noted.get("last_success_epoch", 0)), noted.get("result", "")

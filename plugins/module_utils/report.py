@@ -12,11 +12,12 @@ import datetime
 import math
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
 from .server.core.escaping import escape
+from .server.core.limits import SILENT_MINUTES, merge_limits
 
 Report = dict[str, Any]
 
@@ -30,17 +31,34 @@ RIGHTS = {
     "get": "fetch studies (C-GET)",
     "storage_commitment": "ask for storage commitment (N-ACTION)",
 }
-# as the monitor has them: what is fewer is worth a look, and what is fewer still a failure
-CERTIFICATE_DAYS = (14, 0)
-DISK_DAYS = (30, 7)
-FREE_PERCENT = (20, 10)
-# what is more
-BACKUP_HOURS = (26, 50)
-RESTORE_CHECK_HOURS = (9 * 24, 15 * 24)
-LEDGER_HOURS = (2, 26)
 STALE_HOURS = 26
 GOOD, SOON, BAD = "good", "soon", "bad"
 POINTS = 240  # of a history, in the plot
+
+
+class Limits(NamedTuple):
+    """What is worth a look and what is a failure, of each kind."""
+
+    certificate_days: tuple[float, float]
+    disk_days: tuple[float, float]
+    free_percent: tuple[float, float]
+    backup_hours: tuple[float, float]
+    restore_check_hours: tuple[float, float]
+    ledger_hours: tuple[float, float]
+
+
+def limits_of(report: Report) -> Limits:
+    """The monitor's, as the server has them: what is worse by a further step is a failure."""
+    found = merge_limits(report.get("limits") or {})
+    days, check = found["days_until_full"], found["restore_check_days"]
+    return Limits(
+        certificate_days=(found["certificate_days"], 0),
+        disk_days=(days, min(days, 7)),
+        free_percent=(found["disk_warning_percent"], found["disk_critical_percent"]),
+        backup_hours=(found["backup_hours"], found["backup_hours"] + 24),
+        restore_check_hours=(check * 24, (check + 6) * 24),
+        ledger_hours=(found["ledger_hours"], found["ledger_hours"] + 24),
+    )
 
 
 # --- lines --------------------------------------------------------------------------------------
@@ -90,8 +108,8 @@ def html(report: Report) -> str:
         waived=[check for check in checks if check["result"] == "waived"],
         waivers=report.get("waivers") or {},
         versions={name: version for name, version in (report.get("versions") or {}).items() if version},
-        certificates=[_certificate(each) for each in report.get("certificates") or []],
-        disk=_disk(report.get("disk"), report.get("time")),
+        certificates=[_certificate(each, limits_of(report)) for each in report.get("certificates") or []],
+        disk=_disk(report),
         backup=_backup(report),
         groups=groups,
         server=server,
@@ -152,20 +170,22 @@ def _result(check: dict[str, Any]) -> str:
 
 
 # --- the parts of a report ------------------------------------------------------------------------
-def _certificate(certificate: dict[str, Any]) -> dict[str, Any]:
+def _certificate(certificate: dict[str, Any], limits: Limits) -> dict[str, Any]:
     days = int(certificate["days"])
     said = f"{_count(days, 'day')} left" if days >= 0 else f"expired {_count(-days, 'day')} ago"
-    state = _falling(days, CERTIFICATE_DAYS)
+    state = _falling(days, limits.certificate_days)
     return {"name": certificate["name"], "said": said, "until": _moment(certificate.get("not_after")), "state": state}
 
 
-def _disk(disk: dict[str, Any] | None, time: Any) -> dict[str, Any] | None:
+def _disk(report: Report) -> dict[str, Any] | None:
+    disk, limits = report.get("disk"), limits_of(report)
     if not disk:
         return None
     total, free = float(disk["total_bytes"]), float(disk["free_bytes"])
     history = sorted((float(moment), float(used)) for moment, used in disk.get("history") or [])
     days = disk.get("days_until_full")
-    now = _parsed(time)
+    now, measured = _parsed(report.get("time")), _parsed(disk.get("time"))
+    before = (now - measured).total_seconds() if now and measured else 0.0
     begin = history[-1][0] if history else now.timestamp() if now else None
     percent = 100 * free / total if total else 0
     return {
@@ -178,8 +198,13 @@ def _disk(disk: dict[str, Any] | None, time: Any) -> dict[str, Any] | None:
         "full": _day(begin + 86400 * days) if begin and days is not None else "",
         "note": disk.get("note") or ("" if days is not None else "not enough history yet"),
         "plot": _plot(history, total, days),
+        # a monitor that does not look any more sees nothing fill
+        "old": f"measured {_age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
         "state": max(
-            _falling(percent, FREE_PERCENT), _falling(days, DISK_DAYS) if days is not None else GOOD, key=_weight
+            _falling(percent, limits.free_percent),
+            _falling(days, limits.disk_days) if days is not None else GOOD,
+            SOON if before > 60 * SILENT_MINUTES else GOOD,
+            key=_weight,
         ),
     }
 
@@ -219,13 +244,13 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
     backup = report.get("backup")
     if not backup:
         return None
-    time, check = report.get("time"), backup.get("restore_check")
+    time, check, limits = report.get("time"), backup.get("restore_check"), limits_of(report)
     found = [
-        {"name": "Last backup", **_run(backup, time, BACKUP_HOURS), "more": _proven(backup)},
-        {"name": "Last restore check", **_run(check, time, RESTORE_CHECK_HOURS), "more": _verified(check)},
+        {"name": "Last backup", **_run(backup, time, limits.backup_hours), "more": _proven(backup)},
+        {"name": "Last restore check", **_run(check, time, limits.restore_check_hours), "more": _verified(check)},
     ]
     if "ledger" in backup:
-        found.append({"name": "Last ledger", **_run(backup["ledger"], time, LEDGER_HOURS), "more": ""})
+        found.append({"name": "Last ledger", **_run(backup["ledger"], time, limits.ledger_hours), "more": ""})
     return found
 
 
@@ -291,16 +316,18 @@ def _summary(rows: list[dict[str, Any]]) -> str:
 def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     checks = report.get("checks") or []
     failed = sum(_result(check) == "failed" for check in checks)
-    certificates = [_certificate(each) | {"days": int(each["days"])} for each in report.get("certificates") or []]
+    certificates = [
+        _certificate(each, limits_of(report)) | {"days": int(each["days"])} for each in report.get("certificates") or []
+    ]
     certificate = min(certificates, key=lambda each: each["days"], default=None)
-    disk = _disk(report.get("disk"), report.get("time"))
+    disk = _disk(report)
     backup = _backup(report)
     moment = _parsed(report.get("time"))
     behind = (newest - moment).total_seconds() / 3600 if newest and moment else 0.0
     good = _passed(report)
     cells = {
         "certificate": (certificate["said"], certificate["state"]) if certificate else ("none", SOON),
-        "disk": (disk["said"] or disk["note"], disk["state"]) if disk else ("not measured", SOON),
+        "disk": (disk["old"] or disk["said"] or disk["note"], disk["state"]) if disk else ("not measured", SOON),
         "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
         "time": (f"{_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
     }

@@ -112,7 +112,8 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
         **{"collection": settings["collection"], "versions": versions(settings)},
         **{"checks": day.checks, "waivers": settings["waivers"]},
         "certificates": until if day.certificate_until else [],
-        "disk": noted.get("disk"),
+        "limits": day.limits,
+        "disk": {**noted["disk"], "time": acceptance.iso(noted.get("time", 0))} if noted.get("disk") else None,
         "backup": backup() if settings["backup"] else None,
         "server": {
             **{"addresses": list(day.addresses), "aet": settings["aet"]},

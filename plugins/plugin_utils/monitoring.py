@@ -8,23 +8,9 @@ import ipaddress
 import re
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.limits import LIMITS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
-# as in the program
-THRESHOLDS = (
-    "disk_warning_percent",
-    "disk_critical_percent",
-    "inodes_percent",
-    "days_until_full",
-    "backup_hours",
-    "restore_check_days",
-    "ledger_hours",
-    "acceptance_hours",
-    "certificate_days",
-    "errors_per_hour",
-    "restarts_per_hour",
-    "worklist_minutes",
-)
 ADDRESS = re.compile(r"[^@\s,<>]+@[^@\s,<>]+")
 
 
@@ -54,9 +40,9 @@ def _thresholds(thresholds: Any) -> list[Problem]:
         return [_wrong("thresholds", "is no dictionary", "write {days_until_full: 60}")]
     found = []
     for name, value in thresholds.items():
-        if name not in THRESHOLDS:
-            near = nearest(str(name), THRESHOLDS)
-            remedy = f"did you mean {near}?" if near else f"use {', '.join(THRESHOLDS)}"
+        if name not in LIMITS:
+            near = nearest(str(name), LIMITS)
+            remedy = f"did you mean {near}?" if near else f"use {', '.join(LIMITS)}"
             found.append(_wrong(f"thresholds.{name}", "is no limit", remedy))
         elif not _number(value):
             found.append(_wrong(f"thresholds.{name}", f"{value!r} is no number", "write a number without quotes"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.limits import LIMITS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import monitoring
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -27,17 +28,18 @@ DAY, GB = 86400, 10**9
 KNOWN = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").read_text())
 
 
-def settings(home: Path, **more: Any) -> Any:
+def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) -> Any:
     content = {
         "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package",
         "orthanc": "", "storage": str(home),
         "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
         "firewall": True, "backup": True, "units": [], "worklist_drop": "/srv", "accepted_cves": [],
-        "brake_percent": 5, "thresholds": {}, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
+        "brake_percent": 5, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
         **more,
     }  # fmt: skip
     (home / "monitor.json").write_text(json.dumps(content))
-    return monitor.Settings.read(home / "monitor.json")
+    (home / "shared.json").write_text(json.dumps({"limits": limits or {}}))
+    return monitor.Settings.read(home / "monitor.json", home / "shared.json")
 
 
 # --- forecast -----------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def test_a_consequence_is_not_told(tmp_path: Path) -> None:
 
 
 def test_a_clinic_may_have_other_limits(tmp_path: Path) -> None:
-    assert play(tmp_path, [free(15)], thresholds={"disk_warning_percent": 12}) == [[]]
+    assert play(tmp_path, [free(15)], limits={"disk_warning_percent": 12}) == [[]]
 
 
 def test_every_rule_has_a_metric_that_is_there_and_known_causes() -> None:
@@ -176,19 +178,15 @@ def test_every_rule_has_a_metric_that_is_there_and_known_causes() -> None:
     for rule in monitor.RULES:
         assert rule.metric in monitor.HELP, rule.name
         assert set(rule.unless) <= names, rule.name
-        assert isinstance(rule.limit, (int, float)) or rule.limit in monitor.THRESHOLDS, rule.name
+        assert isinstance(rule.limit, (int, float)) or rule.limit in LIMITS, rule.name
 
 
 def test_every_rule_and_limit_is_documented() -> None:
     text = (ROOT / "docs/monitoring.md").read_text()
     for rule in monitor.RULES:
         assert f"| {rule.name} |" in text, rule.name
-    for name, value in monitor.THRESHOLDS.items():
+    for name, value in LIMITS.items():
         assert f"| {name} | {value:g} |" in text, name
-
-
-def test_the_preflight_knows_the_program_s_limits() -> None:
-    assert tuple(monitor.THRESHOLDS) == monitoring.THRESHOLDS
 
 
 # --- what is seen -------------------------------------------------------------------------------
@@ -376,7 +374,7 @@ def test_a_file_of_orthanc_s_is_not_told_for_another(tmp_path: Path) -> None:
 
 # --- what others read ---------------------------------------------------------------------------
 def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
-    [group] = json.loads(monitor.prometheus(settings(tmp_path, thresholds={"disk_warning_percent": 33})))["groups"]
+    [group] = json.loads(monitor.prometheus(settings(tmp_path, limits={"disk_warning_percent": 33})))["groups"]
     by_name = {rule["alert"]: rule for rule in group["rules"]}
     assert len(by_name) == len(monitor.RULES) + 1
     assert by_name["OrthancDiskFilling"]["expr"] == (

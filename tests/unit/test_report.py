@@ -362,9 +362,10 @@ def test_certificates(days: int, said: str, state: str) -> None:
 
 def test_the_documented_limits_are_the_real_ones() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text()
-    (days, none), disk, free = report.CERTIFICATE_DAYS, report.DISK_DAYS, report.FREE_PERCENT
-    backup, restore = report.BACKUP_HOURS, [hours // 24 for hours in report.RESTORE_CHECK_HOURS]
-    ledger = report.LEDGER_HOURS
+    limits = report.limits_of({})
+    (days, none), disk, free = limits.certificate_days, limits.disk_days, limits.free_percent
+    backup, restore = limits.backup_hours, [hours // 24 for hours in limits.restore_check_hours]
+    ledger = limits.ledger_hours
     assert none == 0
     for row in (
         f"| certificate | {days} days or more | less than {days} | expired |",

@@ -18,10 +18,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     dicom,
     doctor,
     exposure,
-    report,
     verify,
 )
-from programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = yaml.safe_load((ROOT / "roles/orthanc_verify/vars/main.yml").read_text())["__orthanc_verify_files"]
@@ -296,13 +294,6 @@ def test_a_backup_that_nobody_starts_again_is_told(day: acceptance.Day, monkeypa
     assert check["remedy"] == "start it: systemctl enable --now orthanc-ledger.timer"
 
 
-def test_the_limits_are_the_monitor_s() -> None:
-    limits = program("orthanc_monitor").THRESHOLDS
-    assert limits["backup_hours"] == acceptance.BACKUP_HOURS == report.BACKUP_HOURS[0]
-    assert limits["restore_check_days"] == acceptance.RESTORE_CHECK_DAYS == report.RESTORE_CHECK_HOURS[0] / 24
-    assert limits["ledger_hours"] == acceptance.LEDGER_HOURS == report.LEDGER_HOURS[0]
-
-
 def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     noted(day, "backup", "success", 3600)
     day.check("DICOM", "one", "C-ECHO", "accepted", "refused", "deploy again")
@@ -312,7 +303,7 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     found = verify.report(SETTINGS, day)
     assert set(found) == {
         *("clinic", "host", "hostname", "time", "passed", "collection", "versions", "checks", "waivers"),
-        *("certificates", "disk", "backup", "server", "devices"),
+        *("certificates", "limits", "disk", "backup", "server", "devices"),
     }
     assert set(found["checks"][0]) == {
         *("group", "name", "tried", "expected", "seen", "passed", "waiver", "remedy"),

@@ -22,7 +22,7 @@ def test_promtool_plays_every_rule() -> None:
 
     def series(name: str, wrong: bool) -> dict[str, str]:
         rule = table[name]
-        limit = monitor.THRESHOLDS.get(rule.limit, rule.limit)
+        limit = monitor.read_limits().get(rule.limit, rule.limit)
         better = {"<": limit + 1, ">": limit, "==": 1 - limit}[rule.compares]
         worse = {"<": limit - 1, ">": limit + 1, "==": limit}[rule.compares]
         label = f', {rule.label}="it"' if rule.label else ""

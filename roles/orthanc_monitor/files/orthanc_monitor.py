@@ -39,6 +39,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 from server.core import journal, nftables
 from server.core.escaping import escape
+from server.core.limits import FILE as SHARED
+from server.core.limits import SILENT_MINUTES, read_limits
 from server.orthanc import log as orthanc_log
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
@@ -57,25 +59,9 @@ HISTORY_DAYS, FORECAST_DAYS, LEAST_DAYS = 90, 28, 3
 IMPORT_FACTOR = 5  # a day with so many times the usual growth is an import, and no forecast
 PRIORITIES = {"critical": 3, "warning": 4, "info": 6}
 
-# What limits an inventory may change (orthanc_monitor_thresholds), and their units.
-THRESHOLDS: dict[str, float] = {
-    "disk_warning_percent": 20,
-    "disk_critical_percent": 10,
-    "inodes_percent": 10,
-    "days_until_full": 30,
-    "backup_hours": 26,
-    "restore_check_days": 9,
-    "ledger_hours": 2,
-    "acceptance_hours": 80,  # a weekend may lie between
-    "certificate_days": 14,
-    "errors_per_hour": 20,
-    "restarts_per_hour": 3,
-    "worklist_minutes": 10,
-}
-
 
 class Rule(NamedTuple):
-    """What is wrong when `metric` compares so with `limit` (a number, or one of THRESHOLDS) for `looks` in a row.
+    """What is wrong when `metric` compares so with `limit` (a number, or one of LIMITS) for `looks` in a row.
 
     `label` tells several objects of a metric apart. With a condition of one of `unless` true this one is its
     consequence, and not told.
@@ -385,11 +371,11 @@ class Settings:
     directory: Path
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
+    def read(cls, path: Path, shared: Path = SHARED) -> Settings:
         try:
             content = json.loads(path.read_text())
             paths = {name: Path(content[name]) for name in PATHS}
-            return cls(**{**content, **paths, "thresholds": {**THRESHOLDS, **content["thresholds"]}})
+            return cls(**{**content, **paths, "thresholds": read_limits(shared)})
         except FileNotFoundError:
             raise SystemExit(f"There is no {path}. Remedy: deploy with the role orthanc_monitor.") from None
         except PermissionError:
@@ -1122,14 +1108,14 @@ def prometheus(settings: Settings) -> str:
             }
         )
     # also when nobody offers the metrics any more
-    silent = "time() - last_over_time(orthanc_monitor_time_seconds[7d]) > 300"
+    silent = f"time() - last_over_time(orthanc_monitor_time_seconds[7d]) > {60 * SILENT_MINUTES}"
     made.append(
         {
             "alert": "OrthancMonitorSilent",
             "expr": silent,
             "labels": {"severity": "critical"},
             "annotations": {
-                "summary": "The monitor has not looked for five minutes",
+                "summary": f"The monitor has not looked for {SILENT_MINUTES} minutes",
                 "remedy": "systemctl status orthanc-monitor.timer; journalctl -u orthanc-monitor",
             },
         }
@@ -1184,16 +1170,38 @@ def looked(settings: Settings, state: dict[str, Any], now: float) -> Look:
     return seen
 
 
+def describe_silence(state: dict[str, Any], now: float) -> str:
+    """Why what the last look left says nothing of now; empty where it does."""
+    if "time" not in state:
+        return "The monitor has not looked yet. Remedy: systemctl enable --now orthanc-monitor.timer"
+    remedy = "Remedy: systemctl enable --now orthanc-monitor.timer; see journalctl -u orthanc-monitor"
+    minutes = (now - state["time"]) / 60
+    if minutes > SILENT_MINUTES:
+        return f"The monitor has not looked for {describe_age(60 * minutes)}, and what it saw is of then. {remedy}"
+    if minutes < -1:
+        when = datetime.fromtimestamp(state["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return f"The monitor's last look is dated in the future ({when}): a clock is or was wrong. {remedy}"
+    return ""
+
+
+def describe_age(seconds: float) -> str:
+    """In the largest unit of which there are two: `90 seconds`, `3 hours`, `10 days`."""
+    units = ((DAY, "days"), (HOUR, "hours"), (60, "minutes"))
+    size, name = next(((size, name) for size, name in units if seconds >= 2 * size), (1, "seconds"))
+    return f"{int(seconds / size)} {name}"
+
+
 def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
     """For a person."""
-    if not state:
-        return ["The monitor has not looked yet. Remedy: systemctl start orthanc-monitor.timer"]
+    silence = describe_silence(state, time.time())
+    if "time" not in state:
+        return [silence]
     firing = [alert for alert in state["alerts"].values() if alert["firing"] and not alert["covered"]]
     order = ["critical", "warning", "info"]
     lines = []
     for alert in sorted(firing, key=lambda one: order.index(one["severity"])):
         lines += [f"{alert['severity']:9} {alert['name']}: {sentence(alert)}", f"{'':9} Remedy: {alert['remedy']}"]
-    lines = lines or ["Nothing is wrong."]
+    lines = [silence, *lines] if silence else lines or ["Nothing is wrong."]
     values = {(metric, object_): value for metric, _, object_, value in state["values"]}
     for metric, object_ in values:
         if metric == "fs_free_percent":
@@ -1203,7 +1211,7 @@ def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
     days = disk.get("days_until_full")
     lines.append(f"{'forecast':9} " + (f"full in {days:.0f} days, " if days else "") + disk.get("note", "none"))
     age = time.time() - state["time"]
-    lines.append(f"{'look':9} {age:.0f} seconds ago")
+    lines.append(f"{'look':9} {describe_age(age)} ago" if age >= 0 else f"{'look':9} in the future")
     return lines
 
 
@@ -1213,7 +1221,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("look", "look at everything, tell what changed, brake or release; what the timer starts"),
-        ("show", "what the last look saw; exit code 1 while something is wrong"),
+        ("show", "what the last look saw; exit code 1 while something is wrong, or nobody looks"),
         ("rules", "the table as alert rules of Prometheus"),
         ("test", "send a test message by mail and webhook"),
     ):
@@ -1227,12 +1235,15 @@ def main() -> int:
     if arguments.command == "test":
         return test(settings)
     state = look(settings) if arguments.command == "look" else latest(settings)
+    silence = describe_silence(state, time.time()) if arguments.command == "show" else ""
+    if arguments.json and arguments.command == "show":
+        state["silence"] = silence
     if arguments.json:
         print(json.dumps(state, indent=2))
     elif arguments.command == "show":
         print("\n".join(map(escape, shown(settings, state))))
     firing = [alert for alert in state.get("alerts", {}).values() if alert["firing"] and alert["severity"] != "info"]
-    return 1 if arguments.command == "show" and (firing or not state) else 0
+    return 1 if arguments.command == "show" and (firing or silence) else 0
 
 
 def test(settings: Settings) -> int:
