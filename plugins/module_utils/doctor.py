@@ -163,9 +163,10 @@ def told(event: Event, known: Evidence) -> Diagnosis:
             f"Remedy: if it was {name}, set the called (remote) AE title on it to {known.aet}."
         )
     elif event.kind == "calling_aet":
-        other = f", or its aet in orthanc_modalities to {event.aet} and deploy again" if event.aet.strip() else ""
+        usable = event.aet.strip() and event.detail != "invalid"
+        other = f", or its aet in orthanc_modalities to {event.aet} and deploy again" if usable else ""
         text = (
-            f"{name} ({host}) {describe_title(event.aet)} {when}, and Orthanc knows it as {aet}. "
+            f"{name} ({host}) {describe_title(event)} {when}, and Orthanc knows it as {aet}. "
             f"Remedy: set the AE title on the device to {aet}{other}."
         )
     elif event.kind == "address":

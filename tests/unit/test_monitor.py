@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,11 @@ REQUEST = (
 )
 
 
+# Orthanc 1.13.0's
+INVALID = (
+    "E1128 17:40:44.858726 DICOM-SERVER CommandDispatcher.cpp:333] Association Received from an invalid AET "
+    "(sanitized: {}) on IP {}, rejecting the association"
+)
 UNLISTED = 'W1125 22:52:21.590500 DICOM-SERVER a.cpp:1050] Modality "{}" is not listed in the "DicomModalities" option'
 FORBIDDEN = (
     'W1125 22:52:21.590500 DICOM-SERVER a.cpp:1061] Forbidding access from AET "{}" given its hostname ({}) does not '
@@ -223,6 +229,14 @@ FORBIDDEN = (
         (UNLISTED.format("") + "\n" + REJECTED.format("", "198.51.100.21"), "us1", "no AE title of its own (the field"),
         (REQUEST.format("", "198.51.100.21"), "us1", "asked for find"),
         (REJECTED.format("", "203.0.113.9"), "", ""),
+        (
+            INVALID.format("", "198.51.100.21"),
+            "us1",
+            "(the field is empty), or opens connections and sends nothing, at",
+        ),
+        (INVALID.format("A/*B", "198.51.100.21"), "us1", "calls itself A/*B (where * stands, a character that no"),
+        (INVALID.format("", "203.0.113.9"), "", ""),
+        (INVALID.format("", "172.18.0.1"), "", ""),
         (REJECTED.format("US2", "127.0.0.1"), "", ""),  # the acceptance test plays it
         (REJECTED.format("US2", "172.17.0.1"), "", ""),
         (REJECTED.format("US22", "198.51.100.221"), "", ""),
@@ -373,6 +387,47 @@ def test_a_file_of_orthanc_s_is_not_told_for_another(tmp_path: Path) -> None:
 
 
 # --- what others read ---------------------------------------------------------------------------
+NOW = 1_795_644_000.0
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({}, "has not looked yet"),
+        ({"time": NOW - 60}, ""),
+        ({"time": NOW - 299}, ""),
+        ({"time": NOW - 400}, "has not looked for 6 minutes"),
+        ({"time": NOW - 10 * DAY}, "has not looked for 10 days"),
+        ({"time": NOW + 7200}, "dated in the future (2026-11-26 00:00 UTC)"),
+    ],
+)
+def test_a_monitor_that_does_not_look_any_more_is_told(state: dict[str, Any], said: str) -> None:
+    sentence = monitor.describe_silence(state, NOW)
+    assert said in sentence
+    assert bool(said) == bool(sentence) == ("Remedy: systemctl enable --now orthanc-monitor.timer" in sentence)
+
+
+@pytest.mark.parametrize(("age", "status"), [(30, 0), (10 * DAY, 1)])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_show_ends_with_the_exit_code_of_what_it_says(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    age: int,
+    status: int,
+    form: list[str],
+) -> None:
+    settings(tmp_path)
+    state = {"time": int(time.time() - age), "alerts": {}, "values": []}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    monkeypatch.setattr(monitor, "IN_MEMORY", tmp_path / "nowhere")
+    monkeypatch.setattr(sys, "argv", ["orthanc-monitor", "--config", str(tmp_path / "monitor.json"), "show", *form])
+    assert monitor.main() == status
+    said = capsys.readouterr().out
+    assert ("The monitor has not looked for 10 days" in said) == bool(status)
+    assert ("Nothing is wrong." in said) == (not status and not form)
+
+
 def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
     [group] = json.loads(monitor.prometheus(settings(tmp_path, limits={"disk_warning_percent": 33})))["groups"]
     by_name = {rule["alert"]: rule for rule in group["rules"]}

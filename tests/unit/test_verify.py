@@ -88,6 +88,9 @@ ELSEWHERE = """\
 W1125 22:49:42.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its hostname (198.51.100.22) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
 W1125 22:49:42.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP 198.51.100.22
 """  # noqa: E501 - as long as Orthanc writes it
+INVALID = """\
+E1128 17:40:41.553896     DICOM-SERVER CommandDispatcher.cpp:333] Association Received from an invalid AET (sanitized: ) on IP 198.51.100.21, rejecting the association
+"""  # noqa: E501 - as long as Orthanc writes it
 RIGHT = """\
 W1125 22:49:43.513212          DICOM-3 main.cpp:365] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM command Find is not allowed for this modality according to configuration option "DicomModalities"
 W1125 22:49:43.513472          DICOM-3 CommandDispatcher.cpp:845] Rejected Find request from remote DICOM modality with AET "US1" and hostname "198.51.100.21"
@@ -124,6 +127,12 @@ DECISIONS = [
     (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, and Orthanc knows it as US1"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "us1 (198.51.100.21) sends no AE title of its own"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "Remedy: set the AE title on the device to US1."),
+    (
+        known(INVALID),
+        "calling_aet",
+        "sends no AE title of its own (the field is empty), or opens connections and sends",
+    ),
+    (known(INVALID.replace("d: )", "d: A/*B)")), "calling_aet", "Remedy: set the AE title on the device to US1."),
     (known(RIGHT.replace("US1", "")), "right", "add find to may of us1"),
     (known(CALLED), "called_aet", "A device called WRONG at 22:49:41, and Orthanc's AE title is ORTHANC"),
     (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),

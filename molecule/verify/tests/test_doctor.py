@@ -13,10 +13,29 @@ from clients import ADDRESSES, client, play, scu, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from verified import DEVICE, DEVICE_ADDRESS, call, restarted
+from watched import look
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 
 MACHINE = "orthanc-verify12"  # with devices over TLS
+# A-ASSOCIATE-RQ (PS3.8, 9.3.2) for C-ECHO; its calling AE title is one byte sixteen times. Prints the first byte back
+ASSOCIATE = r"""
+import socket, struct, sys
+address, filler = sys.argv[1], bytes.fromhex(sys.argv[2])
+def item(kind, body):
+    return struct.pack(">BBH", kind, 0, len(body)) + body
+context = item(0x20, bytes([1, 0, 0, 0]) + item(0x30, b"1.2.840.10008.1.1") + item(0x40, b"1.2.840.10008.1.2"))
+user = item(0x50, item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3.4"))
+names = b"ORTHANC".ljust(16) + filler * 16
+body = struct.pack(">HH", 1, 0) + names + bytes(32) + item(0x10, b"1.2.840.10008.3.1.1.1") + context + user
+with socket.create_connection((address, 4242), 5) as way:
+    way.sendall(struct.pack(">BBI", 1, 0, len(body)) + body)
+    try:
+        print([*way.recv(1)])
+    except TimeoutError:
+        print("nothing")
+"""
+ACCEPTED = "[2]"  # A-ASSOCIATE-AC; Orthanc 1.13.0 answers such a request with nothing at all
 
 
 @contextmanager
@@ -79,6 +98,22 @@ def test_each_situation_is_named(machine: str) -> None:
     finally:
         must(machine, "systemctl reload orthanc-firewall")
     assert (kind, f"does not let us7 ({DEVICE_ADDRESS}) in at port 4242" in sentence) == ("firewall", True), sentence
+
+
+@pytest.mark.parametrize("filler", ["20", "00"], ids=["spaces", "nuls"])
+@pytest.mark.parametrize("machine", ["orthanc-verify12", "orthanc-verify13"])
+def test_a_device_without_an_ae_title_is_named_by_doctor_and_monitor(machine: str, filler: str) -> None:
+    restarted(machine)
+    arguments = ["python3", "-", ADDRESSES[machine][0], filler]
+    done = client(DEVICE, *arguments, stdin=ASSOCIATE.encode())
+    assert (done.returncode, done.stdout.decode().strip() == ACCEPTED) == (0, False), done
+    kind, sentence = diagnosed(machine)
+    assert kind == "calling_aet", sentence
+    assert f"us7 ({DEVICE_ADDRESS}) sends no AE title of its own (the field is empty)" in sentence
+    assert sentence.endswith("Remedy: set the AE title on the device to US7.")
+    found = look(machine)["DeviceRejected/us7"]
+    assert found.startswith("it sends no AE title of its own (the field is empty)")
+    assert found.endswith(f" at {DEVICE_ADDRESS}, and Orthanc knows it as US7")
 
 
 def test_a_handshake_that_fails_is_named() -> None:

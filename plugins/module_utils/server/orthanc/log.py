@@ -17,6 +17,9 @@ ADDRESS = re.compile(
 )
 # all of its characters belong to an AE title, also " on IP 10.1.1.1"; one of spaces or NULs alone is empty here
 REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.{0,16}) on IP (?P<ip>\S+)")
+# Orthanc 1.13's for an AE title with characters that none may have (written as *), for an empty one, and for a
+# connection over which nobody asks for an association
+INVALID = re.compile(r"Association Received from an invalid AET \(sanitized: (?P<aet>.{0,16})\) on IP (?P<ip>[^\s,]+)")
 CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
 REQUEST = re.compile(
     r"authorization rejected for AET (?P<aet>.{0,16}) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
@@ -68,7 +71,7 @@ class Event(NamedTuple):
     kind: str  # calling_aet, address, right, called_aet or tls
     aet: str = ""
     ip: str = ""
-    detail: str = ""
+    detail: str = ""  # the other address, the right or the called AE title; of an AE title, that it is invalid
 
 
 def events(log: str) -> list[Event]:
@@ -87,6 +90,8 @@ def events(log: str) -> list[Event]:
         elif match := REJECTED.search(line):
             other = forbidden.pop(match["aet"], "")
             found.append(Event(moment, "address" if other else "calling_aet", match["aet"], match["ip"], other))
+        elif match := INVALID.search(line):
+            found.append(Event(moment, "calling_aet", match["aet"], match["ip"], "invalid"))
         elif match := REQUEST.search(line):
             command, should = COMMAND.search(match["reason"]), SHOULD_BE.search(match["reason"])
             if command:
@@ -113,9 +118,12 @@ def find_device(event: Event, devices: dict[str, tuple[str, str]]) -> str:
     return next(iter(by_address + by_title), "")
 
 
-def describe_title(aet: str) -> str:
+def describe_title(event: Event) -> str:
     """What a device calls itself, as the second half of a sentence that begins with the device."""
-    return f"calls itself {aet}" if aet.strip() else "sends no AE title of its own (the field is empty)"
+    invalid = event.detail == "invalid"
+    if event.aet.strip():
+        return f"calls itself {event.aet}" + " (where * stands, a character that no AE title may have)" * invalid
+    return "sends no AE title of its own (the field is empty)" + ", or opens connections and sends nothing," * invalid
 
 
 def describe_rejection(event: Event, aet: str, host: str) -> str:
@@ -123,7 +131,7 @@ def describe_rejection(event: Event, aet: str, host: str) -> str:
     if event.kind == "right":
         return f"it asked for {RIGHTS.get(event.detail, event.detail)}, which it may not"
     if event.aet != aet:
-        return f"it {describe_title(event.aet)} at {event.ip}, and Orthanc knows it as {aet}"
+        return f"it {describe_title(event)} at {event.ip}, and Orthanc knows it as {aet}"
     if event.ip != host:
         return f"it came from {event.ip}, and Orthanc knows it at {host}"
     return f"Orthanc refused it as {aet} at {host}"
