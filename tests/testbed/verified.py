@@ -170,6 +170,16 @@ SABOTAGES = [
         *("a device out of the firewall", "the kernel lets in whom the inventory names"),
         f"nft delete element inet orthanc dicom_4 '{{ {DEVICE_ADDRESS} }}'",
         "systemctl reload orthanc-firewall",
+        only=False,  # that its table is another one is told as well
+    ),
+    Sabotage(
+        *("a rule before the firewall's", "the kernel's table is the one that was deployed"),
+        *("nft insert rule inet orthanc prerouting accept", "systemctl restart orthanc-firewall"),
+    ),
+    Sabotage(
+        *("another port sent to a closed one", "no other rule leads past it"),
+        "nft 'table ip bed { chain c { type nat hook prerouting priority dstnat; tcp dport 104 redirect to :443; }; }'",
+        "nft delete table ip bed",
     ),
     Sabotage("authentication off", "port 8042 without a password", edit=OPENED, only=False),
     Sabotage(
