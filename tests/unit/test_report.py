@@ -360,6 +360,22 @@ def test_certificates(days: int, said: str, state: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("measured", "said", "state"),
+    [
+        ("2026-11-25T21:59:00Z", "", "good"),
+        ("2026-11-15T22:00:00Z", "measured 10 days before this report", "soon"),
+    ],
+)
+def test_a_disk_that_nobody_measures_any_more_is_told(measured: str, said: str, state: str) -> None:
+    old = sample() | {"disk": {**sample()["disk"], "time": measured}}
+    assert said in Text(report.html(old)).text
+    disk = report._disk(old)
+    assert disk
+    assert (disk["old"], disk["state"]) == (said, state)
+    assert (said in Text(report.overview([old])).text) is True
+
+
 def test_the_documented_limits_are_the_real_ones() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text()
     limits = report.limits_of({})

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import bed
 import pytest
 from backups import must
-from clients import ADDRESSES, client, play, wait_for
-from testinfra.host import Host
+from clients import ADDRESSES, client, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
-from verified import DEVICE, DEVICE_ADDRESS, call
+from verified import DEVICE, DEVICE_ADDRESS
 from watched import look
 from worklists import sh
 
@@ -122,16 +121,3 @@ def test_a_neighbour_does_not_reach_the_container_itself() -> None:
     finally:
         must(machine, RESTART)
         bed.docker(*route, "del", way)
-
-
-def test_a_deploy_loads_the_table_again(host: Host) -> None:
-    machine = str(host.backend.get_hostname())
-    assert not is_open(machine)
-    must(machine, "nft insert rule inet orthanc prerouting accept")
-    assert is_open(machine)
-    status, said = play("deploy", host)
-    assert status == 0, said
-    assert not is_open(machine)
-    assert "Load the table where the kernel holds another one" in said
-    assert "changed=1 " in said  # and nothing else
-    assert call(machine, "run")[0] == 0
