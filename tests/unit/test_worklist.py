@@ -8,6 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from datetime import time as clock
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
+from workbook import Cell, xlsx
 
 ROOT = Path(__file__).resolve().parents[2]
 worklist = program("orthanc_worklist")
@@ -493,8 +497,8 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
 
 CSV = """\
 PatientID;PatientName;ScheduledStationAETitle;ScheduledProcedureStepStartDate;ScheduledProcedureStepStartTime
-P1;ROE^JANE;US1;2026-11-25;09:30
-P2;Παπαδοπούλου^Μαρία;US2;20261125;
+P1;ROE^JANE;US1;2999-11-25;09:30
+P2;Παπαδοπούλου^Μαρία;US2;29991125;
 """
 
 
@@ -525,11 +529,12 @@ def test_a_spreadsheet_is_scheduled(
 
 
 def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_path: Path, capsys: Any) -> None:
-    text = CSV.replace("US2", "US9").replace("2026-11-25", "25.11.2026") + "P1;ROE^JANE;US1;25.11.2026;09:30\n"
+    text = CSV.replace("US2", "US9").replace("2999-11-25", "31.11.2999") + "\nP3;ROE^JANE;US1;25.11.2999;9.5\n"
     (tmp_path / "day.csv").write_text(text)
     assert command(settings, tmp_path, "create", "--json", str(tmp_path / "day.csv")) == 1
     problems = json.loads(capsys.readouterr().out)["problems"]
-    assert [problem.partition(":")[0] for problem in problems[:3]] == ["Row 1", "Row 2", "Row 3"]
+    # the numbers that the spreadsheet shows, with its empty row
+    assert [problem.partition(":")[0] for problem in problems[:3]] == ["Row 2", "Row 3", "Row 5"]
     assert names(settings.incoming) == []
 
 
@@ -638,9 +643,12 @@ HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStar
     ("text", "said"),
     [
         (f"{HEAD}\n1,A,US1,2020-01-01\n", "so long past"),
-        (f"{HEAD},PatientBirthDate\n1,A,US1,2999-01-01,31.01.1970\n", "PatientBirthDate is malformed"),
+        (
+            f"{HEAD},PatientBirthDate\n1,A,US1,2999-01-01,31.01.70\n",
+            "Row 2: PatientBirthDate has a year of two digits. Remedy",
+        ),
         (f"{HEAD},PatientSex\n1,A,US1,2999-01-01,weiblich\n", "PatientSex is malformed"),
-        (f'{HEAD}\n1,"A' + "x" * 200_000, "is no CSV"),
+        (f'{HEAD}\n1,"A' + "x" * 200_000, "cannot be read as CSV"),
         ("[" * 100_000, "is no JSON"),
         ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is no text"),
         ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
@@ -648,7 +656,7 @@ HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStar
         ("PatientID\nP1\n", "Column PatientName is missing"),
         ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),
         ("{broken", "is no JSON"),
-        ('["x"]', "is no object"),
+        ('["x"]', "is not an object"),
     ],
 )
 def test_a_spreadsheet_that_is_none(settings: Any, tmp_path: Path, capsys: Any, text: str, said: str) -> None:
@@ -679,6 +687,166 @@ def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV.encode())))
     assert command(settings, tmp_path, "create") == 0
     assert len(names(settings.incoming)) == 2
+
+
+# --- a later import ----------------------------------------------------------------------------
+COLUMNS = ["PatientID", "PatientName", "ScheduledStationAETitle", "ScheduledProcedureStepStartDate"]
+COLUMNS += ["ScheduledProcedureStepStartTime", "RequestedProcedureDescription", "AccessionNumber"]
+
+
+def imported(settings: Any, tmp_path: Path, *lines: str, code: int = 0, options: tuple[str, ...] = ()) -> list[str]:
+    """Day, time and station of what is on the list after an import."""
+    path = tmp_path / "week.csv"
+    path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    assert command(settings, tmp_path, "create", *options, str(path)) == code
+    worklist.Gate(settings).look()
+    found = worklist.served_items(settings)
+    return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time']} {one.steps[0]['station']}" for one in found)
+
+
+@pytest.fixture(name="writer")
+def fixture_writer(monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
+    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    later(2)
+
+
+@pytest.mark.parametrize("number", ["", "A1"])
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("P1,ROE^JANE,US1,2999-11-28,09:30,Abdomen,", "1128 0930 US1"),
+        ("P1,ROE^JANE,US1,2999-11-28,08:30:00,Abdomen,", "1128 0830 US1"),
+        ("P1,ROE^JANE,US1,29991128,830,Abdomen,", "1128 0830 US1"),
+        ('P1,"Roe, Jane",US1,28.11.2999,8:30 AM,Abdomen,', "1128 0830 US1"),
+        ("P1,ROE^JANE,US2,2999-11-28,10:00,  abdomen ,", "1128 1000 US2"),
+        ("P1,ROE^MARY,US1,2999-11-28,,Abdomen,", "1128 0000 US1"),
+    ],
+)
+@pytest.mark.usefixtures("writer")
+def test_an_order_that_is_imported_again_is_one_item(
+    settings: Any, tmp_path: Path, line: str, seen: str, number: str
+) -> None:
+    first = "P1,ROE^JANE,US1,2999-11-28,08:30,Abdomen,"
+    assert imported(settings, tmp_path, first + number) == ["1128 0830 US1"]
+    assert imported(settings, tmp_path, line + number) == [seen]
+
+
+@pytest.mark.usefixtures("writer")
+def test_two_orders_of_one_patient_stay_two(settings: Any, tmp_path: Path) -> None:
+    by_what = ["P1,A^B,US1,2999-11-28,08:30,Abdomen,", "P1,A^B,US1,2999-11-28,08:45,Thyroid,"]
+    by_number = ["P2,A^B,US1,2999-11-28,08:30,Abdomen,A1", "P2,A^B,US1,2999-11-28,16:00,Abdomen,A2"]
+    by_day = ["P3,A^B,US1,2999-11-28,08:30,Abdomen,"]
+    lines = [*by_what, *by_number, *by_day]
+    assert len(imported(settings, tmp_path, *lines)) == 5
+    assert len(imported(settings, tmp_path, *(line.replace("08:", "09:") for line in lines))) == 5
+
+
+@pytest.mark.parametrize("number", ["", "A1"])
+def test_the_same_order_twice_in_a_file_is_asked_back(settings: Any, tmp_path: Path, capsys: Any, number: str) -> None:
+    lines = [f"P1,A^B,US1,2999-11-28,{hour},Abdomen,{number}" for hour in ("08:30", "09:30")]
+    assert imported(settings, tmp_path, *lines, code=1) == []
+    said = capsys.readouterr().err
+    assert "Row 3: It is the order of row 2 again: the same PatientID, " in said
+    assert "Remedy: delete the one that no longer holds, or give each an AccessionNumber of its own." in said
+
+
+def as_root(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
+    """The gate goes over what comes while root waits for it."""
+    later(2)
+    real = worklist.served
+
+    def served(*arguments: Any) -> None:
+        worklist.Gate(settings).look()
+        real(*arguments)
+
+    monkeypatch.setattr(worklist, "served", served)
+    monkeypatch.setattr(worklist.os, "geteuid", lambda: 0)
+
+
+def test_what_an_earlier_import_had_stays_and_is_named(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any
+) -> None:
+    settings = replace(settings, max_items=10)
+    as_root(settings, monkeypatch, later)
+    drop(settings, data=written(item(PatientID="APP", ScheduledProcedureStepStartDate="29991128")))
+    before = ["P1,A^B,US1,2999-11-28,08:30,,", "P2,A^B,US1,2999-11-28,08:45,,A2", "P3,A^B,US2,2999-11-28,09:00,,"]
+    assert len(imported(settings, tmp_path, *before)) == 4
+    assert "of earlier imports" not in capsys.readouterr().out
+    # P1 is cancelled, P2 moved to the next day; US2 and the application's items are not this file's
+    after = ["P4,A^B,US1,2999-11-28,08:30,,", "P2,A^B,US1,2999-11-29,08:45,,A2"]
+    assert len(imported(settings, tmp_path, *after)) == 6
+    said = capsys.readouterr().out
+    assert "2 of earlier imports, not in this file, stay on the list. Remedy, if they were moved or cancelled:" in said
+    assert "2.25." in said
+    path = str(tmp_path / "week.csv")
+    assert command(settings, tmp_path, "create", "--replace", "--json", path) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [one["patient_id"] for one in result["items"]] == ["P4", "P2"]
+    assert sorted(one["patient_id"] for one in result["removed"]) == ["P1", "P2"]
+    left = {(one.patient_id, one.steps[0]["date"]) for one in worklist.served_items(settings)}
+    assert left == {("P4", "29991128"), ("P2", "29991129"), ("P3", "29991128"), ("APP", "29991128")}
+
+
+def test_other_days_of_a_treatment_stay_though_they_are_named(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any
+) -> None:
+    as_root(settings, monkeypatch, later)
+    assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,,,C1", "P1,A^B,US1,2999-11-30,,,C1")) == 2
+    capsys.readouterr()
+    assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-30,09:00,,C1", options=("--replace",))) == 2
+    assert "1 of earlier imports, for other days under the same AccessionNumber, stay" in capsys.readouterr().out
+
+
+def test_only_root_replaces(settings: Any, tmp_path: Path, capsys: Any, writer: None) -> None:
+    line = "P1,A^B,US1,2999-11-28,08:30,,"
+    assert imported(settings, tmp_path, line, code=2, options=("--replace",)) == []
+    assert "Only root takes items off the list. Remedy: run it as root." in capsys.readouterr().err
+
+
+def test_what_the_gate_refuses_is_not_called_served(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any
+) -> None:
+    """The item that it was to replace is still there."""
+    as_root(settings, monkeypatch, later)
+    assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1")) == 1
+    [there] = worklist.served_items(settings)
+    row = {"PatientID": "P2", "PatientName": "A^B", "ScheduledStationAETitle": "US1", "AccessionNumber": "A1"}
+    row |= {"ScheduledProcedureStepStartDate": "2999-11-28", "StudyInstanceUID": there.study_instance_uid}
+    (tmp_path / "one.json").write_text(json.dumps(row))
+    later(20)
+    assert command(settings, tmp_path, "create", str(tmp_path / "one.json")) == 1
+    assert "is in quarantine: " in capsys.readouterr().err
+
+
+# --- files of Excel's --------------------------------------------------------------------------
+@pytest.mark.usefixtures("writer")
+def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
+    cells: list[Cell] = [4711, "Müller, Anna", "US1", date(2999, 11, 28), clock(8, 30), "Schilddrüse", None]
+    (tmp_path / "day.xlsx").write_bytes(xlsx({"Tabelle1": [[*COLUMNS], [], cells]}))
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.xlsx")) == 0
+    worklist.Gate(settings).look()
+    [found] = worklist.served_items(settings)
+    assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
+    assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
+    content = worklist.data_set((settings.served / found.name).read_bytes())
+    assert (content.PatientName.family_name, content.PatientName.given_name) == ("Müller", "Anna")
+
+
+@pytest.mark.usefixtures("writer")
+def test_what_is_not_clear_is_asked_back_with_its_row(settings: Any, tmp_path: Path, capsys: Any) -> None:
+    lines = ["P1,A^B,US1,11/28/2999,,,", "P2,A^B,US1,01/02/2999,,,", "P3,A^B,US1,28/11/2999,,,"]
+    assert imported(settings, tmp_path, *lines, code=1) == []
+    said = capsys.readouterr().err
+    assert (
+        "Row 3: ScheduledProcedureStepStartDate can have the day or the month first ('01/02/2999'). Remedy: add" in said
+    )
+    assert "Row 4 has the day first, and row 2 has the month. Remedy: " in said
+    assert imported(settings, tmp_path, *lines[1:], options=("--date-order", "dmy")) == [
+        "0201 0000 US1",
+        "1128 0000 US1",
+    ]
+    with pytest.raises(SystemExit):
+        imported(settings, tmp_path, *lines, options=("--encoding", "nonsense"))
 
 
 # --- which study is the item's --------------------------------------------------------------------
@@ -724,13 +892,11 @@ def test_an_item_of_two_days_is_over_with_the_second(settings: Any) -> None:
 def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
     row = {"PatientID": "P1", "PatientName": "ROE^JANE", "AccessionNumber": "C1", "ScheduledStationAETitle": "US1"}
     made = [
-        worklist.item_of(
-            worklist.data_of({**row, "ScheduledProcedureStepStartDate": day, **more}, settings), settings
-        ).name
+        worklist.item_of_row({**row, "ScheduledProcedureStepStartDate": day, **more}, settings, {})[0].name
         for day, more in (
-            ("20261201", {}),
-            ("20261203", {}),
-            ("2026-12-01", {"ScheduledProcedureStepStartTime": "09:30"}),  # at another time: the same appointment
+            ("29991201", {}),
+            ("29991203", {}),
+            ("29991201", {"ScheduledProcedureStepStartTime": "0930"}),  # at another time: the same appointment
         )
     ]
     assert made[0] == made[2] != made[1]

@@ -55,12 +55,12 @@ def test_a_spreadsheet_s_rows_are_scheduled_and_listed(machine: str) -> None:
 
 def test_every_bad_row_is_named_and_nothing_is_written(machine: str) -> None:
     good = "".join(f"P{number};MUSTER^ANNA;US1;{day()};0800\n" for number in range(10))
-    bad = f";MUSTER^ANNA;US1;{day()};0800\nP98;MUSTER^ANNA;CT99;{day()};0800\nP99;MUSTER^ANNA;US1;31.12.2026;0800\n"
+    bad = f";MUSTER^ANNA;US1;{day()};0800\nP98;MUSTER^ANNA;CT99;{day()};0800\nP99;MUSTER^ANNA;US1;31.11.2026;0800\n"
     status, said = create(machine, HEAD + good + bad)
     assert status == 1
-    for number, what in ((11, "PatientID"), (12, "ScheduledStationAETitle"), (13, "ScheduledProcedureStepStartDate")):
+    for number, what in ((12, "PatientID"), (13, "ScheduledStationAETitle"), (14, "ScheduledProcedureStepStartDate")):
         assert f"Row {number}: {what}" in said
-    assert "Row 1:" not in said
+    assert "Row 2:" not in said
     assert said.count("Remedy:") >= 4
     found = look(machine)
     assert (found["served"], found["waiting"], found["quarantine"]) == ({}, [], {})

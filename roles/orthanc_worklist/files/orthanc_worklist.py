@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import csv
-import difflib
 import fcntl
 import hashlib
 import http.client
@@ -42,6 +40,8 @@ from typing import Any
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 from server.core import journal
 from server.core.escaping import escape
+from server.worklist import row as rows
+from server.worklist import spreadsheet
 
 CONFIGURATION = Path("/etc/orthanc-worklist.json")
 MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
@@ -59,20 +59,6 @@ TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  #
 UID = r"(?=.{3,64}$)[0-2](\.(0|[1-9][0-9]*))+"  # PS3.5, section 9.1
 ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets with which text beyond ASCII is a guess
 TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
-COLUMNS = {
-    "PatientID": True,
-    "PatientName": True,
-    "ScheduledStationAETitle": True,
-    "ScheduledProcedureStepStartDate": True,
-    "ScheduledProcedureStepStartTime": False,
-    "Modality": False,
-    "AccessionNumber": False,
-    "StudyInstanceUID": False,
-    "PatientBirthDate": False,
-    "PatientSex": False,
-    "ReferringPhysicianName": False,
-    "RequestedProcedureDescription": False,
-}
 
 
 class Refused(Exception):
@@ -764,70 +750,43 @@ def ask_orthanc(options: dict[str, Any], query: dict[str, str]) -> Any:
 
 
 # --- the command -------------------------------------------------------------------------------
-def rows_of(path: str) -> dict[int, dict[str, str]]:
-    """The rows of a spreadsheet (CSV) or JSON by their number, as DICOM keywords."""
-    data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+def read_file(path: str, given: argparse.Namespace) -> dict[int, dict[str, str]]:
+    """The rows of a file, or of what comes in, by their number."""
+    with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+        data = file.read(spreadsheet.MAX_BYTES + 1)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Refused(f"{path} is not UTF-8. Remedy: save it as 'CSV UTF-8'.") from None
-    rows: list[Any]
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise Refused(f"{path} is no JSON: {error}. Remedy: correct it.") from None
-        rows = content if isinstance(content, list) else [content]
-    else:
-        lines = re.sub(r"^sep=.\s+", "", text).splitlines()  # also of Excel's own separator, and old Macs' line ends
-        try:
-            rows = list(csv.DictReader(lines, delimiter=max(",;\t", key=lines[0].count if lines else "".count)))
-        except csv.Error as error:
-            raise Refused(f"{path} is no CSV: {error}. Remedy: look for a quotation mark without its second.") from None
-        # columns and rows that a spreadsheet adds
-        rows = [{name: value for name, value in row.items() if name or any(value or "")} for row in rows]
-    problems = []
-    numbered = {number: row for number, row in enumerate(rows, 1) if not isinstance(row, dict) or any(row.values())}
-    for number, row in numbered.items():
-        if not isinstance(row, dict):
-            raise Refused(f"Row {number} is no object. Remedy: write a list of objects.")
-        for name, value in row.items():
-            if not isinstance(value, (str, int, type(None))):
-                problems.append(f"Row {number}: {name} is no text. Remedy: write it in quotes.")
-            if name not in COLUMNS:
-                folded = {column.lower(): column for column in COLUMNS}  # MODALITY is Modality
-                near = difflib.get_close_matches(str(name).lower(), folded, 1, 0.3)
-                remedy = f"do you mean {folded[near[0]]}?" if near else f"the columns are {', '.join(COLUMNS)}."
-                problems.append(f"Column {name!a} is not known. Remedy: {remedy}")
-        for name in COLUMNS:
-            if COLUMNS[name] and name not in row:
-                problems.append(f"Column {name} is missing. Remedy: add it.")
-    if not numbered:
-        problems.append(f"{path} has no row. Remedy: write the names of the columns first, then a row for each item.")
-    if problems:
-        raise Refused(*dict.fromkeys(problems))
-    return {
-        number: {name: str(value if value is not None else "").strip() for name, value in row.items()}
-        for number, row in numbered.items()
-    }
+        return spreadsheet.read_rows(data, "It" if path == "-" else path, given.encoding or "", given.sheet)
+    except spreadsheet.Unreadable as unreadable:
+        raise Refused(*unreadable.problems) from None
 
 
-def data_of(row: dict[str, str], settings: Settings) -> bytes:
-    """The file of a row, as an application would write it."""
-    from pydicom.dataset import Dataset
-    from pydicom.sequence import Sequence
-
-    row = {"Modality": "US", **{name: value for name, value in row.items() if value}}
+def complete(row: dict[str, str], settings: Settings) -> dict[str, str]:
+    """The row with what a clinic may leave out. What is made is the same each time: it is by that that a later import
+    replaces an order, which may have got another time, another station or another spelling of the name by then."""
     day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
-    row = {name: normal(name, value) for name, value in {hour: "0000", **row}.items()}
+    row = {"Modality": "US", hour: "0000", **{name: value for name, value in row.items() if value}}
     if "AccessionNumber" not in row:
-        parts = [row.get(name, "") for name in ("PatientID", "ScheduledStationAETitle", day, hour)]
+        what = " ".join(row.get("RequestedProcedureDescription", "").casefold().split())
+        parts = [row.get("PatientID", ""), row.get(day, ""), row["Modality"].upper(), what]
         digest = hashlib.sha256("\n".join(parts).encode()).digest()
         row["AccessionNumber"] = "W" + base64.b32encode(digest).decode()[:12]
     if "StudyInstanceUID" not in row:
-        # with its day, since a number may be that of a treatment with several appointments
-        parts = [row.get("PatientID", ""), row["AccessionNumber"], row.get(day, "")]
-        row["StudyInstanceUID"] = made_uid(settings.hostname, *parts)
+        study = study_of(settings, row.get("PatientID", ""), row["AccessionNumber"], row.get(day, ""))
+        row["StudyInstanceUID"] = study
+    return row
+
+
+def study_of(settings: Settings, patient: str, accession: str, day: str) -> str:
+    """The StudyInstanceUID that an import makes; with its day, since a number may be that of a treatment with several
+    appointments."""
+    return made_uid(settings.hostname, patient, accession, day)
+
+
+def data_of(row: dict[str, str]) -> bytes:
+    """The file of a row that is complete, as an application would write it."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
     item, step = Dataset(), Dataset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's; what is wrong with a value is said later
@@ -839,30 +798,56 @@ def data_of(row: dict[str, str], settings: Settings) -> bytes:
         return encoded(item, row["StudyInstanceUID"])
 
 
-def create(settings: Settings, path: str) -> dict[str, Any]:
-    """Every row or none."""
+def item_of_row(row: dict[str, str], settings: Settings, problems: dict[str, str]) -> tuple[Item, bytes]:
+    """The item of a row, and the file to hand over; Refused says what is wrong besides these `problems` by keyword."""
+    found = list(problems.values())
+    try:
+        data = data_of(complete(row, settings))
+        item = item_of(data, settings)
+        if not found and item.last_day() < first_day(settings):
+            what = "ScheduledProcedureStepStartDate is so long past that the item would go at once"
+            raise Refused(f"{what}. Remedy: correct it, or set orthanc_worklist_keep_days.")
+    except Refused as refused:
+        found += [problem for problem in refused.problems if problem.split(" ")[0] not in problems]
+    except Exception as error:  # pydicom, of a value that it cannot write
+        found += [] if found else [f"{str(error)!a}. Remedy: correct it."]
+    if found:
+        raise Refused(*found)
+    return item, data
+
+
+def items_of_rows(settings: Settings, path: str, given: argparse.Namespace) -> list[tuple[Item, bytes]]:
+    """Every row's item and file, or Refused with what is wrong with any of them."""
     made: list[tuple[Item, bytes]] = []
-    problems, rows = [], rows_of(path)
+    problems: list[str] = []
+    orders: dict[int, set[str]] = {}
     seen: dict[str, int] = {}
-    for number, row in progress(list(rows.items()), "checking"):
+    for number, row in progress(list(read_file(path, given).items()), "checking"):
+        values, unclear, orders[number] = rows.read_row(row, given.date_order)
         try:
-            data = data_of(row, settings)
-            item = item_of(data, settings)
-            if item.last_day() < first_day(settings):
-                what = "ScheduledProcedureStepStartDate is so long past that the item would go at once"
-                raise Refused(f"{what}. Remedy: correct it, or set orthanc_worklist_keep_days.")
+            item, data = item_of_row(values, settings, unclear)
             if seen.setdefault(item.name, number) != number:
-                raise Refused(
-                    f"It is the item of row {seen[item.name]} again. Remedy: give it an AccessionNumber of its own."
-                )
+                key = "PatientID, AccessionNumber and day" if values.get("AccessionNumber") else "PatientID, day"
+                key += "" if values.get("AccessionNumber") else ", Modality and RequestedProcedureDescription"
+                key = "StudyInstanceUID" if values.get("StudyInstanceUID") else key
+                what = f"It is the order of row {seen[item.name]} again: the same {key}"
+                remedy = "Remedy: delete the one that no longer holds, or give each an AccessionNumber of its own"
+                raise Refused(f"{what}. {remedy}.")
             made.append((item, data))
         except Refused as refused:
             problems += [f"Row {number}: {problem}" for problem in refused.problems]
-        except Exception as error:  # pydicom, of a value that it cannot write
-            problems.append(f"Row {number}: {str(error)!a}. Remedy: correct it.")
+    problems += rows.find_contradictions(orders)
     if problems:
         raise Refused(*problems, "Nothing was scheduled. Remedy: correct the rows and import all of them again.")
+    return made
+
+
+def create(settings: Settings, path: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Every row or none."""
     root = os.geteuid() == 0
+    if given.replace and not root:  # others do not see the list
+        raise PermissionError(13, "Only root takes items off the list", "--replace")
+    made = items_of_rows(settings, path, given)
     drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
     for item, data in progress(made, "handing over"):
         # a new file of a name that nobody knows: others write here, too, and could lay a link there
@@ -870,26 +855,54 @@ def create(settings: Settings, path: str) -> dict[str, Any]:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.rename(waiting, drop / item.name)
-    result: dict[str, Any] = {"items": [item.facts() for item, _data in made]}
+    items = [item for item, _data in made]
+    result: dict[str, Any] = {"items": [item.facts() for item in items]}
     if root:
-        served(settings, [item.name for item, _data in made])
+        served(settings, items)
+        result |= {kind: [item.facts() for item in found] for kind, found in left_over(settings, items).items()}
+        if given.replace:
+            result["removed"] = result.pop("not_in_file")
+            take_off(settings, {item["name"] for item in result["removed"]})
     return result
 
 
-def served(settings: Settings, names: list[str]) -> None:
-    """Waits for the gate's verdict."""
-    end = time.monotonic() + 60 + len(names) / A_SECOND
-    for name in progress(names, "through the gate"):
-        while (settings.incoming / name).exists():
+def left_over(settings: Settings, items: list[Item]) -> dict[str, list[Item]]:
+    """What earlier imports put on the list besides these items: for their days and stations, which was moved or
+    cancelled if the file is the same; and for other days under the same number, which was moved, or belongs to the same
+    treatment."""
+    places = {(step["date"], step["station"]) for item in items for step in item.steps}
+    days, stations = {day for day, _station in places}, {station for _day, station in places}
+    numbers = {(item.patient_id, item.accession_number) for item in items}
+    names = {item.name for item in items}
+    found: dict[str, list[Item]] = {"not_in_file": [], "other_days": []}
+    for item in served_items(settings):
+        step = item.steps[0]
+        made = study_of(settings, item.patient_id, item.accession_number, step["date"])
+        if item.name in names or item.study_instance_uid != made:
+            continue
+        if step["date"] in days and step["station"] in stations:
+            found["not_in_file"].append(item)
+        elif (item.patient_id, item.accession_number) in numbers:
+            found["other_days"].append(item)
+    return found
+
+
+def served(settings: Settings, items: list[Item]) -> None:
+    """Waits for the gate's verdict on each."""
+    end = time.monotonic() + 60 + len(items) / A_SECOND
+    for item in progress(items, "through the gate"):
+        while (settings.incoming / item.name).exists():
             if time.monotonic() > end:
-                raise Refused(f"{name} still waits. Remedy: see journalctl -u orthanc-worklist.")
+                raise Refused(f"{item.name} still waits. Remedy: see journalctl -u orthanc-worklist.")
             time.sleep(0.05)
     problems = []
-    for name in names:
-        if not (settings.served / name).exists():
-            reasons = sorted(settings.quarantine.glob(f"*-{name}.reason"))
+    for item in items:
+        path = settings.served / item.name
+        # what it was to replace is still there when the gate refuses it
+        if not path.exists() or path.read_bytes() != item.data:
+            reasons = sorted(settings.quarantine.glob(f"*-{item.name}.reason"))
             reason = " ".join(reasons[-1].read_text().splitlines()) if reasons else "see the journal"
-            problems.append(f"{name} is in quarantine: {reason}")
+            problems.append(f"{item.name} is in quarantine: {reason}")
     if problems:
         raise Refused(*problems)
 
@@ -905,6 +918,12 @@ def progress(work: list[Any], what: str) -> Iterable[Any]:
             bar = "#" * (30 * number // len(work))
             print(f"\r{what:17} [{bar:30}] {number}/{len(work)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+
+
+def take_off(settings: Settings, names: set[str]) -> None:
+    with locked(settings):
+        for name in names:
+            (settings.served / name).unlink(missing_ok=True)
 
 
 def removed(settings: Settings, wanted: list[str]) -> dict[str, Any]:
@@ -954,11 +973,40 @@ def show(result: dict[str, Any]) -> None:
             print(f"    {escape(line)}")
     for name in result.get("waiting", []):
         print(escape(name))
-    for item in result.get("items", []):
+    show_items(result.get("items", []))
+    for kind, what in KINDS.items():
+        if result.get(kind):
+            print(f"\n{len(result[kind])} of earlier imports, {what}:")
+            show_items(result[kind], study=True)
+            print()
+
+
+REMOVE = "orthanc-worklist remove and the StudyInstanceUID at the end of the line"
+KINDS = {
+    "removed": "not in this file, taken off the list",
+    "not_in_file": "not in this file, stay on the list. Remedy, if they were moved or cancelled: import this file again"
+    f" with --replace, which takes them off; or {REMOVE}",
+    "other_days": "for other days under the same AccessionNumber, stay on the list, as appointments of one treatment."
+    f" Remedy, if they were moved: {REMOVE}",
+}
+
+
+def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
+    for item in items:
         who = f"{item['accession_number']:16}  {item['patient_id']:16}  {item['patient_name']}"
+        who += f"  {item['study_instance_uid']}" if study else ""
         for step in item["steps"]:
             when = f"{step['date']} {step['time'][:4]:4}"
             print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
+
+
+def codec(name: str) -> str:
+    """The name of an encoding of text; ValueError for another."""
+    try:
+        "".encode(name)
+    except LookupError as error:
+        raise ValueError(str(error)) from None
+    return name
 
 
 def main() -> int:
@@ -967,10 +1015,23 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="the result as JSON")
-    columns = ", ".join(name if needed else f"[{name}]" for name, needed in COLUMNS.items())
+    columns = ", ".join(name if needed else f"[{name}]" for name, needed in spreadsheet.COLUMNS.items())
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
     one = add("create", parents=[common], help="schedule the rows of a spreadsheet", epilog=f"Columns: {columns}.")
-    one.add_argument("file", nargs="?", default="-", help="CSV or JSON in UTF-8; without one, or with -, what comes in")
+    one.add_argument("file", nargs="?", default="-", help=".xlsx, CSV or JSON; without one, or with -, what comes in")
+    one.add_argument(
+        "--date-order",
+        choices=[rows.DAY_FIRST, rows.MONTH_FIRST],
+        default="",
+        help="how 01/02/2026 is meant: dmy is 1 February, mdy is January 2",
+    )
+    one.add_argument("--encoding", type=codec, help="of CSV that is not in UTF-8 or UTF-16, such as cp1252")
+    one.add_argument("--sheet", default="", help="which one of an .xlsx file, if several are lists of patients")
+    one.add_argument(
+        "--replace",
+        action="store_true",
+        help="take off the list what earlier imports had for the same days and stations, and this file has not",
+    )
     one = add("list", parents=[common], help="what is scheduled")
     which = one.add_mutually_exclusive_group()
     for name, text in (("waiting", "what has come and is not served yet"), ("quarantine", "what was refused, and why")):
@@ -992,7 +1053,7 @@ def main() -> int:
             tidy(settings)
         else:
             actions: dict[str, Callable[[], dict[str, Any]]] = {
-                "create": lambda: create(settings, given.file),
+                "create": lambda: create(settings, given.file, given),
                 "list": lambda: listed(settings, given.which),
                 "remove": lambda: removed(settings, given.wanted),
                 "check": lambda: checked(settings, given.files),

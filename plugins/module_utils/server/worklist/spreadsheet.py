@@ -1,0 +1,253 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A clinic's spreadsheet as rows of text: CSV and text as Excel saves them, .xlsx, or JSON.
+
+Nothing is guessed: what could be read in two ways is refused, with the row and the remedy.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import re
+import warnings
+import zipfile
+from collections import Counter
+from datetime import datetime, time
+from typing import Any
+
+COLUMNS = {
+    "PatientID": True,
+    "PatientName": True,
+    "ScheduledStationAETitle": True,
+    "ScheduledProcedureStepStartDate": True,
+    "ScheduledProcedureStepStartTime": False,
+    "Modality": False,
+    "AccessionNumber": False,
+    "StudyInstanceUID": False,
+    "PatientBirthDate": False,
+    "PatientSex": False,
+    "ReferringPhysicianName": False,
+    "RequestedProcedureDescription": False,
+}
+MAX_BYTES = 32 << 20  # of a file; five thousand rows have one or two million
+MAX_UNPACKED = 256 << 20  # of an .xlsx file, which is a zip archive
+MAX_ROWS = 100_000
+
+Cells = dict[int, list[str]]  # by the number that the spreadsheet shows at the left
+
+
+class Unreadable(Exception):
+    """What is wrong with a file: sentences with their remedies."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def read_rows(data: bytes, name: str, encoding: str = "", sheet: str = "") -> dict[int, dict[str, str]]:
+    """The rows that are not empty by their number, each with its text by DICOM keyword. Raises Unreadable.
+
+    Rows have the numbers that Excel shows, the names of the columns being in row 1; objects of JSON are counted from 1.
+    """
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"{name} has more than {MAX_BYTES} bytes. Remedy: import a week or a month at a time.")
+    if data.startswith(b"\xd0\xcf\x11\xe0"):  # Microsoft's compound file
+        what = f"{name} is a workbook of an old Excel (.xls), or has a password"
+        raise Unreadable(f"{what}. Remedy: save it as .xlsx without a password, or as 'CSV UTF-8'.")
+    if data.startswith(b"PK\3\4"):
+        return name_cells(read_workbook(data, name, sheet))
+    if sheet:
+        raise Unreadable(f"{name} has no sheets. Remedy: leave out --sheet, or give an .xlsx file.")
+    text = decode(data, name, encoding)
+    start = text.lstrip()[:1]
+    if start == "<":
+        raise Unreadable(f"{name} is HTML or XML. Remedy: open it in Excel and save it as .xlsx or 'CSV UTF-8'.")
+    return read_json(text, name) if start and start in "{[" else name_cells(read_csv(text, name))
+
+
+# --- text --------------------------------------------------------------------------------------
+def decode(data: bytes, name: str, encoding: str) -> str:
+    """The text of a file. Raises Unreadable where it does not say which encoding it is in, and nobody else does."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        encoding = "utf-8-sig"
+    elif data.startswith((b"\xff\xfe", b"\xfe\xff")):  # Excel's 'Unicode Text'
+        encoding = "utf-16"
+    elif not encoding and b"\0" in data[:2]:
+        encoding = "utf-16-be" if data.startswith(b"\0") else "utf-16-le"
+    try:
+        return data.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        row = data[: error.start].count(b"\n") + 1
+    if encoding:
+        raise Unreadable(f"Row {row} of {name} is not {encoding}. Remedy: save it as .xlsx or 'CSV UTF-8'.")
+    remedy = (
+        "Remedy: save it as .xlsx or 'CSV UTF-8', or name it: --encoding cp1252 if Excel saved it as CSV in Western"
+    )
+    raise Unreadable(f"Row {row} of {name} is not UTF-8, and its encoding cannot be known. {remedy} Europe or America.")
+
+
+def read_csv(text: str, name: str) -> Cells:
+    """The cells of each row; separated by whichever of comma, semicolon and tab the first row has most of."""
+    text = re.sub(r"^sep=.\s+", "", text)  # Excel's own line, which it does not show as a row
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    try:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+        # ="0815" is how some programs keep Excel from taking a number out of text
+        return {number: [re.sub(r'^="(.*)"$', r"\1", cell) for cell in line] for number, line in enumerate(lines, 1)}
+    except csv.Error as error:
+        remedy = "Remedy: look for a quotation mark without its second"
+        raise Unreadable(f"{name} cannot be read as CSV: {error}. {remedy}.") from None
+
+
+def read_json(text: str, name: str) -> dict[int, dict[str, str]]:
+    """The objects of a list, or the only one."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{name} is no JSON: {error}. Remedy: correct it.") from None
+    rows = dict(enumerate(content if isinstance(content, list) else [content], 1))
+    rows = {number: row for number, row in rows.items() if not isinstance(row, dict) or any(row.values())}
+    problems = []
+    for number, row in rows.items():
+        if not isinstance(row, dict):
+            raise Unreadable(f"Row {number} is not an object. Remedy: write a list of objects.")
+        for column, value in row.items():
+            if not isinstance(value, (str, int, type(None))):
+                problems.append(f"Row {number}: {column} is no text. Remedy: write it in quotes.")
+        problems += find_column_problems(list(row))
+    problems = problems or find_emptiness(rows)
+    if problems:
+        raise Unreadable(*dict.fromkeys(problems))
+    texts = {number: {column: "" if value is None else str(value) for column, value in row.items()}
+             for number, row in rows.items()}  # fmt: skip
+    return {number: {column: value.strip() for column, value in row.items()} for number, row in texts.items()}
+
+
+def name_cells(cells: Cells) -> dict[int, dict[str, str]]:
+    """The rows below the first, by the names that stand in it."""
+    filled = {number: [cell.strip() for cell in row] for number, row in cells.items() if any(map(str.strip, row))}
+    head, *_ = filled.items() or [(0, [])]
+    columns = head[1]
+    rows = {number: row for number, row in filled.items() if number != head[0]}
+    # a spreadsheet adds columns that have no name and no content
+    width = max([number for number, column in enumerate(columns, 1) if column], default=0)
+    problems = find_column_problems([column for column in columns if column]) if columns else []
+    for number, row in {} if problems else rows.items():
+        if any(cell and (at >= width or not columns[at]) for at, cell in enumerate(row)):
+            what = f"Row {number} has a value where no column has a name"
+            remedy = "Remedy: write a value that holds the separator, such as Müller, Anna, in quotation marks"
+            problems.append(f"{what}. {remedy}, or name the column.")
+    problems = problems or find_emptiness(rows)
+    if problems:
+        raise Unreadable(*problems)
+    return {
+        number: {column: row[at] if at < len(row) else "" for at, column in enumerate(columns) if column}
+        for number, row in rows.items()
+    }
+
+
+def find_column_problems(columns: list[str]) -> list[str]:
+    """Names that are not known, that are there twice, and that are missing."""
+    problems = []
+    for column, times in Counter(columns).items():
+        if column not in COLUMNS:
+            folded = {known.lower(): known for known in COLUMNS}  # MODALITY is Modality
+            near = difflib.get_close_matches(column.lower(), folded, 1, 0.3)
+            remedy = f"do you mean {folded[near[0]]}?" if near else f"the columns are {', '.join(COLUMNS)}."
+            problems.append(f"Column {column!a} is not known. Remedy: {remedy}")
+        elif times > 1:
+            problems.append(f"Column {column} is there {times} times. Remedy: keep one of them.")
+    missing = [column for column, needed in COLUMNS.items() if needed and column not in columns]
+    return problems + [f"Column {column} is missing. Remedy: add it." for column in missing]
+
+
+def find_emptiness(rows: dict[int, Any]) -> list[str]:
+    """A sentence if there is no row."""
+    remedy = "write the names of the columns first, then a row for each item"
+    return [] if rows else [f"The file has no row. Remedy: {remedy}."]
+
+
+# --- .xlsx -------------------------------------------------------------------------------------
+def read_workbook(data: bytes, name: str, sheet: str) -> Cells:
+    """The cells of the sheet that has the columns of a worklist, as Excel shows them. Raises Unreadable."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = {part.filename: part.file_size for part in archive.infolist()}
+    except zipfile.BadZipFile:
+        raise Unreadable(f"{name} is cut off, or no .xlsx file. Remedy: save it again.") from None
+    if "xl/workbook.xml" not in parts:  # .ods, .xlsb, a folder that was packed
+        raise Unreadable(f"{name} is not an .xlsx file. Remedy: save it in Excel as .xlsx or 'CSV UTF-8'.")
+    if sum(parts.values()) > MAX_UNPACKED:
+        raise Unreadable(f"{name} has more than {MAX_UNPACKED} bytes. Remedy: delete the sheets that are not needed.")
+    try:
+        import openpyxl
+    except ImportError:
+        raise Unreadable("The package python3-openpyxl is missing. Remedy: deploy again, or save as CSV.") from None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of drop-down lists and the like, which it leaves out
+            # without its formulas: their results, as Excel saved them
+            book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+            sheets = {one.title: read_sheet(one) for one in book.worksheets if one.sheet_state == "visible"}
+    except Unreadable:
+        raise
+    except Exception as error:  # whatever a broken file makes of a parser
+        what = f"{type(error).__name__} {str(error)[:200]!a}"
+        raise Unreadable(f"{name} cannot be read: {what}. Remedy: save it again in Excel.") from None
+    return sheets[choose_sheet(sheets, name, sheet)]
+
+
+def choose_sheet(sheets: dict[str, Cells], name: str, wanted: str) -> str:
+    """The title of the sheet that is wanted, or of the only one that can be meant."""
+    titles = ", ".join(repr(title) for title in sheets)
+    if wanted:
+        if wanted not in sheets:
+            raise Unreadable(f"{name} has no visible sheet {wanted!r}. Remedy: --sheet with one of {titles}.")
+        return wanted
+    filled = [title for title, cells in sheets.items() if cells]
+    fit = [title for title in filled if "PatientID" in map(str.strip, next(iter(sheets[title].values())))]
+    if len(fit) > 1:
+        raise Unreadable(f"Several sheets of {name} are lists of patients. Remedy: --sheet with one of {titles}.")
+    if not filled:
+        raise Unreadable(*find_emptiness({}))
+    return (fit or filled)[0]
+
+
+def read_sheet(sheet: Any) -> Cells:
+    """The rows that are not empty."""
+    sheet.reset_dimensions()  # some programs write wrong ones
+    found: Cells = {}
+    for number, row in enumerate(sheet.iter_rows(), 1):
+        cells = [show_cell(cell) for cell in row]
+        if any(cells):
+            found[number] = cells
+        if len(found) > MAX_ROWS:
+            raise Unreadable(f"Sheet {sheet.title!r} has more than {MAX_ROWS} rows. Remedy: import a month at a time.")
+    return found
+
+
+def show_cell(cell: Any) -> str:
+    """The text of a cell as Excel shows it; days as YYYY-MM-DD and times as HH:MM:SS, whatever its language."""
+    value = cell.value
+    if value is None:
+        return ""
+    shown = re.sub(r'\[[^]]*\]|"[^"]*"|\\.|_.', "", str(cell.number_format)).lower()
+    if isinstance(value, datetime):
+        day = f"{value:%Y-%m-%d}" if re.search("[yd]", shown) else ""
+        return f"{day} {value:%H:%M:%S}".strip() if "h" in shown or not day else day
+    if isinstance(value, time):
+        return f"{value:%H:%M:%S}"
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    if isinstance(value, int):
+        return f"{value:0{len(shown)}}" if re.fullmatch("0+", shown) else format_number(value)
+    return format_number(value) if isinstance(value, float) else str(value)
+
+
+def format_number(value: float) -> str:
+    """The digits of a number; as Excel writes it where it has kept 15 of them, and lost the others."""
+    return f"{value:.5E}" if abs(value) >= 1e15 else str(value)
