@@ -112,7 +112,7 @@ def test_text_is_taken_as_excel_saves_it(machine: str, encoding: str, separator:
     data = rows(line, separator=separator).encode(encoding)
     if options:
         status, said = create(machine, data)
-        assert (status, "Row 2 of It is not UTF-8" in said) == (1, True), said
+        assert (status, "Row 2 of standard input is not UTF-8" in said) == (1, True), said
     status, said = create(machine, data, *options)
     assert status == 0, said
     [answer] = ask(machine)

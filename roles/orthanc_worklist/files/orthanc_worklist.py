@@ -755,7 +755,7 @@ def read_file(path: str, given: argparse.Namespace) -> dict[int, dict[str, str]]
     with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
         data = file.read(spreadsheet.MAX_BYTES + 1)
     try:
-        return spreadsheet.read_rows(data, "It" if path == "-" else path, given.encoding or "", given.sheet)
+        return spreadsheet.read_rows(data, "standard input" if path == "-" else path, given.encoding or "", given.sheet)
     except spreadsheet.Unreadable as unreadable:
         raise Refused(*unreadable.problems) from None
 
