@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import bed
 import pytest
 from backups import must
-from clients import ADDRESSES, client, wait_for
+from clients import ADDRESSES, client, name_of, wait_for
+from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from verified import DEVICE, DEVICE_ADDRESS
 from watched import look
@@ -121,3 +122,14 @@ def test_a_neighbour_does_not_reach_the_container_itself() -> None:
     finally:
         must(machine, RESTART)
         bed.docker(*route, "del", way)
+
+
+def test_what_a_deploy_calls_loads_the_table_again(host: Host) -> None:
+    machine, module = name_of(host), "clinicops.orthanc.orthanc_firewall_table"
+    assert not is_open(machine)
+    must(machine, "nft insert rule inet orthanc prerouting accept")
+    for check, opened in ((True, True), (False, False)):
+        said = host.ansible(module, check=check)
+        assert (said["changed"], said["differences"]) == (True, ["chain prerouting has 'accept' besides"])
+        assert is_open(machine) == opened
+    assert host.ansible(module, check=False)["changed"] is False
