@@ -255,6 +255,20 @@ def test_a_rejected_device_is_known_from_the_log_and_told_in_a_sentence(line: st
     assert all(reason in text and "W1125" not in text for _, text in found), found
 
 
+def test_a_connection_over_which_nobody_speaks_is_no_error_of_orthanc_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [INVALID.format("", "203.0.113.9")] * 60 + [
+        "E1128 main.cpp:1] The disk is broken",
+        "W1128 main.cpp:1] Fine",
+    ]
+    (tmp_path / "orthanc.json").write_text("{}")
+    look = monitor.Look(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {}, 0.0)
+    monkeypatch.setattr(look, "journal", lambda: lines)
+    look.log()
+    assert look.state["counted"]["errors"] == 1
+
+
 def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
     over_tls = {"us3": ("US3", "127.70.3.9")}
     [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "127.70.3.9"), over_tls)

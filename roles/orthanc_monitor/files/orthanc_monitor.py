@@ -624,8 +624,9 @@ class Look:
     def log(self) -> None:
         """Errors and rejected devices since the last look."""
         lines = self.docker_log() if self.settings.method == "docker" else self.journal()
-        # each image that the brake refuses is an error of Orthanc's Lua, and none to count
-        errors = sum(line.startswith("E") and REFUSED not in line for line in lines)
+        # none to count: Orthanc's Lua at an image that the brake refuses; who opens a connection and says nothing
+        known = (REFUSED, orthanc_log.NAMELESS)
+        errors = sum(line.startswith("E") and not any(text in line for text in known) for line in lines)
         total = self.state.setdefault("counted", {})
         total["errors"] = total.get("errors", 0) + errors
         self.saw("errors_hour", self.increase("errors", total["errors"], HOUR))

@@ -19,7 +19,8 @@ ADDRESS = re.compile(
 REJECTED = re.compile(r"Rejected association for remote AET (?P<aet>.{0,16}) on IP (?P<ip>\S+)")
 # Orthanc 1.13's for an AE title with characters that none may have (written as *), for an empty one, and for a
 # connection over which nobody asks for an association
-INVALID = re.compile(r"Association Received from an invalid AET \(sanitized: (?P<aet>.{0,16})\) on IP (?P<ip>[^\s,]+)")
+NAMELESS = "Association Received from an invalid AET"
+INVALID = re.compile(NAMELESS + r" \(sanitized: (?P<aet>.{0,16})\) on IP (?P<ip>[^\s,]+)")
 CALLED = re.compile(r"bad called AET in the request \((?P<called>[^)]*)\)")
 REQUEST = re.compile(
     r"authorization rejected for AET (?P<aet>.{0,16}) on IP (?P<ip>[^\s:]+(?::[0-9a-f:]+)?): (?P<reason>.+)"
