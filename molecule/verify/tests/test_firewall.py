@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import bed
 import pytest
 from backups import must
-from clients import ADDRESSES, client, name_of, wait_for
+from clients import ADDRESSES, client, name_of, play, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from verified import DEVICE, DEVICE_ADDRESS
+from verified import DEVICE, DEVICE_ADDRESS, call
 from watched import look
 from worklists import sh
 
@@ -133,3 +134,16 @@ def test_what_a_deploy_calls_loads_the_table_again(host: Host) -> None:
         assert (said["changed"], said["differences"]) == (True, ["chain prerouting has 'accept' besides"])
         assert is_open(machine) == opened
     assert host.ansible(module, check=False)["changed"] is False
+
+
+@pytest.mark.campaign
+def test_a_deploy_loads_the_table_again(host: Host) -> None:
+    machine = name_of(host)
+    assert not is_open(machine)
+    must(machine, "nft insert rule inet orthanc prerouting accept")
+    assert is_open(machine)
+    status, said = play("deploy", host)
+    assert status == 0, said
+    assert not is_open(machine)
+    assert re.search(rf"Load the table where the kernel holds another one\] \*+ changed: \[{machine}\]", said)
+    assert call(machine, "run")[0] == 0
