@@ -42,12 +42,14 @@ DEPLOY = "deploy again: ansible-playbook clinicops.orthanc.deploy"
 LOGS = "see journalctl -u orthanc, or docker logs orthanc"
 
 IMAGE = """\
+(0008,0005) CS [ISO_IR 192]
 (0008,0016) UI [{sop_class}]
 (0008,0018) UI [{sop}]
 (0008,0020) DA [20200101]
 (0008,0030) TM [120000]
 (0008,0050) SH [{accession}]
 (0008,0060) CS [US]
+(0008,1030) LO [Prüfung {accession}]
 (0010,0010) PN [{patient}]
 (0010,0020) LO [{patient_id}]
 (0020,000d) UI [{study}]
@@ -406,7 +408,8 @@ class Day:
         broken = f"see that nginx runs, and /var/log/nginx/orthanc_access.log; {DEPLOY}"
         stored = broken if answer.outcome == dicom.ACCEPTED else "first let C-STORE succeed"
         try:
-            found = self.proxy.find(self.study, reader)
+            found = self.proxy.find(reader, StudyInstanceUID=self.study)
+            named = self.proxy.find(reader, StudyDescription=f"Prüfung {self.accession[:-1]}*")
         except OSError as error:
             self.check("DICOMweb", "QIDO-RS finds the study", "QIDO-RS", "1 study", said(error), broken)
             return
@@ -415,6 +418,11 @@ class Day:
         self.check("DICOMweb", "QIDO-RS finds the study", tried, "1 study", f"{len(found)} study", stored)
         start = f"https://{self.settings['hostname']}{dicomweb.ROOT}/studies/{self.study}"
         self.check("DICOMweb", "its RetrieveURL", tried, start, url, stored)
+        urls = [dicomweb.retrieve_url(one) for one in named]
+        seen = "found" if urls == [url] else f"{len(urls)} studies found"
+        tried = f"GET {dicomweb.ROOT}/studies?StudyDescription=Pr%C3%BCfung%20…%2A as {reader.name}"
+        remedy = f"this Orthanc does not decode a query, nor does /etc/orthanc/site/search.py for it; {DEPLOY}"
+        self.check("DICOMweb", "QIDO-RS takes an encoded name", tried, "found", seen, remedy if url else stored)
         seen = self.proxy.compared(dicomweb.path_of(url or start), image, reader, self.scratch)
         tried = f"GET its RetrieveURL as {reader.name}"
         self.check("DICOMweb", "WADO-RS gives it back", tried, "bit-identical", seen, stored)

@@ -80,9 +80,10 @@ class Https(NamedTuple):
         ):
             return int(ssl.cert_time_to_seconds(str((talk.getpeercert() or {})["notAfter"])))
 
-    def find(self, study: str, user: User) -> list[dict[str, Any]]:
-        """QIDO-RS, PS3.18 10.6."""
-        found = self.ask("GET", f"{ROOT}/studies?StudyInstanceUID={study}", user, Accept="application/dicom+json")
+    def find(self, user: User, **keys: str) -> list[dict[str, Any]]:
+        """QIDO-RS, PS3.18 10.6: the studies with all these values, which may hold wildcards."""
+        query = urllib.parse.urlencode(keys, quote_via=urllib.parse.quote)
+        found = self.ask("GET", f"{ROOT}/studies?{query}", user, Accept="application/dicom+json")
         return json.loads(found.body) if found.status == 200 else []
 
     def read(self, path: str, user: User) -> tuple[int, bytes]:

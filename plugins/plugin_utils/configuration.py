@@ -80,6 +80,7 @@ FIXED: dict[str, Any] = {
     "DicomWeb.Root": "/dicom-web/",
     "DicomWeb.Host": "",
     "DicomWeb.Ssl": True,
+    "DicomWeb.EnableWado": False,
     "Worklists.Enable": True,
 }
 # Settings that nothing is wrong with: they stand in for wrong ones, so that the rest is checked at once.
@@ -230,8 +231,11 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
         section, _, option = name.rpartition(".")
         place = options.get(section) if section else options
         if isinstance(place, dict) and option in place and place[option] != value:
-            message = f"must stay {value!r}: the proxy and the scanners rely on it"
-            found.append(problem(f"orthanc_config_settings.{name}", message, "take it out"))
+            message, remedy = f"must stay {value!r}: the proxy and the scanners rely on it", "take it out"
+            if option == "EnableWado":
+                message = "must stay False: WADO-URI at /wado is no part of DICOMweb, and the proxy lets no reader at it"
+                remedy += ", and let clients retrieve by WADO-RS"
+            found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     return found
 
 

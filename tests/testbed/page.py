@@ -1,6 +1,7 @@
 """A page as its readers see it: in headless Chromium at three widths, in both themes, and on paper.
 
-`problems()` is the whole of it. Chromium is driven over its debugging pipe, without a network or a driver.
+`problems()` is the whole of it. Chromium is driven over its debugging pipe, without a network or a driver. Flags for
+`browser()` give it the network that a test wants.
 """
 
 from __future__ import annotations
@@ -163,16 +164,23 @@ class Browser:
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 700)
         feature = {"name": "prefers-color-scheme", "value": theme}
         self.ask("Emulation.setEmulatedMedia", media=media, features=[feature])
+        self.open(path.resolve().as_uri())
+
+    def open(self, url: str) -> None:
         self.events.clear()
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+        self.ask("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.message(60))
 
-    def look(self) -> dict[str, Any]:
-        answer = self.ask("Runtime.evaluate", expression=LOOK, returnByValue=True)
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page, awaited when it is a promise."""
+        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise OSError(str(answer["exceptionDetails"]))
-        value: dict[str, Any] = answer["result"]["value"]
+        return answer["result"].get("value")
+
+    def look(self) -> dict[str, Any]:
+        value: dict[str, Any] = self.run(LOOK)
         return value
 
     def complaints(self, path: Path) -> list[str]:
@@ -207,11 +215,11 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser() -> Iterator[Browser]:
+def browser(*flags: str) -> Iterator[Browser]:
     command = bed.browser()
     with tempfile.TemporaryDirectory(prefix="page-", ignore_cleanup_errors=True) as home:
         (its_read, our_write), (our_read, its_write) = os.pipe(), os.pipe()
-        started = ["bash", "-c", START, "bash", str(its_read), str(its_write), command, *FLAGS]
+        started = ["bash", "-c", START, "bash", str(its_read), str(its_write), command, *FLAGS, *flags]
         process = subprocess.Popen(
             [*started, f"--user-data-dir={home}", "about:blank"],
             pass_fds=(its_read, its_write),

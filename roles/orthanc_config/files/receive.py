@@ -29,6 +29,7 @@ import orthanc
 
 sys.dont_write_bytecode = True  # the directory holds what a deploy wrote, and nothing else
 import dataset  # noqa: E402 - the line before comes first
+import search  # noqa: E402, F401 - Orthanc runs one script
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])

@@ -34,7 +34,8 @@ function IncomingHttpRequestFilter(method, uri, ip, username, headers)
     return false
   elseif method == 'GET' then
     -- the second is what the proxy asks to see whether a password is right
-    return levels[uri:match('^/dicom%-web/(%l+)$') or uri:match('^/dicom%-web/(%l+)/')] or uri == '/dicom-web/info'
+    local path = uri:match('^/dicom%-web/(.*)$') or uri:match('^/searches/(.*)$') -- see search.py
+    return path and levels[path:match('^%l+$') or path:match('^(%l+)/')] or uri == '/dicom-web/info'
   end
   return role == 'dicomweb_writer' and method == 'POST'
     and (uri == '/dicom-web/studies' or uri:match('^/dicom%-web/studies/[%d.]+$') ~= nil)

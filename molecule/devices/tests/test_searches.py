@@ -1,0 +1,224 @@
+"""QIDO-RS finds what C-FIND finds, however a client writes the query (RFC 3986, DICOM PS3.18 10.6)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import socket
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import backups
+import places
+import pydicom
+import pytest
+import requests
+from backups import must
+from clients import ADDRESSES, HOSTNAME, PASSWORDS, client, https, name_of
+from dicomweb_client.api import DICOMwebClient
+from pydicom.uid import generate_uid
+from senders import SENDERS, image, sent
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+
+READER = SENDERS["US1"]
+PEOPLE = [
+    ("Search^Compressed", "ISO_IR 192"),
+    ("Müller^Anna", "ISO_IR 192"),
+    ("Möller^Max", "ISO_IR 100"),
+    ("Иванов^Пётр", "ISO_IR 192"),
+    ("Yamada^Tarou=山田^太郎=やまだ^たろう", "ISO_IR 192"),
+    ("O'Brien^Zoë", "ISO_IR 192"),
+]
+KEYS: list[tuple[str, str]] = [
+    ("PatientName", "Search*"),
+    ("PatientName", "Search^Compressed"),
+    ("PatientName", "Müller*"),
+    ("PatientName", "Müller^Anna"),
+    ("PatientName", "Möller*"),
+    ("PatientName", "Иванов*"),
+    ("PatientName", "*山田*"),
+    ("PatientName", "O'Brien^Zo?"),
+    ("PatientID", "P 1"),
+    ("PatientID", "P+2"),
+    ("PatientID", "50%/3"),
+    ("PatientID", "P;4,x:y@z"),
+    ("AccessionNumber", "S=5"),
+    ("StudyDescription", "Ultraschall & Höhe 1"),
+    ("StudyDate", "20260101-20261231"),
+    ("ModalitiesInStudy", "US"),
+]
+IDENTIFIERS = ["P 0", "P 1", "P+2", "50%/3", "P;4,x:y@z", "P5"]
+FIND = """
+import json, sys
+import pydicom
+from pynetdicom import AE
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as MODEL
+plan = json.load(sys.stdin)
+scu = AE(ae_title="US1")
+scu.add_requested_context(MODEL)
+association = scu.associate(plan["address"], 4242, ae_title="ORTHANC")
+found = []
+for keyword, value in plan["keys"]:
+    query = pydicom.Dataset()
+    query.SpecificCharacterSet, query.QueryRetrieveLevel, query.StudyInstanceUID = "ISO_IR 192", "STUDY", ""
+    setattr(query, keyword, value)
+    answers = [(status.Status, answer) for status, answer in association.send_c_find(query, MODEL)]
+    assert answers[-1][0] == 0, (keyword, value, answers[-1])
+    found.append(sorted(answer.StudyInstanceUID for status, answer in answers[:-1]))
+association.release()
+json.dump(found, sys.stdout)
+"""
+
+
+def plain(key: str, value: str) -> str:
+    """As a person types it."""
+    return f"{key}={value}"
+
+
+def quoted(key: str, value: str) -> str:
+    return urllib.parse.urlencode({key: value}, quote_via=urllib.parse.quote, safe="")
+
+
+def form(key: str, value: str) -> str:
+    """As URLSearchParams of browsers does: + for a space."""
+    return urllib.parse.urlencode({key: value})
+
+
+def every(key: str, value: str) -> str:
+    """Each byte of it, key included, which no server may take for something else."""
+    return "=".join("".join(f"%{byte:02x}" for byte in text.encode()) for text in (key, value))
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[pydicom.Dataset]:
+    made = []
+    for number, ((name, characters), identifier) in enumerate(zip(PEOPLE, IDENTIFIERS, strict=True)):
+        one = image(f"S={number}", StudyDate="20261128", SpecificCharacterSet=characters)
+        one.PatientName, one.PatientID, one.Modality = name, identifier, "US"
+        one.StudyDescription = f"Ultraschall & Höhe {number}"
+        made.append(one)
+    return made
+
+
+@pytest.fixture
+def machine(host: Host, studies: list[pydicom.Dataset]) -> str:
+    name = name_of(host)
+    assert set(sent(name, "US1", *studies)) == {0}
+    return name
+
+
+@pytest.fixture
+def by_c_find(machine: str) -> list[list[str]]:
+    plan = json.dumps({"address": ADDRESSES[machine][0], "keys": KEYS}).encode()
+    done = client(READER, "env", f"PYTHONPATH={backups.DICOM}", "python3", "-c", FIND, stdin=plan)
+    assert done.returncode == 0, done.stderr.decode()
+    found: list[list[str]] = json.loads(done.stdout)
+    assert [key for key, uids in zip(KEYS, found, strict=True) if not uids] == []
+    return found
+
+
+def uids(answers: list[dict[str, Any]], tag: str = "0020000D") -> list[str]:
+    return sorted(one[tag]["Value"][0] for one in answers)
+
+
+@pytest.fixture
+def get(host: Host) -> Iterator[Callable[..., requests.Response]]:
+    """GET below https://pacs.clinic.example as a library of PyPI's sends it, from the address of a client."""
+    with session(host) as opened:
+        yield lambda path, **headers: opened.get(f"https://{HOSTNAME}{path}", headers=headers, timeout=60)
+
+
+@contextlib.contextmanager
+def session(host: Host) -> Iterator[requests.Session]:
+    ca = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent.parent / f"{name_of(host)}.crt"
+    ca.write_bytes(host.file("/etc/nginx/orthanc/ca.crt").content)
+    find = socket.getaddrinfo
+    with (
+        places.lent(READER, name_of(host)) as address,
+        pytest.MonkeyPatch.context() as patch,
+        requests.Session() as one,
+    ):
+        patch.setattr(socket, "getaddrinfo", lambda name, *more: find({HOSTNAME: address}.get(name, name), *more))
+        one.verify, one.auth, one.trust_env = str(ca), ("viewer", PASSWORDS["viewer"]), False
+        yield one
+
+
+@pytest.mark.parametrize("write", [quoted, form, every])
+def test_a_search_finds_what_c_find_finds(
+    write: Callable[[str, str], str], by_c_find: list[list[str]], get: Callable[..., requests.Response]
+) -> None:
+    for (key, value), expected in zip(KEYS, by_c_find, strict=True):
+        found = get(f"/dicom-web/studies?{write(key, value)}", Accept="application/dicom+json")
+        assert found.status_code == 200, (key, value, found.text)
+        assert found.headers["Content-Type"].startswith("application/dicom+json")
+        assert uids(found.json()) == expected, (key, value)
+
+
+def test_dicomweb_client_finds_what_c_find_finds(host: Host, by_c_find: list[list[str]]) -> None:
+    with session(host) as opened:
+        reader = DICOMwebClient(f"https://{HOSTNAME}/dicom-web", session=opened)
+        for (key, value), expected in zip(KEYS, by_c_find, strict=True):
+            assert uids(reader.search_for_studies(search_filters={key: value})) == expected, (key, value)
+        many = {"PatientName": "Müller*", "StudyDate": "20261128", "PatientID": "P 1"}
+        fields = ["StudyDescription", "00081050", "PatientSize"]
+        [one] = reader.search_for_studies(search_filters=many, fields=fields, limit=3, offset=0)
+        assert one["00081030"]["Value"] == ["Ultraschall & Höhe 1"]
+        assert one["00081190"]["Value"] == [f"https://{HOSTNAME}/dicom-web/studies/{uids([one])[0]}"]
+        [series] = reader.search_for_series(uids([one])[0], search_filters={"Modality": "U*"})
+        arguments = (uids([one])[0], uids([series], "0020000E")[0])
+        assert len(reader.search_for_instances(*arguments, search_filters={"PatientName": "Müller*"})) == 1
+        # the same words find nothing where nobody has the name
+        assert reader.search_for_studies(search_filters={"PatientName": "Müllers*"}) == []
+
+
+def test_each_level_and_each_key_is_decoded(
+    machine: str, studies: list[pydicom.Dataset], get: Callable[..., requests.Response]
+) -> None:
+    one = studies[1]
+    study, series, sop = (str(one[tag].value) for tag in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"))
+    dotted = series.replace(".", "%2e")
+    for path, tag, expected in (
+        (f"/series?SeriesInstanceUID={dotted}", "0020000E", series),
+        (f"/instances?SeriesInstanceUID={dotted}", "00080018", sop),
+        (f"/studies/{study}/series?Modality=%55S", "0020000E", series),
+        (f"/studies/{study}/instances?SeriesInstanceUID={dotted}", "00080018", sop),
+        (f"/studies/{study}/series/{series}/instances?SOPInstanceUID={sop.replace('.', '%2E')}", "00080018", sop),
+    ):
+        found = get(f"/dicom-web{path}")
+        assert (found.status_code, uids(found.json(), tag)) == (200, [expected]), path
+    assert len(get("/dicom-web/studies?PatientName=%2A&limit=%32").json()) == 2
+    first, second = (uids(get(f"/dicom-web/studies?limit=1&off%73et=%3{n}").json()) for n in (0, 1))
+    assert first != second
+
+
+def test_what_cannot_be_answered_is_refused(machine: str, get: Callable[..., requests.Response]) -> None:
+    for query in ("PatientName=%FF%FE", "PatientName=A%00B", "PatientName=A%0d%0aX-Role:%20admin"):
+        found = get(f"/dicom-web/studies?{query}")
+        assert found.status_code == 400 or (found.status_code, found.json()) == (200, []), query
+    # nobody asks for something else than a search in this way, and nobody's header stands for the query
+    for path in ("/searches/studies", "/searches/system", "/dicom-web/servers?a=%62"):
+        assert get(path, **{"X-Orthanc-Query": "PatientName=%2A"}).status_code == 403, path
+    all_of_them = get("/dicom-web/studies").json()
+    assert get("/dicom-web/studies", **{"X-Orthanc-Query": "PatientName=nobody"}).json() == all_of_them
+
+
+def test_what_a_person_types_is_found(host: Host, machine: str) -> None:
+    status, _kind, body = https(host, READER, f"/dicom-web/studies?{plain('PatientName', 'Search*')}")
+    assert (status, len(json.loads(body))) == (200, 1)
+    # in UTF-8 as it is typed
+    status, _kind, body = https(host, READER, f"/dicom-web/studies?{plain('PatientName', 'Müller*')}")
+    assert (status, len(json.loads(body))) == (200, 1)
+
+
+def test_a_log_holds_no_query(host: Host, machine: str) -> None:
+    secret = str(generate_uid())
+    https(host, READER, f"/dicom-web/studies?PatientName=%2A{secret}")
+    assert must(machine, f"grep -c {shlex.quote(secret)} /var/log/nginx/*.log || true").splitlines()
+    assert secret not in must(machine, "cat /var/log/nginx/*.log; journalctl --since=-5min --output=cat")

@@ -1,0 +1,211 @@
+"""Chromium: Orthanc Explorer at IT's own PC, and a web viewer whose page comes from another server."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import http.server
+import io
+import json
+import os
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import page
+import places
+import pydicom
+import pytest
+from clients import (
+    ADDRESSES,
+    HOSTNAME,
+    IT,
+    OFFICE,
+    PASSWORDS,
+    SCANNER,
+    VIEWER,
+    client,
+    example,
+    https,
+    name_of,
+    put,
+    scu,
+    wait_for,
+)
+from pydicom.uid import generate_uid
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+VIEWER_HOST, OTHER_HOST = "viewer.clinic.example", "other.clinic.example"
+JSON, DICOM = "application/dicom+json", 'multipart/related; type="application/dicom"; transfer-syntax=*'
+
+
+@pytest.fixture(scope="module")
+def study() -> pydicom.Dataset:
+    image = pydicom.dcmread(example())
+    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    image.PatientName, image.PatientID = "Browser^Test", "BROWSER"
+    return image
+
+
+@pytest.fixture
+def stored(host: Host, study: pydicom.Dataset, tmp_path: Path) -> pydicom.Dataset:
+    study.save_as(tmp_path / "image.dcm")
+    put(SCANNER, "/tmp/browser.dcm", (tmp_path / "image.dcm").read_bytes())
+    status, said = scu(SCANNER, "storescu", "US2", ADDRESSES[name_of(host)][0], "/tmp/browser.dcm")
+    assert status == 0, said
+    return study
+
+
+def trusting(host: Host) -> str:
+    """Chromium takes the machine's certificate, and no other one that it does not know."""
+    show = "openssl x509 -pubkey -noout -in /etc/nginx/orthanc/self_signed.crt | openssl pkey -pubin -outform der"
+    digest = host.check_output(f"{show} | openssl dgst -sha256 -binary | base64")
+    return f"--ignore-certificate-errors-spki-list={digest.strip()}"
+
+
+# --- Orthanc Explorer ---------------------------------------------------------------------------
+def click(chromium: page.Browser, link: str) -> None:
+    """What a person sees of the page has it after a while."""
+    found = f"document.querySelector('.ui-page-active a[href^=\"{link}\"]')"
+    wait_for(lambda: chromium.run(f"Boolean({found})"), f"{link} in Orthanc Explorer", 60)
+    chromium.run(f"{found}.click()")
+    wait_for(lambda: link in chromium.run("location.href"), f"the page {link}", 60)
+
+
+def test_orthanc_explorer_shows_a_study_and_its_image(host: Host, stored: pydicom.Dataset) -> None:
+    with (
+        places.lent(IT, name_of(host), 1) as address,
+        page.browser(f"--host-resolver-rules=MAP {HOSTNAME} {address}, MAP * ~NOTFOUND", trusting(host)) as chromium,
+    ):
+        # the browser asks for it once, and knows it from then on
+        chromium.open(f"https://it:{PASSWORDS['it']}@{HOSTNAME}/system")
+        chromium.open(f"https://{HOSTNAME}/app/explorer.html")
+        for link in ("#find-patients", "#patient?", "#study?", "#series?", "#instance?"):
+            click(chromium, link)
+        identifier = str(chromium.run("location.href")).partition("uuid=")[2]
+        size = chromium.run(
+            "new Promise((done, fail) => { const image = new Image();"
+            " image.onload = () => done([image.naturalWidth, image.naturalHeight]);"
+            f" image.onerror = () => fail('no image'); image.src = '/instances/{identifier}/preview'; }})"
+        )
+        assert size == [stored.Columns, stored.Rows]
+        answers = [event["params"] for event in chromium.events if event.get("method") == "Network.responseReceived"]
+        seen = {answer["response"]["url"]: answer["response"]["status"] for answer in answers}
+        assert any("&_=" in url or "?_=" in url for url in seen)
+        assert [url for url, status in seen.items() if status >= 400] == []
+
+
+# --- a viewer of another origin -----------------------------------------------------------------
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
+    """Port and public key of a web server with an empty page, under two names."""
+    home = tmp_path_factory.mktemp("viewer")
+    (home / "index.html").write_text("<!DOCTYPE html><title>A viewer</title>")
+    key, certificate = home / "viewer.key", home / "viewer.crt"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    names = f"subjectAltName=DNS:{VIEWER_HOST},DNS:{OTHER_HOST}"
+    subprocess.run([*make, "-subj", "/CN=viewer", "-addext", names], check=True, capture_output=True)
+    public = subprocess.run(
+        ["sh", "-c", f"openssl pkey -in {key} -pubout -outform der | openssl dgst -sha256 -binary"],
+        check=True,
+        capture_output=True,
+    ).stdout
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(home))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], base64.b64encode(public).decode()
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def at(host: Host, viewer: tuple[int, str], origin: str) -> Iterator[page.Browser]:
+    """A browser of the office's that shows the page of that origin."""
+    port, public = viewer
+    with places.lent(OFFICE, name_of(host), 1) as address:
+        rules = f"MAP {HOSTNAME} {address}, MAP {VIEWER_HOST} 127.0.0.1:{port}, MAP {OTHER_HOST} 127.0.0.1:{port}"
+        trusted = f"{trusting(host)},{public}"
+        with page.browser(f"--host-resolver-rules={rules}, MAP * ~NOTFOUND", trusted) as chromium:
+            chromium.open(f"https://{origin}/")
+            yield chromium
+
+
+def fetch(
+    chromium: page.Browser, path: str, user: str, accept: str = JSON, method: str = "GET", body: bytes = b""
+) -> Any:
+    """Status and size of the answer, or what the browser says instead, of a request as OHIF's data source makes it."""
+    password = base64.b64encode(f"{user}:{PASSWORDS[user]}".encode()).decode()
+    headers = {"Accept": accept, "Authorization": f"Basic {password}"}
+    more = ""
+    if body:
+        headers["Content-Type"] = 'multipart/related; type="application/dicom"; boundary=part'
+        more = f", body: Uint8Array.from(atob('{base64.b64encode(body).decode()}'), one => one.charCodeAt(0))"
+    options = f"{{headers: {json.dumps(headers)}, credentials: 'include', method: '{method}'{more}}}"
+    take = "async answer => [answer.status, (await answer.arrayBuffer()).byteLength], error => String(error)"
+    return chromium.run(f"fetch('https://{HOSTNAME}{path}', {options}).then({take})")
+
+
+def test_a_viewer_of_an_allowed_origin_reads_and_stores(
+    host: Host, stored: pydicom.Dataset, viewer: tuple[int, str]
+) -> None:
+    study = f"/dicom-web/studies/{stored.StudyInstanceUID}"
+    with at(host, viewer, VIEWER_HOST) as chromium:
+        assert fetch(chromium, "/dicom-web/studies?PatientName=Browser%2A", "viewer")[0] == 200
+        assert fetch(chromium, f"{study}/series", "viewer")[0] == 200
+        assert fetch(chromium, f"{study}/metadata", "viewer")[0] == 200
+        status, size = fetch(chromium, study, "viewer", DICOM)
+        assert (status, size > len(stored.PixelData)) == (200, True)
+        with io.BytesIO() as buffer:
+            stored.save_as(buffer)
+            part = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + buffer.getvalue() + b"\r\n--part--\r\n"
+        assert fetch(chromium, "/dicom-web/studies", "gateway", JSON, "POST", part)[0] == 200
+        # what the user may not do, the page hears, and no more
+        assert fetch(chromium, "/system", "viewer")[0] == 403
+        assert fetch(chromium, "/dicom-web/studies", "viewer", JSON, "POST", part)[0] == 403
+        assert "TypeError" in fetch(chromium, study, "gateway", JSON, "DELETE")
+
+
+def test_a_page_of_another_origin_reads_nothing(host: Host, stored: pydicom.Dataset, viewer: tuple[int, str]) -> None:
+    with at(host, viewer, OTHER_HOST) as chromium:
+        assert "TypeError" in str(fetch(chromium, "/dicom-web/studies", "viewer"))
+
+
+def test_what_is_said_to_an_origin(host: Host) -> None:
+    """Exact names; never *; nothing to a preflight that asks for more."""
+
+    def asked(origin: str, method: str = "GET", *more: str) -> tuple[int, dict[str, str]]:
+        options = ["--request", "OPTIONS", "--header", f"Origin: {origin}", "--dump-header", "/tmp/headers"]
+        options += ["--header", f"Access-Control-Request-Method: {method}", *more]
+        status, _kind, _body = https(host, OFFICE, "/dicom-web/studies", *options, user="")
+        lines = client(OFFICE, "cat", "/tmp/headers").stdout.decode().splitlines()
+        return status, {line.partition(":")[0].lower(): line.partition(":")[2].strip() for line in lines[1:]}
+
+    status, headers = asked(f"https://{VIEWER_HOST}")
+    assert status == 204
+    assert headers["access-control-allow-origin"] == f"https://{VIEWER_HOST}"
+    assert headers["access-control-allow-credentials"] == "true"
+    assert "origin" in headers["vary"].lower()
+    assert {name.strip() for name in headers["access-control-allow-headers"].split(",")} == {
+        *("Accept", "Authorization", "Content-Type"),
+    }
+    for origin in (
+        *("https://other.clinic.example", "http://viewer.clinic.example", "https://viewer.clinic.example:8443", "null"),
+        *("https://viewer.clinic.example.evil.example", "https://evil.example/https://viewer.clinic.example", "*"),
+    ):
+        status, headers = asked(origin)
+        assert (status, headers.get("access-control-allow-origin", "")) == (401, ""), origin
+    status, headers = asked(f"https://{VIEWER_HOST}", "DELETE")
+    assert (status, headers.get("access-control-allow-methods", "")) == (401, "")
+    # a wrong password is heard of as such
+    path, of_viewer = "/dicom-web/studies?limit=1", ["--header", f"Origin: https://{VIEWER_HOST}"]
+    assert https(host, OFFICE, path, *of_viewer, user="viewer:wrong-password")[0] == 401
+    assert https(host, OFFICE, path, *of_viewer, user=VIEWER)[0] == 200
