@@ -233,7 +233,7 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
         if isinstance(place, dict) and option in place and place[option] != value:
             message, remedy = f"must stay {value!r}: the proxy and the scanners rely on it", "take it out"
             if option == "EnableWado":
-                message = "must stay False: WADO-URI at /wado is no part of DICOMweb, and the proxy lets no reader at it"
+                message = "must stay False: WADO-URI at /wado is not DICOMweb, and the proxy lets no reader at it"
                 remedy += ", and let clients retrieve by WADO-RS"
             found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     return found

@@ -65,6 +65,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "did you mean Ssl",
     ),
     ({"orthanc_config_settings": {"DicomWeb": {"Root": "/x/"}}}, "DicomWeb.Root must stay", "take it out"),
+    ({"orthanc_config_settings": {"DicomWeb": {"EnableWado": True}}}, "lets no reader at it", "retrieve by WADO-RS"),
     (
         {"orthanc_config_settings": {"LuaScripts": ["/srv/missing.lua"]}},
         "names /srv/missing.lua, which does not exist",
@@ -89,6 +90,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"orthanc_dicom_tls": ["us4"]}, "names 'us4', which is no device", "did you mean us"),
     ({"orthanc_proxy_certificate_users": ["gatway"]}, "names gatway, who is not in orthanc_users", "correct the name"),
+    ({"orthanc_proxy_allowed_origins": ["*"]}, "orthanc_proxy_allowed_origins holds *", "sends as Origin"),
+    ({"orthanc_proxy_allowed_origins": ["https://a.example/"]}, "holds https://a.example/", "without a path"),
     ({"orthanc_proxy_revoked_certificates": ["us1"]}, "orthanc_proxy_revoked_certificates holds us1", "openssl x509"),
 ]
 
