@@ -71,9 +71,10 @@ def trusting(host: Host) -> str:
 
 
 # --- Orthanc Explorer ---------------------------------------------------------------------------
-def click(chromium: page.Browser, link: str) -> None:
-    """What a person sees of the page has it after a while."""
-    found = f"document.querySelector('.ui-page-active a[href^=\"{link}\"]')"
+def click(chromium: page.Browser, link: str, text: str = "") -> None:
+    """What a person sees of the page has such a link with that text after a while."""
+    links = f"[...document.querySelectorAll('.ui-page-active a[href^=\"{link}\"]')]"
+    found = f"{links}.find(one => one.innerText.includes({json.dumps(text)}))"
     wait_for(lambda: chromium.run(f"Boolean({found})"), f"{link} in Orthanc Explorer", 60)
     chromium.run(f"{found}.click()")
     wait_for(lambda: link in chromium.run("location.href"), f"the page {link}", 60)
@@ -87,8 +88,11 @@ def test_orthanc_explorer_shows_a_study_and_its_image(host: Host, stored: pydico
         # the browser asks for it once, and knows it from then on
         chromium.open(f"https://it:{PASSWORDS['it']}@{HOSTNAME}/system")
         chromium.open(f"https://{HOSTNAME}/app/explorer.html")
-        for link in ("#find-patients", "#patient?", "#study?", "#series?", "#instance?"):
-            click(chromium, link)
+        click(chromium, "#find-patients")
+        click(chromium, "#patient?", str(stored.PatientID))
+        click(chromium, "#study?", str(stored.StudyInstanceUID))
+        click(chromium, "#series?", str(stored.SeriesInstanceUID))
+        click(chromium, "#instance?")
         identifier = str(chromium.run("location.href")).partition("uuid=")[2]
         size = chromium.run(
             "new Promise((done, fail) => { const image = new Image();"
