@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import urllib.parse
 from typing import Any
 
@@ -26,7 +27,7 @@ JSON = {"*/*", "application/*", "application/dicom+json", "application/json"}
 def decode(text: str) -> str:
     """A key or a value as it was meant; ValueError for what is no text."""
     found = urllib.parse.unquote_to_bytes(text.replace("+", " ")).decode()
-    if not found.isprintable():
+    if re.search(r"[\x00-\x1f\x7f]", found):
         raise ValueError("control characters")
     return found
 
