@@ -276,6 +276,9 @@ class Model:
         held = {uid for run in since for uid in self.oracle.snapshots[run].must}
         absent = self.oracle.owed - self.readable() - held - self.oracle.listed
         absent &= self.oracle.saved | (self.oracle.noted if newest else set())
+        for run in since:
+            if absent & self.oracle.snapshots[run].may:  # it came while that was made: whether it is in there is seen
+                absent -= self.oracle.sound(self.call("restored", kept[run]["id"]).get("held", {}))
         if absent:
             good, said, answer = self.program("restore", "--dry-run")
             absent -= self.lists(said.get("resend", [])) if good else set()
