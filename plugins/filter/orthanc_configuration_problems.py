@@ -62,6 +62,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import image as images
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading, rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import missing_library
 
 # The file of each worklist plugin.
 WORKLISTS = {"ModalityWorklists": "worklists", "OrthancWorklists": "orthanc-worklists"}
@@ -97,9 +98,7 @@ def orthanc_configuration_problems(
             directory="" if image else posixpath.dirname(next(iter(value), "")),
         )
     except ImportError as error:
-        raise AnsibleFilterError(
-            f"clinicops.orthanc.orthanc_configuration_problems: {error} on the controller; pip install jsonschema"
-        ) from error
+        return [missing_library(error)]
     if bridge:
         found = [item for item in found if item["rule"] != "remote_access"]
     return rules.waive([*wrong, *found], waivers or {})

@@ -37,6 +37,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import missing_library
 
 
 def orthanc_problems(value: Any) -> Any:
@@ -47,9 +48,7 @@ def orthanc_problems(value: Any) -> Any:
     try:
         return configuration.problems(value)
     except ImportError as error:
-        raise AnsibleFilterError(
-            f"clinicops.orthanc.orthanc_problems: {error} on the controller; pip install jsonschema"
-        ) from error
+        return [missing_library(error)]
 
 
 class FilterModule:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 Problem = dict[str, str]
@@ -15,6 +16,12 @@ Problem = dict[str, str]
 
 def problem(path: str, message: str, remedy: str, rule: str = "wrong_value", severity: str = "error") -> Problem:
     return {"rule": rule, "severity": severity, "path": path, "message": message, "remedy": remedy}
+
+
+def missing_library(error: ImportError) -> Problem:
+    """What the controller's Python lacks: then no setting can be checked."""
+    remedy = f"install it there: {sys.executable} -m pip install 'jsonschema>=4.18'"
+    return problem("The controller's Python", f"cannot check settings ({error})", remedy, "missing_library")
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
