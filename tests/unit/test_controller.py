@@ -20,13 +20,14 @@ sys.meta_path.insert(0, Lacking())
 """
 
 
-@pytest.mark.parametrize("playbook", ["deploy", "config_check"])
-def test_a_controller_without_jsonschema_names_it_before_it_asks_a_machine(playbook: str, tmp_path: Path) -> None:
+def said_by(playbook: str, tmp_path: Path, lacks: bool) -> subprocess.CompletedProcess[str]:
     (tmp_path / "sitecustomize.py").write_text(LACKING)
     (tmp_path / "orthanc.json").write_text("{}")
     command = ["ansible-playbook", "-i", str(ROOT / "inventories/single_clinic"), f"clinicops.orthanc.{playbook}"]
+    if not lacks:
+        (tmp_path / "sitecustomize.py").unlink()
     path = f"orthanc_config_check_path={tmp_path}/orthanc.json"
-    done = subprocess.run(
+    return subprocess.run(
         [*command, "--connection=local", "--check", "--extra-vars", f"ansible_become=false {path}"],
         capture_output=True,
         text=True,
@@ -34,6 +35,11 @@ def test_a_controller_without_jsonschema_names_it_before_it_asks_a_machine(playb
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "ANSIBLE_NOCOLOR": "1"},
     )
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "config_check"])
+def test_a_controller_without_jsonschema_names_it_before_it_asks_a_machine(playbook: str, tmp_path: Path) -> None:
+    done = said_by(playbook, tmp_path, lacks=True)
     said = " ".join(done.stdout.split())
     assert done.returncode == 2
     assert "No module named 'jsonschema'" in said
@@ -41,3 +47,9 @@ def test_a_controller_without_jsonschema_names_it_before_it_asks_a_machine(playb
     if playbook == "deploy":
         assert "Gathering Facts" not in done.stdout
         assert len(done.stdout.splitlines()) < 25, done.stdout
+
+
+def test_a_controller_that_has_everything_is_let_through(tmp_path: Path) -> None:
+    done = said_by("deploy", tmp_path, lacks=False)
+    assert "Gathering Facts" in done.stdout
+    assert "jsonschema" not in done.stdout
