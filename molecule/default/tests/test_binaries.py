@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import bed
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading, rules
 from clients import name_of, play, put
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -86,10 +86,10 @@ def test_orthanc_refuses_what_the_rules_refuse(host: Host) -> None:
                 accepted.append(what)
         assert accepted == [], version
         assert binary(host, version, '{"Name": ') not in (0, CAME_UP)
-        assert [item["rule"] for item in rules.read({"orthanc.json": '{"Name": '})[1]] == ["bad_json"]
+        assert [item["rule"] for item in reading.read({"orthanc.json": '{"Name": '})[1]] == ["bad_json"]
         one = '{"Name": "twice"}'
         assert binary(host, version, one, files="a.json b.json") not in (0, CAME_UP)
-        assert [item["rule"] for item in rules.read({"a.json": one, "b.json": one})[1]] == ["defined_twice"]
+        assert [item["rule"] for item in reading.read({"a.json": one, "b.json": one})[1]] == ["defined_twice"]
 
 
 def test_the_shipped_files_hold_no_unknown_option(host: Host) -> None:
@@ -101,7 +101,7 @@ def test_the_shipped_files_hold_no_unknown_option(host: Host) -> None:
     for version, text in shipped.items():
         files = dict(part.split("\n", 1) for part in text.split("=== ")[1:])
         assert len(files) >= 5
-        configuration, wrong = rules.read(files)
+        configuration, wrong = reading.read(files)
         assert wrong == []
         problems = rules.problems(configuration, version)
         found = {item["rule"] for item in problems}

@@ -40,7 +40,7 @@ def options(**settings: Any) -> dict[str, Any]:
 
 def leftovers(host: Host) -> str:
     units = host.run("systemctl list-units --all --plain --no-legend 'orthanc-trial-*'").stdout
-    ours = "orthanc.json|roles.lua|receive.py|dataset.py"
+    ours = "orthanc.json|roles.lua|receive.py|search.py|dataset.py"
     files = host.run(f"ls /run | grep orthanc-trial; ls -A /etc/orthanc/site | grep -vxE '{ours}'").stdout
     return f"{units}{files}"
 

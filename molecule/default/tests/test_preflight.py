@@ -40,12 +40,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"orthanc_modalities": [{**US1, "name": "us 1"}]}, "is not a name that Orthanc takes", "letters, digits"),
     ({"orthanc_users": [{**GOOD, "name": "i:t"}]}, "is not a user name", "letters, digits"),
-    ({"orthanc_users": [{**GOOD, "password": "dollar$dollar$"}]}, "holds a $", "openssl rand"),
+    ({"orthanc_users": [{**GOOD, "password": "dollar${dollar}"}]}, "holds ${", "openssl rand"),
     ({"orthanc_config_settings": {"MaximumStorageSize": 100}}, "the oldest patients are deleted", 'to "Reject"'),
     (
-        {"orthanc_config_settings": {"MaximumStorageMode": "Rejct"}},
+        {"orthanc_config_settings": {"BuiltinDecoderTranscoderOrder": "Befor"}},
         "is not a value that Orthanc",
-        '"Recycle", "Reject"',
+        '"Before", "After", "Disabled"',
     ),
     (
         {"orthanc_config_settings": {"DicomAlwaysAllowStore": True}},
