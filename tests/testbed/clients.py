@@ -39,6 +39,8 @@ ADDRESSES = {
     "orthanc-devices12": ("198.51.100.28", "198.51.100.92", "198.51.100.158"),
     "orthanc-devices13": ("198.51.100.29", "198.51.100.93", "198.51.100.159"),
     "orthanc-devices13p": ("198.51.100.34", "198.51.100.94", "198.51.100.160"),
+    "orthanc-lived12": ("198.51.100.47", "198.51.100.102", "198.51.100.168"),
+    "orthanc-lived13": ("198.51.100.48", "198.51.100.103", "198.51.100.169"),
     "orthanc-monitor12": ("198.51.100.31", "198.51.100.96", "198.51.100.166"),
     "orthanc-monitor13": ("198.51.100.32", "198.51.100.97", "198.51.100.167"),
 }
@@ -208,7 +210,7 @@ def fingerprint(host: Host) -> str:
     packages = "/var/lib/dpkg/status /var/lib/apt/lists"
     # a directory's own time moves with the index's journal; a new file shows as itself
     printf = "-type d -printf '%p %m %u %g\\n' -o -printf '%p %m %u %g %T@\\n'"
-    moving = "-e /var/lib/orthanc/db/ -e /var/lib/orthanc/tmp"
+    moving = "-e /var/lib/orthanc/db/ -e /var/lib/orthanc/db-v6/ -e /var/lib/orthanc/tmp"
     files = host.run(f"find {written} {packages} {printf} 2>/dev/null | grep -v {moving} | sort").stdout
     services = host.run("systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx").stdout
     rules = host.check_output("nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'")

@@ -1,0 +1,102 @@
+"""What is somebody else's before a first deploy."""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import sqlite3
+from pathlib import Path
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import occupied
+
+
+def index(directory: Path, images: int) -> Path:
+    """An index as Orthanc has it, as far as it is read."""
+    directory.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(directory / "index")) as database:
+        database.execute("CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT)")
+        database.executemany("INSERT INTO Resources VALUES (NULL, ?, '')", [(1,), (2,), (3,), *[(4,)] * images])
+        database.commit()
+    return directory
+
+
+def test_images_of_another_orthanc_are_counted_and_named(tmp_path: Path) -> None:
+    directory = index(tmp_path / "db-v6", 7)
+    assert occupied.find_indexes([tmp_path]) == [directory]
+    [problem] = occupied.check_images(directory)
+    assert problem.what == str(directory)
+    assert "holds 7 images" in problem.message
+    assert f"set orthanc_storage_dir: {directory} " in problem.remedy
+
+
+def test_images_that_the_index_has_not_written_back_are_seen_as_files(tmp_path: Path) -> None:
+    directory = index(tmp_path / "db-v6", 0)
+    (directory / "ab" / "cd").mkdir(parents=True)
+    (directory / "ab" / "cd" / "abcd0000-0000-4000-8000-000000000000").touch()
+    assert occupied.count_images(directory) == 1
+
+
+@pytest.mark.parametrize("kind", ["empty", "another program's", "of a deploy"])
+def test_nothing_is_said_of_what_is_none(tmp_path: Path, kind: str) -> None:
+    directory = index(tmp_path / "db", 3 if kind == "of a deploy" else 0)
+    if kind == "another program's":
+        (directory / "index").write_text("of a book")
+    elif kind == "of a deploy":
+        (directory / ".orthanc-storage").touch()
+    assert occupied.check_images(directory) == []
+
+
+def test_the_directory_of_the_settings_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(occupied, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(occupied, "check_account", lambda: [])
+    monkeypatch.setattr(occupied, "list_containers", lambda: [])
+    monkeypatch.setattr(occupied, "check_sites", lambda: [])
+    directory = index(tmp_path / "db-v6", 7)
+    assert [one.what for one in occupied.list_problems(tmp_path / "db")] == [str(directory)]
+    assert occupied.list_problems(directory) == []
+
+
+def test_a_person_is_told_from_a_service() -> None:
+    person = next((one.pw_name for one in pwd.getpwall() if one.pw_uid >= occupied.FIRST_PERSON), "")
+    [problem] = occupied.check_account(person)
+    assert f"usermod --login NEW-NAME {person}" in problem.remedy
+    assert occupied.check_account("daemon") == occupied.check_account("nobody-has-this-name") == []
+
+
+@pytest.mark.parametrize(
+    ("container", "said"),
+    [
+        (occupied.Container("pacs", runs=True, mounted=[]), "docker stop pacs"),
+        (occupied.Container("pacs", runs=False, mounted=[]), ""),
+        (occupied.Container("orthanc", runs=False, mounted=[]), "docker rename orthanc orthanc-before"),
+    ],
+)
+def test_a_container_is_in_the_way_by_its_ports_or_its_name(container: occupied.Container, said: str) -> None:
+    found = occupied.check_container(container)
+    assert [said in problem.remedy for problem in found] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [
+        ("server { listen 443 ssl default_server; server_name shop.example; }", "default server at port 443"),
+        ("server {\n listen [::]:443 ssl\n  default_server;\n}", "default server at port 443"),
+        ("location / { proxy_pass http://127.0.0.1:8042/; }", "past the proxy's roles"),
+        ("server { listen 443 ssl; server_name shop.example; }", ""),
+        ("server { listen 80 default_server; root /var/www/html; } # proxy_pass http://localhost:8042;", ""),
+    ],
+)
+def test_a_site_of_somebody_else_s_is_named_where_it_is_in_the_way(tmp_path: Path, site: str, said: str) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text(site)
+    found = occupied.check_sites(tmp_path)
+    assert [said in problem.message for problem in found] == ([True] if said else [])
+
+
+def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
+    assert occupied.check_sites(tmp_path) == []
+    (tmp_path / "sites-enabled").mkdir()
+    (tmp_path / "sites-enabled/default").write_text("server { listen 80; }")
+    [problem] = occupied.check_sites(tmp_path)
+    assert problem.remedy == f"mv {tmp_path}/sites-enabled/default {tmp_path}/sites-enabled/NAME"
