@@ -210,7 +210,7 @@ def fingerprint(host: Host) -> str:
     packages = "/var/lib/dpkg/status /var/lib/apt/lists"
     # a directory's own time moves with the index's journal; a new file shows as itself
     printf = "-type d -printf '%p %m %u %g\\n' -o -printf '%p %m %u %g %T@\\n'"
-    moving = "-e /var/lib/orthanc/db/ -e /var/lib/orthanc/db-v6/ -e /var/lib/orthanc/tmp"
+    moving = "-e /var/lib/orthanc/db/ -e /db-v6/ -e /var/lib/orthanc/tmp"
     files = host.run(f"find {written} {packages} {printf} 2>/dev/null | grep -v {moving} | sort").stdout
     services = host.run("systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx").stdout
     rules = host.check_output("nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'")
