@@ -27,7 +27,9 @@ NAME = "orthanc"  # of the account and of the container that a deploy makes
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on are of persons
+OURS = "/etc/orthanc/site/orthanc.json"
 MARKER = ".orthanc-storage"  # of a deploy
+FILES = "[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*-*-*-*-*"
 IMAGES = "SELECT count(*) FROM Resources WHERE resourceType = 4"
 
 
@@ -77,7 +79,9 @@ def check_account(name: str = NAME) -> list[Problem]:
 def mount_points() -> list[Path]:
     """Where disks of their own are mounted."""
     lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
-    return [Path(line.split()[1].replace("\\040", " ")) for line in lines if line.startswith("/dev/")]
+    return [
+        Path(line.split()[1].replace("\\040", " ")) for line in lines if line.startswith("/dev/") or " zfs " in line
+    ]
 
 
 def find_indexes(roots: Iterable[Path]) -> list[Path]:
@@ -97,16 +101,21 @@ def find_indexes(roots: Iterable[Path]) -> list[Path]:
 def count_images(directory: Path) -> int:
     """How many images an Orthanc has there; 0 where it is none of Orthanc's. Nothing is written there."""
     number = 0
+    parts = [path for path in (directory / "index", directory / "index-wal") if path.is_file()]
     with contextlib.suppress(OSError, sqlite3.Error), tempfile.TemporaryDirectory(dir="/var/tmp") as scratch:
-        # a running Orthanc holds a lock; what it has not written back yet is in the second file
-        for name in ("index", "index-wal"):
-            if (directory / name).exists():
-                shutil.copyfile(directory / name, Path(scratch, name))
+        if sum(path.stat().st_size for path in parts) > shutil.disk_usage(scratch).free // 4:
+            raise OSError("a copy could fill the disk of an Orthanc that runs")
+        # it holds a lock; what it has not written back yet is in the second file
+        for path in parts:
+            shutil.copyfile(path, Path(scratch, path.name))
         with contextlib.closing(sqlite3.connect(Path(scratch, "index"))) as index:
             number = int(index.execute(IMAGES).fetchone()[0])
     # of an index that cannot be read the files tell
-    hexadecimal = "[0-9a-f][0-9a-f]"
-    return number or sum(1 for _ in directory.glob(f"{hexadecimal}/{hexadecimal}/*-*-*-*-*"))
+    return number or sum(1 for _ in directory.glob(FILES))
+
+
+def has_files(directory: Path) -> bool:
+    return next(directory.glob(FILES), None) is not None
 
 
 def check_images(directory: Path) -> list[Problem]:
@@ -116,17 +125,25 @@ def check_images(directory: Path) -> list[Problem]:
         return []
     what = f"holds {number} image{'s' * (number != 1)} of an Orthanc that this collection did not deploy"
     remedy = f"set orthanc_storage_dir: {directory} to go on with them, or move the directory out of the way"
+    if "/docker/volumes/" in str(directory):  # docker volume prune would take them
+        remedy = "move its files to a directory of their own, and set orthanc_storage_dir to that to go on with them"
+    elif not has_files(directory):
+        remedy = "bring this index and the files of its StorageDirectory together, and set orthanc_storage_dir to that"
     return [Problem(str(directory), f"{what}, and a deploy would leave them behind", remedy)]
 
 
 # --- containers ---------------------------------------------------------------------------------
 def list_containers() -> list[Container]:
-    """Those whose image, command or name is Orthanc's."""
+    """Those whose image or command is Orthanc's, or that have a deploy's name, but for a deploy's own."""
     listed = run("docker", "ps", "--all", "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")
     found = []
-    for name in [line.split("\t")[0] for line in listed.splitlines() if NAME in line.lower()]:
+    for name, image, command in (line.split("\t", 2) for line in listed.splitlines()):
+        if name != NAME and NAME not in f"{image.rpartition('/')[2]} {command}".lower():
+            continue
         shown: list[dict[str, Any]] = json.loads(run("docker", "inspect", "--type", "container", name) or "[]")
         for one in shown:
+            if one["Config"].get("Cmd") == [OURS]:  # of a first deploy that came no further
+                continue
             mounted = [Path(mount["Source"]) for mount in one["Mounts"] if mount.get("Source")]
             found.append(Container(name, bool(one["State"]["Running"]), mounted))
     return found
@@ -148,16 +165,18 @@ def check_sites(nginx: Path = NGINX) -> list[Problem]:
     """Sites beside which nginx would not start with the proxy's, that go round it, or that a deploy would take away."""
     found = []
     default = nginx / "sites-enabled/default"
-    if default.exists() and not is_vendors(default):
+    if default.is_symlink() and default.exists() and not is_vendors(default):
         move = f"mv {default} {default.with_name('NAME')}"
         found.append(Problem(str(default), "is not as its package left it, and a deploy takes that name away", move))
-    for path in sorted([*nginx.glob("conf.d/*.conf"), *nginx.glob("sites-enabled/*")]):
+    sites = [*nginx.glob("conf.d/*.conf"), *nginx.glob("sites-enabled/*")]
+    for path in sorted(one for one in sites if one.is_file()):
         lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         text = " ".join(lines)
         if re.search(r"\blisten\s[^;]*\b443\b[^;]*\bdefault_server\b", text):
             message = "is nginx's default server at port 443, and so is the proxy's"
             found.append(Problem(str(path), message, "take default_server out there; its server_name is enough"))
-        if re.search(r"\bproxy_pass\s+https?://(127\.0\.0\.1|localhost|\[::1\]):8042\b", text):
+        # as an upstream or a variable as well
+        if re.search(r"(?<![\w.])(127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b", text):
             message = "leads to Orthanc past the proxy's roles and orthanc_admin_sources"
             found.append(Problem(str(path), message, "take that site out; the proxy has https://<orthanc_hostname>/"))
     return found

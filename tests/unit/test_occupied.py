@@ -13,7 +13,9 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import occupied
 
 def index(directory: Path, images: int) -> Path:
     """An index as Orthanc has it, as far as it is read."""
-    directory.mkdir(parents=True)
+    (directory / "ab" / "cd").mkdir(parents=True)
+    if images:
+        (directory / "ab" / "cd" / "abcd0000-0000-4000-8000-000000000000").touch()
     with contextlib.closing(sqlite3.connect(directory / "index")) as database:
         database.execute("CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT)")
         database.executemany("INSERT INTO Resources VALUES (NULL, ?, '')", [(1,), (2,), (3,), *[(4,)] * images])
@@ -32,9 +34,16 @@ def test_images_of_another_orthanc_are_counted_and_named(tmp_path: Path) -> None
 
 def test_images_that_the_index_has_not_written_back_are_seen_as_files(tmp_path: Path) -> None:
     directory = index(tmp_path / "db-v6", 0)
-    (directory / "ab" / "cd").mkdir(parents=True)
     (directory / "ab" / "cd" / "abcd0000-0000-4000-8000-000000000000").touch()
     assert occupied.count_images(directory) == 1
+
+
+def test_where_it_would_be_lost_nobody_is_told_to_stay(tmp_path: Path) -> None:
+    volume = index(tmp_path / "docker/volumes/orthanc/_data", 2)
+    assert "move its files to a directory of their own" in occupied.check_images(volume)[0].remedy
+    apart = index(tmp_path / "index-apart", 2)
+    next(apart.glob(occupied.FILES)).unlink()
+    assert "the files of its StorageDirectory" in occupied.check_images(apart)[0].remedy
 
 
 @pytest.mark.parametrize("kind", ["empty", "another program's", "of a deploy"])
@@ -83,6 +92,7 @@ def test_a_container_is_in_the_way_by_its_ports_or_its_name(container: occupied.
         ("server { listen 443 ssl default_server; server_name shop.example; }", "default server at port 443"),
         ("server {\n listen [::]:443 ssl\n  default_server;\n}", "default server at port 443"),
         ("location / { proxy_pass http://127.0.0.1:8042/; }", "past the proxy's roles"),
+        ("upstream pacs { server 127.0.0.1:8042; }", "past the proxy's roles"),
         ("server { listen 443 ssl; server_name shop.example; }", ""),
         ("server { listen 80 default_server; root /var/www/html; } # proxy_pass http://localhost:8042;", ""),
     ],
@@ -96,7 +106,13 @@ def test_a_site_of_somebody_else_s_is_named_where_it_is_in_the_way(tmp_path: Pat
 
 def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     assert occupied.check_sites(tmp_path) == []
-    (tmp_path / "sites-enabled").mkdir()
-    (tmp_path / "sites-enabled/default").write_text("server { listen 80; }")
+    enabled, default = tmp_path / "sites-enabled", tmp_path / "sites-enabled/default"
+    for directory in (enabled, tmp_path / "sites-available", enabled / "directory"):
+        directory.mkdir()
+    (enabled / "gone").symlink_to(tmp_path / "nowhere")
+    default.write_text("server { listen 80; }")
+    assert occupied.check_sites(tmp_path) == []  # it stays
+    default.rename(tmp_path / "sites-available/default")
+    default.symlink_to(tmp_path / "sites-available/default")
     [problem] = occupied.check_sites(tmp_path)
-    assert problem.remedy == f"mv {tmp_path}/sites-enabled/default {tmp_path}/sites-enabled/NAME"
+    assert problem.remedy == f"mv {default} {enabled}/NAME"

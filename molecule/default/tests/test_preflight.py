@@ -92,6 +92,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_proxy_certificate_users": ["gatway"]}, "names gatway, who is not in orthanc_users", "correct the name"),
     ({"orthanc_proxy_allowed_origins": ["*"]}, "orthanc_proxy_allowed_origins holds *", "sends as Origin"),
     ({"orthanc_proxy_allowed_origins": ["https://a.example/"]}, "holds https://a.example/", "without a path"),
+    ({"orthanc_proxy_allowed_origins": ["https://a.example\n"]}, "orthanc_proxy_allowed_origins holds", "a path"),
     ({"orthanc_proxy_revoked_certificates": ["us1"]}, "orthanc_proxy_revoked_certificates holds us1", "openssl x509"),
 ]
 

@@ -99,14 +99,23 @@ def test_what_somebody_read_of_a_damaged_file_is_given_out_no_more(machine: str)
     for kind, damage in DAMAGE.items():
         must(machine, damage.format(path(machine, images[kind])))
     restart(machine)
-    for one in images.values():
+    seen = image("BRAKED")
+    dicom(machine, seen)
+    must(machine, DAMAGE["truncated"].format(path(machine, seen)))
+    restart(machine)
+    for one in (*images.values(), seen):
         assert rest(machine, "GET", f"/instances/{identifier(machine, one)}/file")[1] != packed(one)
+    # while no image is taken, the right file comes back and nothing goes
+    must(machine, f"systemctl stop orthanc-monitor.timer && touch {STORAGE}/.orthanc-brake")
+    sent(machine, "US1", seen)
+    must(machine, f"rm -f {STORAGE}/.orthanc-brake")
 
     dicom(machine, *images.values())
 
     assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
     restart(machine)
-    assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
+    images["braked"] = seen
+    assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(images, True)
 
 
 def test_neither_is_it_lost_where_the_patient_has_a_number_with_an_umlaut(machine: str) -> None:

@@ -180,6 +180,9 @@ def test_a_viewer_of_an_allowed_origin_reads_and_stores(
 
 def test_a_page_of_another_origin_reads_nothing(host: Host, stored: pydicom.Dataset, viewer: tuple[int, str]) -> None:
     with at(host, viewer, OTHER_HOST) as chromium:
+        # it is there, and reaches the server
+        assert chromium.run("location.origin") == f"https://{OTHER_HOST}"
+        assert chromium.run(f"fetch('https://{HOSTNAME}/', {{mode: 'no-cors'}}).then(one => one.type)") == "opaque"
         assert "TypeError" in str(fetch(chromium, "/dicom-web/studies", "viewer"))
 
 

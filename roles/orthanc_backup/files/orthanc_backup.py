@@ -2399,9 +2399,14 @@ def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[di
     return repaired, unresolved
 
 
-def is_given(rest: Rest, one: Attachment) -> bool:
-    """Whether Orthanc gives it out as it was written; what it read of a damaged file stays in its cache for hours."""
+def is_given(rest: Rest, one: Attachment) -> bool | None:
+    """Whether Orthanc gives it out as it was written; what it read of a damaged file stays in its cache for hours.
+
+    None: it is not there any more.
+    """
     status, body, _ = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
+    if status == 404:
+        return None
     return status == 200 and one.uncompressed_md5 in ("", hashlib.md5(body, usedforsecurity=False).hexdigest())
 
 
@@ -2416,7 +2421,7 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path,
         for first in range(0, len(wanted), 1000):  # a command line has an end
             part = wanted[first : first + 1000]
             fetched(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
-        data = below(scratch, storage)
+        data, placed = below(scratch, storage), list[Attachment]()
         for one in [one for one in wanted if orphans.is_whole(data, one)]:
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -2429,11 +2434,17 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path,
             (data / one.path).chmod(0o640)
             os.sync()
             (data / one.path).rename(path)
-            if listed and not is_given(rest, one):
-                say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
-                run(*service(settings, "stop"))
-                run(*service(settings, "start"))
-                rest.awaited()
+            placed.append(one)
+        if listed and any(is_given(rest, one) is False for one in placed):
+            say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
+            with watchdog(STOP_SECONDS * 2, *service(settings, "start")):
+                try:
+                    written(settings.directory / STOPPED, "")  # for whoever comes after a kill
+                    run(*service(settings, "stop"))
+                finally:
+                    started(settings)
+            rest.awaited()
+        for one in placed:
             if (not listed or is_given(rest, one)) and orphans.is_whole(settings.storage, one):
                 unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
                 done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"

@@ -168,14 +168,15 @@ def is_right(identifier: str, data: bytes) -> bool:
 def heal(identifier: str, data: bytes) -> bool:
     """Whether what arrives took the place of the lost file. Then nothing of the index goes, whatever comes between.
 
-    Who asked for a damaged image has brought it into Orthanc's cache, and Orthanc would give that out for hours.
+    Who asked for a damaged image has brought it into Orthanc's cache, and Orthanc would give that out for hours: then
+    it is stored anew, but for the time in which no image is taken.
     """
     path = path_of(identifier)
     if not path or not is_right(identifier, data):
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
-    return asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
+    return BRAKE.exists() or asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
 
 
 def write(path: Path, content: bytes) -> None:
