@@ -797,6 +797,41 @@ def test_other_days_of_a_treatment_stay_though_they_are_named(
     assert "1 of earlier imports, for other days under the same AccessionNumber, stay" in capsys.readouterr().out
 
 
+def test_a_station_s_day_that_the_file_has_no_row_of_is_not_replaced(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any
+) -> None:
+    as_root(settings, monkeypatch, later)
+    imported(settings, tmp_path, "P1,A^B,US2,2999-11-28,08:30,,", "P9,A^B,US1,2999-11-28,08:30,,")
+    lines = ["P2,A^B,US1,2999-11-28,09:00,,", "P3,A^B,US2,2999-11-29,09:00,,"]
+    capsys.readouterr()
+    left = imported(settings, tmp_path, *lines, options=("--replace",))
+    assert left == ["1128 0830 US2", "1128 0900 US1", "1129 0900 US2"]
+    said = capsys.readouterr().out
+    assert "1 of earlier imports, not in this file, taken off the list" in said
+    assert "1 of earlier imports, for a day and a station of this file, of which it has no row together, stay" in said
+
+
+def test_an_item_that_was_replaced_meanwhile_stays(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any
+) -> None:
+    as_root(settings, monkeypatch, later)
+    imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,")
+    real = worklist.left_over
+
+    def left_over(*arguments: Any) -> Any:
+        found = real(*arguments)
+        [there] = found["not_in_file"]
+        path = settings.served / there.name
+        path.write_bytes(path.read_bytes().replace(b"0830", b"1030"))
+        return found
+
+    monkeypatch.setattr(worklist, "left_over", left_over)
+    capsys.readouterr()
+    left = imported(settings, tmp_path, "P2,A^B,US1,2999-11-28,09:00,,", options=("--replace",))
+    assert left == ["1128 0900 US1", "1128 1030 US1"]
+    assert "taken off" not in capsys.readouterr().out
+
+
 def test_only_root_replaces(settings: Any, tmp_path: Path, capsys: Any, writer: None) -> None:
     line = "P1,A^B,US1,2999-11-28,08:30,,"
     assert imported(settings, tmp_path, line, code=2, options=("--replace",)) == []

@@ -859,31 +859,34 @@ def create(settings: Settings, path: str, given: argparse.Namespace) -> dict[str
     result: dict[str, Any] = {"items": [item.facts() for item in items]}
     if root:
         served(settings, items)
-        result |= {kind: [item.facts() for item in found] for kind, found in left_over(settings, items).items()}
+        earlier = left_over(settings, items)
         if given.replace:
-            result["removed"] = result.pop("not_in_file")
-            take_off(settings, {item["name"] for item in result["removed"]})
+            earlier["removed"] = take_off(settings, earlier.pop("not_in_file"))
+        result |= {kind: [item.facts() for item in found] for kind, found in earlier.items()}
     return result
 
 
 def left_over(settings: Settings, items: list[Item]) -> dict[str, list[Item]]:
-    """What earlier imports put on the list besides these items: for their days and stations, which was moved or
-    cancelled if the file is the same; and for other days under the same number, which was moved, or belongs to the same
-    treatment."""
+    """What earlier imports put on the list besides these items: for a station's day that is theirs, which was moved or
+    cancelled if the file is the same; for other days under the same number, which was moved, or belongs to the same
+    treatment; and for one of their days at one of their stations where they have nothing, which may be another
+    file's."""
     places = {(step["date"], step["station"]) for item in items for step in item.steps}
     days, stations = {day for day, _station in places}, {station for _day, station in places}
     numbers = {(item.patient_id, item.accession_number) for item in items}
     names = {item.name for item in items}
-    found: dict[str, list[Item]] = {"not_in_file": [], "other_days": []}
+    found: dict[str, list[Item]] = {"not_in_file": [], "other_days": [], "elsewhere": []}
     for item in served_items(settings):
         step = item.steps[0]
         made = study_of(settings, item.patient_id, item.accession_number, step["date"])
         if item.name in names or item.study_instance_uid != made:
             continue
-        if step["date"] in days and step["station"] in stations:
+        if (step["date"], step["station"]) in places:
             found["not_in_file"].append(item)
         elif (item.patient_id, item.accession_number) in numbers:
             found["other_days"].append(item)
+        elif step["date"] in days and step["station"] in stations:
+            found["elsewhere"].append(item)
     return found
 
 
@@ -920,10 +923,13 @@ def progress(work: list[Any], what: str) -> Iterable[Any]:
     print(file=sys.stderr)
 
 
-def take_off(settings: Settings, names: set[str]) -> None:
+def take_off(settings: Settings, items: list[Item]) -> list[Item]:
+    """Those that went: under the name of one may be another by now."""
     with locked(settings):
-        for name in names:
-            (settings.served / name).unlink(missing_ok=True)
+        still = [item for item in items if read_served(settings.served / item.name, settings) == item]
+        for item in still:
+            (settings.served / item.name).unlink()
+    return still
 
 
 def removed(settings: Settings, wanted: list[str]) -> dict[str, Any]:
@@ -988,6 +994,8 @@ KINDS = {
     f" with --replace, which takes them off; or {REMOVE}",
     "other_days": "for other days under the same AccessionNumber, stay on the list, as appointments of one treatment."
     f" Remedy, if they were moved: {REMOVE}",
+    "elsewhere": "for a day and a station of this file, of which it has no row together, stay on the list, also with"
+    f" --replace. Remedy, if they were moved or cancelled: {REMOVE}",
 }
 
 
@@ -1030,7 +1038,7 @@ def main() -> int:
     one.add_argument(
         "--replace",
         action="store_true",
-        help="take off the list what earlier imports had for the same days and stations, and this file has not",
+        help="take off what earlier imports had for a station on a day for which this file has rows, but not these",
     )
     one = add("list", parents=[common], help="what is scheduled")
     which = one.add_mutually_exclusive_group()
