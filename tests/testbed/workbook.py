@@ -13,8 +13,10 @@ OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 PACKAGE = "http://schemas.openxmlformats.org/package/2006"
 HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 # numFmtId: general, Excel's own short day and h:mm, and those of a clinic
-STYLES = {"general": 0, "day": 14, "time": 20, "german day": 164, "zeros": 165, "12 hours": 166}
-FORMATS = {164: "[$-407]dddd\\,\\ d/\\ mmmm\\ yyyy;@", 165: "000000", 166: "[$-409]h:mm\\ AM/PM;@"}
+STYLES = {"general": 0, "day": 14, "time": 20, "german day": 164, "zeros": 165, "12 hours": 166, "letter": 167}
+STYLES |= {"escaped hyphen": 168, "hyphens": 169, "letter and any": 170, "french thousands": 171, "condition": 172}
+FORMATS = {164: "[$-407]dddd\\,\\ d/\\ mmmm\\ yyyy;@", 165: "000000", 166: "[$-409]h:mm\\ AM/PM;@", 167: '"P"0000'}
+FORMATS |= {168: "0000\\-00;@", 169: "000-00-0000", 170: '"P"#', 171: "#\\ ##0", 172: '[<100]000;"P"000'}
 
 
 @dataclass(frozen=True)

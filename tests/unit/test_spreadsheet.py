@@ -120,6 +120,51 @@ def test_cells_are_read_as_excel_shows_them(cells: list[Cell], shown: list[str])
     assert [found["PatientID"], found[DAY], found[TIME]] == shown
 
 
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        (Shown(815, "letter"), "P0815"),
+        (Shown(81512, "letter"), "P81512"),
+        (Shown(81512, "escaped hyphen"), "0815-12"),
+        (Shown(12345678, "hyphens"), "012-34-5678"),
+        (Shown(4711, "french thousands"), "4711"),
+    ],
+)
+def test_a_number_has_the_text_that_its_format_adds(cell: Cell, shown: str) -> None:
+    assert read([cell, "A^B", "US1", date(2026, 11, 28), None])[2]["PatientID"] == shown
+
+
+@pytest.mark.parametrize(
+    "cell", [Shown(815, "letter and any"), Shown(815.5, "letter"), Shown(-815, "letter"), Shown(815, "condition")]
+)
+def test_a_number_whose_format_is_not_known_is_asked_back(cell: Cell) -> None:
+    line: list[Cell] = ["A^B", "US1", date(2026, 11, 28), None]
+    with pytest.raises(spreadsheet.Unreadable, match=r"^Row 3: PatientID has a number format that adds text .* Remedy"):
+        read(["P1", *line], [cell, *line])
+    assert read(["P1", *line], Legend=[[cell]])[2]["PatientID"] == "P1"
+
+
+@pytest.mark.parametrize("text", ["13/12/2026", "13-12-2026", "13/12/26"])
+def test_a_column_of_which_excel_took_a_part_for_dates_is_asked_back(text: str) -> None:
+    # 01/12/2026, which an American Excel took for 12 January
+    lines: list[list[Cell]] = [["P1", "A^B", "US1", date(2026, 1, 12), None], ["P2", "A^B", "US1", text, None]]
+    with pytest.raises(spreadsheet.Unreadable, match=r"is a date in row 2 and text with the year last in row 3: .*Rem"):
+        read(*lines)
+    assert read(lines[1], lines[1])[3][DAY] == text
+    assert read(lines[0], [*lines[1][:3], "2026-12-13", None], [*lines[1][:3], "13.12.2026", None])
+
+
+def test_rows_and_cells_are_bounded(monkeypatch: Any) -> None:
+    lines: list[list[Cell]] = [["P1", "A^B", "US1", date(2026, 11, 28), time(8), *[""] * 15] for _number in range(5)]
+    monkeypatch.setattr(spreadsheet, "MAX_CELLS", 32)
+    assert len(read(*lines, Legend=[["US1", "room 1"]])) == 5
+    with pytest.raises(spreadsheet.Unreadable, match=r"'Legend' has too many cells: over 32 in all\. Remedy"):
+        read(*lines, Legend=[["US1", "room 1", "door 2"]])
+    monkeypatch.setattr(spreadsheet, "LAST_ROW", 5)
+    with pytest.raises(spreadsheet.Unreadable, match=r"'Sheet1' has more than 5 rows\. Remedy"):
+        read([], [], [], [], lines[0])
+
+
 def test_the_sheet_that_is_a_list_is_taken() -> None:
     cells: list[Cell] = ["P1", "A^B", "US1", date(2026, 11, 28), time(8, 30)]
     other: list[list[Cell]] = [[*HEAD], ["P2", *cells[1:]]]
@@ -201,6 +246,24 @@ def test_a_day_that_is_not_clear_is_asked_back(written: str, order: str, said: s
     assert f"{DAY} {said}" in problems[DAY]
     assert "Remedy: " in problems[DAY]
     assert written not in problems["PatientBirthDate"]  # what is said may be kept
+
+
+def test_a_birthday_after_the_appointment_is_asked_back() -> None:
+    _values, problems, _orders = row.read_row({DAY: "2026-11-28", "PatientBirthDate": "29.11.2026"})
+    said = f"PatientBirthDate is later than {DAY}. Remedy: correct the one that is wrong"
+    assert problems == {"PatientBirthDate": said}
+    assert row.read_row({DAY: "20261128", "PatientBirthDate": "20261128"})[1] == {}
+    assert row.read_row({DAY: "tomorrow", "PatientBirthDate": "20261128"})[1].keys() == {DAY}
+
+
+ERRORS = "#N/A #NV #N/D #N/B #I/T #\u041d/\u0414 #Δ/\u03a5 #YOK #¡REF! #¡DIV/0! #¿NOMBRE? #BEZUG!"
+ERRORS += " #ÉRTÉK! #ЗНАЧ! #NÁZEV? #SAYI/0! ###"
+
+
+@pytest.mark.parametrize("written", ERRORS.split())
+def test_an_error_in_any_language_is_no_value(written: str) -> None:
+    assert "is an error of the spreadsheet's" in row.read_row({"PatientID": written})[1]["PatientID"]
+    assert row.read_row({"PatientID": "#4711"})[1] == {}
 
 
 def test_one_file_has_one_order() -> None:

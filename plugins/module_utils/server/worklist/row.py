@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from datetime import date
 
 DAY_FIRST, MONTH_FIRST = "dmy", "mdy"
-DATES = {"ScheduledProcedureStepStartDate", "PatientBirthDate"}
+DAY, BIRTH = "ScheduledProcedureStepStartDate", "PatientBirthDate"
+DATES = {DAY, BIRTH}
 NUMBERS = {"PatientID", "AccessionNumber"}  # that Excel takes for numbers
 NAMES = {"PatientName", "ReferringPhysicianName"}
-# what a formula has instead of a result: #REF!, #NAME?, #N/A, in German #NV; ##### is a column that is too narrow
-NO_RESULT = re.compile(r"#(N/A|NV|[A-ZÄÖÜ/0]+[!?]|#{2,})", re.IGNORECASE)
+# what a formula has instead of a result: #REF!, #¡REF!, #NAME?, #DIV/0!; #N/A, which in other languages is #N/D, #I/T
+# or a word; ##### is a column that is too narrow
+NO_RESULT = re.compile(
+    r"#([^\W\d]/[^\W\d]|NV|YOK|SAKNAS|PUUTTUU|HIÁNYZIK|NENÍ_K_DISPOZICI|[¡¿]?[^\W1-9]*(/0)?[!?]|#{2,})", re.IGNORECASE
+)
 
 
 class Unclear(Exception):
@@ -37,6 +41,9 @@ def read_row(row: dict[str, str], order: str = "") -> tuple[dict[str, str], dict
         else:
             if keyword in DATES:
                 orders |= {sign for sign, _day in find_days(text)} if len(find_days(text)) == 1 else set()
+    born, day = (values.get(keyword, "") for keyword in (BIRTH, DAY))
+    if born > day > "" and not {BIRTH, DAY} & problems.keys():
+        problems[BIRTH] = f"{BIRTH} is later than {DAY}. Remedy: correct the one that is wrong"
     return values, problems, orders
 
 

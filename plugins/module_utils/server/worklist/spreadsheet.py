@@ -35,8 +35,25 @@ COLUMNS = {
 MAX_BYTES = 32 << 20  # of a file; five thousand rows have one or two million
 MAX_UNPACKED = 256 << 20  # of an .xlsx file, which is a zip archive
 MAX_ROWS = 100_000
+MAX_CELLS = 2_000_000  # of all sheets; those behind a row's last value do not count
+LAST_ROW = 1_048_576  # of Excel's
+# text with the year behind day and month, of which an Excel of the same country would have made a date
+SWAPPABLE = re.compile(r"\d{1,2}([-/]) ?\d{1,2}\1 ?\d{2,4}\b", re.ASCII)
+# a number format's parts: text that it adds, in four ways to write it, and places for digits; a colour, a country and a
+# gap are neither
+FORMAT_PART = re.compile(
+    r'"([^"]*)"|\\(.)|\[\$([^]-]*)[^]]*\]|(\[[<>=][^]]*\]|General|E[-+]|[0#?.,%@;/])|\[[^]]*\]|[_*].|(.)', re.I | re.S
+)
 
 Cells = dict[int, list[str]]  # by the number that the spreadsheet shows at the left
+
+
+class DateCell(str):
+    """The text of a cell that is a date."""
+
+
+class BareNumber(str):
+    """The digits of a number, to which Excel adds text in a way that is not known here."""
 
 
 class Unreadable(Exception):
@@ -190,13 +207,20 @@ def read_workbook(data: bytes, name: str, sheet: str) -> Cells:
         with warnings.catch_warnings(action="ignore"):  # of drop-down lists and the like, which it leaves out
             # without its formulas: their results, as Excel saved them
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-            sheets = {one.title: read_sheet(one) for one in book.worksheets if one.sheet_state == "visible"}
+            sheets: dict[str, Cells] = {}
+            for one in book.worksheets:
+                if one.sheet_state == "visible":
+                    filled = sum(len(row) for cells in sheets.values() for row in cells.values())
+                    sheets[one.title] = read_sheet(one, MAX_CELLS - filled)
     except Unreadable:
         raise
     except Exception as error:  # whatever a broken file makes of a parser
         what = f"{type(error).__name__} {str(error)[:200]!a}"
         raise Unreadable(f"{name} cannot be read: {what}. Remedy: save it again in Excel.") from None
-    return sheets[choose_sheet(sheets, name, sheet)]
+    chosen = sheets[choose_sheet(sheets, name, sheet)]
+    if problems := find_cell_problems(chosen):
+        raise Unreadable(*problems)
+    return chosen
 
 
 def choose_sheet(sheets: dict[str, Cells], name: str, wanted: str) -> str:
@@ -215,14 +239,46 @@ def choose_sheet(sheets: dict[str, Cells], name: str, wanted: str) -> str:
     return (fit or filled)[0]
 
 
-def read_sheet(sheet: Any) -> Cells:
-    """The rows that are not empty."""
+def find_cell_problems(cells: Cells) -> list[str]:
+    """Numbers that are not what Excel shows, and columns of days of which another country's Excel took a part."""
+    head, *rows = [(number, row) for number, row in cells.items() if any(map(str.strip, row))] or [(0, [])]
+    problems = []
+    for at, column in enumerate(map(str.strip, head[1])):
+        values = {number: row[at] for number, row in rows if at < len(row)}
+        remedy = "Remedy: format the column as text, and enter the value as it is shown"
+        bare = [number for number, value in values.items() if isinstance(value, BareNumber) and column]
+        problems += [f"Row {number}: {column} has a number format that adds text to the number. {remedy}."
+                     for number in bare]  # fmt: skip
+        dates = [number for number, value in values.items() if isinstance(value, DateCell)]
+        texts = [number for number, value in values.items() if SWAPPABLE.match(value.strip())]
+        if column.endswith("Date") and dates and texts:
+            what = f"{column} is a date in {list_rows(dates)} and text with the year last in {list_rows(texts)}"
+            why = "an Excel of another country may have swapped day and month of the former, 01/12 becoming 12 January"
+            remedy = "Remedy: take the days from where they came from, and write YYYY-MM-DD"
+            problems.append(f"{what}: {why}. {remedy}.")
+    return problems
+
+
+def list_rows(numbers: list[int]) -> str:
+    """Some of them where there are many."""
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:10]))}{more}"
+
+
+def read_sheet(sheet: Any, limit: int) -> Cells:
+    """The rows that are not empty, without what is empty behind their last value; `limit` is the number of cells."""
     sheet.reset_dimensions()  # some programs write wrong ones
     found: Cells = {}
     for number, row in enumerate(sheet.iter_rows(), 1):
         cells = [show_cell(cell) for cell in row]
-        if any(cells):
+        while cells and not cells[-1]:
+            cells.pop()
+        if cells:
             found[number] = cells
+            limit -= len(cells)
+        if number > LAST_ROW or limit < 0:
+            what = f"more than {LAST_ROW} rows" if number > LAST_ROW else f"too many cells: over {MAX_CELLS} in all"
+            raise Unreadable(f"Sheet {sheet.title!r} has {what}. Remedy: copy the list alone into a new workbook.")
         if len(found) > MAX_ROWS:
             raise Unreadable(f"Sheet {sheet.title!r} has more than {MAX_ROWS} rows. Remedy: import a month at a time.")
     return found
@@ -233,19 +289,36 @@ def show_cell(cell: Any) -> str:
     value = cell.value
     if value is None:
         return ""
-    shown = re.sub(r'\[[^]]*\]|"[^"]*"|\\.|_.', "", str(cell.number_format)).lower()
+    code = str(cell.number_format)
     if isinstance(value, datetime):
+        shown = re.sub(r'\[[^]]*\]|"[^"]*"|\\.|_.', "", code).lower()
         day = f"{value:%Y-%m-%d}" if re.search("[yd]", shown) else ""
-        return f"{day} {value:%H:%M:%S}".strip() if "h" in shown or not day else day
+        written = f"{day} {value:%H:%M:%S}".strip() if "h" in shown or not day else day
+        return DateCell(written) if day else written
     if isinstance(value, time):
         return f"{value:%H:%M:%S}"
     if isinstance(value, bool):
         return str(value).upper()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    if isinstance(value, int):
-        return f"{value:0{len(shown)}}" if re.fullmatch("0+", shown) else format_number(value)
-    return format_number(value) if isinstance(value, float) else str(value)
+    return show_number(value, code) if isinstance(value, (int, float)) else str(value)
+
+
+def show_number(value: float, code: str) -> str:
+    """The number as Excel shows it in a format of zeros and text; in another its digits, marked where it adds text."""
+    first = re.match(r'(?:"[^"]*"|\\.|[_*].|[^;])*', code, re.DOTALL)  # the part for numbers above zero
+    # with conditions any part may be the one
+    section = code if re.search(r"\[[<>=]", code) or not first else first[0]
+    parts = [(one[1] or one[2] or one[3] or one[5] or "", one[4] or "") for one in FORMAT_PART.finditer(section)]
+    places = "".join(place for _text, place in parts)
+    if isinstance(value, int) and value >= 0 and re.fullmatch("0+", places):
+        digits = f"{value:0{len(places)}}"
+        first_place = len(digits) - len(places) + 1  # digits for which there is no place stand in the first one
+        filling = iter([digits[:first_place], *digits[first_place:]])
+        return "".join(next(filling) if place else text for text, place in parts)
+    digits = format_number(value)
+    # a space alone parts thousands, and a slash makes a fraction
+    return BareNumber(digits) if "/" in places or any(text.strip() for text, _place in parts) else digits
 
 
 def format_number(value: float) -> str:
