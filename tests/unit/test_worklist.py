@@ -853,6 +853,27 @@ def test_what_the_gate_refuses_is_not_called_served(
     assert "is in quarantine: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("age", "code"), [(None, 0), (3600, 0), (0, 1)], ids=["no reason", "an old one", "a new one"])
+def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
+    settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any, age: int | None, code: int
+) -> None:
+    as_root(settings, monkeypatch, later)
+    real = worklist.served
+
+    def served(held: Any, items: Any, *more: Any) -> None:
+        worklist.Gate(settings).look()
+        (settings.served / items[0].name).unlink()
+        if age is not None:
+            reason = settings.quarantine / f"1-1-{items[0].name}.reason"
+            reason.write_text("It is no good.\n")
+            os.utime(reason, (reason.stat().st_mtime - age,) * 2)
+        real(held, items, *more)
+
+    monkeypatch.setattr(worklist, "served", served)
+    assert imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1", code=code) == []
+    assert ("is in quarantine: It is no good." in capsys.readouterr().err) == bool(code)
+
+
 # --- files of Excel's --------------------------------------------------------------------------
 @pytest.mark.usefixtures("writer")
 def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:

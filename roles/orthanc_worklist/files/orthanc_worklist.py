@@ -849,16 +849,18 @@ def create(settings: Settings, path: str, given: argparse.Namespace) -> dict[str
         raise PermissionError(13, "Only root takes items off the list", "--replace")
     made = items_of_rows(settings, path, given)
     drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
+    began = 0.0
     for item, data in progress(made, "handing over"):
         # a new file of a name that nobody knows: others write here, too, and could lay a link there
         descriptor, waiting = tempfile.mkstemp(".part", dir=drop)
+        began = began or os.fstat(descriptor).st_mtime  # by the clock that dates the gate's reasons
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.rename(waiting, drop / item.name)
     items = [item for item, _data in made]
     result: dict[str, Any] = {"items": [item.facts() for item in items]}
     if root:
-        served(settings, items)
+        served(settings, items, began)
         earlier = left_over(settings, items)
         if given.replace:
             earlier["removed"] = take_off(settings, earlier.pop("not_in_file"))
@@ -890,8 +892,8 @@ def left_over(settings: Settings, items: list[Item]) -> dict[str, list[Item]]:
     return found
 
 
-def served(settings: Settings, items: list[Item]) -> None:
-    """Waits for the gate's verdict on each."""
+def served(settings: Settings, items: list[Item], began: float) -> None:
+    """Waits for the gate's verdict on each, which it gave after this import `began`."""
     end = time.monotonic() + 60 + len(items) / A_SECOND
     for item in progress(items, "through the gate"):
         while (settings.incoming / item.name).exists():
@@ -900,10 +902,14 @@ def served(settings: Settings, items: list[Item]) -> None:
             time.sleep(0.05)
     problems = []
     for item in items:
-        path = settings.served / item.name
-        # what it was to replace is still there when the gate refuses it
-        if not path.exists() or path.read_bytes() != item.data:
-            reasons = sorted(settings.quarantine.glob(f"*-{item.name}.reason"))
+        reasons = sorted(settings.quarantine.glob(f"*-{item.name}.reason"))
+        reasons = [path for path in reasons if path.stat().st_mtime >= began]
+        try:
+            # what it was to replace is still there when the gate refuses it
+            good = (settings.served / item.name).read_bytes() == item.data
+        except FileNotFoundError:  # its study has arrived, if the gate says nothing else
+            good = not reasons
+        if not good:
             reason = " ".join(reasons[-1].read_text().splitlines()) if reasons else "see the journal"
             problems.append(f"{item.name} is in quarantine: {reason}")
     if problems:
