@@ -55,6 +55,7 @@ class Evidence:
     own: str  # the acceptance test's
     port: int  # where the device must come
     addresses: list[str]  # this machine's
+    others: list[tuple[str, str]] = field(default_factory=list)  # AE title and address of each other device
     orthanc: str = ""  # why Orthanc does not answer
     listed: str = ""  # how Orthanc's own list differs from the inventory
     place: str = ""  # the address from which the device comes for Orthanc: over TLS the proxy's
@@ -77,7 +78,9 @@ def theirs(event: Event, known: Evidence) -> bool:
         return event.detail != acceptance.WRONG_CALLED  # the line names nobody
     if event.ip in known.addresses or event.aet in (known.own, acceptance.STRANGER):
         return False
-    return event.ip in (known.device["host"], known.place) or event.aet == known.device["aet"]
+    here, titled = event.ip in (known.device["host"], known.place), event.aet == known.device["aet"]
+    # another device may have the same address
+    return (here and titled) if (event.aet, event.ip) in known.others else (here or titled)
 
 
 def decide(known: Evidence) -> Diagnosis:
@@ -269,6 +272,7 @@ def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
     over_tls = device["tls"]
     port = settings["dicom_tls_port"] if over_tls else settings["dicom_port"]
     known = Evidence(device, settings["aet"], settings["calling_aet"], port, acceptance.local_addresses())
+    known.others = [(one["aet"], one["host"]) for one in settings["devices"] if one["name"] != device["name"]]
     try:
         found = acceptance.rest(settings, "GET", "/modalities?expand").get(device["name"])
     except (OSError, ValueError) as error:

@@ -275,6 +275,15 @@ def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
     assert device == "us3"
 
 
+def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
+    both = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.21"), "us3": ("US3", "198.51.100.23")}
+    line = REQUEST.format("US2", "198.51.100.21")
+    [(device, reason)] = monitor.orthanc_log.list_rejections(line, both)
+    assert (device, "asked for find" in reason) == ("us2", True)
+    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "198.51.100.21"), both)
+    assert device == "us1"
+
+
 @pytest.mark.parametrize(
     ("text", "failed"),
     [

@@ -169,6 +169,13 @@ def test_another_device_s_refusals_are_not_this_one_s() -> None:
     assert doctor.decide(known(RIGHT.replace("US1", "US2").replace("100.21", "100.22"))).kind == "fine"
 
 
+def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
+    others = [("US2", "198.51.100.21")]
+    assert doctor.decide(known(RIGHT.replace("US1", "US2"), others=others)).kind == "fine"
+    assert doctor.decide(known(RIGHT, others=others)).kind == "right"
+    assert doctor.decide(known(UNKNOWN, others=others)).kind == "calling_aet"  # anybody's at this address
+
+
 def test_a_right_that_only_the_inventory_has_wants_a_deploy() -> None:
     stored = RIGHT.replace("command Find", "command Store")
     assert "which Orthanc does not let it do yet" in doctor.decide(known(stored)).sentence

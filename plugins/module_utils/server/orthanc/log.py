@@ -107,16 +107,18 @@ def events(log: str) -> list[Event]:
 def find_device(event: Event, devices: dict[str, tuple[str, str]]) -> str:
     """The device (name: AE title, address) that Orthanc rejected, or nothing where it is none of them.
 
-    The address decides, since the AE title may be what is wrong; a device behind another address is known by its own.
+    Both together name one of several at one address. Else the address decides, since the AE title may be what is
+    wrong; a device behind another address is known by its own.
     This machine's addresses are the acceptance test's, which plays rejected devices.
     """
     # over TLS a device comes from an address of this machine that stands for its certificate
     known = {host for _, host in devices.values()}
     if not event.ip or (LOOPBACK.fullmatch(event.ip) and event.ip not in known):
         return ""
+    by_both = [name for name, known_as in devices.items() if known_as == (event.aet, event.ip)]
     by_address = [name for name, (_, host) in devices.items() if host == event.ip]
     by_title = [name for name, (aet, _) in devices.items() if aet == event.aet]
-    return next(iter(by_address + by_title), "")
+    return next(iter(by_both + by_address + by_title), "")
 
 
 def describe_title(event: Event) -> str:
