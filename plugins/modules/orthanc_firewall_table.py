@@ -10,7 +10,8 @@ version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Compares the table C(inet orthanc) in the kernel with what its file makes of an empty kernel, which is a network
-    namespace of its own, and loads the file where they differ. Counters do not count.
+    namespace of its own, and loads the file where they differ. Counters do not count. Where such namespaces are not
+    allowed, it warns, and loads the file only if the kernel holds no table.
   - A table that somebody flushed, a rule that somebody put before ours, and a source that somebody added are found so.
 options:
   path:
@@ -52,7 +53,15 @@ def main() -> None:
     )
     path = Path(module.params["path"])
     try:
-        deployed, held = nftables.read_deployed(path), nftables.read_held()
+        held = nftables.read_held()
+        try:
+            deployed = nftables.read_deployed(path)
+        except nftables.Unseen as error:
+            # nothing to compare with: a table that is there stays
+            module.warn(f"The firewall's table in the kernel is not compared with {path}: {error}")
+            if not held and not module.check_mode:
+                nftables.load(path)
+            module.exit_json(changed=not held, differences=nftables.list_differences(held or str(path), held))
         differences = nftables.list_differences(deployed, held)
         if differences and not module.check_mode:
             nftables.load(path)

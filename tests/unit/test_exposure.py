@@ -284,3 +284,12 @@ def test_what_differs_in_the_kernel_and_what_leads_past_it_fail_each_on_its_own(
     assert (changed["passed"], past["passed"]) == (True, False)
     assert "nft delete rule" in past["remedy"]
     assert all(check["waiver"] for check in exposure.held("there is none", "one", WAIVERS))
+
+
+def test_a_table_that_cannot_be_compared_is_not_called_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise exposure.nftables.Unseen("unshare failed: not permitted")
+
+    monkeypatch.setattr(exposure.nftables, "find_changes", fail)
+    [unseen, _] = exposure.held(exposure.changes(), "", {})
+    assert (unseen["passed"], unseen["seen"]) == (False, "not seen: unshare failed: not permitted")

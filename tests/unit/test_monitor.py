@@ -284,6 +284,44 @@ def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
     assert device == "us1"
 
 
+# --- the firewall -------------------------------------------------------------------------------
+def look_at_firewall(home: Path, monkeypatch: pytest.MonkeyPatch, deployed: Any, detours: Any) -> dict[str, float]:
+    """What is seen of it, and whether it is blind; what is an error is raised."""
+
+    def give(what: Any) -> Any:
+        if isinstance(what, Exception):
+            raise what
+        return what
+
+    monkeypatch.setattr(monitor.nftables, "read_held", lambda: "held")
+    monkeypatch.setattr(monitor.nftables, "read_deployed", lambda: give(deployed))
+    monkeypatch.setattr(monitor.nftables, "find_detours", lambda: give(detours))
+    look = monitor.Look(settings(home), {}, 0.0)
+    try:
+        look.firewall()
+        blind = 0.0
+    except (OSError, ValueError):
+        blind = 1.0
+    return {sample.metric: sample.value for sample in look.values} | {"blind": blind}
+
+
+@pytest.mark.parametrize("error", [OSError("nft cannot list its rules"), ValueError("no address")])
+def test_the_firewall_s_comparison_and_its_detours_do_not_hide_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    seen = look_at_firewall(tmp_path, monkeypatch, "deployed", error)
+    assert seen == {"firewall_ok": 1, "firewall_changes": 2, "blind": 1}
+    unseen = look_at_firewall(tmp_path, monkeypatch, ValueError("no table"), ["one"])
+    assert unseen == {"firewall_ok": 1, "firewall_detours": 1, "blind": 1}
+
+
+def test_a_table_that_cannot_be_compared_is_not_called_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unseen = look_at_firewall(tmp_path, monkeypatch, monitor.nftables.Unseen("unshare failed"), [])
+    assert unseen == {"firewall_ok": 1, "firewall_detours": 0, "blind": 1}
+    broken = look_at_firewall(tmp_path, monkeypatch, OSError("nft cannot load it"), [])
+    assert broken == {"firewall_ok": 1, "firewall_changes": 1, "firewall_detours": 0, "blind": 0}
+
+
 @pytest.mark.parametrize(
     ("text", "failed"),
     [

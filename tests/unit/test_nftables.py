@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import nftables
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_firewall_table
 
 LISTING = """\
 table inet orthanc {
@@ -131,6 +135,27 @@ PAST = [
     chain("tcp dport 4242 ip saddr set 198.51.100.57", "filter", priority="raw"),
     chain("ip saddr set 198.51.100.57", "filter", priority="raw"),
     chain("jump d\n	}\n	chain d {\n		tcp dport 104 redirect to :4242"),
+    chain("tcp dport vmap { 104 : jump d, 105 : accept }\n	}\n	chain d {\n		redirect to :4242"),
+    chain("tcp dport 104 redirect to :4200-4300"),
+    chain("tcp dport 104 dnat to 198.51.100.10:4200-4300"),
+    # the port stays
+    chain("dnat to 198.51.100.10"),
+    chain("dnat ip6 to 2001:db8::10"),
+    chain("ip daddr 203.0.113.7 tcp dport 4242 dnat to 198.51.100.10"),
+    # not this machine's address alone, so that our chain has not looked at all of it
+    chain("ip daddr 203.0.113.0/24 tcp dport 4242 dnat to 198.51.100.10:4242"),
+    chain("ip daddr 198.51.100.10/31 tcp dport 4242 dnat to 198.51.100.10:4242"),
+    chain("ip6 daddr fd00::/64 tcp dport 4242 dnat to [2001:db8::10]:4242"),
+    chain("ip6 daddr fd00::1 tcp dport 4242 dnat to [2001:db8::10]:4242"),
+    chain("ip daddr != 198.51.100.10 tcp dport 4242 dnat to 198.51.100.10:4242"),
+    chain("ip daddr { 198.51.100.10, 203.0.113.7 } tcp dport 4242 dnat to 198.51.100.10:4242"),
+    chain("ip daddr @others tcp dport 4242 dnat to 198.51.100.10:4242"),
+    chain("ip daddr 198.51.100.10-198.51.100.20 tcp dport 4242 redirect to :4242"),
+    chain('tcp dport 104 redirect to :4242 comment "not tcp dport 4242, nor udp dport 104"'),
+    chain('comment "tcp dport 4242" tcp dport 104 redirect to :4242'),
+    chain("meta l4proto { tcp, udp } th dport 104 redirect to :4242"),
+    chain("meta l4proto tcp th dport 104 redirect to :4242"),
+    chain("meta protocol ip tcp dport 104 redirect to :4242"),
 ]
 NOT_PAST = [
     "",
@@ -148,6 +173,26 @@ NOT_PAST = [
     chain("tcp dport 22 ip saddr set 198.51.100.57", "filter", priority="raw"),
     chain("tcp option maxseg size set rt mtu", "filter", "forward", "filter"),
     chain("masquerade", hook="postrouting", priority="srcnat"),
+    chain('tcp dport 104 accept comment "once redirect to :4242"'),
+    chain('tcp dport 22 counter comment "ip saddr set by the router"'),
+    chain('comment "tcp dport 104 redirect to :4242"'),
+    chain('accept comment "jump d"\n	}\n	chain d {\n		tcp dport 104 redirect to :4242'),
+    chain("udp dport 104 redirect to :4242"),
+    chain("meta l4proto udp redirect to :4242"),
+    chain("icmp type echo-request dnat to 198.51.100.10"),
+    chain("ip protocol icmp dnat to 198.51.100.10"),
+    chain("udp dport 104 ip saddr set 198.51.100.57", "filter", priority="raw"),
+    chain("ip daddr 203.0.113.7 tcp dport 4242 dnat to 203.0.113.9:4242"),  # one other machine to another
+    chain("ip6 daddr fd00::1 tcp dport 4242 dnat to [fd00::2]:4242"),
+    chain("ip daddr 127.0.0.0/8 tcp dport 4242 redirect to :4242"),
+    chain("ip daddr 198.51.100.10 tcp dport 4242 redirect to :4242"),
+    chain("ip6 daddr 2001:db8::10 tcp dport 4242 redirect to :4242"),
+    chain("tcp dport 4242 dnat to 198.51.100.10"),
+    chain("tcp dport 104 dnat to 198.51.100.10"),
+    chain("dnat to 203.0.113.9"),
+    chain("dnat to 198.51.100.0-198.51.100.255"),
+    chain("tcp dport 104 redirect to :9000-9010"),
+    chain("tcp dport vmap { 104 : jump e, 105 : accept }\n	}\n	chain d {\n		redirect to :4242"),
 ]
 
 
@@ -160,3 +205,59 @@ def test_a_rule_that_leads_past_the_firewall_is_named(other: str) -> None:
 @pytest.mark.parametrize("other", NOT_PAST)
 def test_a_rule_that_opens_nothing_is_not_accused(other: str) -> None:
     assert nftables.list_detours(other + LISTING, OWN) == []
+
+
+@pytest.mark.parametrize(("status", "unseen"), [(nftables.NFT_FAILED, False), (1, True), (127, True)])
+def test_a_kernel_without_network_namespaces_is_told_from_a_file_that_nft_refuses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, unseen: bool
+) -> None:
+    monkeypatch.setattr(nftables, "run", lambda *_: (status, "", "it says no"))
+    (tmp_path / "orthanc.nft").write_text("")
+    with pytest.raises(OSError, match="it says no") as found:
+        nftables.read_deployed(tmp_path / "orthanc.nft")
+    assert isinstance(found.value, nftables.Unseen) == unseen
+
+
+@pytest.mark.parametrize("failing", ["--file", "list"])
+def test_the_shell_tells_nft_s_failure_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failing: str) -> None:
+    nft = tmp_path / "nft"
+    nft.write_text(f'#!/bin/sh\ncase "$*" in *{failing}*) exit 1 ;; esac\n')
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert nftables.run("sh", "-c", nftables.LOAD_APART, "sh", "file")[0] == nftables.NFT_FAILED
+
+
+@pytest.mark.parametrize(
+    ("held", "check", "loaded"), [("", False, True), ("", True, False), (LISTING, False, False), (LISTING, True, False)]
+)
+def test_a_table_that_cannot_be_compared_is_loaded_only_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, held: str, check: bool, loaded: bool
+) -> None:
+    def fail(_path: Path) -> str:
+        raise nftables.Unseen("unshare failed")
+
+    loads: list[Path] = []
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(nftables, "read_held", lambda: held)
+    monkeypatch.setattr(nftables, "read_deployed", fail)
+    monkeypatch.setattr(nftables, "load", loads.append)
+
+    class Module:
+        check_mode = check
+
+        def __init__(self, **_: Any) -> None:
+            self.params = {"path": "/etc/nftables.d/orthanc.nft"}
+
+        def warn(self, text: str) -> None:
+            told["warning"] = text
+
+        def exit_json(self, **result: Any) -> None:
+            told.update(result)
+            raise SystemExit
+
+    monkeypatch.setattr(orthanc_firewall_table, "AnsibleModule", Module)
+    with pytest.raises(SystemExit):
+        orthanc_firewall_table.main()
+    assert bool(loads) == loaded
+    assert told.pop("warning").endswith("unshare failed")
+    assert told == {"changed": not held, "differences": [] if held else ["there is no table inet orthanc"]}

@@ -738,15 +738,25 @@ class Look:
             return
         held = nftables.read_held()
         self.saw("firewall_ok", bool(held))
-        detours = nftables.find_detours()
-        self.saw("firewall_detours", len(detours))
-        self.details["FirewallDetour/"] = nftables.tell_some(detours)
+        try:
+            self.compare_firewall(held)
+        finally:  # an error of either does not hide the other
+            self.find_detours()
+
+    def compare_firewall(self, held: str) -> None:
         try:
             changes = nftables.list_differences(nftables.read_deployed(), held)
+        except nftables.Unseen:
+            raise
         except OSError as error:  # its file is gone or broken: the next boot leaves the ports open
             changes = [str(error)]
         self.saw("firewall_changes", len(changes))
         self.details["FirewallChanged/"] = nftables.tell_some(changes)
+
+    def find_detours(self) -> None:
+        detours = nftables.find_detours()
+        self.saw("firewall_detours", len(detours))
+        self.details["FirewallDetour/"] = nftables.tell_some(detours)
 
     def backup(self) -> None:
         if not self.settings.backup:

@@ -22,22 +22,32 @@ from typing import NamedTuple
 TABLE = "table inet orthanc"
 FILE = Path("/etc/nftables.d/orthanc.nft")
 SECONDS = 20
+NFT_FAILED = 90  # unshare has other codes, such as 1 where no namespaces are allowed
 # what the file makes of an empty kernel: a network namespace of its own, which ends with the command
-LOAD_APART = f'nft --file "$1" && exec nft --stateless list {TABLE}'
+LOAD_APART = f'nft --file "$1" && nft --stateless list {TABLE} || exit {NFT_FAILED}'
+QUOTED = re.compile(r'"[^"]*"')
 STATEMENT = re.compile(r"\b(?P<what>redirect|dnat)\b(?: ip6?)?(?: to (?P<target>.+))?$")
 REWRITES = re.compile(r"\b(?:ip6? [sd]addr|(?:tcp|th) dport) set\b")
 PORTS = re.compile(r"\b(?:tcp|th) dport (?P<not>!= )?(?P<ports>\{[^}]*\}|[\w@-]+)")
 GUARDED = re.compile(r"\b(?:tcp|th) dport (?:\{ )?(?P<ports>[\d, ]+?)(?: \})?(?: fib .*)? jump refuse")
-DESTINATION = re.compile(r"\bip6? daddr (?P<address>[0-9a-f.:]+)\b")
+# the address is one address or prefix: no set, no range, no negation
+DESTINATION = re.compile(r"\bip6? daddr (?P<address>[0-9a-f:][0-9a-f.:/]*(?!\S))?")
+NOT_TCP = re.compile(r"\b(?:udp|sctp) [sd]port\b|\bicmp(?:v6)? \w|\b(?:l4proto|ip protocol|nexthdr) (?!tcp\b)\w")
 PAIR = re.compile(r"(?P<from>\d+) : (?:(?P<address>[0-9a-f.:]+) \. )?(?P<to>\d+)")
-TARGET = re.compile(r"^(?:\[(?P<six>[0-9a-f:]+)\]|(?P<four>[\d.]*)):(?P<port>\d+)\b")
+TARGET = re.compile(r"(?:\[(?P<six>[0-9a-f:]+)\]|(?P<four>[\d.]*)):(?P<first>\d+)(?:-(?P<last>\d+))?(?!\S)")
+ALONE = re.compile(r"(?P<address>[0-9a-f.:]+)(?!\S)")
+
+
+class Unseen(OSError):
+    """What the file makes cannot be seen on this machine, whatever the file is."""
 
 
 class Rule(NamedTuple):
-    """A rule of another table: where it stands, and its text."""
+    """A rule of another table: where it stands, its text, and that without what others wrote between quotes."""
 
     place: str
     text: str
+    plain: str
     hooks: frozenset[str] = frozenset()  # from which packets come to it
 
 
@@ -63,12 +73,14 @@ def read_held() -> str:
 
 
 def read_deployed(path: Path = FILE) -> str:
-    """nft's listing of the table that the file makes, by the same kernel. OSError where it makes none."""
+    """nft's listing of the table that the file makes, by the same kernel. OSError where it makes none, or Unseen."""
     if not path.exists():
         raise OSError(f"{path} is not there")
     status, listing, said = run("unshare", "--net", "sh", "-c", LOAD_APART, "sh", str(path))
-    if status:
+    if status == NFT_FAILED:
         raise OSError(f"nft cannot load {path}: {said}")
+    if status:
+        raise Unseen(f"there is no network namespace in which {path} could be loaded: {said}")
     return listing
 
 
@@ -141,14 +153,14 @@ def local_addresses() -> set[str]:
 
 def list_guarded(listing: str) -> set[int]:
     """The ports at which our table drops strangers."""
-    own = "\n".join(rule.text for rule in split_ruleset(listing, own=True))
+    own = "\n".join(rule.plain for rule in split_ruleset(listing, own=True))
     return {int(port) for found in GUARDED.finditer(own) for port in found["ports"].split(", ")}
 
 
 def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
     """The rules of our table, or of all others."""
     table, chain = "", ""
-    found: list[tuple[str, str, str]] = []
+    found: list[tuple[str, str, str, str]] = []
     hooks: dict[tuple[str, str], set[str]] = {}
     for line in (line.strip() for line in listing.splitlines()):
         if line.startswith("table "):
@@ -160,44 +172,50 @@ def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
         elif hook := re.match(r"type \w+ hook (\w+)", line):
             hooks.setdefault((table, chain), set()).add(hook[1])
         elif chain and line and (table == TABLE) == own and not line.startswith("#"):
-            found.append((table, chain, line))
+            found.append((table, chain, line, QUOTED.sub('""', line)))
     # a chain is also reached from those that jump to it; as often as chains may follow each other
-    jumps = [(one, f"chain {name}") for *one, text in found for name in re.findall(r"\b(?:jump|goto) (\S+)", text)]
-    for _ in {one[1] for one, _ in jumps}:
-        for (of, chain), to in jumps:
+    leads = re.compile(r"\b(?:jump|goto) ([^\s,]+)")
+    jumps = [(of, chain, f"chain {name}") for of, chain, _, plain in found for name in leads.findall(plain)]
+    for _ in {chain for _, chain, _ in jumps}:
+        for of, chain, to in jumps:
             hooks.setdefault((of, to), set()).update(hooks.get((of, chain), ()))
-    return [Rule(f"{of}, {chain}", text, frozenset(hooks.get((of, chain), ()))) for of, chain, text in found]
+    return [
+        Rule(f"{of}, {chain}", text, plain, frozenset(hooks.get((of, chain), ()))) for of, chain, text, plain in found
+    ]
 
 
 def list_detours(listing: str, addresses: set[str]) -> list[str]:
     """The rules outside our table that lead past it, each with its place. `addresses` are this machine's."""
     guarded = list_guarded(listing)
-    others = split_ruleset(listing)
+    others = [rule for rule in split_ruleset(listing) if not NOT_TCP.search(rule.plain)]
     # where guarded ports lead: Docker sends them on to the container
     behind = {
-        target for rule in others if (matched := ports_of(rule.text)) and matched <= guarded for target in targets(rule)
+        target
+        for rule in others
+        if ports_of(rule.plain) and is_guarded(rule.plain, guarded, addresses)
+        for target in targets(rule, guarded)
     }
     found = []
     for rule in others:
         ends = {
             (address, port)
-            for address, port in targets(rule)
+            for address, port in targets(rule, guarded)
             if (address, port) in behind or (port in guarded and is_local(address, addresses))
         }
-        if (ends and not is_guarded(rule.text, guarded, addresses)) or rewrites(rule, guarded):
+        if (ends and not is_guarded(rule.plain, guarded, addresses)) or rewrites(rule, guarded):
             found.append(f"{rule.place}: {rule.text}")
     return found
 
 
 def is_local(address: str, addresses: set[str]) -> bool:
-    """Whether a destination is this machine; none at all is the packet's own."""
-    return not address or address in addresses or ipaddress.ip_address(address).is_loopback
+    """Whether a destination, also a prefix, is this machine; none at all is the packet's own."""
+    return not address or address in addresses or ipaddress.ip_network(address, strict=False).is_loopback
 
 
 def is_guarded(text: str, guarded: set[int], addresses: set[str]) -> bool:
     """Whether our chain has looked at everything that comes to this rule: guarded ports of this machine."""
     aimed = DESTINATION.search(text)
-    if aimed and not is_local(aimed["address"], addresses):
+    if aimed and not (aimed["address"] and is_local(aimed["address"], addresses)):
         return False
     matched = ports_of(text)
     mapped = {int(pair["from"]) for pair in PAIR.finditer(text) if int(pair["to"]) in guarded}
@@ -216,25 +234,29 @@ def ports_of(text: str) -> set[int]:
     return {port for span in spans for port in range(span[0], span[-1] + 1)}
 
 
-def targets(rule: Rule) -> set[tuple[str, int]]:
-    """Address (empty: this machine) and port to which a rule redirects; a port that stays is not told."""
-    found = STATEMENT.search(rule.text)
+def targets(rule: Rule, guarded: set[int]) -> set[tuple[str, int]]:
+    """Address (empty: this machine) and port to which a rule redirects."""
+    found = STATEMENT.search(rule.plain)
     # at output it is for programs of this machine alone
     if not found or not found["target"] or "prerouting" not in rule.hooks:
         return set()
     if " map " in found["target"]:
         return {(pair["address"] or "", int(pair["to"])) for pair in PAIR.finditer(found["target"])}
-    one = TARGET.match(found["target"])
-    return {(one["six"] or one["four"] or "", int(one["port"]))} if one else set()
+    if one := TARGET.match(found["target"]):
+        ports = range(int(one["first"]), int(one["last"] or one["first"]) + 1)
+        return {(one["six"] or one["four"] or "", port) for port in ports}
+    # the port stays
+    alone = ALONE.match(found["target"])
+    return {(alone["address"], port) for port in ports_of(rule.plain) or guarded} if alone else set()
 
 
 def rewrites(rule: Rule, guarded: set[int]) -> bool:
     """Whether a rule writes other addresses or ports into packets that our chain will see, or has seen otherwise."""
-    found = REWRITES.search(rule.text)
+    found = REWRITES.search(rule.plain)
     if not found or not rule.hooks & {"ingress", "prerouting", "input"}:
         return False
     if "dport set" in found[0]:
-        port = re.match(r" (\d+)\b", rule.text[found.end() :])
+        port = re.match(r" (\d+)\b", rule.plain[found.end() :])
         return not port or int(port[1]) in guarded
-    matched = ports_of(rule.text)
+    matched = ports_of(rule.plain)
     return not matched or bool(matched & guarded)
