@@ -9,12 +9,11 @@ import pytest
 from clients import put
 from testinfra.utils.ansible_runner import AnsibleRunner
 from workbook import Cell, Shown, xlsx
-from worklists import QUARANTINE, ask, command, day, drop, empty, keys, plain, settle, sh, told
+from worklists import QUARANTINE, ask, command, drop, empty, keys, plain, settle, sh, told
 
 HOSTS = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 COLUMNS = ["PatientID", "PatientName", "ScheduledStationAETitle", "ScheduledProcedureStepStartDate"]
 COLUMNS += ["ScheduledProcedureStepStartTime", "RequestedProcedureDescription", "AccessionNumber"]
-TODAY = date.today()
 TEXT = """# DICOM Worklist File
 # Patient Information
 PatientID=P0000001
@@ -52,28 +51,31 @@ def screen(machine: str) -> list[tuple[str, str, str]]:
 
 
 def test_a_moved_appointment_is_on_the_list_once(machine: str) -> None:
-    german = f"{TODAY:%d.%m.%Y}"
+    today = date.today()  # once: a test may run past midnight
+    german, seen = f"{today:%d.%m.%Y}", f"{today:%Y%m%d}"
     lines = [f"P1;Muster, Anna;US1;{german};08:30;Abdomen;", f"P1;Muster, Anna;US1;{german};08:45;Thyroid;"]
     lines += [f"P2;Muster, Berta;US1;{german};09:00;;A2"]
     status, said = create(machine, rows(*lines))
     assert status == 0, said
     first = {item.RequestedProcedureDescription: item.StudyInstanceUID for item in ask(machine, keys(PatientID="P1"))}
-    assert screen(machine) == [("P1", day(), "0830"), ("P1", day(), "0845"), ("P2", day(), "0900")]
+    assert screen(machine) == [("P1", seen, "0830"), ("P1", seen, "0845"), ("P2", seen, "0900")]
     moved = rows(*lines).replace("08:30", "09:30").replace("09:00", "09:00:00")
     for user in ("root", "ris"):
         assert create(machine, moved, user=user)[0] == 0
         settle(machine)
-        assert screen(machine) == [("P1", day(), "0845"), ("P1", day(), "0930"), ("P2", day(), "0900")]
+        assert screen(machine) == [("P1", seen, "0845"), ("P1", seen, "0930"), ("P2", seen, "0900")]
     again = {item.RequestedProcedureDescription: item.StudyInstanceUID for item in ask(machine, keys(PatientID="P1"))}
     assert again == first
     # to another station, and off this one's list
     assert create(machine, moved.replace("Anna;US1", "Anna;US4"))[0] == 0
-    assert screen(machine) == [("P2", day(), "0900")]
+    assert screen(machine) == [("P2", seen, "0900")]
     assert len(ask(machine, scanner="orthanc-us4", aet="US4")) == 2
 
 
 def test_what_the_file_no_longer_has_is_named_and_goes_when_it_is_said(machine: str) -> None:
-    today, tomorrow = f"{TODAY:%d.%m.%Y}", f"{TODAY + timedelta(days=1):%d.%m.%Y}"
+    first = date.today()
+    second = first + timedelta(days=1)
+    today, tomorrow = f"{first:%d.%m.%Y}", f"{second:%d.%m.%Y}"
     before = [f"P{number};Muster, Anna;US1;{today};0{number}:00;Abdomen;" for number in (7, 8, 9)]
     assert create(machine, rows(*before))[0] == 0
     after = rows(before[0], before[1].replace(today, tomorrow))  # P8 is moved, P9 cancelled
@@ -84,18 +86,20 @@ def test_what_the_file_no_longer_has_is_named_and_goes_when_it_is_said(machine: 
     assert create(machine, after, "--replace", user="ris")[0] == 2
     status, said = create(machine, after, "--replace")
     assert status == 0, said
-    assert screen(machine) == [("P7", day(), "0700"), ("P8", day(1), "0800")]
+    assert screen(machine) == [("P7", f"{first:%Y%m%d}", "0700"), ("P8", f"{second:%Y%m%d}", "0800")]
 
 
 def test_a_workbook_is_taken_as_excel_saves_it(machine: str) -> None:
+    today = date.today()
+    seen = f"{today:%Y%m%d}"
     cells: list[list[Cell]] = [
-        [4711, "Müller, Anna", "US1", TODAY, time(8, 30), "Schilddrüse", None],
-        [Shown(815, "zeros"), "Παπαδοπούλου, Μαρία", "US1", Shown(TODAY, "german day"), Shown(time(14), "12 hours")],
-        ["P3", "山田^太郎", "US1", f"{TODAY:%d.%m.%Y}", "3:15 PM"],
+        [4711, "Müller, Anna", "US1", today, time(8, 30), "Schilddrüse", None],
+        [Shown(815, "zeros"), "Παπαδοπούλου, Μαρία", "US1", Shown(today, "german day"), Shown(time(14), "12 hours")],
+        ["P3", "山田^太郎", "US1", f"{today:%d.%m.%Y}", "3:15 PM"],
     ]
     status, said = create(machine, xlsx({"Tabelle1": [[*COLUMNS], *cells], "Legende": [["US1", "Raum 1"]]}))
     assert status == 0, said
-    assert screen(machine) == [("000815", day(), "1400"), ("4711", day(), "0830"), ("P3", day(), "1515")]
+    assert screen(machine) == [("000815", seen, "1400"), ("4711", seen, "0830"), ("P3", seen, "1515")]
     [answer] = ask(machine, keys(PatientID="4711"))
     assert (answer.PatientName.family_name, answer.PatientName.given_name) == ("Müller", "Anna")
     assert answer.SpecificCharacterSet == "ISO_IR 192"
@@ -108,7 +112,7 @@ def test_a_workbook_is_taken_as_excel_saves_it(machine: str) -> None:
     [("utf-16", "\t", []), ("utf-8-sig", ";", []), ("utf-8", ",", []), ("cp1252", ";", ["--encoding", "cp1252"])],
 )
 def test_text_is_taken_as_excel_saves_it(machine: str, encoding: str, separator: str, options: list[str]) -> None:
-    line = separator.join(["P1", '"Müller, Anna"', "US1", f"{TODAY:%Y-%m-%d}", "9:00 AM", "Schilddrüse", ""])
+    line = separator.join(["P1", '"Müller, Anna"', "US1", f"{date.today()}", "9:00 AM", "Schilddrüse", ""])
     data = rows(line, separator=separator).encode(encoding)
     if options:
         status, said = create(machine, data)
@@ -120,7 +124,7 @@ def test_text_is_taken_as_excel_saves_it(machine: str, encoding: str, separator:
 
 
 def test_what_is_not_clear_is_asked_back_with_its_row(machine: str) -> None:
-    next_year = TODAY.year + 1
+    next_year = date.today().year + 1
     lines = [f"P1;Muster, Anna;US1;11/28/{next_year};0830;;", f"P2;Anna Muster;US1;01/02/{next_year};0830;;"]
     lines += [f"P3;Muster, Eva;US1;01/03/{next_year};0830;A;", f"P3;Muster, Eva;US1;03/01/{next_year};0930;A;"]
     status, said = create(machine, rows(*lines))
