@@ -60,12 +60,25 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.clinicops.orthanc.plugins.module_utils.present import PLUGINS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import image as images
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading, rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import missing_library
 
 # The file of each worklist plugin.
 WORKLISTS = {"ModalityWorklists": "worklists", "OrthancWorklists": "orthanc-worklists"}
+
+
+def may_authorize(listed: Any, plugins: Any) -> bool:
+    """Whether one of the files and folders in `listed`, Orthanc's option, may be or hold the Authorization plugin;
+    `plugins` are the files in the usual folders, or empty where they are not seen."""
+    for path in listed if isinstance(listed, list) else [listed] if listed else []:
+        if reading.is_unknown(path) or "Authorization" in str(path):
+            return True
+        seen = bool(plugins) and posixpath.normpath(str(path)) in PLUGINS
+        if not str(path).endswith(".so") and (not seen or "Authorization" in str(plugins)):
+            return True
+    return False
 
 
 def orthanc_configuration_problems(
@@ -95,6 +108,7 @@ def orthanc_configuration_problems(
             str(version),
             # a folder that is not seen may hold either
             named.pop() if len(named) == 1 else "",
+            authorized=image or may_authorize(configuration.get("Plugins"), plugins),
             directory="" if image else posixpath.dirname(next(iter(value), "")),
         )
     except ImportError as error:

@@ -93,12 +93,14 @@ def problems(
     plugins: Any = None,
     absent: Any = (),
     directory: str = "",
+    authorized: bool = True,
 ) -> list[Problem]:
     """Everything that is wrong, in the order of the schema's and then of the rules' findings.
 
     `version` is Orthanc's; `worklist_plugin` is `worklists`, `orthanc-worklists`, or empty where it may be either;
     `plugins` names those that are loaded, or is None where that is not known; `absent` is what of `files` the server
-    does not have; `directory` is that of the configuration file, where it is known.
+    does not have; `directory` is that of the configuration file, where it is known; `authorized` says whether the
+    Authorization plugin may be loaded.
     """
     strange = list(_not_json("", configuration))
     if strange:
@@ -106,7 +108,7 @@ def problems(
     translated = [*_schema_problems(configuration, version, worklist_plugin, plugins)]
     found = [item for _place, item in translated if item]
     sound = Sound.of(configuration, release(version), [place for place, item in translated])
-    found += _rules(sound, worklist_plugin, directory)
+    found += _rules(sound, worklist_plugin, directory, authorized)
     for name, path in _files(sound.configuration, directory or DIRECTORY):
         if path in absent:
             found.append(problem(name, f"names {path}, which does not exist", "put the file there", "missing_file"))
@@ -407,14 +409,14 @@ def _shown(path: str, value: Any) -> str:
 
 
 # --- rules --------------------------------------------------------------------------------------
-def _rules(sound: Sound, worklist_plugin: str, directory: str) -> Iterator[Problem]:
+def _rules(sound: Sound, worklist_plugin: str, directory: str, authorized: bool) -> Iterator[Problem]:
     effective, knows = sound.effective, sound.knows
     for name, (rule, safe) in SWITCHES.items():
         value = effective(name)
         if knows(name) and sound.reads(name) and value not in (safe, "Never" if name == "OverwriteInstances" else safe):
             yield problem(name, f"is {json.dumps(value)}: {WAIVABLE[rule]}", f"set it to {json.dumps(safe)}", rule)
     yield from _storage(sound, directory)
-    yield from _access(sound)
+    yield from _access(sound, authorized)
     yield from _devices(sound.section("DicomModalities"), bool(effective("DicomCheckModalityHost")))
     if knows("HttpPort", "DicomPort") and effective("HttpPort") == effective("DicomPort"):
         yield problem(
@@ -471,10 +473,11 @@ def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
         yield problem("ReadOnly", "is true: every image is refused", "set it to false", "stores_nothing")
 
 
-def _access(sound: Sound) -> Iterator[Problem]:
+def _access(sound: Sound, authorized: bool) -> Iterator[Problem]:
     users = sound.section("RegisteredUsers")
-    # the Authorization plugin asks its own service, and needs Orthanc's log-in off
-    service = any(name.startswith("WebService") and value for name, value in sound.section("Authorization").items())
+    # the Authorization plugin asks its own service, and needs Orthanc's log-in off; a section alone guards nothing
+    options = sound.section("Authorization") if authorized else {}
+    service = any(name.startswith("WebService") and value for name, value in options.items())
     # unset it is what RemoteAccessAllowed is
     decides = "AuthenticationEnabled" if "AuthenticationEnabled" in sound.configuration else "RemoteAccessAllowed"
     if not service and sound.knows("AuthenticationEnabled", decides) and sound.effective(decides) is not True:

@@ -43,8 +43,38 @@ def test_authentication_that_is_not_set_is_on_where_others_may_come() -> None:
     assert {"no_password", "no_users"} < every_rule(f"{{{off}}}").keys()
     # the Authorization plugin asks a service in Orthanc's place, where it is told of one
     service = '"Authorization": {"WebServiceRootUrl": "http://auth:8000/"}'
+    service += ', "Plugins": ["/usr/share/orthanc/plugins"]'
     assert not {"no_password", "no_users"} & every_rule(f"{{{off}, {service}}}").keys()
     assert "no_password" in every_rule(f'{{{off}, "Authorization": {{"TokenHttpHeaders": ["token"]}}}}')
+
+
+FOLDER, OTHER = "/usr/share/orthanc/plugins/", "libOrthancDicomWeb.so"
+GUARD = "libOrthancAuthorization.so"
+
+
+@pytest.mark.parametrize(
+    ("listed", "files", "guarded"),
+    [
+        (None, [GUARD], False),
+        ([], [GUARD], False),
+        ([FOLDER], [OTHER], False),
+        ([FOLDER + OTHER], [GUARD], False),
+        ([FOLDER], [OTHER, GUARD], True),
+        ([FOLDER], [], True),
+        (["/opt/plugins"], [OTHER], True),
+        ([f"/opt/{GUARD}"], [OTHER], True),
+        (["${PLUGINS}"], [OTHER], True),
+    ],
+)
+def test_an_authorization_that_no_plugin_reads_guards_nothing(
+    listed: list[str] | None, files: list[str], guarded: bool
+) -> None:
+    whole = {"AuthenticationEnabled": False, "Authorization": {"WebServiceRootUrl": "http://auth:8000/"}}
+    text = json.dumps(whole if listed is None else {**whole, "Plugins": listed})
+    rules_of = {item["rule"] for item in problems({"/etc/orthanc/a.json": text}, "1.12.7", plugins=files)}
+    assert ({"no_password", "no_users"} & rules_of) == (set() if guarded else {"no_password", "no_users"})
+    of_image = {item["rule"] for item in problems({"/etc/orthanc/a.json": text}, "1.12.7", plugins=files, image=True)}
+    assert not {"no_password", "no_users"} & of_image
 
 
 def test_a_dollar_is_a_variable_only_before_a_brace() -> None:
