@@ -108,7 +108,7 @@ def test_what_somebody_read_of_a_damaged_file_is_given_out_no_more(machine: str)
     # while no image is taken, the right file comes back and nothing goes
     must(machine, f"systemctl stop orthanc-monitor.timer && touch {STORAGE}/.orthanc-brake")
     sent(machine, "US1", seen)
-    must(machine, f"rm -f {STORAGE}/.orthanc-brake")
+    must(machine, f"rm -f {STORAGE}/.orthanc-brake && systemctl start orthanc-monitor.timer")
 
     dicom(machine, *images.values())
 
