@@ -106,7 +106,7 @@ def main() -> None:
         status = server.store(asked["path"], user) if asked["store"] else 200
         if status != 200:
             module.fail_json(msg=f"STOW-RS as {user.name}: HTTP status {status} instead of 200")
-        found = server.find(study, user)
+        found = server.find(user, StudyInstanceUID=study)
         if len(found) != 1:
             module.fail_json(msg=f"QIDO-RS as {user.name} finds {len(found)} studies {study} instead of 1")
         url, root = dicomweb.retrieve_url(found[0]), f"https://{asked['hostname']}"
