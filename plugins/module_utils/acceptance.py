@@ -26,6 +26,11 @@ STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 WORKLIST_SECONDS = 30
 BACKUP = Path("/var/lib/orthanc-backup")
+SCHEDULES = {
+    "backup": Path("/etc/cron.d/orthanc-backup"),
+    "restore_check": Path("/etc/systemd/system/orthanc-restore-check.timer"),
+    "ledger": Path("/etc/systemd/system/orthanc-ledger.timer"),
+}
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
 WORKLIST = "/usr/local/bin/orthanc-worklist"
 # by Orthanc's words
@@ -514,15 +519,15 @@ class Day:
             hours, days, ledger = (self.limits[name] for name in ("backup_hours", "restore_check_days", "ledger_hours"))
             self.recent(
                 *("last backup", "backup", describe(hours, "hour"), hours * 3600),
-                *(Path("/etc/cron.d/orthanc-backup"), "orthanc-backup run, and journalctl -t orthanc-backup"),
+                *(SCHEDULES["backup"], "orthanc-backup run, and journalctl -t orthanc-backup"),
             )
             self.recent(
                 *("last restore check", "restore_check", describe(days, "day"), days * 86400),
-                *(Path("/etc/systemd/system/orthanc-restore-check.timer"), "orthanc-backup check"),
+                *(SCHEDULES["restore_check"], "orthanc-backup check"),
             )
             self.recent(
                 *("last ledger of what was received", "ledger", describe(ledger, "hour"), ledger * 3600),
-                *(Path("/etc/systemd/system/orthanc-ledger.timer"), "orthanc-backup ledger"),
+                *(SCHEDULES["ledger"], "orthanc-backup ledger"),
             )
         if self.settings["monitor"]:
             age = time.time() - float(state(MONITOR).get("time", 0))

@@ -12,14 +12,14 @@ import datetime
 import math
 import urllib.parse
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 
+from .server.core import verdict as verdicts
 from .server.core.escaping import escape
-from .server.core.limits import SILENT_MINUTES, merge_limits
-
-Report = dict[str, Any]
+from .server.core.limits import SILENT_MINUTES
+from .server.core.verdict import BAD, GOOD, SOON, Limits, Report, limits_of
 
 GROUPS = ("DICOM", "Worklist", "DICOMweb", "Access", "Service", "Safety")
 RIGHTS = {
@@ -32,33 +32,7 @@ RIGHTS = {
     "storage_commitment": "ask for storage commitment (N-ACTION)",
 }
 STALE_HOURS = 26
-GOOD, SOON, BAD = "good", "soon", "bad"
 POINTS = 240  # of a history, in the plot
-
-
-class Limits(NamedTuple):
-    """What is worth a look and what is a failure, of each kind."""
-
-    certificate_days: tuple[float, float]
-    disk_days: tuple[float, float]
-    free_percent: tuple[float, float]
-    backup_hours: tuple[float, float]
-    restore_check_hours: tuple[float, float]
-    ledger_hours: tuple[float, float]
-
-
-def limits_of(report: Report) -> Limits:
-    """The monitor's, as the server has them: what is worse by a further step is a failure."""
-    found = merge_limits(report.get("limits") or {})
-    days, check = found["days_until_full"], found["restore_check_days"]
-    return Limits(
-        certificate_days=(found["certificate_days"], 0),
-        disk_days=(days, min(days, 7)),
-        free_percent=(found["disk_warning_percent"], found["disk_critical_percent"]),
-        backup_hours=(found["backup_hours"], found["backup_hours"] + 24),
-        restore_check_hours=(check * 24, (check + 6) * 24),
-        ledger_hours=(found["ledger_hours"], found["ledger_hours"] + 24),
-    )
 
 
 # --- lines --------------------------------------------------------------------------------------
@@ -84,7 +58,7 @@ def lines(report: Report) -> list[str]:
 def html(report: Report) -> str:
     """One report as a page, with a connection sheet for each device."""
     checks = [
-        {"group": "", "tried": "", "remedy": "", "waiver": "", **check, "result": _result(check)}
+        {"group": "", "tried": "", "remedy": "", "waiver": "", **check, "result": verdicts.result_of(check)}
         for check in report.get("checks") or []
     ]
     names = [*GROUPS, *(check.get("group") or "Other" for check in checks)]
@@ -101,8 +75,7 @@ def html(report: Report) -> str:
         "report.html.j2",
         report={"clinic": "", "host": "", "hostname": "", "collection": "", **report},
         title=report.get("clinic") or report.get("host") or "A server without a name",
-        verdict=verdict(report),
-        good=_passed(report),
+        verdict=verdicts.judge(report),
         time_of=_moment(report.get("time")),
         failed=[check for check in checks if check["result"] == "failed"],
         waived=[check for check in checks if check["result"] == "waived"],
@@ -111,6 +84,8 @@ def html(report: Report) -> str:
         certificates=[_certificate(each, limits_of(report)) for each in report.get("certificates") or []],
         disk=_disk(report),
         backup=_backup(report),
+        alerts=None if report.get("alerts") is None else [_alert(alert) for alert in verdicts.alerts_of(report)],
+        clock=report.get("clock"),
         groups=groups,
         server=server,
         devices=[_device(device, server) for device in report.get("devices") or []],
@@ -119,31 +94,21 @@ def html(report: Report) -> str:
 
 def overview(reports: list[Report]) -> str:
     """A page with a row for each report, worst first, that links to <host>.html."""
-    moments = [moment for report in reports if (moment := _parsed(report.get("time")))]
+    moments = [moment for report in reports if (moment := verdicts.parse_time(report.get("time")))]
     newest = max(moments, default=None)
     rows = sorted((_row(report, newest) for report in reports), key=lambda row: row["order"])
     return _render(
         "overview.html.j2",
         rows=rows,
         said=_summary(rows),
-        worst=max((row["state"] for row in rows), default=SOON, key=_weight),
+        worst=max((row["state"] for row in rows), default=SOON, key=verdicts.weigh),
         newest=_moment(newest.isoformat()) if newest else None,
     )
 
 
 def verdict(report: Report) -> str:
     """The report in one sentence."""
-    checks = report.get("checks") or []
-    results = [_result(check) for check in checks]
-    failed, waived = results.count("failed"), results.count("waived")
-    aside = f", {waived} waived" if waived else ""
-    if failed:
-        return f"{failed} of {_count(len(checks), 'check')} failed{aside}"
-    if not checks:
-        return "Nothing was checked"
-    if not report.get("passed"):
-        return f"The test did not pass, though none of its {_count(len(checks), 'check')} failed{aside}"
-    return f"Everything works: {_count(results.count('passed'), 'check')} passed{aside}"
+    return verdicts.judge(report).sentence
 
 
 def _render(template: str, **values: Any) -> str:
@@ -158,54 +123,36 @@ def _render(template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def _passed(report: Report) -> bool:
-    checks = report.get("checks") or []
-    return bool(report.get("passed")) and bool(checks) and all(_result(check) != "failed" for check in checks)
-
-
-def _result(check: dict[str, Any]) -> str:
-    if check.get("waiver"):
-        return "waived"
-    return "passed" if check["passed"] else "failed"
-
-
 # --- the parts of a report ------------------------------------------------------------------------
 def _certificate(certificate: dict[str, Any], limits: Limits) -> dict[str, Any]:
     days = int(certificate["days"])
-    said = f"{_count(days, 'day')} left" if days >= 0 else f"expired {_count(-days, 'day')} ago"
-    state = _falling(days, limits.certificate_days)
-    return {"name": certificate["name"], "said": said, "until": _moment(certificate.get("not_after")), "state": state}
+    state = verdicts.falling(days, limits.certificate_days)
+    until = _moment(certificate.get("not_after"))
+    return {"name": certificate["name"], "said": verdicts.left(days), "until": until, "state": state}
 
 
 def _disk(report: Report) -> dict[str, Any] | None:
-    disk, limits = report.get("disk"), limits_of(report)
+    disk = report.get("disk")
     if not disk:
         return None
     total, free = float(disk["total_bytes"]), float(disk["free_bytes"])
     history = sorted((float(moment), float(used)) for moment, used in disk.get("history") or [])
     days = disk.get("days_until_full")
-    now, measured = _parsed(report.get("time")), _parsed(disk.get("time"))
-    before = (now - measured).total_seconds() if now and measured else 0.0
+    now, before = verdicts.parse_time(report.get("time")), verdicts.measured_before(report)
     begin = history[-1][0] if history else now.timestamp() if now else None
-    percent = 100 * free / total if total else 0
     return {
         "path": disk["path"],
         "total": _size(total),
         "used": _size(total - free),
         "free": _size(free),
-        "used_percent": round(100 - percent),
+        "used_percent": round(100 - verdicts.free_percent(disk)),
         "said": "full now" if days is not None and days <= 0 else f"full in {_days(days)}" if days is not None else "",
         "full": _day(begin + 86400 * days) if begin and days is not None else "",
         "note": disk.get("note") or ("" if days is not None else "not enough history yet"),
         "plot": _plot(history, total, days),
         # a monitor that does not look any more sees nothing fill
-        "old": f"measured {_age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
-        "state": max(
-            _falling(percent, limits.free_percent),
-            _falling(days, limits.disk_days) if days is not None else GOOD,
-            SOON if before > 60 * SILENT_MINUTES else GOOD,
-            key=_weight,
-        ),
+        "old": f"measured {verdicts.age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
+        "state": verdicts.state_of_disk(report),
     }
 
 
@@ -244,14 +191,26 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
     backup = report.get("backup")
     if not backup:
         return None
-    time, check, limits = report.get("time"), backup.get("restore_check"), limits_of(report)
-    found = [
-        {"name": "Last backup", **_run(backup, time, limits.backup_hours), "more": _proven(backup)},
-        {"name": "Last restore check", **_run(check, time, limits.restore_check_hours), "more": _verified(check)},
-    ]
-    if "ledger" in backup:
-        found.append({"name": "Last ledger", **_run(backup["ledger"], time, limits.ledger_hours), "more": ""})
+    check = backup.get("restore_check")
+    known = {"last backup": (backup, _proven(backup)), "last restore check": (check, _verified(check))}
+    found = []
+    for name, run in verdicts.runs_of(report).items():
+        noted, more = known.get(name, (backup.get("ledger"), ""))
+        last = verdicts.parse_time((noted or {}).get("last_success"))
+        found.append(
+            {
+                **{"name": name.capitalize(), "said": run.said, "state": run.state, "more": more},
+                **{"moment": _moment(last.isoformat()) if last else None, "result": _newest(noted)},
+                "age": run.said.removesuffix(" before this report"),
+            }
+        )
     return found
+
+
+def _newest(run: dict[str, Any] | None) -> str:
+    """How the newest run ended, where one has begun."""
+    result = str((run or {}).get("result") or "")
+    return "" if result == "none yet" else result
 
 
 def _proven(backup: dict[str, Any]) -> str:
@@ -270,22 +229,11 @@ def _verified(check: dict[str, Any] | None) -> str:
     return f"verified {day[:4]}-{day[4:6]}-{day[6:]}: snapshot {seen['snapshot']}{of_when}, {counts}"
 
 
-def _run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float]) -> dict[str, Any]:
-    """When it succeeded last, by the report's own clock, and how the newest run ended."""
-    result, last, now = (run or {}).get("result") or "", _parsed((run or {}).get("last_success")), _parsed(time)
-    if not last:
-        said = "no success yet" if result else "did not run yet"
-        return {"said": said, "age": "never", "moment": None, "result": result, "state": BAD}
-    hours = (now - last).total_seconds() / 3600 if now else math.inf
-    age = _age(hours) if now else "at an unknown age"
-    state = BAD if result == "failed" else _rising(hours, limits)
-    return {
-        "said": f"{age} before this report" if now else age,
-        "age": age,
-        "moment": _moment(last.isoformat()),
-        "result": result,
-        "state": state,
-    }
+def _alert(alert: dict[str, Any]) -> dict[str, Any]:
+    """What the monitor told, and whether anything can be done about it."""
+    state = verdicts.state_of_alert(alert)
+    word = {BAD: "trouble", SOON: "to look at"}.get(state, "for information")
+    return {**alert, "state": state, "word": word, "since": _moment(alert.get("since"))}
 
 
 def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
@@ -303,82 +251,61 @@ def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:
-    failed, alarms = sum(not row["good"] for row in rows), sum(row["good"] and row["state"] != GOOD for row in rows)
+    bad, soon = (sum(row["state"] == state for row in rows) for state in (BAD, SOON))
     if not rows:
         return "There is no report yet"
-    if failed:
-        return f"{failed} of {_count(len(rows), 'clinic')} failed" + (f", {alarms} more to look at" if alarms else "")
-    if alarms:
-        return f"Every test passed; {alarms} of {_count(len(rows), 'clinic')} to look at"
+    if bad:
+        more = f", {soon} more to look at" if soon else ""
+        return f"{bad} of {verdicts.count(len(rows), 'clinic')} to act on{more}"
+    if soon:
+        return f"{soon} of {verdicts.count(len(rows), 'clinic')} to look at"
     return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
 
 
 def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     checks = report.get("checks") or []
-    failed = sum(_result(check) == "failed" for check in checks)
+    failed = sum(verdicts.result_of(check) == "failed" for check in checks)
     certificates = [
         _certificate(each, limits_of(report)) | {"days": int(each["days"])} for each in report.get("certificates") or []
     ]
     certificate = min(certificates, key=lambda each: each["days"], default=None)
     disk = _disk(report)
     backup = _backup(report)
-    moment = _parsed(report.get("time"))
+    moment = verdicts.parse_time(report.get("time"))
     behind = (newest - moment).total_seconds() / 3600 if newest and moment else 0.0
-    good = _passed(report)
+    judged = verdicts.judge(report)
     cells = {
         "certificate": (certificate["said"], certificate["state"]) if certificate else ("none", SOON),
         "disk": (disk["old"] or disk["said"] or disk["note"], disk["state"]) if disk else ("not measured", SOON),
         "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
-        "time": (f"{_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
+        "time": (f"{verdicts.age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
     }
     if not moment:
         cells["time"] = ("not known", SOON)
     states = [state for _, state in cells.values()]
-    state = max([*states, GOOD if good else BAD], key=_weight)
+    state = max([judged.state, cells["time"][1]], key=verdicts.weigh)
     host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
     return {
         "clinic": clinic or "A server without a name",
         "hostname": report.get("hostname") or "",
         "link": f"{urllib.parse.quote(host, safe='')}.html" if host else "",
-        "verdict": verdict(report),
-        "good": good,
+        "verdict": judged.sentence,
+        "judged": judged.state,
         "failed": failed,
         "checks": len(checks),
         "version": (report.get("versions") or {}).get("Orthanc") or "not known",
         "time": _moment(report.get("time")),
         "cells": cells,
         "state": state,
-        "order": (good, -failed, -states.count(BAD), -states.count(SOON), clinic.casefold(), host),
+        "order": (-verdicts.weigh(state), -failed, -states.count(BAD), -states.count(SOON), clinic.casefold(), host),
     }
 
 
 # --- words --------------------------------------------------------------------------------------
-def _weight(state: str) -> int:
-    return (GOOD, SOON, BAD).index(state)
-
-
-def _falling(value: float, limits: tuple[float, float]) -> str:
-    return BAD if value < limits[1] else SOON if value < limits[0] else GOOD
-
-
-def _rising(value: float, limits: tuple[float, float]) -> str:
-    return BAD if value > limits[1] else SOON if value > limits[0] else GOOD
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def _days(days: float) -> str:
     if days < 1:
         return "less than a day"
-    return f"{days / 365.25:.0f} years" if days > 5 * 365.25 else _count(int(days), "day")
-
-
-def _age(hours: float) -> str:
-    if hours < 1:
-        return "less than an hour"
-    return _count(int(hours), "hour") if hours < 48 else _count(int(hours / 24), "day")
+    return f"{days / 365.25:.0f} years" if days > 5 * 365.25 else verdicts.count(int(days), "day")
 
 
 def _size(count: float) -> str:
@@ -390,17 +317,9 @@ def _size(count: float) -> str:
     return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
 
 
-def _parsed(text: Any) -> datetime.datetime | None:
-    try:
-        moment = datetime.datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
-
-
 def _moment(text: Any) -> dict[str, str] | None:
     """For <time>, and to read. No month has a name: an administrator's locale would write it."""
-    moment = _parsed(text)
+    moment = verdicts.parse_time(text)
     if not moment:
         return None
     return {"iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}", "said": f"{moment:%Y-%m-%d %H:%M} UTC", "day": f"{moment:%Y-%m-%d}"}

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from typing import Any
 
 from . import acceptance, doctor
 from . import report as pages
-from .server.core import journal
+from .server.core import clock, journal
 from .server.core.escaping import escape
 
 CONFIGURATION = Path("/etc/orthanc-verify.json")
@@ -113,6 +114,7 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
         **{"checks": day.checks, "waivers": settings["waivers"]},
         "certificates": until if day.certificate_until else [],
         "limits": day.limits,
+        **({"alerts": alerts(noted), "clock": clock_now()} if settings["monitor"] else {}),
         "disk": {**noted["disk"], "time": acceptance.iso(noted.get("time", 0))} if noted.get("disk") else None,
         "backup": backup() if settings["backup"] else None,
         "server": {
@@ -144,11 +146,35 @@ def versions(settings: dict[str, Any]) -> dict[str, str]:
     return {**found, **({"Image": image} if image else {})}
 
 
+def alerts(noted: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the monitor's last look still saw wrong; the acceptance test itself is this report."""
+    found = []
+    for one in noted.get("alerts", {}).values():
+        if one["firing"] and not one["covered"] and not one["good"] and not one["name"].startswith("Acceptance"):
+            about = ": ".join(text for text in (one["object"], one.get("detail", "")) if text)
+            told = {key: one[key] for key in ("name", "object", "severity", "remedy")}
+            standing = one.get("standing", one["severity"] == "info")  # of which a clinic is told once
+            text = f"{one['summary']} ({about})" if about else one["summary"]
+            found.append({**told, "text": text, "standing": standing, "since": acceptance.iso(one["since"])})
+    return found
+
+
+def clock_now() -> dict[str, Any] | None:
+    """Whether the clock is synchronised, and why not; None where nobody can say."""
+    try:
+        seen = clock.read_clock()
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None  # the monitor tells that it is blind
+    return {"synchronised": seen.synchronised, "said": seen.said}
+
+
 def backup() -> dict[str, Any]:
     def of(name: str) -> dict[str, Any]:
         noted = acceptance.state(acceptance.BACKUP / f"{name}.json")
-        last = noted.get("last_success_epoch")
-        return {"result": noted.get("result", "none yet"), "last_success": acceptance.iso(last) if last else None}
+        last, schedule = noted.get("last_success_epoch"), acceptance.SCHEDULES[name]
+        planned = acceptance.iso(schedule.stat().st_mtime) if schedule.exists() else None
+        last_success = acceptance.iso(last) if last else None
+        return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 
     proven = acceptance.state(acceptance.BACKUP / "backup.json").get("last_moment")
     verified = acceptance.state(acceptance.BACKUP / "restore_check.json").get("last_verified")

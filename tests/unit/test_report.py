@@ -94,7 +94,7 @@ def sample() -> dict[str, Any]:
         "waivers": {"no_firewall": "a firewall of the clinic's stands in front"},
         "certificates": [
             {"name": "proxy", "not_after": "2027-11-27T10:00:00Z", "days": 366},
-            {"name": "ct (DICOM TLS)", "not_after": "2026-12-08T10:00:00Z", "days": 12},
+            {"name": "ct (DICOM TLS)", "not_after": "2027-12-08T10:00:00Z", "days": 377},
         ],
         "disk": {
             "path": "/var/lib/orthanc/db",
@@ -231,7 +231,7 @@ def test_what_is_there() -> None:
     for value in (
         *("Praxis Dr. Müller & Söhne", "pacs.clinic.example (pacs)", "2026-11-25 22:00 UTC", "clinicops.orthanc 1.0.0"),
         *("no_firewall a firewall of the clinic's", "Orthanc 1.12.7", "DICOMweb 1.20", "System Debian 13"),
-        *("366 days left", "good until 2027-11-27", "12 days left"),
+        *("366 days left", "good until 2027-11-27", "377 days left"),
         *("236 GB free, full in 147 days", "264 GB of 500 GB used (53 %)", "forecast : full on 2027-04-22"),
         *("20 hours before this report", "3 days before this report", "succeeded 2026-11-22 03:00 UTC"),
         *("calling AE title US1 , called AE title ORTHANC", "calling AE title ORTHANC , called AE title US1"),
@@ -318,9 +318,13 @@ def test_the_plot_holds_its_numbers() -> None:
         ({}, "20 hours before this report", "good"),
         ({"last_success": "2026-11-24T16:00:00Z"}, "30 hours before this report", "soon"),
         ({"last_success": "2026-11-20T16:00:00Z"}, "5 days before this report", "bad"),
-        ({"result": "failed"}, "newest run: failed", "bad"),
+        ({"result": "failed"}, "failed; the last success was 20 hours before this report", "bad"),
         ({"result": "failed", "last_success": None}, "no success yet", "bad"),
         ({"result": None, "last_success": None}, "did not run yet", "bad"),
+        ({"result": "none yet", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "first one is due", "soon"),
+        ({"result": "running", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "is running", "soon"),
+        ({"result": "none yet", "last_success": None, "planned": "2026-11-23T21:50:00Z"}, "no success yet", "bad"),
+        ({"result": "failed", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "no success yet", "bad"),
     ],
 )
 def test_the_backup(change: dict[str, Any], said: str, state: str) -> None:
@@ -449,7 +453,8 @@ def test_it_runs_on_a_server_without_ansible(tmp_path: Path) -> None:
 
 # --- many clinics ---------------------------------------------------------------------------------
 def clinics() -> list[dict[str, Any]]:
-    backup = {"result": "success", "last_success": "2026-11-20T01:12:00Z", "restore_check": None}
+    checked = {"result": "success", "last_success": "2026-11-15T03:00:00Z"}
+    backup = {"result": "success", "last_success": "2026-11-20T01:12:00Z", "restore_check": checked}
     stale = sample() | {"clinic": "Ostpark", "host": "ostpark", "time": "2026-11-20T22:00:00Z", "backup": backup}
     soon = [{"name": "proxy", "not_after": "2026-12-01T00:00:00Z", "days": 5}]
     good = [{"name": "proxy", "not_after": "2027-12-01T00:00:00Z", "days": 370}]
@@ -476,7 +481,7 @@ def test_the_overview_is_sorted_worst_first_and_links() -> None:
         ("markt.html", "Zahnarzt am Markt"),
     ]
     said = Text(source).text
-    assert "3 of 6 clinics failed, 2 more to look at" in said
+    assert "3 of 6 clinics to act on, 2 more to look at" in said
     rows = said.partition("Report Hafen")[2].partition("Altstadt")[0]
     for value in (
         "2 of 15 checks failed, 1 waived",
@@ -498,7 +503,7 @@ def test_the_overview_is_sorted_worst_first_and_links() -> None:
         ([], "There is no report yet"),
         ([clinics()[0]], "Everything works in the one clinic"),
         ([clinics()[0]] * 3, "Everything works in all 3 clinics"),
-        ([clinics()[0], clinics()[1]], "Every test passed; 1 of 2 clinics to look at"),
+        ([clinics()[0], clinics()[1]], "1 of 2 clinics to look at"),
     ],
 )
 def test_the_overview_in_one_sentence(reports: list[dict[str, Any]], said: str) -> None:
@@ -562,7 +567,12 @@ def test_a_huge_report_in_a_browser_and_on_paper(chromium: page.Browser, tmp_pat
 
 def test_the_overview_in_a_browser_and_on_paper(chromium: page.Browser, tmp_path: Path) -> None:
     file = written(tmp_path / "index.html", report.overview(clinics()))
-    shown = ["3 of 6 clinics failed, 2 more to look at", "新宿クリニック", "370 days left", "5 days behind the newest"]
+    shown = [
+        "3 of 6 clinics to act on, 2 more to look at",
+        "新宿クリニック",
+        "370 days left",
+        "5 days behind the newest",
+    ]
     assert page.problems(chromium, file, shown) == []
 
 

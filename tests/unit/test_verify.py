@@ -329,7 +329,7 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     assert found["passed"] is False
     assert [device["tls"] for device in found["devices"]] == [False, True]
     assert found["backup"]["result"] == "success"
-    none = {"result": "none yet", "last_success": None}
+    none = {"result": "none yet", "last_success": None, "planned": None}
     assert found["backup"]["restore_check"] == {**none, "verified": None}
     assert (found["backup"]["ledger"], found["backup"]["proven"]) == (none, None)
     assert "hidden-password" not in json.dumps(found)

@@ -20,7 +20,6 @@ import json
 import operator
 import os
 import re
-import shutil
 import socket
 import ssl
 import stat
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.core import journal, nftables
+from server.core import clock, journal, nftables
 from server.core.escaping import escape
 from server.core.limits import FILE as SHARED
 from server.core.limits import SILENT_MINUTES, read_limits
@@ -239,7 +238,7 @@ RULES = (
         "systemctl enable --now with its name; where it is missing, deploy again",
     ),
     Rule(
-        *("AcceptanceFailed", "warning", "acceptance_ok", "", "==", 0, 1, ()),
+        *("AcceptanceFailed", "critical", "acceptance_ok", "", "==", 0, 1, ()),
         "The last acceptance test failed",
         "see which checks failed: /var/lib/orthanc-verify/report.html; then orthanc-verify run",
     ),
@@ -266,11 +265,12 @@ RULES = (
     ),
     Rule(
         *("ClockUnsynchronised", "warning", "clock_ok", "", "==", 0, 3, ()),
-        "Nobody keeps this machine's clock right",
-        "apt install chrony, and name the clinic's time server in /etc/chrony/sources.d",
+        "The system clock is not synchronised",
+        "name the clinic's time server, as NTP= in /etc/systemd/timesyncd.conf or in a file in /etc/chrony/sources.d",
     ),
     Rule(
-        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 1, ()),
+        # as many looks as the clock has: what begins with a first deploy is one mail
+        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 3, ()),
         "This release of Orthanc has known vulnerabilities",
         "upgrade where there is a release without them; else list them in orthanc_monitor_accepted_cves",
     ),
@@ -824,17 +824,11 @@ class Look:
         self.saw("worklist_waiting_minutes", (self.now - min(waiting, default=self.now)) / 60)
 
     def clock(self) -> None:
-        if shutil.which("chronyc"):
-            status, said = run("chronyc", "-n", "-c", "tracking")
-            fields = said.strip().split(",")
-            synchronised = status == 0 and fields[-1] != "Not synchronised"
-            if synchronised:
-                offset = float(fields[4])
-                self.saw("clock_offset_seconds", offset)
-                synchronised = abs(offset) <= 1
-        else:
-            synchronised = run("timedatectl", "show", "--property=NTPSynchronized", "--value")[1].strip() == "yes"
-        self.saw("clock_ok", synchronised)
+        seen = clock.read_clock()
+        if seen.offset is not None:
+            self.saw("clock_offset_seconds", seen.offset)
+        self.saw("clock_ok", seen.synchronised)
+        self.details["ClockUnsynchronised/"] = seen.said
 
     def vulnerabilities(self) -> None:
         version = noted(self.storage / ".orthanc-version")
@@ -1021,6 +1015,13 @@ def judge(
 WORDS = {"firing": "Trouble", "reminder": "Still", "resolved": "All clear"}
 
 
+def word(event: dict[str, Any]) -> str:
+    """What kind of news it is; what nobody can change is none that anybody must act on."""
+    if event["state"] == "firing" and event["severity"] == "info":
+        return "For information"
+    return WORDS[event["state"]]
+
+
 def sentence(event: dict[str, Any]) -> str:
     about = ": ".join(text for text in (event["object"], event.get("detail", "")) if text)
     return escape(f"{event['summary']}{f' ({about})' if about else ''}")
@@ -1029,16 +1030,16 @@ def sentence(event: dict[str, Any]) -> str:
 def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
     """One mail for everything of one look, through the machine's sendmail."""
     message = email.message.EmailMessage()
-    first = events[0]
+    first = min(events, key=lambda one: PRIORITIES[one["severity"]])
     more = f" and {len(events) - 1} more" if len(events) > 1 else ""
-    message["Subject"] = escape(f"[{settings.clinic}] {WORDS[first['state']]}: {first['summary']}{more}")
+    message["Subject"] = escape(f"[{settings.clinic}] {word(first)}: {first['summary']}{more}")
     message["From"], message["To"] = settings.mail_from, ", ".join(settings.mail_to)
     message["Date"], message["Message-ID"] = formatdate(now), make_msgid(domain=settings.hostname or "localhost")
     lines = []
     for event in events:
         since = datetime.fromtimestamp(event["since"], UTC).strftime("%Y-%m-%d %H:%M UTC")
         lines += [
-            f"{WORDS[event['state']]}, {event['severity']}: {sentence(event)}.",
+            f"{word(event)}{'' if event['severity'] == 'info' else ', ' + event['severity']}: {sentence(event)}.",
             f"  {event['name']} since {since}",
         ]
         lines += [f"  Remedy: {event['remedy']}."] * (event["state"] != "resolved") + [""]
@@ -1052,7 +1053,7 @@ def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
 
 
 def post(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
-    told = [{"text": f"{WORDS[event['state']]}: {sentence(event)}", **event} for event in events]
+    told = [{"text": f"{word(event)}: {sentence(event)}", **event} for event in events]
     content = {"clinic": settings.clinic, "host": settings.host, "time": int(now), "alerts": told}
     content["text"] = "\n".join(f"{settings.clinic}: {event['text']}" for event in told)  # what chat services show
     request = urllib.request.Request(
@@ -1065,7 +1066,7 @@ def post(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
 def tell(settings: Settings, state: dict[str, Any], events: list[dict[str, Any]], now: float) -> None:
     """What could not be delivered is kept, and tried again with the next look."""
     for event in events:
-        say(f"{WORDS[event['state']]}: {event['name']}: {sentence(event)}", PRIORITIES[event["severity"]])
+        say(f"{word(event)}: {event['name']}: {sentence(event)}", PRIORITIES[event["severity"]])
     pending = state.setdefault("pending", {})
     for name, wanted, send in (("mail", settings.mail_to, mail), ("webhook", settings.webhook, post)):
         waiting = [*pending.get(name, []), *events] if wanted else []

@@ -1,0 +1,63 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether this machine's clock is kept right, and by what: the same answer for the monitor and the acceptance test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import NamedTuple
+
+KEEPERS = ("chrony", "ntpsec", "openntpd", "ntp", "systemd-timesyncd")  # Debian's units, as their packages
+OFF_SECONDS = 1  # by so much a clock that chrony keeps may be off
+WAIT_SECONDS = 20
+
+
+class Clock(NamedTuple):
+    """Whether it is synchronised, by how many seconds it is off where chrony says so, and why in a sentence."""
+
+    synchronised: bool
+    offset: float | None
+    said: str
+
+
+def read_clock() -> Clock:
+    """What chrony says of the clock, else the kernel (timedatectl). OSError where neither answers."""
+    if shutil.which("chronyc"):
+        synchronised, offset = parse_tracking(*run("chronyc", "-n", "-c", "tracking"))
+    else:
+        synchronised, offset = run("timedatectl", "show", "--property=NTPSynchronized", "--value")[1] == "yes", None
+    keeper = "" if synchronised else find_keeper()
+    container = not synchronised and run("systemd-detect-virt", "--quiet", "--container")[0] == 0
+    return Clock(synchronised, offset, describe(synchronised, keeper, container))
+
+
+def parse_tracking(status: int, said: str) -> tuple[bool, float | None]:
+    """Of `chronyc -c tracking`: whether it is synchronised, and by how many seconds the clock is off."""
+    fields = said.split(",")
+    if status or fields[-1] == "Not synchronised":
+        return False, None
+    offset = float(fields[4])
+    return abs(offset) <= OFF_SECONDS, offset
+
+
+def find_keeper() -> str:
+    """The unit that keeps the clock now; empty without one."""
+    return next((name for name in KEEPERS if run("systemctl", "is-active", "--quiet", f"{name}.service")[0] == 0), "")
+
+
+def describe(synchronised: bool, keeper: str, container: bool) -> str:
+    """Why it is not synchronised; empty where it is."""
+    if synchronised:
+        return ""
+    if keeper:
+        return f"{keeper} runs, and has not reached a time server"
+    if container:
+        return "this machine is a container and has its host's clock, which nobody keeps right"
+    return "no time service runs"
+
+
+def run(*command: str) -> tuple[int, str]:
+    """Exit code and what it says."""
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=WAIT_SECONDS, check=False)
+    return done.returncode, done.stdout.strip()
