@@ -545,6 +545,8 @@ class Day:
         planned = schedule.stat().st_mtime if schedule.exists() else 0.0
         fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
         seen = f"{iso(last)}, the last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
+        if result == "failed" and noted.get("reason"):
+            seen += f": {noted['reason'].removeprefix('Refused: ')[:300]}"
         starts = schedule.name if schedule.suffix == ".timer" else "cron.service"
         waits = schedule.exists() and self.is_active(starts)
         good = waits and fresh and result != "failed"

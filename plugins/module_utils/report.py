@@ -276,7 +276,9 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     judged = verdicts.judge(report)
     cells = {
         "certificate": (certificate["said"], certificate["state"]) if certificate else ("none", SOON),
-        "disk": (disk["old"] or disk["said"] or disk["note"], disk["state"]) if disk else ("not measured", SOON),
+        "disk": (disk["old"] or disk["said"] or f"{disk['free']} free", disk["state"])
+        if disk
+        else ("not measured", SOON),
         "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
         "time": (f"{verdicts.age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
     }
@@ -287,7 +289,7 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
     return {
         "clinic": clinic or "A server without a name",
-        "hostname": report.get("hostname") or "",
+        "hostname": _place(str(report.get("hostname") or ""), host),
         "link": f"{urllib.parse.quote(host, safe='')}.html" if host else "",
         "verdict": judged.sentence,
         "judged": judged.state,
@@ -299,6 +301,11 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
         "state": state,
         "order": (-verdicts.weigh(state), -failed, -states.count(BAD), -states.count(SOON), clinic.casefold(), host),
     }
+
+
+def _place(hostname: str, host: str) -> str:
+    """By both names where they differ: clinics may have the same name for their servers."""
+    return f"{hostname} ({host})" if hostname and host and host != hostname else hostname or host
 
 
 # --- words --------------------------------------------------------------------------------------

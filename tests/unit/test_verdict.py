@@ -60,7 +60,11 @@ CASES = [
     # what nobody can change is told and listed, and changes nothing
     ({"alerts": [CVES]}, "good", "Everything works: 81 checks passed"),
     ({"alerts": [alert("warning")]}, "soon", "81 checks passed; look at: something is wrong"),
-    ({"alerts": [alert("warning"), alert("critical")]}, "bad", "81 checks passed; act on: 2 things"),
+    (
+        {"alerts": [alert("warning"), alert("critical")]},
+        "bad",
+        "81 checks passed; act on: something is wrong; and 1 more",
+    ),
     ({"alerts": [alert("warning", standing=True)]}, "good", "Everything works: 81 checks passed"),
     # the report knows better than a look of a minute ago
     ({"alerts": [alert("critical", name="BackupOld")]}, "good", "Everything works: 81 checks passed"),
@@ -143,7 +147,7 @@ def test_what_chrony_says(status: int, said: str, synchronised: bool, offset: fl
     [
         (True, "", True, ""),
         (False, "systemd-timesyncd", True, "systemd-timesyncd runs, and has not reached a time server"),
-        (False, "", True, "this machine is a container and has its host's clock, which nobody keeps right"),
+        (False, "", True, "this machine is a container, and nobody keeps its host's clock right"),
         (False, "", False, "no time service runs"),
     ],
 )

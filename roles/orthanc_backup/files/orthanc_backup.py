@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.backup import history, ledger_history, orphans, placing, retention
+from server.backup import beginning, history, ledger_history, orphans, placing, retention
 from server.backup.study import BRAKED, Source, StudyRefused, format_images, restore_study
 from server.core import journal
 from server.core.escaping import escape
@@ -96,6 +96,10 @@ class Refused(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+class Busy(Refused):
+    """Another one is at work."""
 
 
 class Interrupted(BaseException):
@@ -259,7 +263,7 @@ def alone(settings: Settings, name: str) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() >= end:
                     what = f"Another orthanc-backup ({name}) is at work"
-                    raise Refused(f"{what}. Remedy: wait until it has ended.") from None
+                    raise Busy(f"{what}. Remedy: wait until it has ended.") from None
                 time.sleep(0.1)
         yield
 
@@ -2498,15 +2502,46 @@ def verified_of(snapshot: dict[str, Any]) -> str:
 
 
 def made(settings: Settings) -> dict[str, Any]:
+    """The repository, new or not. Where it is there, a backup at work does not matter."""
     result = {"repository": "was there", "warnings": same_disk(settings)}
     try:
         restic(settings, "cat", "config", "--no-lock")
     except Refused as refused:
         if "unable to open config file" not in str(refused):
             raise
-        restic(settings, "init")
+        with alone(settings, "run"):
+            restic(settings, "init")
         result["repository"] = "made"
     return result
+
+
+def make_first(settings: Settings, dry_run: bool) -> dict[str, Any]:
+    """The first backup, where none has succeeded: made, or begun and left at work, or why it is still to come."""
+    if state(settings, "backup").get("last_success_epoch"):
+        return {"first": "was there"}
+    try:
+        with alone(settings, "run"):
+            if state(settings, "restore"):
+                what = "A restore was begun and has not ended, and the first backup is made after it"
+                return {"first": "waits", "warnings": [f"{what}. Remedy: end it: orthanc-backup restore."]}
+            if not archive(settings) and snapshots(settings, "orthanc", "unproven"):
+                what = f"The repository has snapshots of {settings.host}, and this archive is none of theirs yet"
+                remedy = (
+                    "restore the last one (orthanc-backup restore), or begin anew: orthanc-backup run --new-archive"
+                )
+                return {"first": "waits", "warnings": [f"{what}. Remedy: {remedy}."]}
+            size = int(Rest(settings).get("/statistics")["TotalDiskSize"])
+            awaited = beginning.is_awaited(size, settings.limit_upload)
+            if dry_run:
+                return {"first": "would be made" if awaited else "would be begun"}
+            if awaited:
+                if (settings.directory / STOPPED).exists():
+                    started(settings)
+                return {"first": "made", **backup(settings, due=True, anew=False)}
+    except Busy:
+        return {"first": "is at work"}
+    run(*beginning.LEAVE_AT_WORK, str(Path(__file__).resolve()), *CONFIGURED, "run")
+    return {"first": "begun", "warnings": [beginning.tell(size, settings.limit_upload)]}
 
 
 def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
@@ -2514,7 +2549,8 @@ def done(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         settings.directory.mkdir(parents=True)
         settings.directory.chmod(0o755)  # the monitor reads what is there
     actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
-        "init": (("run",), lambda: made(settings)),
+        "init": ((), lambda: made(settings)),
+        "first": ((), lambda: make_first(settings, given.dry_run)),
         "run": (("run",), lambda: backup(settings, given.due, given.new_archive)),
         "accept": (("run",), lambda: accepted(settings, given.id, given.reason)),
         "list": ((), lambda: listed(settings)),
@@ -2544,6 +2580,8 @@ def main() -> int:
     common.add_argument("--json", action="store_true", help="the result as JSON")
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
     add("init", parents=[common], help="make the repository where there is none")
+    one = add("first", parents=[common], help="make the first backup; a large one is begun, and goes on by itself")
+    one.add_argument("--dry-run", action="store_true", help="say whether it would be made")
     one = add("run", parents=[common], help="make a backup")
     one.add_argument("--due", action="store_true", help="unless one was made in the last 20 hours")
     one.add_argument(

@@ -266,7 +266,8 @@ RULES = (
     Rule(
         *("ClockUnsynchronised", "warning", "clock_ok", "", "==", 0, 3, ()),
         "The system clock is not synchronised",
-        "name the clinic's time server, as NTP= in /etc/systemd/timesyncd.conf or in a file in /etc/chrony/sources.d",
+        "name the clinic's time server (NTP= in /etc/systemd/timesyncd.conf, or a file in /etc/chrony/sources.d); "
+        "for a container, on its host",
     ),
     Rule(
         # as many looks as the clock has: what begins with a first deploy is one mail

@@ -53,7 +53,7 @@ def describe(synchronised: bool, keeper: str, container: bool) -> str:
     if keeper:
         return f"{keeper} runs, and has not reached a time server"
     if container:
-        return "this machine is a container and has its host's clock, which nobody keeps right"
+        return "this machine is a container, and nobody keeps its host's clock right"
     return "no time service runs"
 
 

@@ -82,7 +82,7 @@ def judge(report: Report) -> Verdict:
     if not reasons:
         return Verdict(GOOD, f"Everything works: {count(passed, 'check')} passed{aside}", [])
     state = reasons[0].state
-    what = reasons[0].text if len(reasons) == 1 else f"{len(reasons)} things"
+    what = reasons[0].text + (f"; and {len(reasons) - 1} more" if len(reasons) > 1 else "")
     say = "act on" if state == BAD else "look at"
     return Verdict(state, f"{count(passed, 'check')} passed{aside}; {say}: {what}", reasons)
 
