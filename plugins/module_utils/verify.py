@@ -153,7 +153,7 @@ def alerts(noted: dict[str, Any]) -> list[dict[str, Any]]:
         if one["firing"] and not one["covered"] and not one["good"] and not one["name"].startswith("Acceptance"):
             about = ": ".join(text for text in (one["object"], one.get("detail", "")) if text)
             told = {key: one[key] for key in ("name", "object", "severity", "remedy")}
-            standing = one.get("standing", one["severity"] == "info")  # of which a clinic is told once
+            standing = one.get("nothing_to_do", one["severity"] == "info")  # of which a clinic is told once
             text = f"{one['summary']} ({about})" if about else one["summary"]
             found.append({**told, "text": text, "standing": standing, "since": acceptance.iso(one["since"])})
     return found

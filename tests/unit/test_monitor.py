@@ -540,6 +540,59 @@ def test_what_cannot_be_sent_is_sent_later(tmp_path: Path) -> None:
     assert state["pending"]["mail"] == []
 
 
+def test_a_first_deploy_is_one_message_unless_something_is_critical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def event(name: str, severity: str, state: str = "firing") -> dict[str, Any]:
+        told = {"summary": name, "remedy": "look", "since": 0}
+        return {"name": name, "object": "", "state": state, "severity": severity, **told}
+
+    sent: list[list[str]] = []
+    monkeypatch.setattr(
+        monitor,
+        "post",
+        lambda _settings, events, _now: sent.append([f"{one['name']} {one['state']}" for one in events]),
+    )
+    told, state = settings(tmp_path, webhook="http://127.0.0.1:9/"), {"began": 1000}
+    for moment, events in (
+        (1000, [event("Vulnerable", "info"), event("Brief", "warning")]),
+        (1060, []),
+        (1120, [event("Clock", "warning"), event("Brief", "warning", "resolved")]),
+        (1299, []),
+    ):
+        monitor.tell(told, state, events, moment)
+        assert sent == []
+    monitor.tell(told, state, [], 1300)
+    assert sent == [["Vulnerable firing", "Clock firing"]]
+    monitor.tell(told, state, [event("Later", "warning")], 1360)
+    assert sent[1:] == [["Later firing"]]
+    # what cannot wait takes the others along, and its end is told
+    sent.clear()
+    state = {"began": 1000}
+    monitor.tell(told, state, [event("Vulnerable", "info")], 1000)
+    monitor.tell(told, state, [event("Down", "critical")], 1060)
+    monitor.tell(told, state, [event("Down", "critical", "resolved")], 1120)
+    assert sent == [["Vulnerable firing", "Down firing"], ["Down resolved"]]
+
+
+def test_a_mail_s_subject_is_the_worst_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def sendmail(*_command: Any, **options: Any) -> Any:
+        said.append(options["input"].decode())
+        return subprocess.CompletedProcess([], 0, b"", b"")
+
+    monkeypatch.setattr(monitor.subprocess, "run", sendmail)
+    told = {"object": "", "state": "firing", "remedy": "look", "since": 0}
+    known = {**told, "name": "Known", "severity": "info", "summary": "A vulnerability is known"}
+    down = {**told, "name": "Down", "severity": "critical", "summary": "Orthanc does not run"}
+    monitor.mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known, down], 0)
+    monitor.mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known], 0)
+    assert "] Trouble: Orthanc does not run and 1 more\n" in said[0]
+    assert "\nFor information: A vulnerability is known.\n" in said[0]
+    assert "] For information: A vulnerability is known\n" in said[1]
+
+
 def test_a_token_is_not_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     event = {
         "name": "Test",

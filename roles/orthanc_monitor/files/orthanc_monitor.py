@@ -51,6 +51,7 @@ MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 OF_BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 DAY, HOUR = 86400, 3600
 REMIND_SECONDS = DAY
+SETTLE_SECONDS = 5 * 60  # of a new monitor, until which what can wait is gathered for one message
 CLEAR_LOOKS = 3  # good ones in a row, until an alert is over
 CLEAR_PERCENT = 2  # so much more must be free until an alert of a disk is over
 ANSWER_SECONDS = 5  # Orthanc's, and everybody else's
@@ -270,8 +271,7 @@ RULES = (
         "for a container, on its host",
     ),
     Rule(
-        # as many looks as the clock has: what begins with a first deploy is one mail
-        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 3, ()),
+        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 1, ()),
         "This release of Orthanc has known vulnerabilities",
         "upgrade where there is a release without them; else list them in orthanc_monitor_accepted_cves",
     ),
@@ -1064,6 +1064,20 @@ def post(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
         pass
 
 
+def is_settling(state: dict[str, Any], waiting: list[dict[str, Any]], now: float) -> bool:
+    """Whether a new monitor still gathers: a first deploy is one message, unless something is critical."""
+    return now - state.get("began", now - SETTLE_SECONDS) < SETTLE_SECONDS and all(
+        one["severity"] != "critical" for one in waiting
+    )
+
+
+def leave_out_resolved(waiting: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What came and went before anybody was told is not told."""
+    keys = {each: {(one["name"], one["object"]) for one in waiting if one["state"] == each} for each in WORDS}
+    over = keys["firing"] & keys["resolved"]
+    return [one for one in waiting if (one["name"], one["object"]) not in over]
+
+
 def tell(settings: Settings, state: dict[str, Any], events: list[dict[str, Any]], now: float) -> None:
     """What could not be delivered is kept, and tried again with the next look."""
     for event in events:
@@ -1071,7 +1085,9 @@ def tell(settings: Settings, state: dict[str, Any], events: list[dict[str, Any]]
     pending = state.setdefault("pending", {})
     for name, wanted, send in (("mail", settings.mail_to, mail), ("webhook", settings.webhook, post)):
         waiting = [*pending.get(name, []), *events] if wanted else []
-        if waiting:
+        if is_settling(state, waiting, now):
+            waiting = leave_out_resolved(waiting)
+        elif waiting:
             try:
                 send(settings, waiting, now)
                 waiting = []
