@@ -1,7 +1,11 @@
+#!/usr/bin/env python3
 """A page as its readers see it: in headless Chromium at three widths, in both themes, and on paper.
 
 `problems()` is the whole of it. Chromium is driven over its debugging pipe, without a network or a driver. Flags for
 `browser()` give it the network that a test wants.
+
+As a program it takes pictures for the documentation: of the top of each page that its first arguments name, as wide as
+a screen and as a phone, into the directory that its last argument names.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +29,7 @@ import bed
 
 WIDTHS = (320, 768, 1280)
 THEMES = ("light", "dark")
+PICTURED = {1280: 1000, 390: 1000}  # the height by the width, in pixels
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars"),
@@ -200,10 +206,10 @@ class Browser:
                     found.append(f"asks for {url}")
         return found
 
-    def picture(self, file: Path) -> None:
-        """All of it, for eyes."""
+    def picture(self, file: Path, height: int = 0) -> None:
+        """All of it, for eyes; or so many pixels from its top."""
         size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": height or size["height"], "scale": 1}
         shot = self.ask("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         file.write_bytes(base64.b64decode(shot["data"]))
 
@@ -303,3 +309,17 @@ def paper_problems(chromium: Browser, path: Path, shows: list[str], devices: lis
         if devices and begins[-len(devices) :] != sheets:
             found.append("paper: a sheet goes on over its page")
     return found
+
+
+def take_pictures(paths: list[Path], target: Path) -> None:
+    """The top of each page in the light theme, as `<name>-<width>.png`."""
+    target.mkdir(parents=True, exist_ok=True)
+    with browser() as chromium:
+        for path in paths:
+            for width, height in PICTURED.items():
+                chromium.show(path, width, "light")
+                chromium.picture(target / f"{path.stem}-{width}.png", height)
+
+
+if __name__ == "__main__":
+    take_pictures([Path(name) for name in sys.argv[1:-1]], Path(sys.argv[-1]))
