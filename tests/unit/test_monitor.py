@@ -273,6 +273,12 @@ def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
     over_tls = {"us3": ("US3", "127.70.3.9")}
     [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "127.70.3.9"), over_tls)
     assert device == "us3"
+    # under its certificate the acceptance test has itself rejected
+    line = REJECTED.format("ACCEPTANCE_TEST", "127.70.3.9")
+    assert monitor.orthanc_log.list_rejections(line, over_tls, "ACCEPTANCE_TEST") == []
+    assert len(monitor.orthanc_log.list_rejections(line, over_tls)) == 1
+    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("", "127.70.3.9"), over_tls, "ACCEPTANCE_TEST")
+    assert device == "us3"
 
 
 def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:

@@ -638,7 +638,7 @@ class Look:
         }
         # the acceptance test's own is rejected on purpose
         devices = {name: pair for name, pair in pairs.items() if pair[0] != self.settings.calling_aet}
-        reasons = orthanc_log.list_rejections("\n".join(lines), devices)
+        reasons = orthanc_log.list_rejections("\n".join(lines), devices, self.settings.calling_aet)
         for name in devices:
             own, counter = [reason for of, reason in reasons if of == name], f"rejected {name}"
             total[counter] = total.get(counter, 0) + len(own)
