@@ -80,9 +80,7 @@ def safe(home: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]) ->
     monkeypatch.setattr(acceptance, "BACKUP", home)
     monkeypatch.setattr(acceptance, "read_limits", lambda: limits.merge_limits(wanted))
     monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda _unit: True))
-    monkeypatch.setattr(
-        acceptance, "Path", lambda path: home / "schedule" if str(path).startswith("/etc/") else Path(path)
-    )
+    monkeypatch.setattr(acceptance, "SCHEDULES", dict.fromkeys(acceptance.SCHEDULES, home / "schedule"))
     (home / "schedule").touch()
     return acceptance.Day(SETTINGS, home)
 
