@@ -324,6 +324,7 @@ def test_the_plot_holds_its_numbers() -> None:
         ({"result": "none yet", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "first one is due", "soon"),
         ({"result": "running", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "is running", "soon"),
         ({"result": "none yet", "last_success": None, "planned": "2026-11-23T21:50:00Z"}, "no success yet", "bad"),
+        ({"result": "running", "last_success": None, "planned": "2026-11-23T21:50:00Z"}, "no success yet", "bad"),
         ({"result": "failed", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "no success yet", "bad"),
     ],
 )

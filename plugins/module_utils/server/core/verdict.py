@@ -196,10 +196,9 @@ def assess_run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float
     result, last, now = known.get("result") or "", parse_time(known.get("last_success")), parse_time(time)
     if not last:
         planned = parse_time(known.get("planned"))
-        if result == "running":
-            return Run(first, "the first one is running")
+        # one that was killed is noted as running for ever
         if result != "failed" and planned and now and (now - planned).total_seconds() < 3600 * limits[0]:
-            return Run(first, "the first one is due")
+            return Run(first, "the first one is " + ("running" if result == "running" else "due"))
         return Run(BAD, "no success yet" if result else "did not run yet")
     hours = (now - last).total_seconds() / 3600 if now else math.inf
     state = BAD if result == "failed" else rising(hours, limits)
