@@ -201,6 +201,7 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
             {
                 **{"name": name.capitalize(), "said": run.said, "state": run.state, "more": more},
                 **{"moment": _moment(last.isoformat()) if last else None, "result": _newest(noted)},
+                "warnings": (backup.get("warnings") or []) if name == "last backup" else [],
                 "age": run.said.removesuffix(" before this report"),
             }
         )

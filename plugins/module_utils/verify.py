@@ -176,10 +176,12 @@ def backup() -> dict[str, Any]:
         last_success = acceptance.iso(last) if last else None
         return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 
-    proven = acceptance.state(acceptance.BACKUP / "backup.json").get("last_moment")
+    noted = acceptance.state(acceptance.BACKUP / "backup.json")
+    proven = noted.get("last_moment")
     verified = acceptance.state(acceptance.BACKUP / "restore_check.json").get("last_verified")
     return {
         **of("backup"),
+        "warnings": noted.get("warnings", []),
         "proven": stamp(proven) if proven else None,  # the moment that the newest proven snapshot holds
         "restore_check": {
             **of("restore_check"),

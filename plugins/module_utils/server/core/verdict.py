@@ -99,6 +99,8 @@ def find_reasons(report: Report) -> list[Reason]:
     found.append(Reason(state_of_disk(report), describe_disk(disk)) if disk else Reason(SOON, "no monitor is deployed"))
     runs = runs_of(report)
     found += [Reason(run.state, f"{name}: {run.said}") for name, run in runs.items()]
+    for warning in (report.get("backup") or {}).get("warnings") or []:
+        found.append(Reason(SOON, uncapitalise(warning.partition(" Remedy: ")[0].removesuffix("."))))
     if not runs:
         found.append(Reason(SOON, "no backup is set up, the images are on this server alone"))
     clock = report.get("clock")
