@@ -284,9 +284,9 @@ def restart_loop(machine: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unsafe_version(machine: str) -> Iterator[None]:
+def new_vulnerability(machine: str) -> Iterator[None]:
     path = "/usr/local/share/orthanc-monitor/vulnerabilities.json"
     with kept(machine, path):
-        new = '{"vulnerabilities": [{"id": "CVE-2099-0001", "fixed_in": "99.0.0"}]}'
-        put(machine, path, new.encode())
+        new = {"id": "CVE-2099-0001", "source": "orthanc", "fixed_in": "99.0.0", "summary": "", "remedy": "", "url": ""}
+        put(machine, path, json.dumps({"vulnerabilities": [new]}).encode())
         yield

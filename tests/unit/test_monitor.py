@@ -26,7 +26,6 @@ from programs import program
 ROOT = Path(__file__).resolve().parents[2]
 monitor = program("orthanc_monitor")
 DAY, GB = 86400, 10**9
-KNOWN = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").read_text())
 
 
 def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) -> Any:
@@ -147,7 +146,7 @@ def test_it_reminds_once_a_day_while_it_lasts(tmp_path: Path) -> None:
 
 def test_what_is_known_is_told_once(tmp_path: Path) -> None:
     assert [one for one in play(tmp_path, *[[("known_cves", "", 11)]] * 50, every=3600) if one] == [
-        ["firing UnsafeVersion/"]
+        ["firing KnownVulnerabilities/"]
     ]
 
 
@@ -338,21 +337,6 @@ def test_a_table_that_cannot_be_compared_is_not_called_changed(tmp_path: Path, m
 def test_the_names_of_every_release_are_read(text: str, failed: float) -> None:
     found = monitor.exposition(text)
     assert found.get("orthanc_jobs_total_failed", found.get("orthanc_jobs_failed")) == failed
-
-
-@pytest.mark.parametrize(
-    ("version", "system", "number"),
-    [
-        ("1.10.1", "debian-12", 11),
-        ("1.10.1", "debian-11", 12),
-        ("1.12.7", "debian-13", 11),
-        ("1.12.11", "debian-13", 1),
-        ("1.13.0", "debian-13", 0),
-        ("1.13.0+dfsg", "debian-13", 0),
-    ],
-)
-def test_a_release_s_vulnerabilities(version: str, system: str, number: int) -> None:
-    assert len(monitor.unfixed(KNOWN, version, system)) == number
 
 
 def test_who_holds_a_file_is_known(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "a listed device rejected": (watched.device_rejected, "DeviceRejected/us1"),
     "log disk full": (watched.log_disk_full, "DiskAlmostFull/log"),
     "restart loop": (watched.restart_loop, "RestartLoop/"),
-    "unsafe version": (watched.unsafe_version, "UnsafeVersion/"),
+    "a new vulnerability": (watched.new_vulnerability, "KnownVulnerabilities/"),
 }
 LASTS = ("restart loop", "a listed device rejected", "mount gone", "index locked")
 

@@ -40,6 +40,8 @@ from server.core import clock, journal, nftables
 from server.core.escaping import escape
 from server.core.limits import FILE as SHARED
 from server.core.limits import SILENT_MINUTES, read_limits
+from server.monitor import packages, support, survey
+from server.monitor import vulnerabilities as vulnerability
 from server.orthanc import log as orthanc_log
 
 CONFIGURATION = Path("/etc/orthanc-monitor.json")
@@ -271,9 +273,50 @@ RULES = (
         "for a container, on its host",
     ),
     Rule(
-        *("UnsafeVersion", "info", "known_cves", "", ">", 0, 1, ()),
-        "This release of Orthanc has known vulnerabilities",
-        "upgrade where there is a release without them; else list them in orthanc_monitor_accepted_cves",
+        *("SecurityUpdates", "warning", "security_updates", "", ">", 0, 1, ()),
+        "Security updates are waiting to be installed",
+        "apt update && apt full-upgrade, then orthanc-verify run; unattended-upgrades installs them by itself",
+    ),
+    Rule(
+        # while dpkg is at work a package is half configured
+        *("PackageHeldBack", "warning", "packages_held", "", ">", 0, 3, ()),
+        "Something keeps updates of packages back",
+        "apt-mark unhold and its name; dpkg --configure -a; apt install and its name, which asks about a changed file",
+    ),
+    Rule(
+        *("ConfigurationLeft", "info", "conffiles_left", "", ">", 0, 1, ()),
+        "An update brought configuration files that were not taken",
+        "compare each with the file beside it, then remove it",
+    ),
+    Rule(
+        *("PackageListsOld", "warning", "package_lists_days", "", ">", "package_lists_days", 1, ()),
+        "Nobody has asked for updates for long, so none is known",
+        "apt update; apt install unattended-upgrades does it each day",
+    ),
+    Rule(
+        *("RebootDue", "warning", "reboot_due", "", "==", 1, 1, ()),
+        "An update takes effect with the next start of the machine",
+        "systemctl reboot, when no device is sending",
+    ),
+    Rule(
+        *("RestartDue", "warning", "replaced_files", "service", ">", 0, 3, ("RebootDue",)),
+        "A service still runs what an update has replaced",
+        "systemctl restart and its name; Orthanc when no device is sending",
+    ),
+    Rule(
+        *("SystemEndOfLife", "critical", "support_days", "", "<", 0, 1, ()),
+        "This system gets no security updates any more",
+        "move to the next release of the system",
+    ),
+    Rule(
+        *("SystemEndSoon", "warning", "support_days", "", "<", "support_days", 1, ("SystemEndOfLife",)),
+        "This system will soon get no security updates any more",
+        "plan the move to the next release of the system",
+    ),
+    Rule(
+        *("KnownVulnerabilities", "info", "known_cves", "", ">", 0, 1, ()),
+        "Vulnerabilities are known for which this system offers no update yet",
+        "orthanc-monitor vulnerabilities tells what each means; orthanc_monitor_accepted_cves lists those to live with",
     ),
     Rule(
         *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),
@@ -336,7 +379,14 @@ HELP = {
     "worklist_waiting_minutes": "Minutes that the oldest item has been waiting for the gate",
     "clock_ok": "Whether the clock is synchronised",
     "clock_offset_seconds": "What chrony says the clock is off by",
-    "known_cves": "Known vulnerabilities of this release that nobody has accepted",
+    "security_updates": "Security updates, and updates of what Orthanc runs, that somebody must install",
+    "packages_held": "Packages whose update is kept back, or that are half installed",
+    "conffiles_left": "Configuration files that came with an update and were not taken",
+    "package_lists_days": "Days since apt last asked for updates",
+    "reboot_due": "1 where an update waits for the machine's next start",
+    "replaced_files": "Programs and libraries that a service runs and an update has replaced",
+    "support_days": "Days until the system gets no security updates any more",
+    "known_cves": "Known vulnerabilities without an update that nobody has accepted",
     "blind": "1 where the monitor could not look",
 }
 
@@ -467,6 +517,7 @@ class Look:
         self.details: dict[str, str] = {}  # more of an alert, by name and object
         self.options = read(settings.orthanc)
         self.storage = settings.storage
+        self.pid = 0  # Orthanc's, while it runs
         # series over time: [[epoch, value], ...] by name
         self.series: dict[str, list[list[float]]] = dict(state.get("series", {}))
         self.connection = http.client.HTTPConnection("127.0.0.1", self.options.get("HttpPort", 8042), ANSWER_SECONDS)
@@ -493,6 +544,10 @@ class Look:
             self.worklist,
             self.clock,
             self.vulnerabilities,
+            self.updates,
+            self.lists,
+            self.restarts,
+            self.support,
         ):
             try:
                 part()
@@ -598,6 +653,7 @@ class Look:
             shown = run("systemctl", "show", "--property=ActiveState,MainPID,NRestarts", "orthanc")[1]
             found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
             pid, restarts, up = found["MainPID"], found["NRestarts"], found["ActiveState"] == "active"
+        self.pid = int(pid) if up else 0
         self.saw("process_up", up)
         if restarts:
             self.saw("restarts_hour", self.increase("restarts", float(restarts), HOUR))
@@ -831,13 +887,67 @@ class Look:
         self.saw("clock_ok", seen.synchronised)
         self.details["ClockUnsynchronised/"] = seen.said
 
+    # --- packages --------------------------------------------------------------------------------
+    def keep(self, name: str, key: list[Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was found under this key, found anew when the key is another; each day in any case."""
+        known, key = self.state.setdefault("packages", {}).get(name, {}), [int(self.now // DAY), *key]
+        if known.get("key") != key:
+            known = self.state["packages"][name] = {"key": key, **find()}
+        return known
+
     def vulnerabilities(self) -> None:
-        version = noted(self.storage / ".orthanc-version")
-        known = unfixed(read(Path("/usr/local/share/orthanc-monitor/vulnerabilities.json")), version, debian())
-        left = [name for name in known if name not in self.settings.accepted_cves]
-        self.state["version"], self.state["cves"] = version, known
-        self.saw("known_cves", len(left))
-        self.details["UnsafeVersion/"] = f"Orthanc {version}: {', '.join(left)}"
+        if not self.pid:
+            return  # what it runs is not seen
+        version, container = noted(self.storage / ".orthanc-version"), self.settings.method == "docker"
+        key = [*survey.stamp(packages.MACHINE / packages.STATUS, survey.KNOWN), self.pid, survey.read_pid(survey.NGINX)]
+        known = json.loads(survey.KNOWN.read_text(encoding="utf-8"))
+        found = self.keep("vulnerabilities", key, lambda: survey.survey_packages(known, self.pid, version, container))
+        left = [vulnerability.Open(**one) for one in found["open"] if one["id"] not in self.settings.accepted_cves]
+        self.state["version"], self.state["cves"] = version, sorted({one["id"] for one in found["open"]})
+        self.saw("known_cves", len({one.id for one in left}))
+        self.details["KnownVulnerabilities/"] = vulnerability.summarise(left)
+
+    def updates(self) -> None:
+        watched = [name for name, _ in self.state.get("packages", {}).get("vulnerabilities", {}).get("watched", [])]
+        found = self.keep("updates", [*survey.stamp_updates(), watched], lambda: survey.survey_updates(watched))
+        seen = self.state["packages"].get("seen", {})
+        due, self.state["packages"]["seen"] = survey.list_due(found, seen, self.now)
+        self.saw("security_updates", len(due))
+        self.details["SecurityUpdates/"] = told(due)
+        self.saw("packages_held", len(found["held"]))
+        self.details["PackageHeldBack/"] = told(found["held"])
+        left = [path for path in found["left"] if os.path.lexists(path)]
+        self.saw("conffiles_left", len(left))
+        self.details["ConfigurationLeft/"] = told(left)
+
+    def lists(self) -> None:
+        age = packages.read_lists_age(self.now)
+        days = self.age(None if age is None else self.now - age) / DAY
+        self.saw("package_lists_days", days)
+        self.details["PackageListsOld/"] = f"{days:.0f} days"
+
+    def restarts(self) -> None:
+        key = survey.stamp(packages.MACHINE / packages.STATUS, survey.REBOOT)
+        reason = self.keep("reboot", key, lambda: {"reason": survey.find_reboot()})["reason"]
+        self.saw("reboot_due", bool(reason))
+        self.details["RebootDue/"] = reason
+        services = {"nginx": survey.read_pid(survey.NGINX)}
+        if self.settings.method != "docker":
+            services["orthanc"] = self.pid
+        for name, pid in services.items():
+            if pid:
+                replaced = packages.list_replaced(survey.read_maps(pid))
+                self.saw("replaced_files", len(replaced), "service", name)
+                self.details[f"RestartDue/{name}"] = told(replaced)
+
+    def support(self) -> None:
+        release = support.read_release()
+        last = support.find_support_end(release)
+        if last is not None:
+            self.saw("support_days", (last - datetime.fromtimestamp(self.now, UTC).date()).days)
+            name = release.get("PRETTY_NAME", release.get("ID", ""))
+            for alert in ("SystemEndOfLife/", "SystemEndSoon/"):
+                self.details[alert] = f"{name}: until {last}"
 
 
 # --- pure functions -----------------------------------------------------------------------------
@@ -877,10 +987,6 @@ def exposition(text: str) -> dict[str, float]:
     return found
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0]))
-
-
 def noted(path: Path) -> str:
     """The release that a file in Orthanc's directory names; whatever else it is, its text is not told."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -891,19 +997,9 @@ def noted(path: Path) -> str:
     return text
 
 
-def unfixed(known: dict[str, Any], version: str, system: str) -> list[str]:
-    """Vulnerabilities of a release; those that Debian has fixed in its own are not."""
-    return [
-        one["id"]
-        for one in known["vulnerabilities"]
-        if numbers(version) < numbers(one["fixed_in"]) and system not in one.get("fixed_by", [])
-    ]
-
-
-def debian() -> str:
-    """`debian-12`, of this machine."""
-    told = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return f"{told['ID']}-{told.get('VERSION_ID', '')}".replace('"', "")
+def told(lines: list[str]) -> str:
+    """Some of them, and how many more there are."""
+    return ", ".join(lines[:5]) + (f" and {len(lines) - 5} more" if len(lines) > 5 else "")
 
 
 def holding(path: Path) -> set[int]:
@@ -990,6 +1086,7 @@ def judge(
             alert.update(looks=0, good=alert["good"] + 1, seen=int(look.now))
         alert["covered"] = key in covered
         alert.update(name=name, object=object_, severity=rule.severity, summary=rule.summary, remedy=rule.remedy)
+        alert["nothing_to_do"] = rule.severity == "info"  # known, and nothing that anybody here could install or start
         alert["told"] = min(alert["told"], int(look.now))  # a clock that was wrong
         # a device or a disk that is no more
         lost = (rule.metric, object_) not in seen and look.now - alert["seen"] >= DAY
@@ -1244,6 +1341,18 @@ def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
     return lines
 
 
+def list_vulnerabilities(known: dict[str, Any], settings: Settings) -> list[str]:
+    """For a person: each vulnerability that is open, in what, what it means, what to do, where to read more."""
+    if not known:
+        return ["The monitor has not looked at the packages yet. Remedy: systemctl start orthanc-monitor"]
+    lines = []
+    for one in known["open"]:
+        accepted = " (accepted)" if one["id"] in settings.accepted_cves else ""
+        lines += [escape(f"{one['id']}{accepted} in {one['package']} {one['version']}: {one['summary']}.")]
+        lines += [escape(f"  {text}") for text in (f"Remedy: {one['remedy']}.", one["url"])]
+    return lines or ["No vulnerability is known without an update."]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="orthanc-monitor", description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIGURATION, help=f"default: {CONFIGURATION}")
@@ -1251,6 +1360,7 @@ def main() -> int:
     for name, text in (
         ("look", "look at everything, tell what changed, brake or release; what the timer starts"),
         ("show", "what the last look saw; exit code 1 while something is wrong, or nobody looks"),
+        ("vulnerabilities", "what is known of the packages that run, what it means, and what to do"),
         ("rules", "the table as alert rules of Prometheus"),
         ("test", "send a test message by mail and webhook"),
     ):
@@ -1264,6 +1374,11 @@ def main() -> int:
     if arguments.command == "test":
         return test(settings)
     state = look(settings) if arguments.command == "look" else latest(settings)
+    if arguments.command == "vulnerabilities":
+        known = state.get("packages", {}).get("vulnerabilities", {})
+        lines = [json.dumps(known, indent=2)] if arguments.json else list_vulnerabilities(known, settings)
+        print("\n".join(lines))
+        return 0
     silence = describe_silence(state, time.time()) if arguments.command == "show" else ""
     if arguments.json and arguments.command == "show":
         state["silence"] = silence

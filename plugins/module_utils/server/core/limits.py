@@ -25,6 +25,8 @@ LIMITS: dict[str, float] = {
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
     "worklist_minutes": 10,
+    "package_lists_days": 7,
+    "support_days": 90,
 }
 SILENT_MINUTES = 5  # after so many without a look of the monitor, which looks each minute, what it saw is of before
 
