@@ -45,10 +45,10 @@ def read_pid(path: Path) -> int:
 
 # --- vulnerabilities --------------------------------------------------------------------------------
 def list_watched(root: Path, installed: dict[str, Package], loaded: Iterable[str]) -> list[Package]:
-    """Packages of the programs that are watched, and of every library that Orthanc and nginx run."""
+    """Packages of the programs that are watched, and of every library that Orthanc and nginx run; these first."""
     owners = packages.find_owners(root, {path.removesuffix(" (deleted)") for path in loaded})
     watched = [one for one in installed.values() if one.name in owners or one.source in SOURCES]
-    return sorted(watched, key=lambda one: (one.source not in SOURCES, one.name))
+    return sorted(watched, key=lambda one: (one.name not in owners, one.name))
 
 
 def survey_packages(known: dict[str, Any], pid: int, release: str, container: bool) -> dict[str, Any]:
