@@ -324,6 +324,7 @@ RULES = (
         "see why: journalctl -u orthanc-monitor",
     ),
 )
+NOTHING_TO_DO = ("KnownVulnerabilities",)  # nobody in the clinic can end it today: told once, and listed
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {"==": operator.eq, "<": operator.lt, ">": operator.gt}
 
 
@@ -1086,7 +1087,7 @@ def judge(
             alert.update(looks=0, good=alert["good"] + 1, seen=int(look.now))
         alert["covered"] = key in covered
         alert.update(name=name, object=object_, severity=rule.severity, summary=rule.summary, remedy=rule.remedy)
-        alert["nothing_to_do"] = rule.severity == "info"  # known, and nothing that anybody here could install or start
+        alert["nothing_to_do"] = name in NOTHING_TO_DO
         alert["told"] = min(alert["told"], int(look.now))  # a clock that was wrong
         # a device or a disk that is no more
         lost = (rule.metric, object_) not in seen and look.now - alert["seen"] >= DAY
