@@ -42,7 +42,7 @@ def backed(**more: Any) -> dict[str, Any]:
     return found | {"proven": None, **more}
 
 
-CVES = alert("info", name="UnsafeVersion", text="Known vulnerabilities (CVE-2025-0896)")
+CVES = alert("info", name="KnownVulnerabilities", text="Known vulnerabilities (CVE-2025-0896)")
 CASES = [
     ({}, "good", "Everything works: 81 checks passed"),
     ({"backup": backed(**DUE)}, "soon", "81 checks passed; look at: last backup: the first one is due"),
