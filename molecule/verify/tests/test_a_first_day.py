@@ -12,7 +12,7 @@ from typing import Any
 import page
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import verdict
-from backups import done, must
+from backups import STORAGE, done, must
 from clients import wait_for
 from verified import call
 from watched import changed, firing, look, state, stopped
@@ -155,6 +155,20 @@ def test_a_large_first_backup_goes_on_by_itself() -> None:
         assert done(CLINIC, "init")["repository"] == "was there"
     finally:
         must(CLINIC, f"systemctl stop held; mv /root/state.json {STATE}")
+
+
+def test_a_machine_that_was_made_anew_waits_for_its_restore() -> None:
+    """An empty archive is never added to the snapshots of the lost one by itself."""
+    mark, before = f"{STORAGE}/.orthanc-archive", done(CLINIC, "list")
+    must(CLINIC, f"mv {STATE} /root/state.json && mv {mark} /root/archive")
+    try:
+        waits = done(CLINIC, "first")
+        assert waits["first"] == "waits"
+        assert "restore the last one" in waits["warnings"][0]
+        assert done(CLINIC, "list") == before
+        assert verdict.judge(call(CLINIC, "run")[1]).state == "soon"
+    finally:
+        must(CLINIC, f"mv /root/state.json {STATE}; mv /root/archive {mark}")
 
 
 def test_a_first_backup_that_is_to_come_is_amber_and_one_that_failed_is_red() -> None:
