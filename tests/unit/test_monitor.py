@@ -148,6 +148,10 @@ def test_what_is_known_is_told_once(tmp_path: Path) -> None:
     assert [one for one in play(tmp_path, *[[("known_cves", "", 11)]] * 50, every=3600) if one] == [
         ["firing KnownVulnerabilities/"]
     ]
+    # what is new is news
+    numbers = (11, 11, 12, 12, 9, 9, 10)
+    told = play(tmp_path, *[[("known_cves", "", number)] for number in numbers])
+    assert [bool(one) for one in told] == [True, False, True, False, False, False, True]
 
 
 def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:

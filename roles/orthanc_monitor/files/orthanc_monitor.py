@@ -1097,6 +1097,12 @@ def judge(
         elif alert["firing"] and (alert["good"] >= CLEAR_LOOKS or lost):
             events.append({**alert, "state": "resolved"})
             continue
+        elif alert["nothing_to_do"] and alert["firing"] and key in wrong:
+            # no reminder; but what is new is news, also when something else has ended
+            if alert["value"] > alert.get("known", alert["value"]):
+                alert["told"] = int(look.now)
+                events.append({**alert, "state": "firing"})
+            alert["known"] = alert["value"]
         elif (
             alert["firing"]
             and not alert["covered"]
