@@ -58,16 +58,15 @@ def systems() -> Iterator[dict[str, tuple[dict[str, tuple[str, set[str]]], dict[
     package, container = testinfra_hosts
     for name in testinfra_hosts:
         look(name)
+    beside = state(container)["packages"]["vulnerabilities"]
     run = ("run", "--detach", "--rm", "--name", PACKAGED, bed.image("orthanc-debian13"))
     bed.docker(*run, "/usr/sbin/Orthanc", "/etc/orthanc")
     try:
         yield {
             "12": (read_changelogs(package), found(state(package)["packages"]["vulnerabilities"])),
             "13": (read_changelogs(PACKAGED), found(survey_packaged())),
-            "image": (
-                read_changelogs(container, "docker", "exec", "orthanc"),
-                found(state(container)["packages"]["vulnerabilities"], "of the container"),
-            ),
+            "13, beside the container": (read_changelogs(container), found(beside)),
+            "image": (read_changelogs(container, "docker", "exec", "orthanc"), found(beside, inside=True)),
         }
     finally:
         bed.docker("rm", "--force", PACKAGED)
@@ -87,12 +86,12 @@ def survey_packaged() -> Any:
     return json.loads(bed.docker("exec", PACKAGED, "python3", "-c", script).stdout)
 
 
-def found(survey: Any, of: str = "") -> dict[str, set[str]]:
+def found(survey: Any, inside: bool = False) -> dict[str, set[str]]:
     """CVE ids by source package; an id may belong to two."""
     by_source: dict[str, set[str]] = {source: set() for source in SOURCES}
     sources = {(one["id"], one["summary"]): one["source"] for one in KNOWN["vulnerabilities"]}
     for one in survey["open"]:
-        if one["package"].endswith(of):
+        if one["package"].endswith("of the container") == inside:
             by_source[sources[one["id"], one["summary"]]].add(one["id"])
     return by_source
 
@@ -101,7 +100,7 @@ def test_no_entry_is_false_and_none_is_missing(systems: Any) -> None:
     misleading = {(one["source"], one["id"]) for one in KNOWN["vulnerabilities"] if one.get("changelog_misleads")}
     for system, (changelogs, open_) in systems.items():
         print(f"Debian {system}: {[(source, version) for source, (version, _) in changelogs.items()]} open: {open_}")
-        assert {"orthanc", "civetweb", "dcmtk"} <= set(changelogs)
+        assert {"nginx", "restic", "dcmtk"} <= set(changelogs) or {"orthanc", "civetweb", "dcmtk"} <= set(changelogs)
         for source, (version, named) in changelogs.items():
             false = {one for one in open_[source] & named if (source, one) not in misleading}
             assert false == set(), f"{system}: {source} {version} has these fixed"
@@ -131,7 +130,9 @@ def test_every_fix_of_orthanc_s_release_notes_is_open_in_an_older_release(system
     }
     assert {"CVE-2026-5437", "CVE-2026-5445"} <= fixes["1.12.11"]
     for system, (changelogs, open_) in systems.items():
-        version, named = changelogs["orthanc"]
+        version, named = changelogs.get("orthanc", ("", set()))
+        if not version:
+            continue
         later = set().union(*(ids for release, ids in fixes.items() if is_older(version, f"{release}~")))
         spared = {one["id"] for one in KNOWN["not_affected"] if one["source"] == "orthanc"}
         known = named | spared | set().union(*open_.values(), *(ids for _, ids in changelogs.values()))
