@@ -99,6 +99,29 @@ def test_apt_s_plan_is_read() -> None:
     assert found["libcivetweb1"][1:3] == ("1.16+dfsg-2", "1.16+dfsg-2+deb13u1")
 
 
+# as apt 3.0 said it on a machine of the test bed, one of two packages on hold: without and with --ignore-hold
+HELD = """Reading package lists...
+Building dependency tree...
+Reading state information...
+Calculating upgrade...
+The following packages have been kept back:
+  clinic-note
+The following packages will be upgraded:
+  libcivetweb1
+1 upgraded, 0 newly installed, 0 to remove and 1 not upgraded.
+Inst libcivetweb1 [1.16+dfsg-2+deb13u1] (1.16+dfsg-2+deb13u1+bed1 Debian-Security:stable-security [amd64])
+Conf libcivetweb1 (1.16+dfsg-2+deb13u1+bed1 Debian-Security:stable-security [amd64])
+"""
+WITHOUT_HOLDS = "Inst clinic-note [1.0] (2.0 Debian-Security:stable-security [all])\n" + HELD
+
+
+def test_what_is_on_hold_is_in_the_plan_without_holds() -> None:
+    assert set(packages.parse_simulation(HELD)) == {"libcivetweb1"}
+    assert set(packages.parse_simulation(WITHOUT_HOLDS)) == {"clinic-note", "libcivetweb1"}
+    assert packages.parse_simulation(WITHOUT_HOLDS)["clinic-note"] == ("clinic-note", "1.0", "2.0", True)
+    assert packages.parse_simulation("0 upgraded, 0 newly installed, 0 to remove and 0 not upgraded.\n") == {}
+
+
 @pytest.mark.parametrize(
     ("older", "newer"),
     [
