@@ -120,6 +120,14 @@ def chain(rule: str, kind: str = "nat", hook: str = "prerouting", priority: str 
     return f"table inet other {{\n	chain c {{\n		{head}\n		{rule}\n	}}\n}}\n"
 
 
+def mapped(elements: str, rule: str) -> str:
+    """With the named map m, as nft 1.1 breaks its elements into lines."""
+    text = f"\n	map m {{\n		type inet_service : inet_service\n		elements = {{ {elements} }}\n	}}\n".replace(
+        ", ", ",\n			     "
+    )
+    return chain(rule).replace("{", "{" + text, 1)
+
+
 # each was tried with two machines and a connection; what leads past the firewall, and what does not
 PAST = [
     chain("tcp dport 104 redirect to :4242"),
@@ -156,6 +164,27 @@ PAST = [
     chain("meta l4proto { tcp, udp } th dport 104 redirect to :4242"),
     chain("meta l4proto tcp th dport 104 redirect to :4242"),
     chain("meta protocol ip tcp dport 104 redirect to :4242"),
+    chain("meta l4proto 6 redirect to :4242"),  # where /etc/protocols is missing
+    # no port is named: it stays
+    chain("redirect"),
+    chain("ip daddr 203.0.113.7 tcp dport 4242 counter redirect"),
+    chain('ip daddr 203.0.113.7 tcp dport 4242 redirect random comment "to the PACS"'),
+    # maps: of ports, of addresses, of both, of verdicts
+    mapped("104 : 4242, 105 : 80", "redirect to :tcp dport map @m"),
+    mapped('104 comment "to : 80" : 4242', "redirect to :tcp dport map @m"),
+    mapped("100-110 : 4242", "redirect to :tcp dport map @m"),
+    mapped("443-4242 : 4242", "redirect to :tcp dport map @m"),
+    mapped("104 : 198.51.100.10 . 4242, 105 : 198.51.100.11 . 80", "dnat ip to tcp dport map @m"),
+    mapped("203.0.113.7 : 198.51.100.10", "dnat to ip daddr map @m"),
+    mapped("203.0.113.7 . 4242 : 198.51.100.10", "dnat to ip daddr . tcp dport map @m"),
+    mapped("104 : jump d, 105 : accept", "tcp dport vmap @m\n	}\n	chain d {\n		redirect to :4242"),
+    DOCKER + mapped("104 : 172.18.0.2 . 4242", "dnat ip to tcp dport map @m"),
+    mapped("104 : 4242", "redirect to :tcp dport map @m").replace(
+        "map m {", "map empty {\n\t\ttype inet_service : inet_service\n\t}\n\n\tmap m {"
+    ),
+    chain("dnat to 198.51.100.10:tcp dport map { 104 : 4242 }"),
+    chain("dnat to ip daddr map { 203.0.113.7 : 198.51.100.10 }"),
+    chain("dnat ip to tcp dport map { 104 : 198.51.100.10 . 4242 }"),
 ]
 NOT_PAST = [
     "",
@@ -193,6 +222,20 @@ NOT_PAST = [
     chain("dnat to 198.51.100.0-198.51.100.255"),
     chain("tcp dport 104 redirect to :9000-9010"),
     chain("tcp dport vmap { 104 : jump e, 105 : accept }\n	}\n	chain d {\n		redirect to :4242"),
+    chain("tcp dport 104 redirect"),
+    chain("tcp dport 4242 redirect"),
+    chain("ct status dnat accept"),
+    chain("tcp dport 4242 jump redirect"),
+    mapped("104 : 9999, 105 : 80", "redirect to :tcp dport map @m"),
+    mapped("4242 : 443", "redirect to :tcp dport map @m"),
+    mapped("104 : 198.51.100.10", "dnat to tcp dport map @m"),  # a port that stays, at which nobody is guarded
+    mapped("104 : 203.0.113.9 . 4242", "dnat ip to tcp dport map @m"),
+    mapped("203.0.113.7 : 203.0.113.9", "dnat to ip daddr map @m"),
+    mapped("104 : jump e, 105 : accept", "tcp dport vmap @m\n	}\n	chain d {\n		redirect to :4242"),
+    mapped("104 : 0x00000001", "meta mark set tcp dport map @m"),
+    chain("dnat to 203.0.113.9:tcp dport map { 104 : 4242 }"),
+    # another table's map of the same name
+    chain("redirect to :tcp dport map @m") + mapped("104 : 4242", "accept").replace("inet other", "ip other"),
 ]
 
 

@@ -26,15 +26,25 @@ NFT_FAILED = 90  # unshare has other codes, such as 1 where no namespaces are al
 # what the file makes of an empty kernel: a network namespace of its own, which ends with the command
 LOAD_APART = f'nft --file "$1" && nft --stateless list {TABLE} || exit {NFT_FAILED}'
 QUOTED = re.compile(r'"[^"]*"')
-STATEMENT = re.compile(r"\b(?P<what>redirect|dnat)\b(?: ip6?)?(?: to (?P<target>.+))?$")
+# no chain or set of that name, and no state of a connection; redirect may name no target
+STATEMENT = re.compile(
+    r"(?<![\w@-])(?<!jump )(?<!goto )(?:(?:redirect|dnat)(?: ip6?)? to (?P<target>.+)|redirect(?![\w-]).*)$"
+)
 REWRITES = re.compile(r"\b(?:ip6? [sd]addr|(?:tcp|th) dport) set\b")
 PORTS = re.compile(r"\b(?:tcp|th) dport (?P<not>!= )?(?P<ports>\{[^}]*\}|[\w@-]+)")
 GUARDED = re.compile(r"\b(?:tcp|th) dport (?:\{ )?(?P<ports>[\d, ]+?)(?: \})?(?: fib .*)? jump refuse")
 # the address is one address or prefix: no set, no range, no negation
 DESTINATION = re.compile(r"\bip6? daddr (?P<address>[0-9a-f:][0-9a-f.:/]*(?!\S))?")
-NOT_TCP = re.compile(r"\b(?:udp|sctp) [sd]port\b|\bicmp(?:v6)? \w|\b(?:l4proto|ip protocol|nexthdr) (?!tcp\b)\w")
-PAIR = re.compile(r"(?P<from>\d+) : (?:(?P<address>[0-9a-f.:]+) \. )?(?P<to>\d+)")
+NOT_TCP = re.compile(r"\b(?:udp|sctp) [sd]port\b|\bicmp(?:v6)? \w|\b(?:l4proto|ip protocol|nexthdr) (?!(?:tcp|6)\b)\w")
+MAP = re.compile(r"\bmap \{(?P<elements>[^}]*)\}")
+NAMED = re.compile(r"\b(?P<kind>v?map) @(?P<name>[^\s,]+)")
+# up to its elements there are lines of its own alone
+NAMED_MAP = re.compile(
+    r"^\s*map (?P<name>\S+) \{\n(?:(?!\s*\}).*\n)*?\s*elements = \{(?P<elements>[^}]*)\}", re.MULTILINE
+)
+ASIDE = re.compile(r' comment ""| (?:timeout|expires) \w+')  # of an element
 TARGET = re.compile(r"(?:\[(?P<six>[0-9a-f:]+)\]|(?P<four>[\d.]*)):(?P<first>\d+)(?:-(?P<last>\d+))?(?!\S)")
+BEFORE_MAP = re.compile(r"(?:\[(?P<six>[0-9a-f:]+)\]|(?P<four>[\d.]+)):")
 ALONE = re.compile(r"(?P<address>[0-9a-f.:]+)(?!\S)")
 
 
@@ -160,6 +170,7 @@ def list_guarded(listing: str) -> set[int]:
 def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
     """The rules of our table, or of all others."""
     table, chain = "", ""
+    maps = read_maps(listing)
     found: list[tuple[str, str, str, str]] = []
     hooks: dict[tuple[str, str], set[str]] = {}
     for line in (line.strip() for line in listing.splitlines()):
@@ -172,7 +183,7 @@ def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
         elif hook := re.match(r"type \w+ hook (\w+)", line):
             hooks.setdefault((table, chain), set()).add(hook[1])
         elif chain and line and (table == TABLE) == own and not line.startswith("#"):
-            found.append((table, chain, line, QUOTED.sub('""', line)))
+            found.append((table, chain, line, spell_out(line, maps.get(table, {}))))
     # a chain is also reached from those that jump to it; as often as chains may follow each other
     leads = re.compile(r"\b(?:jump|goto) ([^\s,]+)")
     jumps = [(of, chain, f"chain {name}") for of, chain, _, plain in found for name in leads.findall(plain)]
@@ -182,6 +193,20 @@ def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
     return [
         Rule(f"{of}, {chain}", text, plain, frozenset(hooks.get((of, chain), ()))) for of, chain, text, plain in found
     ]
+
+
+def read_maps(listing: str) -> dict[str, dict[str, str]]:
+    """The elements of each named map, by table and name, as they stand in a rule with a map of its own."""
+    found: dict[str, dict[str, str]] = {}
+    for part in re.split(r"^(?=table )", QUOTED.sub('""', listing), flags=re.MULTILINE):
+        maps = {one["name"]: " ".join(ASIDE.sub("", one["elements"]).split()) for one in NAMED_MAP.finditer(part)}
+        found[part.partition("{")[0].strip()] = maps
+    return found
+
+
+def spell_out(line: str, maps: dict[str, str]) -> str:
+    """A rule without what others wrote between quotes, and with the elements of its named maps."""
+    return NAMED.sub(lambda one: f"{one['kind']} {{ {maps.get(one['name'], '')} }}", QUOTED.sub('""', line))
 
 
 def list_detours(listing: str, addresses: set[str]) -> list[str]:
@@ -218,7 +243,8 @@ def is_guarded(text: str, guarded: set[int], addresses: set[str]) -> bool:
     if aimed and not (aimed["address"] and is_local(aimed["address"], addresses)):
         return False
     matched = ports_of(text)
-    mapped = {int(pair["from"]) for pair in PAIR.finditer(text) if int(pair["to"]) in guarded}
+    # 0: whatever port it is
+    mapped = {port for comes, _, goes in list_pairs(text) if (goes or guarded) & guarded for port in comes or {0}}
     return bool(matched or mapped) and (matched or mapped) <= guarded
 
 
@@ -227,27 +253,53 @@ def ports_of(text: str) -> set[int]:
     found = PORTS.search(text)
     if not found or found["not"]:
         return set()
-    parts = found["ports"].strip("{} ").split(", ")
-    if not all(re.fullmatch(r"\d+(-\d+)?", part) for part in parts):
+    spans = [read_ports(part) for part in found["ports"].strip("{} ").split(", ")]
+    return set().union(*spans) if all(spans) else set()
+
+
+def read_ports(text: str) -> set[int]:
+    """A port or a range; empty for anything else."""
+    if not re.fullmatch(r"\d+(-\d+)?", text):
         return set()
-    spans = [tuple(map(int, part.split("-"))) for part in parts]
-    return {port for span in spans for port in range(span[0], span[-1] + 1)}
+    span = [int(number) for number in text.split("-")]
+    return set(range(span[0], span[-1] + 1))
+
+
+def list_pairs(text: str) -> list[tuple[set[int], str, set[int]]]:
+    """Of each element of a rule's map: from which ports (empty: any), to which address (empty: none is named) and to
+    which ports (empty: they stay)."""
+    found = []
+    for element in (element for one in MAP.finditer(text) for element in one["elements"].split(", ")):
+        key, _, value = (part.strip().split(" . ") for part in element.rpartition(" : "))
+        comes, goes = (set().union(*map(read_ports, parts)) for parts in (key, value))
+        found.append((comes, next((part for part in value if ALONE.fullmatch(part) and not part.isdigit()), ""), goes))
+    return found
 
 
 def targets(rule: Rule, guarded: set[int]) -> set[tuple[str, int]]:
     """Address (empty: this machine) and port to which a rule redirects."""
     found = STATEMENT.search(rule.plain)
     # at output it is for programs of this machine alone
-    if not found or not found["target"] or "prerouting" not in rule.hooks:
+    if not found or "prerouting" not in rule.hooks:
         return set()
+    stays = ports_of(rule.plain) or guarded
+    if not found["target"]:
+        return {("", port) for port in stays}
     if " map " in found["target"]:
-        return {(pair["address"] or "", int(pair["to"])) for pair in PAIR.finditer(found["target"])}
+        one = BEFORE_MAP.match(found["target"])
+        fixed = (one["six"] or one["four"]) if one else ""
+        return {
+            (address or fixed, port)
+            for comes, address, goes in list_pairs(found["target"])
+            if address or goes
+            for port in goes or comes or stays
+        }
     if one := TARGET.match(found["target"]):
         ports = range(int(one["first"]), int(one["last"] or one["first"]) + 1)
         return {(one["six"] or one["four"] or "", port) for port in ports}
     # the port stays
     alone = ALONE.match(found["target"])
-    return {(alone["address"], port) for port in ports_of(rule.plain) or guarded} if alone else set()
+    return {(alone["address"], port) for port in stays} if alone else set()
 
 
 def rewrites(rule: Rule, guarded: set[int]) -> bool:
