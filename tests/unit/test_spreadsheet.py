@@ -165,6 +165,15 @@ def test_rows_and_cells_are_bounded(monkeypatch: Any) -> None:
         read([], [], [], [], lines[0])
 
 
+def test_cells_without_a_value_are_bounded(monkeypatch: Any) -> None:
+    """openpyxl fills each row up to its last cell, which may be empty and in any of 18,278 columns."""
+    lines: list[list[Cell]] = [["P1", "A^B", "US1", date(2026, 11, 28), time(8), *[""] * 15] for _number in range(5)]
+    monkeypatch.setattr(spreadsheet, "MAX_FILLED", 5 * 20 + 5)
+    assert len(read(*lines)) == 5
+    with pytest.raises(spreadsheet.Unreadable, match=r"'Sheet1' has too many cells without a value\. Remedy"):
+        read(*lines, [*lines[0]])
+
+
 def test_the_sheet_that_is_a_list_is_taken() -> None:
     cells: list[Cell] = ["P1", "A^B", "US1", date(2026, 11, 28), time(8, 30)]
     other: list[list[Cell]] = [[*HEAD], ["P2", *cells[1:]]]

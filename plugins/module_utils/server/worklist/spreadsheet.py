@@ -36,6 +36,7 @@ MAX_BYTES = 32 << 20  # of a file; five thousand rows have one or two million
 MAX_UNPACKED = 256 << 20  # of an .xlsx file, which is a zip archive
 MAX_ROWS = 100_000
 MAX_CELLS = 2_000_000  # of all sheets; those behind a row's last value do not count
+MAX_FILLED = 10_000_000  # of a sheet, empty ones included: some seconds
 LAST_ROW = 1_048_576  # of Excel's
 # text with the year behind day and month, of which an Excel of the same country would have made a date
 SWAPPABLE = re.compile(r"\d{1,2}([-/]) ?\d{1,2}\1 ?\d{2,4}\b", re.ASCII)
@@ -269,7 +270,12 @@ def read_sheet(sheet: Any, limit: int) -> Cells:
     """The rows that are not empty, without what is empty behind their last value; `limit` is the number of cells."""
     sheet.reset_dimensions()  # some programs write wrong ones
     found: Cells = {}
+    filled = 0
     for number, row in enumerate(sheet.iter_rows(), 1):
+        filled += len(row)  # openpyxl fills it up to its last cell, in whichever column that is
+        if filled > MAX_FILLED:
+            what = f"Sheet {sheet.title!r} has too many cells without a value"
+            raise Unreadable(f"{what}. Remedy: copy the list alone into a new workbook.")
         cells = [show_cell(cell) for cell in row]
         while cells and not cells[-1]:
             cells.pop()
