@@ -139,7 +139,6 @@ class Day:
         self.study, self.series = dicom.new_uid(), dicom.new_uid()
         self.proxy = dicomweb.Https(settings["hostname"], settings["ca_file"])
         self.certificate_until = 0
-        self.addresses: dict[str, list[int]] = {}
         self.users = [
             (User(user["name"], user["password"], self.certificates("user").get(user["name"], "")), user["role"])
             for user in settings["users"]
@@ -511,7 +510,6 @@ class Day:
         listening = exposure.listening()
         self.checks += exposure.server(table, listening, ports, waivers)
         self.checks += exposure.held(exposure.changes(), exposure.detours(), waivers)
-        self.addresses = exposure.addresses(exposure.known(), listening, "")
 
     # --- Safety -------------------------------------------------------------------------------
     def safety(self) -> None:

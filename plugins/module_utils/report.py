@@ -70,7 +70,7 @@ def html(report: Report) -> str:
             waived = sum(check["result"] == "waived" for check in members)
             counts = {"failed": failed, "waived": waived, "passed": len(members) - failed - waived}
             groups.append({"name": name, "checks": members, **counts})
-    server = {"addresses": [], "aet": "", "dicom_port": None, "dicom_tls_port": None, **(report.get("server") or {})}
+    server = {"aet": "", "dicom_port": None, "dicom_tls_port": None, **(report.get("server") or {})}
     return _render(
         "report.html.j2",
         report={"clinic": "", "host": "", "hostname": "", "collection": "", **report},
@@ -245,6 +245,8 @@ def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
         "rights": may,
         "tls": tls,
         "server_port": server["dicom_tls_port"] if tls else server["dicom_port"],
+        "server_address": device.get("server_address") or "",
+        "server_problem": device.get("server_problem") or "",
         "may": [RIGHTS.get(right, right) for right in dict.fromkeys([*RIGHTS, *may]) if right in may],
         "may_not": [words for right, words in RIGHTS.items() if right not in may],
         "moves": "move" in may,

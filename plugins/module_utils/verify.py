@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from . import acceptance, doctor
+from . import acceptance, doctor, exposure
 from . import report as pages
 from .server.core import clock, journal
 from .server.core.escaping import escape
+from .server.orthanc import address
 
 CONFIGURATION = Path("/etc/orthanc-verify.json")
 DIRECTORY = Path("/var/lib/orthanc-verify")
@@ -118,14 +119,24 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
         "disk": {**noted["disk"], "time": acceptance.iso(noted.get("time", 0))} if noted.get("disk") else None,
         "backup": backup() if settings["backup"] else None,
         "server": {
-            **{"addresses": list(day.addresses), "aet": settings["aet"]},
+            **{"aet": settings["aet"]},
             **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
         },
-        "devices": [
-            {key: device[key] for key in ("name", "aet", "host", "port", "may")} | {"tls": device["name"] in over_tls}
-            for device in settings["devices"]
-        ],
+        "devices": described_devices(settings, set(over_tls)),
     }
+
+
+def described_devices(settings: dict[str, Any], over_tls: set[str]) -> list[dict[str, Any]]:
+    """Each device, and where it reaches the server; `over_tls` are the names of those that speak TLS."""
+    listeners = exposure.listening() + address.find_published()
+    found = []
+    for device in settings["devices"]:
+        tls = device["name"] in over_tls
+        port = settings["dicom_tls_port" if tls else "dicom_port"]
+        place = address.choose_address(device["host"], exposure.source(device["host"]), port, listeners)
+        known = {key: device[key] for key in ("name", "aet", "host", "port", "may")} | {"tls": tls}
+        found.append(known | {"server_address": place.address, "server_problem": place.problem})
+    return found
 
 
 def versions(settings: dict[str, Any]) -> dict[str, str]:

@@ -152,6 +152,24 @@ def browser() -> str:
     return next(name for name in names if shutil.which(name))
 
 
+def libraries() -> Path:
+    """The directory of npm's packages that pages of the tests use, as tests/testbed/npm/package-lock.json pins them."""
+    wanted, home, part = Path(__file__).with_name("npm"), STATE / "npm", STATE / "npm.part"
+    lock = "package-lock.json"
+    with alone():
+        if not home.exists() or (home / lock).read_bytes() != (wanted / lock).read_bytes():
+            if not shutil.which("npm"):
+                say("installing Debian's npm")
+                apt_install("npm", instead="There is no npm. Install it")
+            say("installing npm's packages")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(wanted, part)
+            run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", cwd=part)
+            shutil.rmtree(home, ignore_errors=True)
+            part.rename(home)
+    return home / "node_modules"
+
+
 def engine_up() -> None:
     """Use the engine that answers, or start Debian's."""
     if engine_answers():
@@ -332,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
-    commands.add_parser("browser", help="use the Chromium that is there, or install one")
+    commands.add_parser("browser", help="use the Chromium that is there, or install one; and what its pages need")
     commands.add_parser("engine-down", help="end the engine if this checkout started it")
     up = commands.add_parser("up", help="start containers")
     up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
@@ -347,6 +365,7 @@ def main() -> None:
     elif chosen.command == "browser":
         with alone():
             browser()
+            libraries()
     elif chosen.command == "up":
         with alone():
             engine_up()

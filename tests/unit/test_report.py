@@ -117,7 +117,7 @@ def sample() -> dict[str, Any]:
             },
             "ledger": {"result": "success", "last_success": "2026-11-25T21:50:00Z"},
         },
-        "server": {"addresses": ["198.51.100.10"], "aet": "ORTHANC", "dicom_port": 4242, "dicom_tls_port": 2762},
+        "server": {"aet": "ORTHANC", "dicom_port": 4242, "dicom_tls_port": 2762},
         "devices": [
             {
                 "name": name,
@@ -126,6 +126,7 @@ def sample() -> dict[str, Any]:
                 "port": 104,
                 "may": ["echo", "store", "find_worklist", *(["move"] if tls else ["storage_commitment"])],
                 "tls": tls,
+                **{"server_address": "198.51.100.10", "server_problem": ""},
             }
             for name, aet, number, tls in devices
         ],
@@ -150,7 +151,7 @@ def bare() -> dict[str, Any]:
         "versions": {},
         "checks": [],
     }
-    return sample() | nothing | {"passed": False, "server": {"addresses": [], "aet": "", "dicom_port": None}}
+    return sample() | nothing | {"passed": False, "server": {"aet": "", "dicom_port": None}}
 
 
 def huge() -> dict[str, Any]:
@@ -266,6 +267,19 @@ def test_a_sheet_is_the_device_s_own() -> None:
     assert "store images (C-STORE)" in may
     assert "C-MOVE" not in may
     assert "have studies sent to itself (C-MOVE)" in refused.partition("TLS")[0]
+
+
+def test_a_sheet_names_one_address_or_says_why_there_is_none() -> None:
+    value = sample()
+    value["devices"][1] |= {"server_address": "198.51.100.74"}
+    value["devices"][2] |= {"server_address": "", "server_problem": "The server has no route to it"}
+    _head, us1, us2, ct = (part.partition("The server (remote)")[2] for part in text_of(value).split("As of"))
+    assert "Address 198.51.100.10 Port" in us1
+    assert "Address 198.51.100.74 Port" in us2
+    assert "Address none The server has no route to it Port" in ct
+    # of a report of an older release
+    del value["devices"][0]["server_address"], value["devices"][0]["server_problem"]
+    assert "Address not known Port" in text_of(value)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import shutil
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -12,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import backups
+import bed
 import places
 import pydicom
 import pytest
 import requests
+import viewers
 from backups import must
 from clients import ADDRESSES, HOSTNAME, PASSWORDS, client, name_of, put
 from dicomweb_client.api import DICOMwebClient
@@ -26,7 +30,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
-READER = SENDERS["US1"]
+READER, OFFICE = SENDERS["US1"], "orthanc-sender3"
 PEOPLE = [
     ("Search^Compressed", "ISO_IR 192"),
     ("Müller^Anna", "ISO_IR 192"),
@@ -183,6 +187,45 @@ def test_dicomweb_client_finds_what_c_find_finds(host: Host, by_c_find: Found, s
         assert len(reader.search_for_instances(*arguments, search_filters={"PatientName": "Müller*"})) == 1
         # the same words find nothing where nobody has the name
         assert reader.search_for_studies(search_filters={"PatientName": "Müllers*"}) == []
+
+
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[viewers.Site]:
+    """A web server of another origin, whose page has npm's dicomweb-client as OHIF has it."""
+    home = tmp_path_factory.mktemp("viewer")
+    shutil.copy(bed.libraries() / "dicomweb-client/build/dicomweb-client.js", home)
+    page = '<!DOCTYPE html><meta charset="utf-8"><title>A viewer</title><script src="dicomweb-client.js"></script>'
+    (home / "index.html").write_text(page)
+    with viewers.serve(home) as site:
+        yield site
+
+
+def test_npm_s_dicomweb_client_finds_what_c_find_finds(
+    host: Host, by_c_find: Found, studies: list[pydicom.Dataset], viewer: viewers.Site
+) -> None:
+    """It encodes a value with encodeURIComponent, and its key, which may stand encoded, not at all."""
+    password = base64.b64encode(f"viewer:{PASSWORDS['viewer']}".encode()).decode()
+    options = {"url": f"https://{HOSTNAME}/dicom-web", "headers": {"Authorization": f"Basic {password}"}}
+    with viewers.at(host, viewer, viewers.VIEWER_HOST, OFFICE) as chromium:
+        chromium.run(f"void (window.reader = new DICOMwebClient.api.DICOMwebClient({json.dumps(options)}))")
+
+        def search(what: str, keys: dict[str, str], **within: str) -> list[dict[str, Any]]:
+            found = chromium.run(f"reader.searchFor{what}({json.dumps({'queryParams': keys, **within})})")
+            return list(found or [])  # nothing is 204 or an empty list
+
+        for key, value, expected in by_c_find:
+            assert uids(search("Studies", {key: value})) == expected, (key, value)
+            # a viewer that encodes each byte itself
+            encoded, _, rest = every(key, value).partition("=")
+            assert uids(search("Studies", {f"{encoded}={rest}&limit": "100"})) == expected, (key, value)
+        study = str(studies[1].StudyInstanceUID)
+        many = {"PatientName": "Müller*", "StudyDate": "20261128", "PatientID": "P 1", "StudyInstanceUID": study}
+        [one] = search("Studies", {**many, "includefield": "StudyDescription,00081050", "limit": "3", "offset": "0"})
+        assert one["00081030"]["Value"] == ["Ultraschall & Höhe 1"]
+        [series] = search("Series", {"Modality": "U*"}, studyInstanceUID=study)
+        place = {"studyInstanceUID": study, "seriesInstanceUID": uids([series], "0020000E")[0]}
+        assert len(search("Instances", {"PatientName": "Müller*"}, **place)) == 1
+        assert search("Studies", {"PatientName": "Müllers*"}) == []
 
 
 def test_each_level_and_each_key_is_decoded(

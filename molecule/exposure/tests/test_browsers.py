@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import functools
-import http.server
 import io
 import json
 import os
-import ssl
-import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +14,7 @@ import page
 import places
 import pydicom
 import pytest
+import viewers
 from clients import (
     ADDRESSES,
     HOSTNAME,
@@ -39,9 +34,9 @@ from clients import (
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
+from viewers import OTHER_HOST, VIEWER_HOST, trusting
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
-VIEWER_HOST, OTHER_HOST = "viewer.clinic.example", "other.clinic.example"
 JSON, DICOM = "application/dicom+json", 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 
@@ -61,13 +56,6 @@ def stored(host: Host, study: pydicom.Dataset, tmp_path: Path) -> pydicom.Datase
     status, said = scu(SCANNER, "storescu", "US2", ADDRESSES[name_of(host)][0], "/tmp/browser.dcm")
     assert status == 0, said
     return study
-
-
-def trusting(host: Host) -> str:
-    """Chromium takes the machine's certificate, and no other one that it does not know."""
-    show = "openssl x509 -pubkey -noout -in /etc/nginx/orthanc/self_signed.crt | openssl pkey -pubin -outform der"
-    digest = host.check_output(f"{show} | openssl dgst -sha256 -binary | base64")
-    return f"--ignore-certificate-errors-spki-list={digest.strip()}"
 
 
 # --- Orthanc Explorer ---------------------------------------------------------------------------
@@ -108,39 +96,10 @@ def test_orthanc_explorer_shows_a_study_and_its_image(host: Host, stored: pydico
 
 # --- a viewer of another origin -----------------------------------------------------------------
 @pytest.fixture(scope="module")
-def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
-    """Port and public key of a web server with an empty page, under two names."""
-    home = tmp_path_factory.mktemp("viewer")
-    (home / "index.html").write_text("<!DOCTYPE html><title>A viewer</title>")
-    key, certificate = home / "viewer.key", home / "viewer.crt"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
-    names = f"subjectAltName=DNS:{VIEWER_HOST},DNS:{OTHER_HOST}"
-    subprocess.run([*make, "-subj", "/CN=viewer", "-addext", names], check=True, capture_output=True)
-    public = subprocess.run(
-        ["sh", "-c", f"openssl pkey -in {key} -pubout -outform der | openssl dgst -sha256 -binary"],
-        check=True,
-        capture_output=True,
-    ).stdout
-    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(home))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1], base64.b64encode(public).decode()
-        server.shutdown()
-
-
-@contextlib.contextmanager
-def at(host: Host, viewer: tuple[int, str], origin: str) -> Iterator[page.Browser]:
-    """A browser of the office's that shows the page of that origin."""
-    port, public = viewer
-    with places.lent(OFFICE, name_of(host), 1) as address:
-        rules = f"MAP {HOSTNAME} {address}, MAP {VIEWER_HOST} 127.0.0.1:{port}, MAP {OTHER_HOST} 127.0.0.1:{port}"
-        trusted = f"{trusting(host)},{public}"
-        with page.browser(f"--host-resolver-rules={rules}, MAP * ~NOTFOUND", trusted) as chromium:
-            chromium.open(f"https://{origin}/")
-            yield chromium
+def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[viewers.Site]:
+    """A web server with an empty page, under two names."""
+    with viewers.serve(tmp_path_factory.mktemp("viewer")) as site:
+        yield site
 
 
 def fetch(
@@ -159,10 +118,10 @@ def fetch(
 
 
 def test_a_viewer_of_an_allowed_origin_reads_and_stores(
-    host: Host, stored: pydicom.Dataset, viewer: tuple[int, str]
+    host: Host, stored: pydicom.Dataset, viewer: viewers.Site
 ) -> None:
     study = f"/dicom-web/studies/{stored.StudyInstanceUID}"
-    with at(host, viewer, VIEWER_HOST) as chromium:
+    with viewers.at(host, viewer, VIEWER_HOST, OFFICE) as chromium:
         assert fetch(chromium, "/dicom-web/studies?PatientName=Browser%2A", "viewer")[0] == 200
         assert fetch(chromium, f"{study}/series", "viewer")[0] == 200
         assert fetch(chromium, f"{study}/metadata", "viewer")[0] == 200
@@ -178,8 +137,8 @@ def test_a_viewer_of_an_allowed_origin_reads_and_stores(
         assert "TypeError" in fetch(chromium, study, "gateway", JSON, "DELETE")
 
 
-def test_a_page_of_another_origin_reads_nothing(host: Host, stored: pydicom.Dataset, viewer: tuple[int, str]) -> None:
-    with at(host, viewer, OTHER_HOST) as chromium:
+def test_a_page_of_another_origin_reads_nothing(host: Host, stored: pydicom.Dataset, viewer: viewers.Site) -> None:
+    with viewers.at(host, viewer, OTHER_HOST, OFFICE) as chromium:
         # it is there, and reaches the server
         assert chromium.run("location.origin") == f"https://{OTHER_HOST}"
         assert chromium.run(f"fetch('https://{HOSTNAME}/', {{mode: 'no-cors'}}).then(one => one.type)") == "opaque"
