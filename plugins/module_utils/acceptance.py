@@ -114,7 +114,9 @@ def rest(settings: dict[str, Any], method: str, path: str, body: Any = None) -> 
 
 def local_addresses() -> list[str]:
     """Of this machine, those of Docker's bridges included."""
-    done = subprocess.run(["ip", "-json", "address", "show", "up"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["ip", "-json", "address", "show", "up"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
     return [info["local"] for interface in json.loads(done.stdout) for info in interface["addr_info"]]
 
 
@@ -359,7 +361,12 @@ class Day:
 
     @staticmethod
     def is_active(unit: str) -> bool:
-        return subprocess.run(["systemctl", "is-active", "--quiet", unit], check=False).returncode == 0
+        return (
+            subprocess.run(
+                ["systemctl", "is-active", "--quiet", unit], stdin=subprocess.DEVNULL, check=False
+            ).returncode
+            == 0
+        )
 
     def gate_waits(self) -> bool:
         return self.is_active("orthanc-worklist.path")
@@ -603,7 +610,14 @@ def clean_files(settings: dict[str, Any]) -> int:
 def clean_worklist(_settings: dict[str, Any]) -> int:
     items = scheduled()
     if items:
-        done = subprocess.run([WORKLIST, "remove", *items], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [WORKLIST, "remove", *items],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         if scheduled():  # what a run that was killed left at work may have removed it first
             raise OSError(f"the worklist still has the synthetic patient: {done.stderr.strip()}")
     return len(items)
@@ -622,7 +636,9 @@ def clean_orthanc(settings: dict[str, Any]) -> int:
 
 def scheduled() -> list[str]:
     """Studies of the synthetic patient on the worklist."""
-    done = subprocess.run([WORKLIST, "list", "--json"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [WORKLIST, "list", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
     if done.returncode:
         raise OSError(done.stderr.strip() or "orthanc-worklist list failed")
     items = json.loads(done.stdout)["items"]

@@ -105,6 +105,7 @@ def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """One of Debian's tools; OSError where it is not installed."""
     return subprocess.run(
         [f"/usr/bin/{tool}", *arguments],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",

@@ -130,7 +130,9 @@ def output(*command: str) -> str:
     """What a command of Debian's says; nothing where it is not installed."""
     try:
         environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
+        )
     except FileNotFoundError:
         return ""
     return done.stdout

@@ -45,7 +45,9 @@ class Failure(Exception):
 
 
 def run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False).stdout
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+    ).stdout
 
 
 # --- how Orthanc runs ---------------------------------------------------------------------------
@@ -61,7 +63,9 @@ class Unit:
 
     def restart(self) -> str:
         """What is wrong, or ''."""
-        done = subprocess.run(["systemctl", "restart", self.name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["systemctl", "restart", self.name], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         return done.stderr.strip() if done.returncode else ""
 
     def stop(self) -> None:
@@ -120,7 +124,9 @@ class Container:
         return bool(shutil.which("docker") and self.inspect(self.name, ".Id"))
 
     def restart(self) -> str:
-        done = subprocess.run(["docker", "restart", self.name], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["docker", "restart", self.name], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         return done.stderr.strip() if done.returncode else ""
 
     def stop(self) -> None:
@@ -138,6 +144,7 @@ class Container:
     def log(self, since: float) -> str:
         done = subprocess.run(
             ["docker", "logs", f"--since={since:.0f}", self.name],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -206,7 +213,9 @@ def dicom(configuration: dict[str, Any], address: str) -> str:
     if local and os.path.exists(ECHOSCU):
         titles = ["-aet", local[0], "-aec", configuration["DicomAet"]]
         command = [ECHOSCU, "-to", "5", *titles, "127.0.0.1", str(port)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
         return "" if done.returncode == 0 else f"DICOM on port {port}: {done.stderr.strip().splitlines()[-1:]}"
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()

@@ -503,7 +503,13 @@ def made(path: Path, mode: int, size: int = 0) -> None:
 def run(*command: str) -> tuple[int, str]:
     """Exit code and output; a program that hangs or is not there is an error of the look."""
     done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", timeout=4 * ANSWER_SECONDS, check=False
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=4 * ANSWER_SECONDS,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -1151,7 +1157,12 @@ def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
     lines.append(f"{settings.host} ({settings.hostname}). More on the machine: orthanc-monitor show")
     message.set_content("\n".join(lines))
     done = subprocess.run(
-        ["/usr/sbin/sendmail", "-oi", "-t"], input=message.as_bytes(), capture_output=True, timeout=60, check=False
+        ["/usr/sbin/sendmail", "-oi", "-t"],
+        input=message.as_bytes(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        start_new_session=True,  # msmtp would ask a terminal for a password
     )
     if done.returncode:
         raise OSError(f"sendmail: {done.stderr.decode(errors='replace').strip()}")

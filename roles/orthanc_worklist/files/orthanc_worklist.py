@@ -668,7 +668,7 @@ def forget(settings: Settings) -> None:
                 if not reason:
                     say(f"removes {path.name} from quarantine", 4)
                 # rm follows nothing, though the directory's owner may still move things in it
-                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=False)
+                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], stdin=subprocess.DEVNULL, check=False)
                 path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
                 cut(path)  # its writer has gone on

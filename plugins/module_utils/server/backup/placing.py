@@ -139,13 +139,13 @@ def same_name(paths: dict[str, list[Any]], copies: Path) -> bool:
 
 def subject_of(path: Path) -> str:
     command = ["openssl", "x509", "-noout", "-subject", "-ext", "subjectAltName", "-in", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
 
 
 def revoked_in(path: Path) -> set[str]:
     """Serial numbers of a revocation list, hexadecimal; none where there is no list."""
     command = ["openssl", "crl", "-noout", "-text", "-in", str(path)]
-    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
     return {number.upper() for number in re.findall(r"Serial Number: *([0-9A-Fa-f]+)", said)}
 
 

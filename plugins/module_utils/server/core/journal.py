@@ -31,7 +31,9 @@ def say_loudly(text: object, program: str) -> None:
     say(text, ERROR)
     if "INVOCATION_ID" not in os.environ and shutil.which("logger"):
         subprocess.run(
-            ["logger", "-p", "daemon.err", "-t", program, "--size=32768", "--", escape(text)[:LENGTH]], check=False
+            ["logger", "-p", "daemon.err", "-t", program, "--size=32768", "--", escape(text)[:LENGTH]],
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
 
 

@@ -66,7 +66,14 @@ def run(*command: str) -> tuple[int, str, str]:
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False, env=environment, timeout=SECONDS
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env=environment,
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise OSError(f"{command[0]} has not answered for {SECONDS} seconds") from None
