@@ -8,6 +8,8 @@ import posixpath
 import re
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import ssh_settings
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
@@ -27,6 +29,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     storage = str(settings["storage_dir"])
     return [
         *_repository(str(settings["repository"] or ""), storage),
+        *ssh_settings.problems(str(settings["repository"] or ""), settings["ssh_known_hosts"], settings["ssh_key"]),
         *_password(settings["password"]),
         *_environment(settings["environment"]),
         *_numbers(settings),
@@ -48,6 +51,9 @@ def _repository(repository: str, storage: str) -> list[Problem]:
     if re.search(r"//[^@]*:[^@]+@", shown) or (back_end != "rclone" and re.search(r"[^/@:]*:[^/@]+@", shown)):
         remedy = "write it into orthanc_backup_environment, such as RESTIC_REST_PASSWORD; with sftp, use a key"
         return [_wrong("repository", "has a password in it, which restic shows", remedy)]
+    if back_end == "sftp" and place and not ssh.find_place(repository):
+        remedy = "write sftp:user@host:/orthanc, or sftp://user@host:2222//orthanc where sshd has another port"
+        return [_wrong("repository", f"{repository!r} does not name a host and a path", remedy)]
     if remote and place:
         return []
     local = repository.removeprefix("local:")

@@ -13,6 +13,8 @@ GOOD: dict[str, Any] = {
     "repository": "sftp:backup@192.0.2.10:/orthanc",
     "password": "twenty characters and more",
     "environment": {},
+    "ssh_known_hosts": "",
+    "ssh_key": "",
     "limit_upload": 0,
     "keep": {"daily": 14, "weekly": 8, "monthly": 12},
     "subset": 10,

@@ -41,7 +41,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.backup import beginning, history, ledger_history, orphans, placing, retention
+from server.backup import beginning, history, ledger_history, orphans, placing, retention, ssh
 from server.backup.study import BRAKED, Source, StudyRefused, format_images, restore_study
 from server.core import journal
 from server.core.escaping import escape
@@ -165,6 +165,9 @@ class Settings:
     image: str
     collection: str
     fingerprint: str
+    # files of the settings of these names; empty where root's ~/.ssh holds
+    known_hosts: str = ""
+    ssh_key: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Settings:
@@ -279,7 +282,7 @@ def tomorrow() -> str:
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(f"{command[0]} {command[1]}: {done.stderr.strip()}. Remedy: see what it says.")
     return done.stdout.strip()
@@ -300,7 +303,7 @@ def environment(settings: Settings) -> dict[str, str]:
     )
     signed_in = f"rest:\\1{user}:{password}@" if user else "rest:\\1"
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RESTIC_")},
+        **{name: value for name, value in ssh.build_environment(os.environ).items() if not name.startswith("RESTIC_")},
         **settings.environment,
         "RESTIC_REPOSITORY": re.sub(r"^rest:(https?://)(?!.*@)", signed_in, settings.repository),
         "RESTIC_PASSWORD_FILE": settings.password_file,
@@ -309,16 +312,27 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
+def restic_command(settings: Settings, *arguments: str) -> list[str]:
+    """restic with the way to its repository; it has no terminal, and its ssh asks nobody."""
+    return ["restic", *ssh.build_options(settings.repository, settings.known_hosts, settings.ssh_key), *arguments]
+
+
 def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
     """Lines of restic's, and its complaints where it went on. It ends with this program, and takes its lock away."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
-        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, "restic", *arguments]
+        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *restic_command(settings, *arguments)]
         # a file, since a pipe that nobody reads would stop restic; in memory, since the disk may be full
         with (
             os.fdopen(os.memfd_create("restic"), "w+") as errors,
             subprocess.Popen(
-                command, env=environment(settings), stdout=subprocess.PIPE, stderr=errors, text=True
+                command,
+                env=environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,  # without a terminal nobody is asked
             ) as restic,
             attended(settings, restic) as lost,
         ):
@@ -338,13 +352,28 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
         if "already locked" not in said or time.monotonic() > end:
             break
         # takes locks away whose process is gone from this machine, or which are half an hour old
-        subprocess.run(["restic", "unlock", "--quiet"], env=environment(settings), capture_output=True, check=False)
+        subprocess.run(
+            restic_command(settings, "unlock", "--quiet"), env=environment(settings), stdin=subprocess.DEVNULL,
+            capture_output=True, check=False, start_new_session=True,
+        )  # fmt: skip
         time.sleep(1)
     for secret in (*settings.environment.values(), *re.findall(r"//(.+)@", environment(settings)["RESTIC_REPOSITORY"])):
         said = said.replace(secret, "***") if secret else said
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
-    remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "see that the repository answers")
+    remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "")
+    if not remedy and (why := refused_by_ssh(settings)):
+        raise Refused(why)
+    remedy = remedy or "see that the repository answers"
     raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
+
+
+def refused_by_ssh(settings: Settings) -> str:
+    """Why ssh does not get to the repository, which restic does not always tell; empty for anything else."""
+    known_hosts, key = settings.known_hosts, settings.ssh_key
+    with contextlib.suppress(OSError):
+        if place := ssh.find_place(settings.repository):
+            return ssh.explain(ssh.probe(place, known_hosts, key), place, bool(known_hosts), bool(key))
+    return ""
 
 
 @contextlib.contextmanager
@@ -1665,10 +1694,12 @@ def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
     os.chown(configuration, settings.account.pw_uid, -1)
     configuration.write_text(json.dumps(options))
     if settings.method == "docker":  # of a machine whose power went
-        subprocess.run(["docker", "rm", "--force", SECOND], capture_output=True, check=False)
+        subprocess.run(["docker", "rm", "--force", SECOND], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     with (
         log.open("w") as output,
-        subprocess.Popen([*beside(settings), str(configuration)], stdout=output, stderr=output) as process,
+        subprocess.Popen(
+            [*beside(settings), str(configuration)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
         watchdog(86400, *stopping(settings, process.pid)),
     ):
         rest = Rest(settings, port, token)
@@ -2101,7 +2132,12 @@ def duplicate(source: Path, target: Path) -> None:
 
 def reload_services() -> None:
     run("systemctl", "daemon-reload")
-    subprocess.run(["systemctl", "try-reload-or-restart", "nginx.service"], capture_output=True, check=False)
+    subprocess.run(
+        ["systemctl", "try-reload-or-restart", "nginx.service"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
 
 
 # --- one study ---------------------------------------------------------------------------------

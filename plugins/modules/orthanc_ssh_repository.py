@@ -1,0 +1,94 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_ssh_repository
+short_description: Try the way to a repository over SFTP
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Connects to the repository's SSH server as a backup would, and asks nobody. Nothing is changed, here or there.
+  - Tells an unknown or changed host key, a key that the server does not take, and a server without SFTP. Where the
+    machine has no ssh yet, or the server does not answer, it says nothing.
+options:
+  repository:
+    description: The repository by restic's words.
+    type: str
+    required: true
+  known_hosts:
+    description: Lines of C(known_hosts); without it the files of the user who runs the module hold.
+    type: str
+    default: ""
+  key:
+    description: Private key without passphrase; without it the files of the user who runs the module hold.
+    type: str
+    default: ""
+attributes:
+  check_mode:
+    description: It changes nothing.
+    support: full
+  diff_mode:
+    description: It changes nothing.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Try the way to the repository
+  clinicops.orthanc.orthanc_ssh_repository:
+    repository: sftp:backup@192.0.2.10:/orthanc
+  become: true
+  register: __orthanc_backup_way
+"""
+
+RETURN = r"""
+problem:
+  description: What is wrong, with its remedy; empty when nothing is.
+  type: str
+  returned: always
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
+
+
+def find_problem(repository: str, known_hosts: str, key: str) -> str:
+    """A sentence with its remedy; empty where nothing is wrong, or nobody answers."""
+    place = ssh.find_place(repository)
+    if not place:
+        return ""
+    memory = "/run" if os.access("/run", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as directory:  # of this user alone, and gone afterwards
+        files = []
+        for name, content in (("known_hosts", known_hosts), ("key", key)):
+            file = Path(directory, name)
+            file.touch(mode=0o600)
+            file.write_text(content.replace("\r\n", "\n").strip() + "\n")
+            files.append(str(file) if content else "")
+        try:
+            said = ssh.probe(place, files[0], files[1])
+        except OSError:
+            return ""
+    problem: str = ssh.explain(said, place, bool(known_hosts), bool(key))
+    return problem
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "repository": {"type": "str", "required": True},
+            "known_hosts": {"type": "str", "default": ""},
+            "key": {"type": "str", "default": "", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, problem=find_problem(**module.params))
+
+
+if __name__ == "__main__":
+    main()
