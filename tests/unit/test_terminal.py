@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*ROOT.glob("roles/*/files/**/*.py"), *ROOT.glob("plugins/**/*.py")])
@@ -38,6 +41,30 @@ def find_waiting(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_nothing_has_the_callers_terminal(path: Path) -> None:
     assert [*find_waiting(path.read_text(encoding="utf-8"))] == []
+
+
+TASKS = sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/handlers/*.yml"), *ROOT.glob("playbooks/*.yml")])
+# what asks for a passphrase, a password or a yes; apt is left to its module, which answers for debconf and conffiles
+ASKING = re.compile(r"nginx -t|certbot certonly|\b(apt|apt-get|dpkg|ssh|sftp|scp|sudo|su|gpg|git|docker login) [-a-z]")
+
+
+def find_commands(tasks: Any) -> Iterator[str]:
+    """The text of each command and script in tasks, handlers or plays."""
+    for task in tasks if isinstance(tasks, list) else []:
+        for key in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"):
+            yield from find_commands(task.get(key))
+        for module in ("ansible.builtin.command", "ansible.builtin.shell"):
+            told = task.get(module) or {}
+            argv = told.get("argv", [])
+            yield told.get("cmd", "") + (argv if isinstance(argv, str) else " ".join(map(str, argv)))
+
+
+@pytest.mark.parametrize("path", TASKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_task_gives_what_asks_a_terminal(path: Path) -> None:
+    """Ansible's own connection has a terminal where sudo wants one."""
+    for command in find_commands(yaml.safe_load(path.read_text(encoding="utf-8"))):
+        plain = re.sub("[',]+", "", command)
+        assert not ASKING.search(plain) or ("setsid --wait" in plain and "</dev/null" in plain), command
 
 
 @pytest.mark.parametrize(
