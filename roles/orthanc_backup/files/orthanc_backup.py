@@ -2577,7 +2577,9 @@ def make_first(settings: Settings, dry_run: bool) -> dict[str, Any]:
     except Busy:
         return {"first": "is at work"}
     # it may have been begun a moment ago, and have no lock yet
-    if not subprocess.run(["systemctl", "is-active", "--quiet", beginning.UNIT], check=False).returncode:
+    if not subprocess.run(
+        ["systemctl", "is-active", "--quiet", beginning.UNIT], stdin=subprocess.DEVNULL, check=False
+    ).returncode:
         return {"first": "is at work"}
     run(*beginning.LEAVE_AT_WORK, str(Path(__file__).resolve()), *CONFIGURED, "run")
     return {"first": "begun", "warnings": [beginning.tell(size, settings.limit_upload)]}

@@ -59,5 +59,13 @@ def describe(synchronised: bool, keeper: str, container: bool) -> str:
 
 def run(*command: str) -> tuple[int, str]:
     """Exit code and what it says."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=WAIT_SECONDS, check=False)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
     return done.returncode, done.stdout.strip()
