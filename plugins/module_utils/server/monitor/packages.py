@@ -50,7 +50,9 @@ class Upgrade(NamedTuple):
 @lru_cache(maxsize=1024)
 def is_older(version: str, other: str) -> bool:
     """Whether a version comes before another in the order of deb-version(7). ValueError for what is not a version."""
-    done = subprocess.run(["dpkg", "--compare-versions", version, "lt", other], capture_output=True, check=False)
+    done = subprocess.run(
+        ["dpkg", "--compare-versions", version, "lt", other], stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
     if done.returncode > 1 or done.stderr:
         raise ValueError(f"dpkg cannot compare {version!r} with {other!r}: {done.stderr.decode(errors='replace')}")
     return done.returncode == 0
@@ -143,6 +145,7 @@ def simulate_upgrade(*options: str) -> dict[str, Upgrade]:
     command = ["apt-get", "--simulate", "-o", "Debug::NoLocking=1", *options, "dist-upgrade"]
     done = subprocess.run(
         command,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",

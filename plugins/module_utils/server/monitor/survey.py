@@ -81,7 +81,7 @@ def is_unattended(installed: dict[str, Package]) -> bool:
     if "unattended-upgrades" not in installed:
         return False
     command = ["apt-config", "shell", "ON", "APT::Periodic::Unattended-Upgrade"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
     return done.returncode == 0 and done.stdout.strip() not in ("", "ON='0'")
 
 
