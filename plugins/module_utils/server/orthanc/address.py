@@ -61,7 +61,7 @@ def find_published() -> list[Listener]:
     """What Docker publishes of the container orthanc; nothing where there is none."""
     command = ["docker", "inspect", "--type=container", "--format={{json .NetworkSettings.Ports}}", "orthanc"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return []
     return read_published(done.stdout)
