@@ -5,7 +5,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down test campaign ready lint unit unit-campaign bench clean
+.PHONY: demo demo-down first-deploy test campaign ready lint unit unit-campaign bench clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -24,6 +24,11 @@ $(VENV)/%.stamp: %.txt
 demo: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
 	@python3 tests/testbed/demo.py up
+
+# a first deploy's text and picture in docs, from machines that are new
+first-deploy: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
+	@$(BED) engine
+	@python3 tests/testbed/demo.py record
 
 demo-down:
 	@python3 tests/testbed/demo.py down

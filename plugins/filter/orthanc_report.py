@@ -8,11 +8,13 @@ short_description: Write checks as lines to read
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Writes a line for each check and each waiver, and how many passed and failed.
+  - Writes a line for each check and each waiver, how many passed and failed, and what failed with its remedy.
+  - No line is longer than 90 characters, which fits a terminal of 100 with what Ansible puts before it.
 options:
   _input:
-    description: The C(checks) of the program C(orthanc-verify) and of M(clinicops.orthanc.orthanc_exposure).
-    type: list
+    description:
+      - The report of the program C(orthanc-verify), its C(checks) with those of M(clinicops.orthanc.orthanc_exposure).
+    type: dict
     required: true
   waivers:
     description: Rules that are broken on purpose, each with its reason.
@@ -23,13 +25,16 @@ options:
 EXAMPLES = r"""
 - name: Show the result
   ansible.builtin.debug:
-    msg: "{{ day.checks | clinicops.orthanc.orthanc_report({}) }}"
+    msg: "{{ (day | clinicops.orthanc.orthanc_report({})).results }}"
 """
 
 RETURN = r"""
 _value:
-  description: The lines.
-  type: list
+  description:
+    - The C(results), a line for each check that passed or is waived.
+    - The C(failures), how many passed and failed, and what failed.
+    - The C(verdict) in one sentence.
+  type: dict
 """
 
 from collections.abc import Callable
@@ -37,12 +42,18 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.module_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import lines
 
 
 def orthanc_report(value: Any, waivers: Any) -> Any:
-    if not isinstance(value, list):
-        raise AnsibleFilterError(f"clinicops.orthanc.orthanc_report: expects a list, not {type(value).__name__}")
-    return report.lines({"checks": value, "waivers": waivers})
+    if not isinstance(value, dict):
+        raise AnsibleFilterError(f"clinicops.orthanc.orthanc_report: expects a report, not {type(value).__name__}")
+    known = {**value, "waivers": waivers}
+    return {
+        "results": "\n".join(lines.list_results(known)),
+        "failures": "\n".join(lines.list_failures(known)),
+        "verdict": report.verdict(known),
+    }
 
 
 class FilterModule:

@@ -8,7 +8,8 @@ short_description: Show each of a list as a warning of Ansible's
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - A message of a task is one among many; a warning stands out, and callbacks list it.
+  - A message of a task is one among many; a warning stands out, and callbacks list it. Its lines end where the terminal
+    ends.
 options:
   _input:
     description: Sentences.
@@ -24,8 +25,10 @@ positional: host
 
 EXAMPLES = r"""
 - name: Warn of a clinic without a backup
-  ansible.builtin.debug:
-    msg: "{{ ['There is no backup.'] | clinicops.orthanc.orthanc_warned(inventory_hostname) }}"
+  # not debug, which would say it a second time
+  ansible.builtin.assert:
+    that: "['There is no backup.'] | clinicops.orthanc.orthanc_warned(inventory_hostname) | length > 0"
+    quiet: true
 """
 
 RETURN = r"""
@@ -34,14 +37,24 @@ _value:
   type: list
 """
 
+import textwrap
 from collections.abc import Callable
 
 from ansible.utils.display import Display
 
 
 def orthanc_warned(value: list[str], host: str) -> list[str]:
+    display = Display()
+    before = len("[WARNING]: ")
     for sentence in value:
-        Display().warning(f"{host}: {sentence}")
+        lines = textwrap.wrap(
+            f"{host}: {sentence}",
+            min(display.columns, 100),
+            initial_indent=" " * before,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        display.warning("\n".join(lines)[before:])
     return value
 
 

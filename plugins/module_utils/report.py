@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The acceptance report: as lines, as a page, and many of them as one page. Without Ansible.
+"""The acceptance report as a page, and many of them as one page. Without Ansible.
 
 The pages need nothing from elsewhere and no script. What a report does not hold is said so, and never left out.
 Needs the folder `pages` beside it, and Jinja2 3.1 (Debian's python3-jinja2 on a server).
@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 
 from .server.core import verdict as verdicts
+from .server.core import words
 from .server.core.escaping import escape
 from .server.core.limits import SILENT_MINUTES
 from .server.core.verdict import BAD, GOOD, SOON, Limits, Report, limits_of
@@ -33,25 +34,6 @@ RIGHTS = {
 }
 STALE_HOURS = 26
 POINTS = 240  # of a history, in the plot
-
-
-# --- lines --------------------------------------------------------------------------------------
-def lines(report: Report) -> list[str]:
-    """A line for each check and each waiver, and how many passed and failed."""
-    checks = report["checks"]
-    width = max((len(check["name"]) for check in checks), default=0)
-    found = []
-    for check in checks:
-        if check["waiver"]:
-            found.append(f"waived  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}")
-        elif check["passed"]:
-            found.append(f"passed  {check['name']:{width}}  {check['seen'][:60]}")
-        else:
-            remedy = f". Remedy: {check['remedy']}" if check.get("remedy") else ""
-            found.append(f"FAILED  {check['name']:{width}}  expected {check['expected']}, seen {check['seen']}{remedy}")
-    found += [f"waived  {rule}: {reason}" for rule, reason in report["waivers"].items()]
-    passed = sum(check["passed"] for check in checks)
-    return [escape(line) for line in [*found, f"{passed} passed, {len(checks) - passed} failed"]]
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -227,7 +209,7 @@ def _verified(check: dict[str, Any] | None) -> str:
     day, moment = str(seen["day"]), _moment(seen["moment"])
     of_when = f" of {moment['said']}" if moment else ""
     counts = f"{seen['verified']} of {seen['of']} attachments"
-    return f"verified {day[:4]}-{day[4:6]}-{day[6:]}: snapshot {seen['snapshot']}{of_when}, {counts}"
+    return f"verified {words.say_day(day)}: snapshot {seen['snapshot']}{of_when}, {counts}"
 
 
 def _alert(alert: dict[str, Any]) -> dict[str, Any]:
@@ -328,13 +310,17 @@ def _size(count: float) -> str:
 
 
 def _moment(text: Any) -> dict[str, str] | None:
-    """For <time>, and to read. No month has a name: an administrator's locale would write it."""
+    """For <time>, and to read: in UTC, since a page is filed in one place and read in another."""
     moment = verdicts.parse_time(text)
     if not moment:
         return None
-    return {"iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}", "said": f"{moment:%Y-%m-%d %H:%M} UTC", "day": f"{moment:%Y-%m-%d}"}
+    return {
+        "iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+        "said": f"{words.say_moment(moment, datetime.UTC)} UTC",
+        "day": words.say_day(f"{moment:%Y%m%d}"),
+    }
 
 
 def _day(epoch: float) -> str:
     # a forecast may lie beyond the year 9999, which Python cannot write
-    return f"{datetime.datetime.fromtimestamp(epoch, datetime.UTC):%Y-%m-%d}" if epoch < 4e9 else ""
+    return words.say_day(f"{datetime.datetime.fromtimestamp(epoch, datetime.UTC):%Y%m%d}") if epoch < 4e9 else ""

@@ -384,7 +384,7 @@ def apply(runner: Runner, path: Path, text: str, plugins: list[str], limit: floa
             raise Failure(f"{message}, and does not come up either: {again}") from failure
         previous.unlink()
         spent = round((time.monotonic() - begin) * 1000)
-        message = f"the previous configuration is back and works; the service was away for {spent} ms"
+        message = f"the previous configuration is back and works; the service was away for {spent / 1000:.1f} s"
         raise Failure(f"{message}. The new one did not come up: {failure}") from failure
     previous.unlink(missing_ok=True)
     return round((time.monotonic() - begin) * 1000)

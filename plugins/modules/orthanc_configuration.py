@@ -66,6 +66,11 @@ interruption_ms:
   description: Milliseconds from the restart to the first answer; 0 when nothing was restarted.
   type: int
   returned: success
+changes:
+  description: What changed, in words and without a value.
+  type: list
+  elements: str
+  returned: success
 """
 
 import json
@@ -75,7 +80,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import masking, service
+from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service
 
 
 def shown(text: str) -> str:
@@ -138,7 +143,20 @@ def main() -> None:
             result["interruption_ms"] = service.apply(runner, path, content, plugins, limit)
     except service.Failure as failure:
         module.fail_json(msg=str(failure), **result)
-    module.exit_json(**result)
+    module.exit_json(changes=describe(present, content, result["interruption_ms"]), **result)
+
+
+def describe(before: str, after: str, interruption_ms: int) -> list[str]:
+    """What the run did, for the end of a deploy."""
+    said = []
+    if not before:
+        said.append("orthanc.json written")
+    elif before != after:
+        differing = differences.list_differences(before, after)
+        said.append(f"orthanc.json rewritten ({'; '.join(differing) or 'the same options, written otherwise'})")
+    if interruption_ms:
+        said.append(f"Orthanc restarted, {interruption_ms / 1000:.1f} s without service")
+    return said
 
 
 if __name__ == "__main__":

@@ -116,7 +116,12 @@ def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *mo
         stderr=subprocess.STDOUT,
         text=True,
         # Molecule asks for colours, which would stand between the words
-        env={**os.environ, "ANSIBLE_FORCE_COLOR": "false", "ANSIBLE_NOCOLOR": "true"},
+        env={
+            **os.environ,
+            "ANSIBLE_FORCE_COLOR": "false",
+            "ANSIBLE_NOCOLOR": "true",
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+        },
     )
 
 

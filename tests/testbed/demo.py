@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""The demo: one machine, one scanner, one office PC; deployed, proven, left running."""
+"""The demo: one machine, one scanner, one office PC; deployed, proven, left running.
+
+up: deploys it. record: the same on new machines, and what the terminal shows goes into docs/first-deploy.txt and
+docs/demo.svg. down: removes it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import bed
+import terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / ".demo"
@@ -27,6 +32,28 @@ ADMINS = ["198.51.100.65", "198.51.100.81"]
 
 
 def up() -> None:
+    options = prepare()
+    done = subprocess.run(["ansible-playbook", *options, "clinicops.orthanc.deploy"], cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    print(f"\n{describe_access()}")
+
+
+def record() -> None:
+    down()
+    status, lines = terminal.run_in_terminal(["ansible-playbook", *prepare(), "clinicops.orthanc.deploy"])
+    text = "\n".join(lines).replace(str(Path.home()), "~") + "\n"
+    print(text)
+    if status:
+        sys.exit(status)
+    example = "ansible-playbook -i inventories/single_clinic --ask-vault-pass clinicops.orthanc.deploy"
+    shown = [f"$ {example}", *text.splitlines()]
+    (ROOT / "docs/first-deploy.txt").write_text("\n".join(shown) + "\n")
+    (ROOT / "docs/demo.svg").write_text(terminal.draw(["$ make demo", *text.splitlines()]))
+
+
+def prepare() -> list[str]:
+    """Start the machines; returns the inventories as options of ansible-playbook."""
     bed.networks_up()
     for name, (image, addresses) in PLATFORMS.items():
         bed.say(f"machine {name}")
@@ -53,18 +80,14 @@ def up() -> None:
                 }
             )
         )
-    inventories = ["-i", "inventories/single_clinic", "-i", str(overlay)]
-    done = subprocess.run(
-        ["ansible-playbook", *inventories, "clinicops.orthanc.deploy"],
-        cwd=ROOT,
-        check=False,
-    )
-    if done.returncode:
-        sys.exit(done.returncode)
-    access = write_access(json.loads(overlay.read_text())["orthanc"]["vars"])
+    return ["-i", "inventories/single_clinic", "-i", str(overlay)]
+
+
+def describe_access() -> str:
+    """How to reach what was deployed; .demo/access.json holds the same."""
+    access = write_access(json.loads((DEMO / "overlay.json").read_text())["orthanc"]["vars"])
     dicom = f"{access['dicom_address']} {access['dicom_port']}"
-    print(f"""
-Orthanc is running, and has passed its acceptance test.
+    return f"""Orthanc is running, and has passed its acceptance test.
 
   address    {access["url"]} on {access["https_address"]}
   user       viewer / {access["users"]["viewer"]["password"]}   (all users: .demo/access.json)
@@ -77,7 +100,7 @@ Send a first image, as the ultrasound machine US1:
 Find it, as an external system:
   curl --cacert .demo/{HOSTNAME}.crt --resolve {HOSTNAME}:443:{access["https_address"]} -u viewer {access["url"]}studies
 
-make demo-down removes it.""")
+make demo-down removes it."""
 
 
 def write_access(settings: dict[str, str]) -> dict[str, Any]:
@@ -116,4 +139,4 @@ def down() -> None:
 
 
 if __name__ == "__main__":
-    {"up": up, "down": down}[sys.argv[1]]()
+    {"up": up, "record": record, "down": down}[sys.argv[1]]()

@@ -33,7 +33,7 @@ def said_by(playbook: str, tmp_path: Path, lacks: bool) -> subprocess.CompletedP
         text=True,
         check=False,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "ANSIBLE_NOCOLOR": "1"},
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "default"},
     )
 
 

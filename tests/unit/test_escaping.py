@@ -160,7 +160,7 @@ def test_what_the_acceptance_test_shows(capsys: pytest.CaptureFixture[str]) -> N
     check = {"name": "Echo", "expected": "success", "seen": HOSTILE, "passed": False, "waiver": "", "remedy": HOSTILE}
     made = {"checks": [check], "waivers": {"rule": HOSTILE}, "passed": False}
     verify.show(made)
-    shown(capsys, 3)
+    shown(capsys, 8)
     verify.show({"sentence": HOSTILE})
     shown(capsys, 1)
     page = report.html({**made, "clinic": HOSTILE})

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure, report
+from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
+from server.verify import lines
 
 # 127.0.0.2 is reached from 127.0.0.1, as another machine would be
 SERVER, CLIENT = "127.0.0.2", "127.0.0.1"
@@ -266,12 +267,15 @@ def test_the_report_counts_and_names() -> None:
         exposure.check("another", "a knock", "closed", "open at 192.0.2.7", False, "close it"),
         exposure.check("third", "a knock", "closed", "open at 192.0.2.7", False, "close it", WAIVERS["no_firewall"]),
     ]
-    assert report.lines({"checks": checks, "waivers": WAIVERS}) == [
-        "passed  one      closed",
-        "FAILED  another  expected closed, seen open at 192.0.2.7. Remedy: close it",
-        "waived  third    expected closed, seen open at 192.0.2.7",
+    assert lines.list_lines({"checks": checks, "waivers": WAIVERS}) == [
+        "passed  one    closed",
+        "waived  third  expected closed, seen open at 192.0.2.7",
         "waived  no_firewall: the clinic has a firewall in front",
         "2 passed, 1 failed",
+        "",
+        "FAILED  another",
+        "        expected closed, seen open at 192.0.2.7",
+        "        Remedy: close it",
     ]
 
 

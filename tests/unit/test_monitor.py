@@ -453,7 +453,7 @@ NOW = 1_795_644_000.0
         ({"time": NOW - 299}, ""),
         ({"time": NOW - 400}, "has not looked for 6 minutes"),
         ({"time": NOW - 10 * DAY}, "has not looked for 10 days"),
-        ({"time": NOW + 7200}, "dated in the future (2026-11-26 00:00 UTC)"),
+        ({"time": NOW + 7200}, f"dated in the future ({monitor.words.say_moment(NOW + 7200)})"),
     ],
 )
 def test_a_monitor_that_does_not_look_any_more_is_told(state: dict[str, Any], said: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import page
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import report
+from server.verify import lines
 
 DAY = 86400
 TIME = 1795644000  # 2026-11-25T22:00:00Z
@@ -203,10 +204,22 @@ def test_the_verdict(checks: list[dict[str, Any]], passed: bool, said: str) -> N
 
 
 def test_lines_name_the_remedy() -> None:
-    said = report.lines({"checks": [check("a"), FAILED[0]], "waivers": {}})
-    assert said[1].startswith("FAILED  us2 may query the worklist  expected 1 item, seen refused")
-    assert said[1].endswith(f". Remedy: {FAILED[0]['remedy']}")
-    assert said[-1] == "1 passed, 1 failed"
+    said = lines.list_lines({"checks": [FAILED[0], check("a")], "waivers": {}})
+    assert said[0].startswith("passed  a")
+    assert said[1:4] == ["1 passed, 1 failed", "", "FAILED  us2 may query the worklist"]
+    told = " ".join(" ".join(said[4:]).split())
+    assert told.startswith("expected 1 item, seen refused")
+    assert told.endswith(f" Remedy: {FAILED[0]['remedy']}")
+
+
+def test_no_line_is_wider_than_a_terminal_leaves_and_no_failure_is_cut() -> None:
+    wide = {"name": "name " * 30, "expected": "this " * 40, "seen": "that " * 40, "remedy": "do it " * 40}
+    checks = [check("a") | wide, check("b") | wide | {"waiver": "r"}, check("c") | wide | {"passed": False}]
+    said = lines.list_lines({"checks": checks, "waivers": {"rule": "reason " * 40}})
+    assert max(map(len, said)) <= 90
+    assert [line.split()[0] for line in said[:3]] == ["passed", "waived", "waived"]
+    told = " ".join(" ".join(said[4:]).split())
+    assert all(" ".join(text.split()) in told for text in wide.values())
 
 
 def test_a_failed_check_comes_first_with_all_that_is_known() -> None:
@@ -230,11 +243,16 @@ def test_groups_stand_in_their_order_and_an_unknown_one_last() -> None:
 def test_what_is_there() -> None:
     said = text_of(sample())
     for value in (
-        *("Praxis Dr. Müller & Söhne", "pacs.clinic.example (pacs)", "2026-11-25 22:00 UTC", "clinicops.orthanc 1.0.0"),
+        *(
+            "Praxis Dr. Müller & Söhne",
+            "pacs.clinic.example (pacs)",
+            "25 Nov 2026 22:00 UTC",
+            "clinicops.orthanc 1.0.0",
+        ),
         *("no_firewall a firewall of the clinic's", "Orthanc 1.12.7", "DICOMweb 1.20", "System Debian 13"),
-        *("366 days left", "good until 2027-11-27", "377 days left"),
-        *("236 GB free, full in 147 days", "264 GB of 500 GB used (53 %)", "forecast : full on 2027-04-22"),
-        *("20 hours before this report", "3 days before this report", "succeeded 2026-11-22 03:00 UTC"),
+        *("366 days left", "good until 27 Nov 2027", "377 days left"),
+        *("236 GB free, full in 147 days", "264 GB of 500 GB used (53 %)", "forecast : full on 22 Apr 2027"),
+        *("20 hours before this report", "3 days before this report", "succeeded 22 Nov 2026 03:00 UTC"),
         *("calling AE title US1 , called AE title ORTHANC", "calling AE title ORTHANC , called AE title US1"),
         *("store images (C-STORE)", "query the worklist (C-FIND MWL)", "have studies sent to itself (C-MOVE)"),
     ):
@@ -350,8 +368,8 @@ def test_the_backup(change: dict[str, Any], said: str, state: str) -> None:
 
 def test_what_is_proven_and_what_was_verified() -> None:
     text = Text(report.html(sample())).text
-    assert "newest proven snapshot: 2026-11-25 01:10 UTC" in text
-    seen = "verified 2026-11-22: snapshot 1f2e3d4c of 2026-11-22 01:10 UTC, 130 of 1300 attachments"
+    assert "newest proven snapshot: 25 Nov 2026 01:10 UTC" in text
+    seen = "verified 22 Nov 2026: snapshot 1f2e3d4c of 22 Nov 2026 01:10 UTC, 130 of 1300 attachments"
     assert seen in text
     assert "Last ledger" in text
     old = {"result": "success", "last_success": "2026-11-25T01:12:00Z", "restore_check": None}
@@ -507,7 +525,7 @@ def test_the_overview_is_sorted_worst_first_and_links() -> None:
         "not deployed",
     ):
         assert value in rows, value
-    assert "Backup 20 hours Report 2026-11-25 22:00 UTC" in said.partition("Markt")[2] or "20 hours" in said
+    assert "Backup 20 hours Report 25 Nov 2026 22:00 UTC" in said.partition("Markt")[2] or "20 hours" in said
     assert "5 days behind the newest" in said
     assert "5 days left" in said
 

@@ -199,7 +199,7 @@ def test_an_archive_that_is_no_workbook(monkeypatch: Any) -> None:
     assert "not an .xlsx file" in refusal(packed(mimetype="application/vnd.oasis.opendocument.spreadsheet"))
     assert "cannot be read" in refusal(packed(**{"xl/workbook.xml": "<broken"}))
     monkeypatch.setattr(spreadsheet, "MAX_UNPACKED", 1000)
-    assert "more than 1000 bytes" in refusal(packed(**{"xl/workbook.xml": "x" * 1001}))
+    assert "more than 1.0 kB" in refusal(packed(**{"xl/workbook.xml": "x" * 1001}))
     assert "has no sheets" in refusal(text(";").encode(), sheet="Monday")
 
 

@@ -43,7 +43,7 @@ from urllib.parse import quote
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 from server.backup import beginning, history, ledger_history, orphans, placing, retention, ssh
 from server.backup.study import BRAKED, Source, StudyRefused, format_images, restore_study
-from server.core import journal
+from server.core import journal, words
 from server.core.escaping import escape
 from server.dicom import dataset
 
@@ -445,7 +445,7 @@ def chosen(settings: Settings, wanted: str) -> dict[str, Any]:
     if wanted == "latest":
         found = of_archive(settings, identity) if identity else snapshots(settings, "orthanc")
         for one in [one for one in found if moment_of(one) > tomorrow()]:  # a clock that was wrong for a day
-            say(f"Snapshot {one['short_id']} is dated {moment_of(one)}, which is in the future.", 4)
+            say(f"Snapshot {one['short_id']} is dated {words.say_stamp(moment_of(one))}, which is in the future.", 4)
         archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
         if len(archives) > 1:
             what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
@@ -2511,7 +2511,8 @@ def show(result: dict[str, Any]) -> None:
         counts = f"{one.get('studies', '?')} studies, {one.get('instances', '?')} instances"
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
-        print(escape(f"{one['id']}  {one['time']} UTC  {belongs} {counts}, {verified_of(one)}{proven}{kept}"))
+        taken = f"{words.say_stamp(one['time']):>17}"
+        print(escape(f"{one['id']}  {taken}  {belongs} {counts}, {verified_of(one)}{proven}{kept}"))
     for one in result.get("kept", []):
         print(escape(f"stays as it is: {one['path']} ({one['why']})"))
     for line in format_images(result.get("images", [])):
@@ -2520,13 +2521,24 @@ def show(result: dict[str, Any]) -> None:
         print(escape(f"send again from {aet or 'applications'}:"))
         for one in result["resend"]:
             if one["aet"] == aet:
-                print(escape(f"    {one['time'][:15]}  {one['accession']:16}  {one['study']}"))
+                print(escape(f"    {words.say_stamp(one['time']):>17}  {one['accession']:16}  {one['study']}"))
     for name, value in result.items():
         if name not in ("snapshots", "resend", "kept", "images") and value not in ("", [], {}):
             if isinstance(value, dict):
-                value = [f"{key} {of}" for key, of in value.items()]
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(escape(f"{name.replace('_', ' ')}: {text}"))
+                value = [f"{key} {say_value(key, of)}" for key, of in value.items()]
+            text = ", ".join(map(str, value)) if isinstance(value, list) else say_value(name, value)
+            print(escape(f"{name.removesuffix('_seconds').replace('_', ' ')}: {text}"))
+
+
+def say_value(name: str, value: Any) -> str:
+    """A moment, a duration or a number of bytes as a person says it, everything else as it is."""
+    if isinstance(value, str):
+        return words.say_day(value) if name == "day" else words.say_stamp(value)
+    if name == "pause":
+        return f"{1000 * value:.0f} ms"
+    if name == "seconds" or name.endswith("_seconds"):
+        return words.say_duration(value)
+    return words.say_size(value) if name in ("added", "bytes") or name.endswith("_bytes") else str(value)
 
 
 def verified_of(snapshot: dict[str, Any]) -> str:
@@ -2534,7 +2546,7 @@ def verified_of(snapshot: dict[str, Any]) -> str:
     day, part = snapshot["verified"], snapshot["verified_part"].replace("/", " of ")
     if not day:
         return "never verified"
-    return f"verified {day[:4]}-{day[4:6]}-{day[6:]}" + f" ({part} attachments)" * bool(part)
+    return f"verified {words.say_day(day)}" + f" ({part} attachments)" * bool(part)
 
 
 def made(settings: Settings) -> dict[str, Any]:

@@ -30,13 +30,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.core import clock, journal, nftables
+from server.core import clock, journal, nftables, words
 from server.core.escaping import escape
 from server.core.limits import FILE as SHARED
 from server.core.limits import SILENT_MINUTES, read_limits
@@ -1148,7 +1148,7 @@ def mail(settings: Settings, events: list[dict[str, Any]], now: float) -> None:
     message["Date"], message["Message-ID"] = formatdate(now), make_msgid(domain=settings.hostname or "localhost")
     lines = []
     for event in events:
-        since = datetime.fromtimestamp(event["since"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        since = words.say_moment(event["since"])
         lines += [
             f"{word(event)}{'' if event['severity'] == 'info' else ', ' + event['severity']}: {sentence(event)}.",
             f"  {event['name']} since {since}",
@@ -1323,7 +1323,7 @@ def describe_silence(state: dict[str, Any], now: float) -> str:
     if minutes > SILENT_MINUTES:
         return f"The monitor has not looked for {describe_age(60 * minutes)}, and what it saw is of then. {remedy}"
     if minutes < -1:
-        when = datetime.fromtimestamp(state["time"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        when = words.say_moment(state["time"])
         return f"The monitor's last look is dated in the future ({when}): a clock is or was wrong. {remedy}"
     return ""
 
@@ -1349,8 +1349,8 @@ def shown(settings: Settings, state: dict[str, Any]) -> list[str]:
     values = {(metric, object_): value for metric, _, object_, value in state["values"]}
     for metric, object_ in values:
         if metric == "fs_free_percent":
-            free, percent = values["fs_free_bytes", object_] / 1e9, values[metric, object_]
-            lines.append(f"{'disk':9} {object_}: {free:.1f} GB free ({percent:.0f} %)")
+            free, percent = words.say_size(values["fs_free_bytes", object_]), values[metric, object_]
+            lines.append(f"{'disk':9} {object_}: {free} free ({percent:.0f} %)")
     disk = state.get("disk", {})
     days = disk.get("days_until_full")
     lines.append(f"{'forecast':9} " + (f"full in {days:.0f} days, " if days else "") + disk.get("note", "none"))

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.core import journal
+from server.core import journal, words
 from server.core.escaping import escape
 from server.worklist import row as rows
 from server.worklist import spreadsheet
@@ -363,9 +363,8 @@ def item_of(data: bytes, settings: Settings) -> Item:
             warnings.filterwarnings("ignore", "Incorrect value for Specific Character Set")  # ISO_IR_192 and the like
             warnings.simplefilter("ignore", DeprecationWarning)
             if len(data) > MAX_BYTES:
-                raise Refused(
-                    f"It has {len(data)} bytes, more than {MAX_BYTES}. Remedy: hand over worklist items alone."
-                )
+                size = f"{words.say_size(len(data))}, more than {words.say_size(MAX_BYTES)}"
+                raise Refused(f"It has {size}. Remedy: hand over worklist items alone.")
             content = data_set(data)
             item = Check(content, settings).item()
             item = replace(item, data=encoded(content, item.name))
@@ -464,7 +463,7 @@ def refuse(settings: Settings, path: Path, seen: os.stat_result, refused: Refuse
     """Whether it went into quarantine, unopened; its name there is made of what stays when this is interrupted."""
     safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
     held = settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
-    who, when = owner(seen.st_uid), datetime.now().astimezone().isoformat(timespec="seconds")
+    who, when = owner(seen.st_uid), words.say_moment(time.time())
     text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *map(escape, refused.problems), ""]
     reason = held.with_name(f"{held.name}.reason")
     put(settings, reason, "\n".join(text).encode())
@@ -538,7 +537,7 @@ class Gate:
         age = time.time() - seen.st_ctime
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
             cut(path)
-            what = f"It has {seen.st_size} bytes, of which the first {MAX_BYTES} are kept"
+            what = f"It has {words.say_size(seen.st_size)}, of which the first {words.say_size(MAX_BYTES)} are kept"
             return refuse(self.settings, path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
         if crowded:
             what = f"More than {MAX_WAITING} files of its owner wait. Remedy: hand them over again, one after the other"

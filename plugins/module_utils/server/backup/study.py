@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core import words
 from ..core.escaping import escape
 
 ZLIB_WITH_SIZE = 2  # a compressionType of the index: 8 bytes little-endian with the size, then zlib
@@ -190,7 +191,7 @@ def choose_study(source: Source, value: str) -> tuple[dict[str, Any], Study]:
         what = f"{escape(value)!r} is in none of {looked} proven snapshots"
         if source.snapshots:
             last, first = source.snapshots[0]["moment"], source.snapshots[-1]["moment"]
-            what += f", from {first} to {last} UTC"
+            what += f", from {words.say_stamp(first)} to {words.say_stamp(last)}"
         if unread:
             what += f"; {unread} more cannot be read"
         remedy = "give the AccessionNumber or StudyInstanceUID as it was sent; orthanc-backup list shows the snapshots"

@@ -18,6 +18,8 @@ from collections import Counter
 from datetime import datetime, time
 from typing import Any
 
+from ..core import words
+
 COLUMNS = {
     "PatientID": True,
     "PatientName": True,
@@ -71,7 +73,8 @@ def read_rows(data: bytes, name: str, encoding: str = "", sheet: str = "") -> di
     Rows have the numbers that Excel shows, the names of the columns being in row 1; objects of JSON are counted from 1.
     """
     if len(data) > MAX_BYTES:
-        raise Unreadable(f"{name} has more than {MAX_BYTES} bytes. Remedy: import a week or a month at a time.")
+        size = words.say_size(MAX_BYTES)
+        raise Unreadable(f"{name} has more than {size}. Remedy: import a week or a month at a time.")
     if data.startswith(b"\xd0\xcf\x11\xe0"):  # Microsoft's compound file
         what = f"{name} is a workbook of an old Excel (.xls), or has a password"
         raise Unreadable(f"{what}. Remedy: save it as .xlsx without a password, or as 'CSV UTF-8'.")
@@ -199,7 +202,8 @@ def read_workbook(data: bytes, name: str, sheet: str) -> Cells:
     if "xl/workbook.xml" not in parts:  # .ods, .xlsb, a folder that was packed
         raise Unreadable(f"{name} is not an .xlsx file. Remedy: save it in Excel as .xlsx or 'CSV UTF-8'.")
     if sum(parts.values()) > MAX_UNPACKED:
-        raise Unreadable(f"{name} has more than {MAX_UNPACKED} bytes. Remedy: delete the sheets that are not needed.")
+        size = words.say_size(MAX_UNPACKED)
+        raise Unreadable(f"{name} has more than {size}. Remedy: delete the sheets that are not needed.")
     try:
         import openpyxl
     except ImportError:

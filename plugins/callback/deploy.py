@@ -1,0 +1,399 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: deploy
+type: stdout
+short_description: What a deploy does, step by step, in lines that fit the terminal
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Says which step of how many runs, writes one line for each task that changes something, and leaves out what was
+    right already.
+  - Ends with what changed on each host, and how long it took. What failed stands at the very end, once, as the message
+    with its remedy and without the source of the role.
+  - With C(-v) and more it writes what P(ansible.builtin.default#callback) writes.
+  - A play with roles has a step for its C(pre_tasks), for each role, and for each role that C(post_tasks) import. Other
+    plays have a step for each role that they import, and one for everything else.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+requirements:
+  - C(stdout_callback = clinicops.orthanc.deploy) in ansible.cfg
+"""
+
+import functools
+import re
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ansible import constants as C
+from ansible import context
+from ansible.playbook.block import Block
+from ansible.plugins.callback.default import CallbackModule as Default
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.escaping import escape
+
+TITLES = {
+    "orthanc_firewall": "Firewall",
+    "orthanc_install": "Orthanc itself",
+    "orthanc_tools": "Programs of the server",
+    "orthanc_config": "Configuration",
+    "orthanc_worklist": "Worklist",
+    "orthanc_proxy": "HTTPS",
+    "orthanc_backup": "Backup",
+    "orthanc_monitor": "Monitoring",
+    "orthanc_verify": "Acceptance test",
+}
+BEFORE = "Checks before anything changes"
+WIDEST = 100  # of a window that is wider
+LISTED = 8  # more changes than these are counted, not named
+# what Ansible puts before a message: where in the role's source it was
+ANSIBLE = re.compile(
+    r"^Task failed: (?:Finalization of task args for '[^']*' failed: (?:Error while resolving value for '[^']*': )?)?"
+)
+TAIL = 15  # lines of what a failed command wrote
+
+
+class Change(NamedTuple):
+    step: str
+    said: list[str]
+
+
+class Failure(NamedTuple):
+    where: str
+    task: str
+    message: str
+
+
+def in_words(method: Callable[..., None]) -> Callable[..., None]:
+    """The method, or the default callback's where more is asked for (-v)."""
+
+    @functools.wraps(method)
+    def chosen(self: CallbackModule, *given: Any, **named: Any) -> None:
+        wanted = getattr(Default, method.__name__).__get__(self) if self._display.verbosity else method.__get__(self)
+        wanted(*given, **named)
+
+    return chosen
+
+
+class CallbackModule(Default):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "clinicops.orthanc.deploy"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+        self._titles: list[str] = []
+        self._steps: dict[str, int] = {}  # of each task
+        self._step = 0
+        self._changes: dict[str, list[Change]] = {}
+        self._failures: dict[str, list[Failure]] = {}
+        self._many = False
+        self._warned: set[str] = set()
+        # since when a host's task waits for what runs apart, and when that was said last
+        self._waits: dict[tuple[str, str], tuple[float, float]] = {}
+
+    # --- steps ----------------------------------------------------------------------------------
+    @in_words
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        for title, tasks in (step for play in playbook.get_plays() for step in find_steps(play)):
+            self._titles.append(title)
+            # a role that two others need runs once, in the first
+            self._steps = dict.fromkeys(tasks, len(self._titles)) | self._steps
+        if context.CLIARGS["check"]:
+            self._say("Check mode: nothing is changed.")
+
+    @in_words
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        self._play = play
+        self._many = len(play.get_variable_manager().get_vars(play=play).get("ansible_play_hosts_all", [])) > 1
+
+    @in_words
+    def _task_start(self, task: Any, prefix: str | None = None) -> None:
+        self._last_task_name = task.get_name().strip()
+        step = self._steps.get(task._uuid)  # what a task includes while it runs belongs to its step
+        if step and step != self._step:
+            self._step = step
+            self._say(f"{self._place()}  {self._title()}", color=C.COLOR_HIGHLIGHT)
+
+    @in_words
+    def _print_task_banner(self, task: Any) -> None:
+        """For the default callback's methods: above a difference."""
+        self._last_task_banner = task._uuid
+        self._say(name_of(task), indent="  ")
+
+    def _place(self) -> str:
+        return f"Step {self._step} of {len(self._titles)}"
+
+    def _title(self) -> str:
+        return self._titles[self._step - 1] if self._step else ""
+
+    # --- results --------------------------------------------------------------------------------
+    @in_words
+    def v2_runner_on_ok(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+        found, host = result.result, result.host.get_name()
+        if found.get("changed"):
+            name = name_of(result.task)
+            said = found.get("changes") if is_text(found.get("changes")) else [name]
+            self._changes.setdefault(host, []).append(Change(self._title(), said))
+            self._line("would change" if result.task.check_mode else "changed", host, name, C.COLOR_CHANGED)
+        if "results" not in found:
+            self._show(host, found)
+
+    @in_words
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        self._handle_warnings_and_exception(result)
+        host, name = result.host.get_name(), name_of(result.task)
+        if ignore_errors or is_rescued(result.task):
+            self._line("went on", host, f"{name}: {describe(result).splitlines()[0]}", C.COLOR_SKIP)
+        else:
+            self._fail(host, name, describe(result))
+            self._line("FAILED", host, name, C.COLOR_ERROR)
+
+    @in_words
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+        host = result.host.get_name()
+        if result.task.ignore_unreachable:
+            self._line("went on", host, f"{name_of(result.task)}: not reached", C.COLOR_SKIP)
+        else:
+            self._fail(host, name_of(result.task), f"The machine is not reached.\n{describe(result)}")
+            self._line("NOT REACHED", host, name_of(result.task), C.COLOR_UNREACHABLE)
+
+    @in_words
+    def v2_runner_item_on_ok(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+        self._show(result.host.get_name(), result.result)
+
+    @in_words
+    def v2_runner_item_on_failed(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+
+    @in_words
+    def v2_runner_retry(self, result: Any) -> None:
+        left = result.result["retries"] - result.result["attempts"]
+        self._line("waiting", result.host.get_name(), f"{name_of(result.task)} (tries left: {left})", C.COLOR_DEBUG)
+
+    @in_words
+    def v2_runner_on_async_poll(self, result: Any) -> None:
+        """Once a minute: it may take hours."""
+        host, now = result.host.get_name(), time.monotonic()
+        began, told = self._waits.setdefault((host, result.task._uuid), (now, now))
+        if now - told >= 60:
+            self._waits[host, result.task._uuid] = (began, now)
+            said = f"{name_of(result.task)} (for {words.say_duration(now - began)})"
+            self._line("running", host, said, C.COLOR_DEBUG)
+
+    @in_words
+    def v2_runner_on_async_ok(self, result: Any) -> None:
+        pass
+
+    @in_words
+    def v2_runner_on_async_failed(self, result: Any) -> None:
+        pass
+
+    @in_words
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+
+    @in_words
+    def v2_runner_item_on_skipped(self, result: Any) -> None:
+        self._handle_warnings_and_exception(result)
+
+    @in_words
+    def v2_playbook_on_include(self, included_file: Any) -> None:
+        pass
+
+    @in_words
+    def v2_playbook_on_no_hosts_remaining(self) -> None:
+        pass
+
+    def _handle_warnings(self, res: Any) -> None:
+        """Each once, without where the role's source has the task."""
+        if self._display.verbosity:
+            super()._handle_warnings(res)
+            return
+        for warning in res.pop("warnings", None) or []:
+            said = str(getattr(getattr(warning, "event", None), "msg", None) or warning)
+            if said not in self._warned:
+                self._warned.add(said)
+                self._say(f"warning  {said}", indent="  ", hanging=11, color=C.COLOR_WARN)
+        super()._handle_warnings(res)  # what is deprecated
+
+    def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:
+        """Nothing: its message is the task's, and the rest is where the role's source has it."""
+        if self._display.verbosity:
+            super()._handle_exception(result, use_stderr=use_stderr)
+        else:
+            result.pop("exception", None)
+
+    def _show(self, host: str, found: Any) -> None:
+        """What a task is there to say: debug, and assert with words of its own."""
+        if not found.get("_ansible_verbose_always") or found.get("msg") == "All assertions passed":
+            return
+        if self._many:
+            self._say(f"{host}:", indent="  ")
+        for line in lines_of(found["msg"] if "msg" in found else self._dump_results(found)):
+            self._say(line, indent="    " if self._many else "  ")
+
+    def _fail(self, host: str, task: str, message: str) -> None:
+        where = f"step {self._step} of {len(self._titles)}, {self._title()}" if self._step else "before the first step"
+        self._failures.setdefault(host, []).append(Failure(where, task, message))
+
+    # --- the end --------------------------------------------------------------------------------
+    @in_words
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        hosts = {host: stats.summarize(host) for host in sorted(stats.processed)}
+        self._say("")
+        for host in hosts:
+            told = dict(stats.custom.get(host) or {}).get("orthanc") or {}
+            changed = "Would change" if context.CLIARGS["check"] else "Changed"
+            facts = {changed: self._changed(host), **(told if isinstance(told, dict) else {})}
+            self._say(host, color=C.COLOR_HIGHLIGHT)
+            for name, fact in facts.items():
+                self._say(f"{name:9} {fact}", indent="  ", hanging=12)
+        self._say(f"It took {words.say_duration(time.monotonic() - self._began)}.")
+        failed = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
+        same: dict[Failure, list[str]] = {}
+        for host in failed:
+            for failure in self._failures.get(host, []):
+                same.setdefault(failure, []).append(host)
+        for failure, of in same.items():
+            self._say("")
+            self._say(f"FAILED on {', '.join(of)}: {failure.task} ({failure.where})", color=C.COLOR_ERROR)
+            for line in failure.message.splitlines():
+                self._say(line, indent="  ")
+
+    def _changed(self, host: str) -> str:
+        """What changed on the host: each thing by its step, or how many of each step where they are many."""
+        steps: dict[str, list[str]] = {}
+        for change in self._changes.get(host, []):
+            steps.setdefault(change.step, []).extend(change.said)
+        if not steps:
+            return "nothing"
+        if sum(map(len, steps.values())) > LISTED:
+            return ", ".join(f"{step} ({len(said)})" for step, said in steps.items())
+        return "; ".join(f"{step}: {', '.join(said)}" for step, said in steps.items())
+
+    # --- lines ----------------------------------------------------------------------------------
+    def _line(self, word: str, host: str, said: str, color: str) -> None:
+        of = f"{host}: " if self._many else ""
+        self._say(f"{word:8} {of}{said}", indent="  ", hanging=11, color=color)
+
+    def _say(self, text: str, *, indent: str = "", hanging: int = 0, color: str | None = None) -> None:
+        """One paragraph, broken where the window ends; what a machine wrote cannot act on the terminal."""
+        width = min(self._display.columns, WIDEST)
+        text = escape(text)
+        kept = len(text) - len(text.lstrip())
+        further = " " * (hanging or len(indent) + kept)
+        parts = textwrap.wrap(
+            text,
+            width,
+            initial_indent=indent,
+            subsequent_indent=further,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for part in parts or [""]:
+            self._display.display(part, color=color)
+
+
+def find_steps(play: Any) -> Iterator[tuple[str, list[str]]]:
+    """The steps of a play: what each is called, and the ids of its tasks. A step without a task is none."""
+    # what import_role brings is among the play's roles as well
+    roles = [role for role in play.get_roles() if not role.from_include]
+    steps = [(BEFORE if roles else play.get_name(), [task._uuid for task in list_tasks(play.pre_tasks)])]
+    for role in roles:
+        blocks = [block for each in [*role.get_all_dependencies(), role] for block in each.get_task_blocks()]
+        title = TITLES.get(role.get_name().rpartition(".")[2], role.get_name())
+        steps.append((title, [task._uuid for task in list_tasks(blocks)]))
+    for section in (play.tasks, play.post_tasks):
+        imported: dict[str, list[str]] = {}
+        for task in list_tasks(section):
+            imported.setdefault(name_import(task) or play.get_name(), []).append(task._uuid)
+        steps += imported.items()
+    return ((escape(title), tasks) for title, tasks in steps if tasks)
+
+
+def list_tasks(items: Iterable[Any]) -> Iterator[Any]:
+    """The tasks of blocks in blocks."""
+    for item in items:
+        if isinstance(item, Block):
+            yield from list_tasks([*item.block, *item.rescue, *item.always])
+        else:
+            yield item
+
+
+def name_import(task: Any) -> str:
+    """What the play itself calls the role, or the file, that brought the task."""
+    found, outer = None, task.get_first_parent_include()
+    while outer:
+        found, outer = outer, outer.get_first_parent_include()
+    return str(found.name or found.get_name()).strip() if found else ""
+
+
+def is_rescued(task: Any) -> bool:
+    """Whether a block around the task goes on where it failed."""
+    inner, outer = task, task._parent
+    while outer:
+        if isinstance(outer, Block) and outer.rescue and inner._uuid not in {each._uuid for each in outer.rescue}:
+            return True
+        inner, outer = outer, outer._parent
+    return False
+
+
+def name_of(task: Any) -> str:
+    """The task's own name, without its role's."""
+    return str(task.get_name(include_role_fqcn=False)).rpartition(" : ")[2].strip()
+
+
+def describe(result: Any) -> str:
+    """Why a task failed, in lines: its message, what caused that, and what a failed command wrote last."""
+    found = result.result
+    results = [each for each in found.get("results") or [] if isinstance(each, dict) and each.get("failed")]
+    if results:
+        return "\n".join(f"{label_of(each)}: {line}" for each in results for line in describe_one(each))
+    said = describe_one(found)
+    cause = "" if "censored" in found else " ".join(find_cause(result.exception).split())
+    return "\n".join(said if cause in " ".join(" ".join(said).split()) else [*said, cause])
+
+
+def describe_one(found: dict[str, Any]) -> list[str]:
+    if "censored" in found:
+        return ["What it says may hold secrets, and is hidden (no_log)."]
+    said = lines_of(ANSIBLE.sub("", str_of(found.get("msg"))) or "It failed, and does not say why.")
+    if "rc" in found or "module_stderr" in found:
+        wrote = (found.get(key) for key in ("stderr", "module_stderr", "stdout", "module_stdout"))
+        said += [line for text in wrote if text for line in lines_of(text)[-TAIL:]]
+    return list(dict.fromkeys(said))
+
+
+def find_cause(exception: Any) -> str:
+    """The innermost of what Ansible knows of why; empty where a version of it keeps that elsewhere."""
+    cause, event = "", getattr(exception, "event", None)
+    while event := getattr(getattr(event, "chain", None), "event", None):
+        cause = str(event.msg)
+    return cause
+
+
+def label_of(found: dict[str, Any]) -> str:
+    return str(found.get("_ansible_item_label", found.get(found.get("ansible_loop_var", "item"), "")))
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, str) for each in value)
+
+
+def lines_of(said: Any) -> list[str]:
+    """A message's lines: it may be one, or a list of them."""
+    return [line.expandtabs().rstrip() for line in str_of(said).strip("\n").splitlines()]
+
+
+def str_of(said: Any) -> str:
+    return "\n".join(map(str, said)) if isinstance(said, list) else str(said or "")
