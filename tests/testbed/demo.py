@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The demo: one machine, one scanner, one office PC; deployed, proven, left running.
 
-up: deploys it. record: the same on new machines, and what the terminal shows goes into docs/first-deploy.txt and
-docs/demo.svg. down: removes it.
+up: deploys it. record: the same on new machines, and what the terminal shows goes into docs/first-deploy/terminal.txt
+and docs/demo.svg. down: removes it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def record() -> None:
         sys.exit(status)
     example = "ansible-playbook -i inventories/single_clinic --ask-vault-pass clinicops.orthanc.deploy"
     shown = [f"$ {example}", *text.splitlines()]
-    (ROOT / "docs/first-deploy.txt").write_text("\n".join(shown) + "\n")
+    (ROOT / "docs/first-deploy/terminal.txt").write_text("\n".join(shown) + "\n")
     (ROOT / "docs/demo.svg").write_text(terminal.draw(["$ make demo", *text.splitlines()]))
 
 
