@@ -9,7 +9,9 @@ from pathlib import Path
 from clients import name_of
 from terminal import COLUMNS, run_in_terminal
 from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
 
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 SITE = "/etc/nginx/conf.d/zz-forgotten.conf"
 CHECK = "other ports of Orthanc and nginx"
 
