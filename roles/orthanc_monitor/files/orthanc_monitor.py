@@ -30,7 +30,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import formatdate, make_msgid
 from pathlib import Path
 from typing import Any, NamedTuple
