@@ -7,6 +7,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
 from backups import must
 from clients import put
@@ -82,10 +83,12 @@ def offered(machine: str, label: str, suite: str) -> Iterator[None]:
         must(machine, f"rm -rf {SOURCE} {REPOSITORY} /var/lib/apt/lists/_srv_updates_*")
 
 
-def quiet_config(machine: str, path: str = "/root/monitor.json", directory: str = "/root/monitor") -> str:
-    """A configuration for a look of another day: it tells nobody, and leaves its state elsewhere."""
+def quiet_config(machine: str, **changed: Any) -> str:
+    """A configuration for a look beside the monitor's own: it tells nobody, and leaves its state in /root/monitor."""
+    path, directory = "/root/monitor.json", "/root/monitor"
     change = "import json; c = json.load(open('/etc/orthanc-monitor.json')); "
-    change += f"c.update({json.dumps({'mail_to': [], 'webhook': '', 'directory': directory, 'brake_percent': 0})}); "
+    changed = {"mail_to": [], "webhook": "", "directory": directory, "brake_percent": 0, **changed}
+    change += f"c.update({json.dumps(changed)}); "
     change += f"json.dump(c, open({path!r}, chr(119)))"
     must(machine, f"mkdir -p {directory} && python3 -c {shlex.quote(change)}")
     return path

@@ -273,6 +273,12 @@ def test_they_are_summarised_by_package() -> None:
     assert vulnerabilities.summarise(made) == "orthanc 1.0: CVE-1, CVE-2; dcmtk 2.0: CVE-3"
 
 
+def test_what_an_update_may_end_is_not_called_without_one() -> None:
+    found = [{"id": "CVE-1", "package": "libcivetweb1"}, {"id": "CVE-2", "package": "libcivetweb1 of the container"}]
+    assert survey.list_lasting(found, ["libcivetweb1"]) == found[1:]
+    assert survey.list_lasting(found, []) == found
+
+
 # --- what is due ------------------------------------------------------------------------------------
 BUILD = "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1 (2024-02-01)"
 

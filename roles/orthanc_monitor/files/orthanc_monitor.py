@@ -896,8 +896,9 @@ class Look:
 
     # --- packages --------------------------------------------------------------------------------
     def keep(self, name: str, key: list[Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was found under this key, found anew when the key is another; each day in any case."""
-        known, key = self.state.setdefault("packages", {}).get(name, {}), [int(self.now // DAY), *key]
+        """What was found under this key, found anew when the key is another; each day and release in any case."""
+        key = [int(self.now // DAY), *survey.stamp(Path(survey.__file__)), *key]
+        known = self.state.setdefault("packages", {}).get(name, {})
         if known.get("key") != key:
             known = self.state["packages"][name] = {"key": key, **find()}
         return known
@@ -909,23 +910,29 @@ class Look:
         key = [*survey.stamp(packages.MACHINE / packages.STATUS, survey.KNOWN), self.pid, survey.read_pid(survey.NGINX)]
         known = json.loads(survey.KNOWN.read_text(encoding="utf-8"))
         found = self.keep("vulnerabilities", key, lambda: survey.survey_packages(known, self.pid, version, container))
-        left = [vulnerability.Open(**one) for one in found["open"] if one["id"] not in self.settings.accepted_cves]
         self.state["version"], self.state["cves"] = version, sorted({one["id"] for one in found["open"]})
+        lasting = survey.list_lasting(found["open"], self.find_updates()["offered"])
+        left = [vulnerability.Open(**one) for one in lasting if one["id"] not in self.settings.accepted_cves]
         self.saw("known_cves", len({one.id for one in left}))
         self.details["KnownVulnerabilities/"] = vulnerability.summarise(left)
 
-    def updates(self) -> None:
+    def find_updates(self) -> dict[str, Any]:
         watched = [name for name, _ in self.state.get("packages", {}).get("vulnerabilities", {}).get("watched", [])]
-        found = self.keep("updates", [*survey.stamp_updates(), watched], lambda: survey.survey_updates(watched))
-        seen = self.state["packages"].get("seen", {})
-        due, self.state["packages"]["seen"] = survey.list_due(found, seen, self.now)
-        self.saw("security_updates", len(due))
-        self.details["SecurityUpdates/"] = told(due)
+        return self.keep("updates", [*survey.stamp_updates(), watched], lambda: survey.survey_updates(watched))
+
+    def updates(self) -> None:
+        found = self.find_updates()
         self.saw("packages_held", len(found["held"]))
         self.details["PackageHeldBack/"] = told(found["held"])
         left = [path for path in found["left"] if os.path.lexists(path)]
         self.saw("conffiles_left", len(left))
         self.details["ConfigurationLeft/"] = told(left)
+        if found["error"]:
+            raise OSError(found["error"])
+        seen = self.state["packages"].get("seen", {})
+        due, self.state["packages"]["seen"] = survey.list_due(found, seen, self.now)
+        self.saw("security_updates", len(due))
+        self.details["SecurityUpdates/"] = told(due)
 
     def lists(self) -> None:
         age = packages.read_lists_age(self.now)

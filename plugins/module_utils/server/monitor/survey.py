@@ -86,9 +86,16 @@ def is_unattended(installed: dict[str, Package]) -> bool:
 
 
 def survey_updates(watched: Iterable[str]) -> dict[str, Any]:
-    """What apt offers and what keeps it back: security updates, and every update of a package that is watched."""
+    """What apt offers and what keeps it back: security updates, and every update of a package that is watched.
+
+    `error` is why apt plans nothing, which is not asked again before something changes.
+    """
     installed, names = packages.read_installed(), set(watched)
-    now, with_held = packages.simulate_upgrade(), packages.simulate_upgrade("--ignore-hold")
+    error, now, with_held = "", {}, {}
+    try:
+        now, with_held = packages.simulate_upgrade(), packages.simulate_upgrade("--ignore-hold")
+    except OSError as reason:
+        error = str(reason)
     waiting = [one for one in now.values() if one.security or one.name in names]
     held = [
         f"{one.name} {one.installed}, {one.candidate} is offered (apt-mark hold)"
@@ -101,11 +108,19 @@ def survey_updates(watched: Iterable[str]) -> dict[str, Any]:
             held.append(f"{one.name} {one.installed}, {one.candidate} is offered ({', '.join(changed)} was changed)")
     held += [f"{one.name} {one.version} is {one.state}" for one in installed.values() if one.state != "installed"]
     return {
+        "error": error,
+        "offered": sorted({*now, *with_held}),
         "waiting": [f"{one.name} {one.installed} -> {one.candidate}" for one in waiting],
         "held": held,
         "left": packages.find_left_behind(),
         "unattended": is_unattended(installed),
     }
+
+
+def list_lasting(found: Iterable[dict[str, str]], offered: Iterable[str]) -> list[dict[str, str]]:
+    """The open vulnerabilities of packages for which apt offers nothing newer; the others are for an update to end."""
+    names = set(offered)
+    return [one for one in found if one["package"] not in names]
 
 
 def stamp_updates() -> list[float]:
