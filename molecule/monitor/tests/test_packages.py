@@ -230,6 +230,17 @@ def test_an_update_of_what_orthanc_runs_is_told_and_the_restart_after_it() -> No
     assert look(machine, 3) == {}
 
 
+def test_an_apt_that_cannot_plan_is_told_in_its_words(machine: str) -> None:
+    must(machine, "echo nonsense > /etc/apt/sources.list.d/clinic.list")
+    try:
+        [(alert, detail)] = look(machine, 3).items()
+        assert alert == "MonitorBlind/updates"
+        assert "clinic.list" in detail
+    finally:
+        must(machine, "rm /etc/apt/sources.list.d/clinic.list")
+    assert look(machine, 3) == {}
+
+
 def test_a_restart_that_an_update_asks_for_is_told(machine: str) -> None:
     must(machine, "touch /run/reboot-required && echo linux-image-6.12.58 > /run/reboot-required.pkgs")
     try:
