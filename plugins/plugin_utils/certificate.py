@@ -7,6 +7,7 @@ from __future__ import annotations
 import datetime
 import itertools
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -52,10 +53,10 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
     for certificate in certificates:
         name = certificate.subject.rfc4514_string()
         if certificate.not_valid_after_utc <= now:
-            message = f"({name}) expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
+            message = f"({name}) expired on {words.say_moment(certificate.not_valid_after_utc)}"
             found.append(problem(CHAIN, message, "renew it"))
         if certificate.not_valid_before_utc > now:
-            message = f"({name}) is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+            message = f"({name}) is not valid before {words.say_moment(certificate.not_valid_before_utc)}"
             found.append(problem(CHAIN, message, "check the date of this controller, or wait"))
     for issued, issuer in itertools.pairwise(certificates):
         try:

@@ -961,7 +961,7 @@ class Look:
             self.saw("support_days", (last - datetime.fromtimestamp(self.now, UTC).date()).days)
             name = release.get("PRETTY_NAME", release.get("ID", ""))
             for alert in ("SystemEndOfLife/", "SystemEndSoon/"):
-                self.details[alert] = f"{name}: until {last}"
+                self.details[alert] = f"{name}: until {words.say_day(f'{last:%Y%m%d}')}"
 
 
 # --- pure functions -----------------------------------------------------------------------------

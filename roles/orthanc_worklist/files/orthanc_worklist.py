@@ -1009,7 +1009,8 @@ def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
         who = f"{item['accession_number']:16}  {item['patient_id']:16}  {item['patient_name']}"
         who += f"  {item['study_instance_uid']}" if study else ""
         for step in item["steps"]:
-            when = f"{step['date']} {step['time'][:4]:4}"
+            hour = f"{step['time'][:2]}:{step['time'][2:4]}" if step["time"] else ""
+            when = f"{words.say_day(step['date']):>11} {hour:5}"
             print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
 
 
