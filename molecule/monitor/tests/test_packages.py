@@ -278,4 +278,4 @@ def test_the_end_of_the_system_s_support_is_told(name: str) -> None:
     assert told[-100] == {}
     assert list(told[-10]) == ["SystemEndSoon/"]
     assert "SystemEndOfLife/" in told[2]
-    assert str(last) in told[2]["SystemEndOfLife/"]
+    assert f"{last.day} {last:%b %Y}" in told[2]["SystemEndOfLife/"]
