@@ -312,9 +312,10 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def restic_command(settings: Settings, *arguments: str) -> list[str]:
+def restic_command(settings: Settings, command: str, *arguments: str) -> list[str]:
     """restic with the way to its repository; it has no terminal, and its ssh asks nobody."""
-    return ["restic", *ssh.build_options(settings.repository, settings.known_hosts, settings.ssh_key), *arguments]
+    options = ssh.build_options(settings.repository, settings.known_hosts, settings.ssh_key)
+    return ["restic", command, *options, *arguments]
 
 
 def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
