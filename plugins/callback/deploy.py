@@ -223,7 +223,8 @@ class CallbackModule(Default):
             said = str(getattr(getattr(warning, "event", None), "msg", None) or warning)
             if said not in self._warned:
                 self._warned.add(said)
-                self._say(f"warning  {said}", indent="  ", hanging=11, color=C.COLOR_WARN)
+                # orthanc_warned broke it into lines, for the default callback
+                self._say(f"warning  {' '.join(said.split())}", indent="  ", hanging=11, color=C.COLOR_WARN)
         super()._handle_warnings(res)  # what is deprecated
 
     def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:

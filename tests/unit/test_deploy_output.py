@@ -81,7 +81,7 @@ ROLE = """
 MODULE = """#!/usr/bin/python
 from ansible.module_utils.basic import AnsibleModule
 module = AnsibleModule({})
-module.warn("There is something that somebody should know, " * 4)
+module.warn("There is something that\\nsomebody should know, " * 4)
 module.exit_json()
 """
 HOSTS = ("a", "b", "c", "d", "e", "gone")
