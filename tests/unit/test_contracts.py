@@ -117,3 +117,12 @@ def test_imports_of_the_server_s_package_go_down_only() -> None:
         room = path.relative_to(package).parts[0]
         for above in re.findall(r"^\s*from \.\.([a-z]+)", path.read_text(), re.MULTILINE):
             assert above == room or rows.get(above, 3) < rows.get(room, 3), f"{path} imports {above}"
+
+
+def test_the_proxy_hands_over_the_searches_that_orthanc_answers() -> None:
+    site = (ROOT / "roles/orthanc_proxy/templates/orthanc.conf.j2").read_text()
+    [handed] = re.findall(r"\(\?<orthanc_searched>(.*)\)/\?\[", site)
+    program = (ROOT / "roles/orthanc_config/files/search.py").read_text()
+    [uid] = re.findall(r'^UID = "(.*)"$', program, re.MULTILINE)
+    [answered] = re.findall(r'^SEARCH = f"/searches/\((.*)\)"$', program, re.MULTILINE)
+    assert answered.replace("{UID}", uid) == handed
