@@ -488,7 +488,7 @@ class Day:
         self.check("Access", name, tried, "refused", seen, f"set RemoteAccessAllowed to false again; {DEPLOY}")
         seen = self.plain_http()
         tried = "GET / at 127.0.0.1:80"
-        expected = "refused, or a redirection to https"
+        expected = "refused, a redirection to https, or another site's"
         good = not seen.startswith("answers")
         self.check(
             "Access", "plain HTTP", tried, expected, seen, f"stop who listens on port 80, or {DEPLOY}", passed=good
@@ -501,7 +501,9 @@ class Day:
         return exposure.is_local(address) or address.lower().startswith("fe80:")
 
     def plain_http(self) -> str:
-        """Closed, or nothing behind it: a server of challenges for certificates answers 404."""
+        """Closed, or nothing of Orthanc's behind it: a server of challenges for certificates answers 404."""
+        if 80 in exposure.neighbours():
+            return "another site's"
         try:
             reply = dicomweb.http_ask(80, "GET", "/")
         except OSError:
@@ -515,7 +517,7 @@ class Day:
         ports, waivers = self.settings["ports"], self.settings["waivers"]
         table = exposure.table()
         listening = exposure.listening()
-        self.checks += exposure.server(table, listening, ports, waivers)
+        self.checks += exposure.server(table, listening, ports, waivers, exposure.neighbours())
         self.checks += exposure.held(exposure.changes(), exposure.detours(), waivers)
 
     # --- Safety -------------------------------------------------------------------------------

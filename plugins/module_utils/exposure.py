@@ -8,12 +8,14 @@ A place to look from may be any machine with Python 3.9. Nothing here imports An
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import ipaddress
 import json
 import os
 import re
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ LIMIT = 2.0
 # Nobody is served here, whatever the settings say of other ports.
 NEVER = {"name": "plain http", "port": 80, "sources": []}
 OURS = ("Orthanc", "nginx")
+NGINX = Path("/etc/nginx")
+OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")
+ORTHANC = r"(?:127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b"
 NODE_EXPORTER = "prometheus-node"  # as the kernel cuts its name off
 WAIVER = "no_firewall"
 KNOCK = "a TCP connection"
@@ -80,9 +85,13 @@ def look(
     ports: list[dict[str, Any]],
     seen_as: str,
     waivers: dict[str, str],
+    elsewhere: Sequence[int] = (),
 ) -> list[Check]:
-    """What is open from here. `addresses` are the server's, each with the ports on which somebody listens there."""
-    if all(port["port"] != NEVER["port"] for port in ports):
+    """What is open from here. `addresses` are the server's, each with the ports on which somebody listens there.
+
+    `elsewhere` are the ports of other sites, as `neighbours` has them.
+    """
+    if all(port["port"] != NEVER["port"] for port in ports) and NEVER["port"] not in elsewhere:
         ports = [*ports, NEVER]
     ways: dict[str, list[str]] = {}
     checks = []
@@ -174,6 +183,17 @@ def held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
 
 def listening() -> list[tuple[str, int, list[str]]]:
     return listeners(output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
+
+
+def neighbours(directory: Path = NGINX) -> list[int]:
+    """Ports of nginx's sites that are somebody else's, and do not lead to Orthanc."""
+    found = set()
+    for path in [*directory.glob("conf.d/*.conf"), *directory.glob("sites-enabled/*")]:
+        with contextlib.suppress(OSError):
+            text = re.sub("#.*", "", path.read_text(encoding="utf-8", errors="replace"))
+            if path.name not in OWN_SITES and not re.search(ORTHANC, text):
+                found |= {int(port) for port in re.findall(r"\blisten\s+(?:[^\s;]*:)?(\d+)\b", text)}
+    return sorted(found)
 
 
 def known() -> str:
@@ -331,9 +351,13 @@ def addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: 
 
 
 def server(
-    table: str, listening: list[tuple[str, int, list[str]]], ports: list[dict[str, Any]], waivers: dict[str, str]
+    table: str,
+    listening: list[tuple[str, int, list[str]]],
+    ports: list[dict[str, Any]],
+    waivers: dict[str, str],
+    elsewhere: Sequence[int] = (),
 ) -> list[Check]:
-    """What the kernel holds, and who listens."""
+    """What the kernel holds, and who listens; `elsewhere` are the ports of other sites, as `neighbours` has them."""
     asked = sorted({port["port"] for port in ports})
     names = ", ".join(map(str, asked))
     closed, reason = dropped(table)
@@ -350,6 +374,7 @@ def server(
         for address, port, processes in listening
         for process in processes
         if port not in asked and process in OURS and not is_local(address)
+        if process != "nginx" or port not in elsewhere
     }
     served = "Orthanc, nginx or Docker"
     shut_out = [

@@ -50,6 +50,11 @@ options:
     description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
     type: dict
     default: {}
+  neighbours:
+    description: With O(place), the RV(neighbours) that the server gave; what is open there is not Orthanc's.
+    type: list
+    elements: int
+    default: []
 attributes:
   check_mode:
     description: Does the same in check mode.
@@ -69,6 +74,7 @@ EXAMPLES = r"""
     place: localhost
     addresses: "{{ server.addresses }}"
     seen_as: "{{ server.controller }}"
+    neighbours: "{{ server.neighbours }}"
   delegate_to: localhost
 """
 
@@ -91,6 +97,11 @@ addresses:
 controller:
   description: The address that the server sees the controller come from; empty without SSH.
   type: str
+  returned: on the server
+neighbours:
+  description: Ports of nginx's sites that are somebody else's and do not lead to Orthanc.
+  type: list
+  elements: int
   returned: on the server
 """
 
@@ -115,6 +126,7 @@ def main() -> None:
             "seen_as": {"type": "str", "default": ""},
             "known_as": {"type": "str", "default": ""},
             "waivers": {"type": "dict", "default": {}},
+            "neighbours": {"type": "list", "elements": "int", "default": []},
         },
         required_together=[("place", "addresses")],
         supports_check_mode=True,
@@ -122,14 +134,17 @@ def main() -> None:
     asked = module.params
     more: dict[str, Any] = {}
     if asked["place"]:
-        checks = exposure.look(asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
+        known = (asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
+        checks = exposure.look(*known, asked["neighbours"])
     else:
+        neighbours = exposure.neighbours()
         listening = exposure.listening()
-        checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"])
+        checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"], neighbours)
         checks += exposure.held(exposure.changes(), exposure.detours(), asked["waivers"])
         more = {
             "addresses": exposure.addresses(exposure.known(), listening, asked["known_as"]),
             "controller": exposure.ssh_client(os.getpid()),
+            "neighbours": neighbours,
         }
     module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks, **more)
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +246,20 @@ def test_a_stranger_on_a_port_and_a_port_too_many_are_named(more: str, strangers
     assert (who["name"], who["seen"]) == ("who listens on 104, 443, 8042", strangers)
     assert who["passed"] == (strangers == "Orthanc, nginx or Docker")
     assert (other["seen"], other["passed"]) == (others, others == "none")
+
+
+def test_a_port_of_another_site_is_not_orthanc_s_unless_it_leads_there(tmp_path: Path) -> None:
+    for directory in ("conf.d", "sites-enabled"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "conf.d/orthanc.conf").write_text("server { listen 443 ssl; proxy_pass http://127.0.0.1:8042; }")
+    (tmp_path / "conf.d/round.conf").write_text("server { listen 8080; proxy_pass http://127.0.0.1:8042; }")
+    (tmp_path / "sites-enabled/shop").write_text("server { listen 80; listen [::]:81 default_server; } # listen 82;")
+    assert exposure.neighbours(tmp_path) == [80, 81]
+    more = "".join(f'LISTEN 0 5 *:{port} *:* users:(("nginx",pid=3,fd=5))\n' for port in (80, 81, 8080))
+    *_checks, other = exposure.server("", exposure.listeners(SS + more), [], {}, [80, 81])
+    assert "nginx on 8080" in other["seen"]
+    assert "nginx on 80," not in other["seen"]
+    assert "nginx on 81" not in other["seen"]
 
 
 def test_the_controller_s_address_survives_sudo() -> None:

@@ -51,7 +51,8 @@ def test_a_firewall_that_is_gone_is_found_from_every_place(host: Host) -> None:
 @pytest.mark.campaign
 def test_a_port_that_nobody_asked_for_is_named(host: Host) -> None:
     site = "/etc/nginx/conf.d/zz-forgotten.conf"
-    host.check_output(f"echo 'server {{ listen 8080; return 204; }}' > {site} && systemctl reload nginx")
+    server = "server { listen 8080; location / { proxy_pass http://127.0.0.1:8042; } }"
+    host.check_output(f"echo '{server}' > {site} && systemctl reload nginx")
     try:
         status, said = play("verify", host)
     finally:
