@@ -7,11 +7,13 @@ certificate.
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import bed
-from clients import ADDRESSES, client, put, wait_for
+import yaml
+from clients import ADDRESSES, ROOT, client, put, wait_for
 
 FORWARD = """
 import asyncio, os, sys
@@ -38,9 +40,10 @@ asyncio.run(main())
 
 
 def address(name: str) -> str:
-    """Of the client, in its first network."""
-    [found] = json.loads(bed.docker("inspect", name).stdout)
-    return str(next(iter(found["NetworkSettings"]["Networks"].values()))["IPAddress"])
+    """Of a machine of this scenario, in its first network, as its platforms tell."""
+    scenario = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1].name.rpartition(".")[2]
+    platforms = yaml.safe_load((ROOT / "molecule" / scenario / "molecule.yml").read_text())["platforms"]
+    return next(str(one["addresses"][0]) for one in platforms if one["name"] == name)
 
 
 @contextlib.contextmanager
