@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 OURS = "/etc/orthanc/site"
+CONFIGURATION = f"{OURS}/orthanc.json"
+NAME = "orthanc"  # of the account and of the container that a deploy makes
+SECONDS = 60  # within which an engine answers
 # The entry point of orthancteam/orthanc makes the configuration with this program.
 GENERATOR = "/startup/generateConfiguration.py"
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
@@ -31,7 +34,7 @@ def look(path: str, container: str) -> dict[str, Any]:
     `path` is a file or directory on this machine, `container` a name; both may be empty.
     """
     read = [path] if path else [] if container else unit_paths()
-    inspected = None if path or read else inspect(container or "orthanc")
+    inspected = None if path or read else inspect(container or NAME)
     if not container and not read and Path(OURS).is_dir():
         read = [OURS]  # a container of ours reads the same file as the unit does
     elif not read and not inspected and not container:
@@ -41,7 +44,7 @@ def look(path: str, container: str) -> dict[str, Any]:
     if inspected and not read:
         return of_container(inspected)
     files = of_machine(read or ["/etc/orthanc"])
-    inspected = inspected or inspect("orthanc")
+    inspected = inspected or inspect(NAME)
     return {
         "files": files,
         "environment": None if path else unit_environment(),
@@ -56,8 +59,8 @@ def look(path: str, container: str) -> dict[str, Any]:
 def run(*command: str) -> bytes:
     """What the command says, or nothing where it fails or is not there."""
     try:
-        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    except OSError:
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
         return b""
     return done.stdout if done.returncode == 0 else b""
 
@@ -110,10 +113,20 @@ def inspect(name: str) -> dict[str, Any]:
     return shown[0] if shown else {}
 
 
+def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
+    """What `docker inspect` says of those whose image or command is Orthanc's, or that have a deploy's name."""
+    every = ["--all"] if stopped else []
+    listed = text(run("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}"))
+    found = []
+    for name, image, command in (line.split("\t", 2) for line in listed.splitlines()):
+        if name == NAME or NAME in f"{image.rpartition('/')[2]} {command}".lower():
+            found.append(inspect(name))
+    return [one for one in found if one]  # one may be gone by now
+
+
 def running() -> str:
     """The name of the one running container whose command or image is Orthanc's, or ''."""
-    lines = text(run("docker", "ps", "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")).splitlines()
-    names = [line.split("\t")[0] for line in lines if "orthanc" in line.partition("\t")[2].lower()]
+    names = [one["Name"].lstrip("/") for one in list_containers()]
     if len(names) > 1:
         raise NotFoundError(f"Several containers may be Orthanc's: {', '.join(sorted(names))}.")
     return names[0] if names else ""

@@ -50,9 +50,13 @@ WAIVABLE = {
     "dicom_for_everybody": "any machine that can reach the server may open a DICOM association",
     "https_for_everybody": "any machine that can reach the server may try passwords",
     "no_firewall": "nothing closes Orthanc's ports",
+    "other_firewall": "another firewall of the machine keeps out whom the settings let in",
+    "closes_sites": "the firewall closes a port to users of a site that is not Orthanc's",
 }
 # Those that the firewall's settings break; the others are the configuration's.
 FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
+# Those that what else is on the machine breaks.
+NEIGHBOURS = ("other_firewall", "closes_sites")
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
     "SyncStorageArea": ("unsynced_images", True),
@@ -179,7 +183,7 @@ def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
     return {key: _without(inner, tuple(rest)) if key == name else inner for key, inner in value.items()}
 
 
-def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL) -> list[Problem]:
+def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS) -> list[Problem]:
     """The same problems, the waived ones marked, and what is wrong with the waivers themselves.
 
     `others` are rules that somebody else looks at: their waivers are not idle.

@@ -126,3 +126,13 @@ def test_the_proxy_hands_over_the_searches_that_orthanc_answers() -> None:
     [uid] = re.findall(r'^UID = "(.*)"$', program, re.MULTILINE)
     [answered] = re.findall(r'^SEARCH = f"/searches/\((.*)\)"$', program, re.MULTILINE)
     assert answered.replace("{UID}", uid) == handed
+
+
+def test_whatever_is_installed_waits_for_dpkg_s_lock() -> None:
+    tasks = [path.read_text() for path in (ROOT / "roles").rglob("*.yml")]
+    assert [
+        found
+        for text in tasks
+        for found in re.findall(r"^ +(?:ansible\.builtin\.)?(?:apt|package):", text, re.MULTILINE)
+    ] == []
+    assert sum(text.count("clinicops.orthanc.orthanc_packages:") for text in tasks) > 10

@@ -60,10 +60,10 @@ def test_the_directory_of_the_settings_is_gone_on_with(tmp_path: Path, monkeypat
     monkeypatch.setattr(occupied, "DIRECTORY", tmp_path)
     monkeypatch.setattr(occupied, "check_account", lambda: [])
     monkeypatch.setattr(occupied, "list_containers", lambda: [])
-    monkeypatch.setattr(occupied, "check_sites", lambda: [])
+    monkeypatch.setattr(occupied, "check_sites", lambda **_: [])
     directory = index(tmp_path / "db-v6", 7)
-    assert [one.what for one in occupied.list_problems(tmp_path / "db")] == [str(directory)]
-    assert occupied.list_problems(directory) == []
+    assert [one.what for one in occupied.list_problems(tmp_path / "db", [])] == [str(directory)]
+    assert occupied.list_problems(directory, []) == []
 
 
 def test_a_person_is_told_from_a_service() -> None:
@@ -94,6 +94,10 @@ def test_a_container_is_in_the_way_by_its_ports_or_its_name(container: occupied.
         ("location / { proxy_pass http://127.0.0.1:8042/; }", "past the proxy's roles"),
         ("upstream pacs { server 127.0.0.1:8042; }", "past the proxy's roles"),
         ("server { listen 443 ssl; server_name shop.example; }", ""),
+        ("server { listen *:443 ssl default; }", "default server at port 443"),
+        ("server { listen 198.51.100.13:443 ssl; }", "listens at 198.51.100.13:443 alone"),
+        ("server { listen 127.0.0.1:443 ssl default_server; }", ""),
+        ("server { listen unix:/run/shop.sock default_server; listen 8443 ssl default_server; }", ""),
         ("server { listen 80 default_server; root /var/www/html; } # proxy_pass http://localhost:8042;", ""),
     ],
 )
@@ -116,3 +120,37 @@ def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     default.symlink_to(tmp_path / "sites-available/default")
     [problem] = occupied.check_sites(tmp_path)
     assert problem.remedy == f"mv {default} {enabled}/NAME"
+
+
+def test_what_a_deploy_wrote_is_nobody_else_s(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    for name in occupied.OWN_SITES:
+        (tmp_path / "conf.d" / name).write_text(
+            "server { listen 443 ssl default_server; } # \nproxy_pass http://127.0.0.1:8042;"
+        )
+    assert occupied.check_sites(tmp_path) == []
+    (tmp_path / "conf.d/orthanc-old.conf").write_text("proxy_pass http://127.0.0.1:8042;")
+    assert len(occupied.check_sites(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("listen", "sources", "closed"),
+    [
+        ("443 ssl", ["198.51.100.64/26"], True),
+        ("[::]:443 ssl", [], True),
+        ("443 ssl", ["198.51.100.64/26", "0.0.0.0/0"], False),
+        ("127.0.0.1:443 ssl", [], False),
+        ("8443 ssl", [], False),
+        ("80", [], False),
+    ],
+)
+def test_a_site_that_the_firewall_would_close_is_named(
+    tmp_path: Path, listen: str, sources: list[str], closed: bool
+) -> None:
+    (tmp_path / "sites-enabled").mkdir()
+    site = tmp_path / "sites-enabled/intranet"
+    site.write_text(f"server {{ listen {listen}; server_name intranet.clinic.example; }}")
+    found = occupied.check_sites(tmp_path, [occupied.Port("https", 443, sources)])
+    assert [(one.what, one.rule) for one in found] == ([(str(site), "closes_sites")] if closed else [])
+    if closed:
+        assert f"closes to all but {', '.join(sources) or 'this machine'}" in found[0].message

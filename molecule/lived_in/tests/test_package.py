@@ -1,23 +1,89 @@
-"""Debian's own Orthanc, with images where its package keeps them."""
+"""A machine with all of it at once: each is refused in one go, and left as it is when the remedies are done."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
-from clients import instances, name_of, play
-from lived import IMAGES, refused, stored
+import pytest
+from backups import must
+from clients import ADDRESSES, OFFICE, PROVEN, answers, client, instances, name_of, start
+from lived import IMAGES, ad_hoc, begin_upgrade, end_upgrade, gone_or_changed, refused, remedies, stored, theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 DIRECTORY = "/var/lib/orthanc/db-v6"
+SITES = "/etc/nginx/sites-enabled"
+SETTINGS = {
+    "orthanc_storage_dir": DIRECTORY,
+    "orthanc_waivers": {"closes_sites": "whoever reads the intranet sits in the office"},
+}
+# Orthanc owns the images with which it goes on; accounts are added; a cache of ldconfig's
+GOES_ON = (
+    f"mode {DIRECTORY}/",
+    *("hash /etc/passwd", "hash /etc/group", "hash /etc/shadow", "hash /etc/gshadow"),
+    "hash /etc/ld.so.cache",
+)
 
 
-def test_its_images_are_named_and_gone_on_with(host: Host) -> None:
-    own = stored(name_of(host))
-    refused(host, f"{DIRECTORY} holds {IMAGES} images of an Orthanc", f"set orthanc_storage_dir: {DIRECTORY} to go on")
+@pytest.fixture
+def upgrading(host: Host) -> Iterator[None]:
+    machine = name_of(host)
+    begin_upgrade(machine)
+    yield
+    end_upgrade(machine)
 
-    status, said = play("deploy", host, {"orthanc_storage_dir": DIRECTORY})
 
-    assert status == 0, said[-3000:]
+def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgrading: None) -> None:
+    machine = name_of(host)
+    own = stored(machine)
+    told = refused(
+        host,
+        "The account orthanc is a person's (number 1001, shell /bin/bash, more groups: sudo)",
+        f"{DIRECTORY} holds {IMAGES} images of an Orthanc",
+        f"set orthanc_storage_dir: {DIRECTORY} to go on",
+        "The container pacs is an Orthanc that this collection did not deploy",
+        f"{SITES}/default is not as its package left it",
+        f"{SITES}/intranet is nginx's default server at port 443",
+        f"{SITES}/intranet listens at port 443, which a deploy closes to all but 198.51.100.64/26, 198.51.100.90",
+        "ufw is active, and keeps port 4242 (dicom) from sources that the settings let in",
+    )
+
+    # --- the person does what the remedies say
+    must(machine, remedies(told, "The account orthanc").replace("NEW-NAME", "anna"))
+    must(machine, remedies(told, "The container pacs"))
+    must(machine, remedies(told, f"{SITES}/default").replace(f"{SITES}/NAME", f"{SITES}/welcome"))
+    must(machine, f"sed -i 's/ default_server;/;/' {SITES}/intranet && nginx -t && systemctl reload nginx")
+    must(machine, remedies(told, "ufw is active, and keeps port 4242"))
+
+    # --- who has dpkg's lock is named, waited for, and not ended
+    before = theirs(machine)
+    said = ad_hoc(host, "orthanc_packages", '{"name": ["sl"], "minutes": 0}')
+    assert "Packages cannot be installed: unattended-upgrades (process " in said
+    assert "of apt-daily-upgrade.service" in said
+    lines = []
+    running = start("deploy", host, SETTINGS)
+    assert running.stdout
+    for line in running.stdout:
+        lines.append(line)
+        if "waiting for unattended-upgrades" in line:
+            end_upgrade(machine)
+    said = " ".join("".join(lines).split())
+    assert running.wait() == 0, said[-4000:]
+    assert f"{machine}: waiting for unattended-upgrades (process" in said
+    assert PROVEN in said
+    assert "failed=0" in said
+    assert (
+        must(machine, "dpkg-query --show --showformat '${Version} ${db:Status-Status}' clinic-tool") == "1.1 installed"
+    )
+
+    # --- nothing of theirs is changed
+    left = gone_or_changed(before, theirs(machine))
+    assert [one for one in left if not one.startswith(GOES_ON)] == []
     assert own <= {*instances(host)}
+    assert answers(host)
+    intranet = ["--insecure", "--resolve", f"intranet.clinic.example:443:{ADDRESSES[machine][1]}"]
+    read = client(OFFICE, "curl", "--silent", "--max-time", "10", *intranet, "https://intranet.clinic.example/")
+    assert read.stdout == b"the intranet\n"
+    assert "Status: active" in host.check_output("ufw status")

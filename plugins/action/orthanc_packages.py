@@ -1,0 +1,73 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Installs packages, and waits in plain sight for whoever else does."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+MINUTES = 30
+EACH = 30  # seconds between two lines
+TRIES = 3  # where whoever had the lock is gone already
+# apt-get's words and python-apt's
+LOCKED = re.compile(r"could not get lock|failed to lock|unable to (?:acquire|lock)|held by process", re.IGNORECASE)
+
+
+class ActionModule(ActionBase):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        minutes = int(arguments.pop("minutes", MINUTES))
+        begin, again = time.monotonic(), 0
+        while True:
+            # apt itself waits in silence
+            asked = {**arguments, "lock_timeout": 1}
+            result = self._execute_module(module_name="ansible.builtin.apt", module_args=asked, task_vars=task_vars)
+            if not result.get("failed") or not LOCKED.search(f"{result.get('msg')} {result.get('stderr')}"):
+                return dict(result)
+            holders = self._look(0, task_vars)
+            again = 0 if holders else again + 1
+            if again > TRIES:  # it is not a program that has the lock
+                return dict(result)
+            while holders:
+                waited = time.monotonic() - begin
+                if waited >= minutes * 60:
+                    return {"failed": True, "changed": False, "msg": refusal(holders, minutes)}
+                self._display.display(progress(task_vars, holders, waited, minutes))
+                holders = self._look(EACH, task_vars)
+
+    def _look(self, seconds: int, task_vars: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """Who has a lock after so many seconds, or as soon as nobody has."""
+        found = self._execute_module(
+            module_name="clinicops.orthanc.orthanc_packages", module_args={"seconds": seconds}, task_vars=task_vars
+        )
+        holders: list[dict[str, Any]] = found.get("holders", [])
+        return holders
+
+
+def name(holder: dict[str, Any]) -> str:
+    """unattended-upgrades (process 812 of apt-daily-upgrade.service: /usr/bin/unattended-upgrade)"""
+    if not holder["pid"]:
+        return "a process of another container"
+    called = "unattended-upgrades" if "unattended-upgr" in holder["command"] else "another program"
+    unit = f" of {holder['unit']}" if holder["unit"] else ""
+    return f"{called} (process {holder['pid']}{unit}: {holder['command']})"
+
+
+def progress(task_vars: dict[str, Any] | None, holders: list[dict[str, Any]], waited: float, minutes: int) -> str:
+    host = (task_vars or {}).get("inventory_hostname", "")
+    left = round(minutes - waited / 60)
+    return f"{host}: waiting for {name(holders[0])}, which installs packages; {left} more minutes at most"
+
+
+def refusal(holders: list[dict[str, Any]], minutes: int) -> str:
+    first = holders[0]
+    look = f"systemctl status {first['unit']} shows what it does; " if first["unit"] else ""
+    return (
+        f"Packages cannot be installed: {name(first)} has {first['lock']}, after {minutes} minutes of waiting. What was"
+        f" deployed before this step stays. Remedy: {look}let it end, and deploy again."
+    )

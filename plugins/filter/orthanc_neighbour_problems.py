@@ -1,0 +1,58 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: orthanc_neighbour_problems
+short_description: Tell which of a machine's other services and firewalls are in the way
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Marks what the inventory waives of what M(clinicops.orthanc.orthanc_occupied) found, and names the waiver of the
+    rest.
+options:
+  _input:
+    description: The problems that the module returned.
+    type: list
+    required: true
+  waivers:
+    description: Rules that may be broken, and the reason for each.
+    type: dict
+    default: {}
+positional: waivers
+"""
+
+EXAMPLES = r"""
+- name: List what is in the way
+  ansible.builtin.debug:
+    msg: "{{ __orthanc_install_occupied.problems | clinicops.orthanc.orthanc_neighbour_problems }}"
+"""
+
+RETURN = r"""
+_value:
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each problem; empty when there is none.
+  type: list
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import problem
+
+
+def orthanc_neighbour_problems(value: Any, waivers: Any = None) -> Any:
+    if not isinstance(value, list):
+        raise AnsibleFilterError(
+            f"clinicops.orthanc.orthanc_neighbour_problems: expects a list, not {type(value).__name__}"
+        )
+    found = [problem(one["what"], one["message"], one["remedy"], one["rule"] or "in_the_way") for one in value]
+    # waivers of other rules are judged elsewhere, and one of these is needed only while its neighbour is there
+    mine = {rule: reason for rule, reason in (waivers or {}).items() if rule in rules.NEIGHBOURS}
+    return rules.waive(found, mine, rules.NEIGHBOURS)
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"orthanc_neighbour_problems": orthanc_neighbour_problems}

@@ -1,0 +1,311 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What else of a machine listens at Orthanc's ports, and which firewall beside ours keeps out whom ours lets in.
+
+Nothing is changed. On the machine, standard library alone. ufw's rules are read from its files, firewalld's from its
+client, any other from the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present
+
+EVERYBODY = ("0.0.0.0/0", "::/0")
+OTHER_FIREWALL = "other_firewall"  # the name of the waiver
+# another number than the port's own, by the name of the port
+SETTINGS = {
+    "dicom": "orthanc_dicom_port",
+    "http": "orthanc_http_port",
+    "dicom_tls": "orthanc_dicom_tls_port",
+}
+UFW = Path("/etc/ufw")
+
+
+class Problem(NamedTuple):
+    """`what message. Remedy: remedy.` is a sentence; `rule` is the waiver with which it may stay, or empty."""
+
+    what: str
+    message: str
+    remedy: str
+    rule: str = ""
+
+
+class Port(NamedTuple):
+    """One of the firewall's: its name, and the networks that it lets in; nobody else."""
+
+    name: str
+    number: int
+    sources: list[str]
+
+    @property
+    def is_for_everybody(self) -> bool:
+        return any(source in EVERYBODY for source in self.sources)
+
+
+class Listener(NamedTuple):
+    port: int
+    pid: int
+    unit: str  # of systemd, or empty
+
+
+# --- who listens --------------------------------------------------------------------------------
+def list_listeners() -> list[Listener]:
+    """Every process that accepts TCP connections, at each of its ports once."""
+    found = set()
+    for line in present.text(present.run("ss", "-H", "-l", "-t", "-n", "-p")).splitlines():
+        address = line.split()[3]
+        for pid in re.findall(r"pid=(\d+)", line)[:1]:
+            found.add(Listener(int(address.rpartition(":")[2]), int(pid), unit_of(int(pid))))
+    return sorted(found)
+
+
+def unit_of(pid: int) -> str:
+    """The service or scope of systemd's in which a process runs, or ''."""
+    with contextlib.suppress(OSError):
+        groups = Path(f"/proc/{pid}/cgroup").read_text()
+        named = re.findall(r"/([^/\n]+\.(?:service|scope))(?=/|$)", groups, re.MULTILINE)
+        return str(named[-1]) if named else ""
+    return ""
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process as a shell would take it, or ''."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return shlex.join(present.text(word) for word in words if word)[:200]
+    return ""
+
+
+def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
+    """What has a port that Orthanc or nginx needs; `containers` are told of elsewhere, or are a deploy's own."""
+    wanted = {port.number: port for port in ports}
+    found = []
+    for one in list_listeners():
+        port = wanted.get(one.port)
+        if not port or is_shared(one, port):
+            continue
+        who = f"{one.unit or 'no unit'}, process {one.pid}: {command_of(one.pid)}"
+        remedy = "let it listen at another port"
+        stop = f"systemctl disable --now {one.unit}" if one.unit.endswith(".service") else f"kill {one.pid}"
+        if Path(command_of(one.pid).partition(" ")[0]).name == "docker-proxy":
+            published = ("docker", "ps", "--filter", f"publish={one.port}", "--format", "{{.Names}}")
+            names = present.text(present.run(*published)).split()
+            if set(names) & set(containers):
+                continue
+            who = f"the container {', '.join(names)}"
+            stop = f"docker update --restart=no {' '.join(names)}; docker stop {' '.join(names)}"
+        if port.name in SETTINGS:
+            remedy += f", set {SETTINGS[port.name]} to a free one"
+        elif port.name == "challenge":
+            remedy += ", or set orthanc_proxy_acme_dns_hook, which needs no port 80"
+        message = (
+            f"is in use ({who}), and a deploy needs it for {'Orthanc' if port.name in ('dicom', 'http') else 'nginx'}"
+        )
+        found.append(Problem(f"Port {one.port} ({port.name})", message, f"{remedy}, or stop it: {stop}"))
+    return found
+
+
+def is_shared(one: Listener, port: Port) -> bool:
+    """Whether a deploy goes on with that service, rather than meets it: sites of nginx's are looked at one by one."""
+    return (one.unit, port.name) in {
+        ("nginx.service", "https"),
+        ("nginx.service", "challenge"),
+        ("orthanc.service", "dicom"),
+        ("orthanc.service", "http"),
+        ("prometheus-node-exporter.service", "metrics"),
+    }
+
+
+# --- firewalls beside ours ----------------------------------------------------------------------
+def check_firewalls(ports: list[Port]) -> list[Problem]:
+    """What each active firewall of somebody else's keeps from those whom the settings let in."""
+    found = check_ufw(ports)
+    found += check_firewalld(ports)
+    return found + check_chains(ports, json.loads(present.run("nft", "--json", "list", "ruleset") or "{}"))
+
+
+def tell_ports(ports: list[Port]) -> str:
+    return ", ".join(f"{port.number} ({port.name})" for port in ports)
+
+
+def check_ufw(ports: list[Port], directory: Path = UFW) -> list[Problem]:
+    """By the rules in ufw's own files, of which the first that fits decides."""
+    if not re.search(r"(?m)^ENABLED=yes", read(directory / "ufw.conf")):
+        return []
+    default = re.search(r'(?m)^DEFAULT_INPUT_POLICY="?(\w+)', read(directory.parent / "default/ufw"))
+    lets_in = bool(default and default[1] == "ACCEPT")
+    rules = [*read_ufw(directory / "user.rules"), *read_ufw(directory / "user6.rules")]
+    closed, commands = [], []
+    for port in ports:
+        missing = [source for source in port.sources if not ufw_admits(rules, port.number, source, lets_in)]
+        if missing:
+            closed.append(port)
+        commands += [
+            f"ufw allow {port.number}/tcp"
+            if source in EVERYBODY
+            else f"ufw allow proto tcp from {source} to any port {port.number}"
+            for source in missing
+        ]
+    if not closed:
+        return []
+    message = f"is active, and keeps port {tell_ports(closed)} from sources that the settings let in"
+    return [Problem("ufw", message, " && ".join(dict.fromkeys(commands)), OTHER_FIREWALL)]
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+class UfwRule(NamedTuple):
+    admits: bool
+    ports: str  # 443, 80,443, 6000:6007 or any
+    source: ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def read_ufw(path: Path) -> Iterator[UfwRule]:
+    """Of `### tuple ### allow tcp 443 0.0.0.0/0 any 198.51.100.0/24 in`, the comment of each rule, in their order."""
+    for line in re.findall(r"(?m)^### tuple ### (.*)$", read(path)):
+        action, protocol, port, _to, source_port, source, *rest = line.split()
+        way = re.match(r"(in|out)(_|$)", next((word for word in rest if re.match(r"(in|out)(_|$)", word)), "in"))
+        if action.startswith("route:") or protocol not in ("tcp", "any") or source_port != "any":
+            continue
+        if way and way[1] == "in":
+            network = ipaddress.ip_network(source, strict=False)
+            yield UfwRule(action.partition("_")[0] in ("allow", "limit"), port, network)
+
+
+def ufw_admits(rules: list[UfwRule], port: int, source: str, default: bool) -> bool:
+    """Whether connections of every address of the source come through to the port."""
+    network = ipaddress.ip_network(source, strict=False)
+    for rule in rules:
+        if rule.source.version == network.version and names_port(rule.ports, port):
+            if network.subnet_of(rule.source):  # type: ignore[arg-type]
+                return rule.admits
+            if not rule.admits and rule.source.overlaps(network):
+                return False
+    return default
+
+
+def names_port(ports: str, port: int) -> bool:
+    """Of 443, 80,443, 6000:6007, 6000-6007 or any."""
+    ends = [re.split("[:-]", part) for part in ports.split(",")]
+    return ports == "any" or any(int(part[0]) <= port <= int(part[-1]) for part in ends)
+
+
+def check_firewalld(ports: list[Port]) -> list[Problem]:
+    """A port that no active zone names, as a port, by a service or in a rich rule."""
+    if present.text(present.run("firewall-cmd", "--state")).strip() != "running":
+        return []
+    active = present.text(present.run("firewall-cmd", "--get-active-zones"))
+    zones = re.findall(r"(?m)^(\S+)", active) or [
+        present.text(present.run("firewall-cmd", "--get-default-zone")).strip()
+    ]
+    wanted = [port for port in ports if port.sources]
+    missing = [port for port in wanted if not any(zone_names(zone, port.number) for zone in zones)]
+    if not missing:
+        return []
+    added = " ".join(f"--add-port={port.number}/tcp" for port in missing)
+    message = f"runs, and no active zone lets anybody in to port {tell_ports(missing)}"
+    remedy = f"firewall-cmd --permanent --zone={zones[0]} {added} && firewall-cmd --reload"
+    return [Problem("firewalld", message, remedy, OTHER_FIREWALL)]
+
+
+def zone_names(zone: str, port: int) -> bool:
+    listing = present.text(present.run("firewall-cmd", f"--zone={zone}", "--list-all"))
+    lines = dict(re.findall(r"(?m)^ +([\w-]+): *(.*)$", listing))
+    texts = [lines.get("ports", "")]
+    for service in lines.get("services", "").split():
+        texts.append(present.text(present.run("firewall-cmd", f"--info-service={service}")))
+    named = [part for text in texts for part in re.findall(r"([\d-]+)/tcp", text)]
+    rich = re.findall(r'port port="([\d-]+)" protocol="tcp".* accept', listing)
+    return lines.get("target") == "ACCEPT" or any(names_port(part, port) for part in [*named, *rich])
+
+
+def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
+    """A chain of nftables' or of iptables' that drops what it does not name, where its table does not name a port."""
+    parts = ruleset.get("nftables", [])
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for rule in (part["rule"] for part in parts if "rule" in part):
+        tables.setdefault((rule["family"], rule["table"]), []).append(rule)
+    found = []
+    for chain in (part["chain"] for part in parts if "chain" in part):
+        place = (chain["family"], chain["table"])
+        rules = tables.get(place, [])
+        # these two are asked by their own files and client
+        is_managed = place[1] == "firewalld" or any(rule["chain"].startswith("ufw") for rule in rules)
+        if chain.get("hook") != "input" or place == ("inet", "orthanc") or is_managed:
+            continue
+        own = [rule for rule in rules if rule["chain"] == chain["name"]]
+        if chain.get("policy") != "drop" and not any(refuses_all(rule) for rule in own):
+            continue
+        family = {"ip": 4, "ip6": 6}.get(place[0], 0)
+        reached = list_reached(rules, chain["name"])
+        missing = [
+            port for port in ports if comes_by(port, family) and not any(admits(rule, port.number) for rule in reached)
+        ]
+        if missing:
+            numbers = ", ".join(str(port.number) for port in missing)
+            message = f"drops what it does not name, and does not name port {tell_ports(missing)}"
+            remedy = f"nft insert rule {place[0]} {place[1]} {chain['name']} tcp dport '{{ {numbers} }}' accept,"
+            remedy += " and the same in the file that it comes from (/etc/nftables.conf, /etc/iptables/rules.v4)"
+            what = f"The chain {chain['name']} of table {place[0]} {place[1]}"
+            found.append(Problem(what, message, remedy, OTHER_FIREWALL))
+    return found
+
+
+def list_reached(rules: list[dict[str, Any]], chain: str) -> list[dict[str, Any]]:
+    """The rules of a chain, and of those to which it leads; Docker's own chains are in the same table."""
+    chains = [chain]
+    for name in chains:
+        for rule in rules:
+            for statement in rule.get("expr", []) if rule["chain"] == name else []:
+                target = (statement.get("jump") or statement.get("goto") or {}).get("target")
+                if target and target not in chains:
+                    chains.append(target)
+    return [rule for rule in rules if rule["chain"] in chains]
+
+
+def comes_by(port: Port, family: int) -> bool:
+    """Whether somebody may come to the port by this version of IP; 0 is either."""
+    return any(family in (0, ipaddress.ip_network(source, strict=False).version) for source in port.sources)
+
+
+def refuses_all(rule: dict[str, Any]) -> bool:
+    kinds = {next(iter(statement)) for statement in rule.get("expr", [])}
+    return bool(kinds & {"drop", "reject"}) and kinds <= {"drop", "reject", "counter", "log"}
+
+
+def admits(rule: dict[str, Any], port: int) -> bool:
+    """Whether a rule may accept connections to the port; what cannot be read may."""
+    statements = rule.get("expr", [])
+    kinds = {next(iter(statement)) for statement in statements}
+    if "accept" not in kinds and not kinds & {"jump", "goto"}:
+        return False
+    if kinds <= {"accept", "counter"} or ("xt" in kinds and "accept" in kinds):
+        return True
+    for match in (statement["match"] for statement in statements if "match" in statement):
+        left = match["left"]
+        if isinstance(left, dict) and left.get("payload", {}).get("field") == "dport":
+            return match["op"] != "!=" and holds(match["right"], port)
+    return False
+
+
+def holds(right: Any, port: int) -> bool:
+    """Whether a number, a range or a set of nft's holds the port; a set by its name may."""
+    if isinstance(right, dict) and "range" in right:
+        return bool(right["range"][0] <= port <= right["range"][1])
+    if isinstance(right, dict) and "set" in right:
+        return any(holds(one, port) for one in right["set"])
+    return bool(right == port) or isinstance(right, str)
