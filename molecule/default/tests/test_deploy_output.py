@@ -19,7 +19,8 @@ CHECK = "other ports of Orthanc and nginx"
 def test_a_deploy_fits_the_terminal_and_ends_with_what_failed(host: Host) -> None:
     inventory = str(Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent)
     options = ["--inventory", inventory, "--limit", name_of(host)]
-    host.check_output(f"echo 'server {{ listen 8080; return 204; }}' > {SITE} && systemctl reload nginx")
+    server = "server { listen 8080; location / { proxy_pass http://127.0.0.1:8042; } }"
+    host.check_output(f"echo '{server}' > {SITE} && systemctl reload nginx")
     try:
         status, lines = run_in_terminal(["ansible-playbook", *options, "clinicops.orthanc.deploy"])
     finally:
