@@ -139,7 +139,7 @@ def must(machine: str, script: str, stdin: bytes = b"") -> str:
 def python(machine: str, script: str, *arguments: str) -> Any:
     """What one of the test bed's programs tells in a container."""
     put(machine, f"/root/{script}", (ROOT / "tests/testbed" / script).read_bytes())
-    command = ["docker", "exec", "-i", machine, "python3", f"/root/{script}", *arguments]
+    command = ["docker", "exec", machine, "python3", f"/root/{script}", *arguments]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout)

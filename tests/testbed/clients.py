@@ -62,9 +62,14 @@ def name_of(host: Host) -> str:
     return str(host.backend.get_hostname())
 
 
+def docker_exec(stdin: bytes) -> list[str]:
+    """The command's beginning. Docker can lose an end of input that comes at once, and the program would wait for it."""
+    return ["docker", "exec", *(["-i"] if stdin else [])]
+
+
 def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        ["docker", "exec", "-i", name, *command], input=stdin, capture_output=True, check=False, timeout=600
+        [*docker_exec(stdin), name, *command], input=stdin, capture_output=True, check=False, timeout=600
     )
 
 

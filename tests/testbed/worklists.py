@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import bed
 import pydicom
-from clients import ADDRESSES, ROOT, client, put, wait_for
+from clients import ADDRESSES, ROOT, client, docker_exec, put, wait_for
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -151,7 +151,7 @@ def csv(items: list[Item], separator: str = ",") -> bytes:
 # --- the machine -------------------------------------------------------------------------------
 def sh(name: str, script: str, user: str = "root", stdin: bytes = b"") -> tuple[int, str]:
     """Exit code and output of a shell's script in a container, without the way through Ansible."""
-    command = ["docker", "exec", "-i", f"--user={user}", name, "sh", "-c", script]
+    command = [*docker_exec(stdin), f"--user={user}", name, "sh", "-c", script]
     done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     return done.returncode, done.stdout.decode(errors="replace")
 
@@ -215,7 +215,7 @@ def plain(token: str, data: bytes, how: str = "renamed", **more: Any) -> Plan:
 
 def command(machine: str, *arguments: str, stdin: bytes = b"", user: str = "root") -> tuple[int, str]:
     """orthanc-worklist as somebody calls it; what it says on both channels."""
-    run = ["docker", "exec", "-i", f"--user={user}", machine, "orthanc-worklist", *arguments]
+    run = [*docker_exec(stdin), f"--user={user}", machine, "orthanc-worklist", *arguments]
     done = subprocess.run(run, input=stdin, capture_output=True, check=False, timeout=300)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
