@@ -63,7 +63,7 @@ def name_of(host: Host) -> str:
 
 
 def docker_exec(stdin: bytes) -> list[str]:
-    """The command's beginning. Docker can lose an end of input that comes at once, and the program would wait for it."""
+    """The command's beginning. Docker can lose an end of input that comes at once: the program would wait."""
     return ["docker", "exec", *(["-i"] if stdin else [])]
 
 
