@@ -155,7 +155,8 @@ def log(machine: str, since: str) -> str:
 
 
 def now(machine: str) -> str:
-    return must(machine, "date +%Y-%m-%dT%H:%M:%S").strip()
+    """For `log`: to the microsecond, since the test before may have ended in the same second."""
+    return must(machine, "date +%Y-%m-%dT%H:%M:%S.%6N").strip()
 
 
 def senders_up() -> None:

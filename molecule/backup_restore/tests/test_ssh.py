@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from _pytest.mark.structures import ParameterSet
@@ -177,7 +178,8 @@ def kept_configuration(machine: str) -> Iterator[None]:
 
 def include(machine: str, tasks: str, settings: dict[str, str]) -> tuple[int, str]:
     """Exit code and output of one task file of the role."""
-    command = ["ansible", machine, "--inventory", INVENTORY, "--module-name", "ansible.builtin.include_role", "-v"]
+    inventory = str(Path(INVENTORY).parent)  # with what the scenario adds to it
+    command = ["ansible", machine, "--inventory", inventory, "--module-name", "ansible.builtin.include_role", "-v"]
     role = json.dumps({"name": "clinicops.orthanc.orthanc_backup", "tasks_from": tasks})
     ran = subprocess.run(
         [*command, "--args", role, "--extra-vars", json.dumps(settings)],
