@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, present
+from ansible_collections.clinicops.orthanc.plugins.module_utils.exposure import OWN_SITES
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")
-OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")  # in conf.d, of a deploy
 CLOSES_SITES = "closes_sites"  # the name of the waiver
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on are of persons
 MARKER = ".orthanc-storage"  # of a deploy

@@ -43,6 +43,7 @@ PLAY = """
           changed_when: false
     - name: Is not important
       ansible.builtin.command: "false"
+      # the callback is to say of it that the deploy went on
       ignore_errors: true
     - name: Try again
       ansible.builtin.command: "false"
@@ -50,6 +51,7 @@ PLAY = """
       until: false
       retries: 1
       delay: 0
+      # its retries are looked at, not its end
       failed_when: false
       changed_when: false
     - name: Refuse
