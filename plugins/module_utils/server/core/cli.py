@@ -1,0 +1,87 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What all commands on the server have in common: options, signals, exit codes, and how they say what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import journal
+from .errors import DONE, WRONG, Interrupted, Refused
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SYSTEM_REMEDIES = {
+    errno.EACCES: "run it as root",
+    errno.EPERM: "run it as root",
+    errno.ENOSPC: "make space on its disk",
+}
+Explain = Callable[[Exception], str]
+
+
+def build_parser(program: str, text: str, configuration: Path) -> argparse.ArgumentParser:
+    """The parser of a command; `text` is the first paragraph of its help."""
+    parser = argparse.ArgumentParser(prog=program, description=text.partition("\n\n")[0])
+    parser.add_argument("--config", type=Path, default=configuration, metavar="FILE", help=f"default: {configuration}")
+    return parser
+
+
+def build_common() -> argparse.ArgumentParser:
+    """What every subcommand takes."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="the result as JSON")
+    return common
+
+
+def interrupt(number: int, _frame: Any) -> None:
+    """What a signal does: once is enough."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    raise Interrupted(signal.Signals(number).name)
+
+
+def explain_system(error: Exception) -> str:
+    """An error of the system as a sentence with its remedy; empty for anything else."""
+    if not isinstance(error, OSError):
+        return ""
+    remedy = SYSTEM_REMEDIES.get(error.errno or 0, "see that it is there")
+    return f"{error.filename or 'A file'}: {error.strerror or error}. Remedy: {remedy}."
+
+
+def run_command(program: str, action: Callable[[], int], as_json: bool = False, explain: Explain | None = None) -> int:
+    """Runs what was asked for and returns the exit code, which is the action's own where nothing is wrong.
+
+    What is wrong is said in sentences with their remedies: in the journal and on standard error, or as
+    {"problems": [..]}. `explain` gives the sentence of an error that only this command knows, or nothing.
+    """
+    journal.prepare_output()
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # cron's has neither
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
+    status = WRONG
+    try:
+        return action()
+    except Refused as refused:
+        problems, status = refused.problems, refused.status
+    except Interrupted as interrupted:
+        problems = [f"Interrupted ({interrupted}). Remedy: run it again."]
+    except BrokenPipeError:  # whoever reads it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+    except Exception as error:
+        said = (explain(error) if explain else "") or explain_system(error)
+        if not said:
+            journal.say_traceback(error)
+            said = f"{type(error).__name__}: {error}. Remedy: it is a defect of {program}; report these lines."
+        problems = [said]
+    if as_json:
+        print(json.dumps({"problems": problems}, indent=2))
+    for problem in problems:
+        journal.say_loudly(problem, program)
+    return status

@@ -1,0 +1,54 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files that are there whole or not at all, in directories that may be somebody else's."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(
+    path: Path, content: str | bytes, mode: int = 0o644, owner: str = "", group: str = "", part: Path | None = None
+) -> None:
+    """Writes the whole file, or leaves the one of before. On the disk when it returns.
+
+    `part` is where it is written first, on the same file system: `.<name>.part` beside it. No link is followed there,
+    since the directory may be another account's. Whoever else may write this file is kept away by a lock of the
+    caller's. KeyError for an owner or group that the system does not know.
+    """
+    waiting = part or path.with_name(f".{path.name}.part")
+    waiting.unlink(missing_ok=True)  # of a program that was killed
+    descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        if owner or group:
+            account = pwd.getpwnam(owner) if owner else None
+            number = grp.getgrnam(group).gr_gid if group else account.pw_gid if account else -1
+            os.fchown(descriptor, account.pw_uid if account else -1, number)
+        os.fchmod(descriptor, mode)  # whatever the umask; after the owner, whose change takes some bits away
+        os.fsync(descriptor)
+    waiting.rename(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a program of ours; empty where it is not there, cut off or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def sync_directory(directory: Path) -> None:
+    """Puts the names in a directory on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Other programs: none is given a terminal, and none is waited for without a limit."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .errors import Refused
+
+HUNG, MISSING = 124, 127  # exit codes, as timeout(1) and the shell have them
+WAIT_SECONDS = 60.0
+
+
+class Finished(NamedTuple):
+    """How a program ended: its exit code (HUNG, MISSING), its standard output and its standard error."""
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def said(self) -> str:
+        """Both, output first."""
+        return self.output + self.errors
+
+
+def run_program(
+    *command: str,
+    seconds: float | None = WAIT_SECONDS,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Runs a program with `text` as its input, or with none. After so many seconds it is killed; None is no limit."""
+    try:
+        done = subprocess.run(
+            command,
+            input="" if text is None else text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError:
+        return Finished(MISSING, "", f"{command[0]} is not installed")
+    except subprocess.TimeoutExpired as hung:
+        return Finished(HUNG, decode(hung.stdout), f"{command[0]} did not end within {seconds:g} s")
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def decode(content: bytes | str | None) -> str:
+    """What was read of a program's output before it was killed, which Python gives as bytes."""
+    return content.decode(errors="replace") if isinstance(content, bytes) else content or ""
+
+
+def read_output(*command: str, seconds: float | None = WAIT_SECONDS) -> str:
+    """What a program says on its standard output, without space around it; Refused where it fails."""
+    done = run_program(*command, seconds=seconds)
+    if done.status:
+        raise Refused(f"{' '.join(command[:2])}: {done.errors.strip()}. Remedy: see what it says.")
+    return done.output.strip()

@@ -1,0 +1,57 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a deploy left for the programs: each one's own file, and the facts that all of them share."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import Misused
+
+FACTS = Path("/etc/clinicops-orthanc.json")  # without secrets, for everybody to read
+Settings = TypeVar("Settings")
+
+
+def read_settings(kind: type[Settings], path: Path, role: str, facts: Path = FACTS) -> Settings:
+    """The settings of a program, a dataclass: each field from its own file, else from the shared facts.
+
+    Fields of the type Path are made paths. Misused where the file is not there, cannot be read or is another release's;
+    `role` is the one that writes it.
+    """
+    own = read_file(path, role)
+    shared = read_file(facts, role) if facts.exists() else {}
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    found = {**{name: shared[name] for name in fields if name in shared}, **own}
+    lacking = [
+        name
+        for name, field in fields.items()
+        if name not in found and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if unknown := [name for name in found if name not in fields]:
+        raise Misused(f"{path} is not this version's (it has {', '.join(unknown)}). Remedy: deploy again.")
+    if lacking:
+        raise Misused(f"{path} is not this version's (it lacks {', '.join(lacking)}). Remedy: deploy again.")
+    return kind(**{name: convert(value, fields[name].type) for name, value in found.items()})
+
+
+def convert(value: Any, kind: Any) -> Any:
+    """The value of a field; JSON has no paths."""
+    return Path(value) if kind in ("Path", Path) else value
+
+
+def read_file(path: Path, role: str) -> dict[str, Any]:
+    """The JSON object in a file of a deploy's. Misused where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Misused(f"There is no {path}. Remedy: deploy with the role {role}.") from None
+    except PermissionError:
+        raise Misused(f"{path} cannot be read. Remedy: run it as root.") from None
+    except ValueError as error:
+        raise Misused(f"{path} is not this version's ({error}). Remedy: deploy again.") from None
+    if not isinstance(content, dict):
+        raise Misused(f"{path} is not this version's (it has no settings). Remedy: deploy again.")
+    return content

@@ -1,0 +1,100 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""How Orthanc runs on this machine: as a unit of systemd's, or as a container of Docker's."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from ..core.errors import Refused
+from ..core.process import read_output, run_program
+
+STOP_SECONDS = 600  # as the unit's TimeoutStopSec
+NAME = "orthanc"  # of the unit, and of the container
+
+
+class State(NamedTuple):
+    """Whether it runs, its main process as this machine sees it (0 without one), and how often it was started again
+    without anybody's asking (None where that is not known)."""
+
+    runs: bool
+    pid: int
+    restarts: int | None
+
+
+class Unit:
+    """Orthanc of the system's package."""
+
+    method = "package"
+    image = ""
+
+    def __init__(self, name: str = NAME) -> None:
+        self.name = name
+
+    def read_state(self) -> State:
+        """How it is now."""
+        shown = read_output("systemctl", "show", "--property=ActiveState,MainPID,NRestarts", self.name)
+        found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        runs = found["ActiveState"] == "active"
+        return State(runs, int(found["MainPID"]), int(found["NRestarts"]))
+
+    def build_command(self, verb: str) -> list[str]:
+        """The command that does start, stop, restart or kill with it."""
+        return ["systemctl", verb, self.name]
+
+    def read_version(self) -> str:
+        """What the program that is installed says of itself, such as 1.12.7; mainline for an unnamed build."""
+        return find_version(read_output("Orthanc", "--version").partition("\n")[0]) or "mainline"
+
+
+class Container:
+    """Orthanc of an image."""
+
+    method = "docker"
+
+    def __init__(self, name: str = NAME) -> None:
+        self.name = name
+
+    @property
+    def image(self) -> str:
+        """What the container was made of."""
+        return self.inspect("{{.Image}}")
+
+    def inspect(self, template: str) -> str:
+        """What Docker knows of it. Refused where there is none, or no Docker."""
+        return read_output("docker", "inspect", "--type=container", f"--format={template}", self.name)
+
+    def read_state(self) -> State:
+        """How it is now; one that is not there does not run."""
+        template = "--format={{json .State}} {{.RestartCount}}"
+        done = run_program("docker", "inspect", "--type=container", template, self.name)
+        if done.status and "no such" in done.errors.lower():
+            return State(False, 0, None)
+        if done.status:
+            raise Refused(f"docker inspect: {done.errors.strip()}. Remedy: see systemctl status docker.")
+        state, _, restarts = done.output.strip().rpartition(" ")
+        found = json.loads(state)
+        return State(found["Running"] and found["Pid"] != 0, found["Pid"], int(restarts))
+
+    def build_command(self, verb: str) -> list[str]:
+        """The command that does start, stop, restart or kill with it."""
+        return ["docker", verb, *(["--time", str(STOP_SECONDS)] if verb == "stop" else []), self.name]
+
+    def read_version(self) -> str:
+        """The same of the image that the container was made of; a container of its own is started for that."""
+        alone = ("--rm", "--network=none", "--entrypoint=Orthanc")
+        said = read_output("docker", "run", *alone, self.image, "--version")
+        return find_version(said.partition("\n")[0]) or "mainline"
+
+
+def choose_runtime(method: str, name: str = NAME) -> Unit | Container:
+    """By the method of installation: `package` or `docker`."""
+    return Container(name) if method == "docker" else Unit(name)
+
+
+def find_version(text: str) -> str:
+    """The first version in a text, such as 1.12.7; empty where there is none."""
+    found = re.search(r"[0-9]+(\.[0-9]+)+", text)
+    return found[0] if found else ""
