@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from programs import program
 from server.core import journal
 from server.core.escaping import escape, escape_lines
+from server.worklist import cli, spool
+from server.worklist.settings import Refused, Settings
 
-BACKUP, MONITOR, WORKLIST = (program(f"orthanc_{name}") for name in ("backup", "monitor", "worklist"))
+BACKUP, MONITOR = (program(f"orthanc_{name}") for name in ("backup", "monitor"))
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 HOSTILE = "A\n<0>root: everything is fine\x1b[2J\x9b2J\u2028\u202e\r\x07\x7f\ud800"
 
@@ -78,7 +80,7 @@ EVENT = {
 }
 
 
-@pytest.mark.parametrize("named", [BACKUP, MONITOR, WORKLIST], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [BACKUP, MONITOR, cli], ids=lambda one: one.__name__)
 def test_a_line_for_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,11 +121,11 @@ def test_what_a_backup_shows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_worklist_shows(capsys: pytest.CaptureFixture[str]) -> None:
     step = {"date": "20260302", "time": "0800", "station": "US1", "modality": "US"}
     item = {"accession_number": HOSTILE, "patient_id": HOSTILE, "patient_name": HOSTILE, "steps": [step]}
-    WORKLIST.show({"items": [item]})
+    cli.show({"items": [item]})
     shown(capsys, 1)
-    WORKLIST.show({"waiting": [HOSTILE]})
+    cli.show({"waiting": [HOSTILE]})
     shown(capsys, 1)
-    WORKLIST.show({"quarantine": [{"file": HOSTILE, "reason": f"{escape(HOSTILE)}\nsecond\x1b\n"}]})
+    cli.show({"quarantine": [{"file": HOSTILE, "reason": f"{escape(HOSTILE)}\nsecond\x1b\n"}]})
     shown(capsys, 3)
 
 
@@ -170,12 +172,12 @@ def test_what_the_acceptance_test_shows(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_why_a_worklist_item_was_refused(tmp_path: Path) -> None:
     """An application chooses the transfer syntax as well as the name of its file."""
-    settings = WORKLIST.Settings(tmp_path, tmp_path, "h", [], 1, 10, tmp_path)
+    settings = Settings(tmp_path, tmp_path, "h", [], 1, 10, tmp_path)
     for directory in (settings.incoming, settings.quarantine):
         directory.mkdir(parents=True)
     path = settings.incoming / "A\n<0>b.wl"
     path.write_bytes(b"x")
-    assert WORKLIST.refuse(settings, path, path.lstat(), WORKLIST.Refused(f"The transfer syntax is {HOSTILE}."))
+    assert spool.refuse(settings, path, path.lstat(), Refused(f"The transfer syntax is {HOSTILE}."))
     (reason,) = settings.quarantine.glob("*.reason")
     lines = reason.read_text().removesuffix("\n").split("\n")
     assert len(lines) == 2

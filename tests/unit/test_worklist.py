@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -9,21 +10,26 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from datetime import time as clock
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import program
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
+from server.worklist import cli, orders, spool
+from server.worklist.gate import Gate
+from server.worklist.item import MAX_BYTES, data_set, item_of
+from server.worklist.orders import item_of_row
+from server.worklist.settings import Refused, Settings
+from server.worklist.spool import served_items
+from server.worklist.tidy import made_at, received_for, tidy
 from workbook import Cell, xlsx
 
 ROOT = Path(__file__).resolve().parents[2]
-worklist = program("orthanc_worklist")
 
 
 @pytest.fixture(name="settings")
@@ -31,7 +37,7 @@ def fixture_settings(tmp_path: Path) -> Any:
     served = tmp_path / "served"
     for name in ("incoming", "quarantine"):
         (served / ".spool" / name).mkdir(parents=True)
-    return worklist.Settings(
+    return Settings(
         served=served,
         drop=served / ".spool/incoming",
         hostname="pacs.clinic.example",
@@ -46,7 +52,7 @@ def fixture_settings(tmp_path: Path) -> Any:
 def fixture_later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock that the age of a file is told by."""
     real = time.time
-    return lambda seconds: monkeypatch.setattr(worklist.time, "time", lambda: real() + seconds)
+    return lambda seconds: monkeypatch.setattr(time, "time", lambda: real() + seconds)
 
 
 def item(**changes: Any) -> Dataset:
@@ -77,8 +83,8 @@ def written(content: Dataset, implicit: bool = False) -> bytes:
 
 
 def refusal(settings: Any, data: bytes) -> list[str]:
-    with pytest.raises(worklist.Refused) as caught:
-        worklist.item_of(data, settings)
+    with pytest.raises(Refused) as caught:
+        item_of(data, settings)
     problems: list[str] = caught.value.problems
     assert all("Remedy: " in problem for problem in problems), problems
     return problems
@@ -97,7 +103,7 @@ def names(directory: Path) -> list[str]:
 # --- what an item is ---------------------------------------------------------------------------
 @pytest.mark.parametrize("implicit", [True, False])
 def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
-    found = worklist.item_of(written(item(), implicit), settings)
+    found = item_of(written(item(), implicit), settings)
     assert found.facts() == {
         "patient_id": "P1",
         "patient_name": "ROE^JANE",
@@ -108,7 +114,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
     }
     assert found.data[128:132] == b"DICM"
     # what it wrote it reads again, to the same bytes
-    assert worklist.item_of(found.data, settings) == found
+    assert item_of(found.data, settings) == found
 
 
 @pytest.mark.parametrize(
@@ -169,7 +175,7 @@ def test_no_sequence(settings: Any) -> None:
     ],
 )
 def test_a_name_becomes_utf_8(settings: Any, declared: Any, name: str) -> None:
-    found = worklist.item_of(written(item(SpecificCharacterSet=declared, PatientName=name)), settings)
+    found = item_of(written(item(SpecificCharacterSet=declared, PatientName=name)), settings)
     assert found.patient_name == name
     assert name.encode() in found.data
     assert b"ISO_IR 192" in found.data
@@ -196,7 +202,7 @@ def test_text_that_is_not_in_its_character_set(settings: Any) -> None:
 
 
 def test_values_take_their_normal_form(settings: Any) -> None:
-    found = worklist.item_of(
+    found = item_of(
         written(item(PatientID=" P1 ", Modality="us", ScheduledStationAETitle="us2 ", ScheduledProcedureStepID=None)),
         settings,
     )
@@ -206,7 +212,7 @@ def test_values_take_their_normal_form(settings: Any) -> None:
 
 @pytest.mark.parametrize("cut", range(1, 300, 7))
 def test_a_file_that_is_cut_off_is_refused(settings: Any, cut: int) -> None:
-    data = worklist.item_of(written(item()), settings).data
+    data = item_of(written(item()), settings).data
     # cut behind a whole element it may lack what comes last, and nothing that is needed
     assert refusal(settings, data[:-cut])
 
@@ -263,7 +269,7 @@ def test_text_is_called_text(settings: Any, tmp_path: Path, capsys: Any, later: 
     assert f"text.wl: {said}" in capsys.readouterr().err
     drop(settings, "text.wl", data)
     later(20)
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     assert said in next(settings.quarantine.glob("*text.wl.reason")).read_text()
 
 
@@ -281,14 +287,14 @@ def test_a_file_of_another_kind_is_not_called_cut_off(settings: Any, data: bytes
 
 
 def test_a_data_set_that_is_cut_off_is_called_so(settings: Any) -> None:
-    for data in (written(item()), written(item(), True), worklist.item_of(written(item()), settings).data):
+    for data in (written(item()), written(item(), True), item_of(written(item()), settings).data):
         assert refusal(settings, data[:-5])[0].startswith("The file is cut off. Remedy: ")
 
 
 def test_a_bomb_is_not_inflated(settings: Any) -> None:
     import zlib
 
-    head = worklist.item_of(written(item()), settings).data
+    head = item_of(written(item()), settings).data
     start = head.index(b"1.2.840.10008.1.2.1\0")
     deflated = head[:start] + b"1.2.840.10008.1.2.1.99" + zlib.compress(b"\0" * 50_000_000)
     deflated = deflated.replace(b"UI\x14\x001.2.840.10008.1.2.1.99", b"UI\x16\x001.2.840.10008.1.2.1.99")
@@ -317,7 +323,7 @@ def test_an_image_is_refused(settings: Any) -> None:
 # --- the gate ----------------------------------------------------------------------------------
 def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings)
-    gate = worklist.Gate(settings)
+    gate = Gate(settings)
     assert gate.look() == (1, 0)
     later(2)
     assert gate.look() == (1, 1)
@@ -327,7 +333,7 @@ def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callabl
 
 def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable[[float], None]) -> None:
     path = drop(settings, data=written(item())[:50])
-    gate = worklist.Gate(settings)
+    gate = Gate(settings)
     later(10)
     assert gate.look() == (1, 0)
     later(0)
@@ -340,7 +346,7 @@ def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable
 def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings, "bad\n.wl", written(item(StudyInstanceUID="")))
     later(20)
-    assert worklist.Gate(settings).look() == (1, 1)
+    assert Gate(settings).look() == (1, 1)
     held, reason = names(settings.quarantine)
     assert reason == f"{held}.reason"
     text = (settings.quarantine / reason).read_text()
@@ -351,7 +357,7 @@ def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float],
 
 def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float], None]) -> None:
     path = drop(settings)
-    gate = worklist.Gate(settings)
+    gate = Gate(settings)
     with path.open("ab") as writer:
         later(100)
         assert gate.look() == (1, 0)
@@ -379,12 +385,12 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         path = path.with_suffix(".part" if "name" in kind else ".wl")
         with path.open("wb") as file:
             file.truncate(2_000_000_000)
-    assert worklist.Gate(settings).look() == (1, 1)
+    assert Gate(settings).look() == (1, 1)
     held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
     assert names(settings.served) == []
     assert good.read_bytes() == written(item())
     if "large" in kind:
-        assert held.stat().st_size == worklist.MAX_BYTES
+        assert held.stat().st_size == MAX_BYTES
     if kind == "directory":
         assert (held / "inside").read_text() == "kept"
 
@@ -393,7 +399,7 @@ def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, late
     # as sftp-server renames; for good it would be a file that others can change
     path, other = drop(settings), tmp_path / "other"
     other.hardlink_to(path)
-    gate = worklist.Gate(settings)
+    gate = Gate(settings)
     later(10)
     assert gate.look() == (1, 0)
     other.unlink()
@@ -406,14 +412,14 @@ def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, late
 
 
 def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, later: Callable[[float], None]) -> None:
-    gate = worklist.Gate(settings)
+    gate = Gate(settings)
     later(20)
     drop(settings)
     gate.look()
     drop(settings, data=written(item(PatientName="ROE^MARY")))
     drop(settings, "b.wl", written(item(PatientID="P2", ScheduledProcedureStepID="2")))
     gate.look()
-    [found] = worklist.served_items(settings)
+    [found] = served_items(settings)
     assert (found.patient_id, found.patient_name) == ("P1", "ROE^MARY")
     assert "for another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
 
@@ -422,19 +428,19 @@ def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float]
     for number in range(7):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     later(20)
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     assert len(names(settings.served)) == 5
     assert "orthanc_worklist_max_items is 5" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Any) -> None:
-    monkeypatch.setattr(worklist, "BURST", 3)
-    monkeypatch.setattr(worklist, "A_SECOND", 0)
+    monkeypatch.setattr("server.worklist.gate.BURST", 3)
+    monkeypatch.setattr("server.worklist.gate.A_SECOND", 0)
     for number in range(5):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     os.chown(settings.incoming / "4.wl", 12345, -1)
     later(2)
-    assert worklist.Gate(settings).look() == (5, 4)
+    assert Gate(settings).look() == (5, 4)
     assert len(names(settings.incoming)) == 1
     assert "1.2.4_1.wl" in names(settings.served)
 
@@ -450,23 +456,23 @@ def test_a_full_disk_leaves_everything_where_it_is(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(worklist.os, "fsync", full)
-        assert worklist.Gate(settings).look() == (2, 0)
+        patched.setattr(os, "fsync", full)
+        assert Gate(settings).look() == (2, 0)
     assert names(settings.incoming) == ["a.wl", "b.wl"]
-    assert worklist.Gate(settings).look() == (2, 2)
+    assert Gate(settings).look() == (2, 2)
 
 
 def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later: Callable[[float], None]) -> None:
     def denied(_descriptor: int, command: int, _argument: int) -> None:
-        assert command == worklist.fcntl.F_SETLEASE
+        assert command == fcntl.F_SETLEASE
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(worklist.fcntl, "fcntl", denied)
+    monkeypatch.setattr(fcntl, "fcntl", denied)
     drop(settings)
     later(10)
-    assert worklist.Gate(settings).look() == (1, 0)
+    assert Gate(settings).look() == (1, 0)
     later(20)
-    assert worklist.Gate(settings).look() == (1, 1)
+    assert Gate(settings).look() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
 
 
@@ -475,23 +481,23 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
     later(2)
     drop(settings, data=written(item(ScheduledProcedureStepStartDate="20200101")))
     drop(settings, "b.wl", written(item(StudyInstanceUID="1.2.4", ScheduledProcedureStepStartDate="29991231")))
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     drop(settings, "c.part")
     (settings.orthanc).write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     later(4000)
-    with pytest.raises(worklist.Refused, match="Orthanc does not answer"):
-        worklist.tidy(settings)
+    with pytest.raises(Refused, match="Orthanc does not answer"):
+        tidy(settings)
     assert names(settings.served) == ["1.2.4_1.wl"]
     assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
     # a name that would be its reason's, and a directory that no path reaches the end of
     grown = next(settings.quarantine.glob("*c.part"))
-    os.truncate(grown, worklist.MAX_BYTES + 1)
-    with pytest.raises(worklist.Refused):
-        worklist.tidy(settings)
-    assert grown.stat().st_size == worklist.MAX_BYTES
+    os.truncate(grown, MAX_BYTES + 1)
+    with pytest.raises(Refused):
+        tidy(settings)
+    assert grown.stat().st_size == MAX_BYTES
     later(40 * 86400)
-    with pytest.raises(worklist.Refused):
-        worklist.tidy(settings)
+    with pytest.raises(Refused):
+        tidy(settings)
     assert names(settings.quarantine) == []
 
 
@@ -506,26 +512,25 @@ def command(settings: Any, tmp_path: Path, *arguments: str) -> int:
     content = {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items()}
     (tmp_path / "worklist.json").write_text(json.dumps(content))
     sys.argv = ["orthanc-worklist", "--config", str(tmp_path / "worklist.json"), *arguments]
-    code: int = worklist.main()
-    return code
+    return cli.main()
 
 
 @pytest.mark.parametrize("separator", [";", ",", "\t"])
 def test_a_spreadsheet_is_scheduled(
     settings: Any, tmp_path: Path, monkeypatch: Any, later: Any, separator: str
 ) -> None:
-    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (tmp_path / "day.csv").write_text("\ufeff" + CSV.replace(";", separator))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
     later(2)
-    worklist.Gate(settings).look()
-    found = worklist.served_items(settings)
+    Gate(settings).look()
+    found = served_items(settings)
     assert {item.patient_name for item in found} == {"ROE^JANE", "Παπαδοπούλου^Μαρία"}
     assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "0930"
     # once more: the same items
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
-    worklist.Gate(settings).look()
-    assert worklist.served_items(settings) == found
+    Gate(settings).look()
+    assert served_items(settings) == found
 
 
 def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_path: Path, capsys: Any) -> None:
@@ -539,8 +544,8 @@ def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_pa
 
 
 def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, capsys: Any) -> None:
-    drop(settings, "evil.reason", b"\x1b]0;x" + b"\0" * worklist.MAX_BYTES)
-    worklist.Gate(settings).look()
+    drop(settings, "evil.reason", b"\x1b]0;x" + b"\0" * MAX_BYTES)
+    Gate(settings).look()
     assert command(settings, tmp_path, "list", "--quarantine", "--json") == 0
     [held] = json.loads(capsys.readouterr().out)["quarantine"]
     assert held["file"].endswith("-evil_reason")
@@ -550,7 +555,7 @@ def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, cap
 def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
     settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     (settings.incoming / "deep.wl").mkdir()
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     here = os.open(next(settings.quarantine.glob("*deep.wl")), os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=here)
@@ -559,29 +564,29 @@ def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[flo
         here = below
     os.close(here)
     later(40 * 86400)
-    worklist.tidy(settings)
+    tidy(settings)
     assert names(settings.quarantine) == []
 
 
 def test_too_many_files_of_one_owner_are_refused(settings: Any, monkeypatch: Any, later: Any) -> None:
-    monkeypatch.setattr(worklist, "MAX_WAITING", 4)
+    monkeypatch.setattr("server.worklist.gate.MAX_WAITING", 4)
     for number in range(6):
         drop(settings, f"{number}.part")
     later(2)
-    assert worklist.Gate(settings).look() == (6, 2)
+    assert Gate(settings).look() == (6, 2)
     assert len(names(settings.incoming)) == 4
     assert "More than 4 files" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(worklist, "QUARANTINE_FILES", 2)
+    monkeypatch.setattr("server.worklist.tidy.QUARANTINE_FILES", 2)
     settings.orthanc.write_text("{}")
     for number in range(4):
         (settings.incoming / f"{number}.wl").symlink_to("/nowhere")
     os.mkfifo(settings.incoming / "other.wl")
     os.chown(settings.incoming / "other.wl", 12345, -1)
-    worklist.Gate(settings).look()
-    worklist.tidy(settings)
+    Gate(settings).look()
+    tidy(settings)
     held = names(settings.quarantine)
     assert len(held) == 6
     assert sum(name.endswith(".reason") for name in held) == 3
@@ -589,7 +594,7 @@ def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -
 
 
 def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatch: Any, later: Any) -> None:
-    path, real = drop(settings), worklist.put
+    path, real = drop(settings), spool.put
 
     def replaced(*arguments: Any) -> None:
         real(*arguments)
@@ -599,21 +604,22 @@ def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatc
 
     later(20)
     with monkeypatch.context() as patched:
-        patched.setattr(worklist, "put", replaced)
-        worklist.Gate(settings).look()
+        patched.setattr("server.worklist.gate.put", replaced)
+        patched.setattr("server.worklist.spool.put", replaced)
+        Gate(settings).look()
         assert names(settings.incoming) == ["a.wl"]
         path.write_bytes(b"bad")
-        worklist.Gate(settings).look()
+        Gate(settings).look()
     assert names(settings.incoming) == ["a.wl"]
     assert names(settings.quarantine) == []
-    worklist.Gate(settings).look()
-    assert [one.patient_name for one in worklist.served_items(settings)] == ["ROE^MARY"]
+    Gate(settings).look()
+    assert [one.patient_name for one in served_items(settings)] == ["ROE^MARY"]
 
 
 def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable[[float], None]) -> None:
     (settings.served / ".spool/taken").write_bytes(written(item()))
     later(2)
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     assert names(settings.served) == ["1.2.3_1.wl"]
     assert not (settings.served / ".spool/taken").exists()
 
@@ -630,7 +636,7 @@ def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable
     ],
 )  # fmt: skip
 def test_spreadsheets_as_they_come(settings: Any, tmp_path: Path, monkeypatch: Any, text: str, scheduled: int) -> None:
-    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (tmp_path / "day.csv").write_text(text, newline="")
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
     assert len(names(settings.incoming)) == scheduled
@@ -671,7 +677,7 @@ def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Ca
     assert command(settings, tmp_path, "check", str(path)) == 0
     assert command(settings, tmp_path, "list", "--waiting") == 0
     assert "a.wl" in capsys.readouterr().out
-    worklist.Gate(settings).look()
+    Gate(settings).look()
     assert command(settings, tmp_path, "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["items"][0]["accession_number"] == "A1"
     assert command(settings, tmp_path, "remove", "A2") == 1
@@ -683,7 +689,7 @@ def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Ca
 
 
 def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CSV.encode())))
     assert command(settings, tmp_path, "create") == 0
     assert len(names(settings.incoming)) == 2
@@ -699,14 +705,14 @@ def imported(settings: Any, tmp_path: Path, *lines: str, code: int = 0, options:
     path = tmp_path / "week.csv"
     path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
     assert command(settings, tmp_path, "create", *options, str(path)) == code
-    worklist.Gate(settings).look()
-    found = worklist.served_items(settings)
+    Gate(settings).look()
+    found = served_items(settings)
     return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time']} {one.steps[0]['station']}" for one in found)
 
 
 @pytest.fixture(name="writer")
 def fixture_writer(monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
-    monkeypatch.setattr(worklist.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     later(2)
 
 
@@ -753,14 +759,14 @@ def test_the_same_order_twice_in_a_file_is_asked_back(settings: Any, tmp_path: P
 def as_root(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
     """The gate goes over what comes while root waits for it."""
     later(2)
-    real = worklist.served
+    real = orders.served
 
     def served(*arguments: Any) -> None:
-        worklist.Gate(settings).look()
+        Gate(settings).look()
         real(*arguments)
 
-    monkeypatch.setattr(worklist, "served", served)
-    monkeypatch.setattr(worklist.os, "geteuid", lambda: 0)
+    monkeypatch.setattr("server.worklist.orders.served", served)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
 
 
 def test_what_an_earlier_import_had_stays_and_is_named(
@@ -783,7 +789,7 @@ def test_what_an_earlier_import_had_stays_and_is_named(
     result = json.loads(capsys.readouterr().out)
     assert [one["patient_id"] for one in result["items"]] == ["P4", "P2"]
     assert sorted(one["patient_id"] for one in result["removed"]) == ["P1", "P2"]
-    left = {(one.patient_id, one.steps[0]["date"]) for one in worklist.served_items(settings)}
+    left = {(one.patient_id, one.steps[0]["date"]) for one in served_items(settings)}
     assert left == {("P4", "29991128"), ("P2", "29991129"), ("P3", "29991128"), ("APP", "29991128")}
 
 
@@ -816,7 +822,7 @@ def test_an_item_that_was_replaced_meanwhile_stays(
 ) -> None:
     as_root(settings, monkeypatch, later)
     imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,")
-    real = worklist.left_over
+    real = orders.left_over
 
     def left_over(*arguments: Any) -> Any:
         found = real(*arguments)
@@ -825,7 +831,7 @@ def test_an_item_that_was_replaced_meanwhile_stays(
         path.write_bytes(path.read_bytes().replace(b"0830", b"1030"))
         return found
 
-    monkeypatch.setattr(worklist, "left_over", left_over)
+    monkeypatch.setattr("server.worklist.orders.left_over", left_over)
     capsys.readouterr()
     left = imported(settings, tmp_path, "P2,A^B,US1,2999-11-28,09:00,,", options=("--replace",))
     assert left == ["1128 0900 US1", "1128 1030 US1"]
@@ -844,7 +850,7 @@ def test_what_the_gate_refuses_is_not_called_served(
     """The item that it was to replace is still there."""
     as_root(settings, monkeypatch, later)
     assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1")) == 1
-    [there] = worklist.served_items(settings)
+    [there] = served_items(settings)
     row = {"PatientID": "P2", "PatientName": "A^B", "ScheduledStationAETitle": "US1", "AccessionNumber": "A1"}
     row |= {"ScheduledProcedureStepStartDate": "2999-11-28", "StudyInstanceUID": there.study_instance_uid}
     (tmp_path / "one.json").write_text(json.dumps(row))
@@ -858,10 +864,10 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
     settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any, age: int | None, code: int
 ) -> None:
     as_root(settings, monkeypatch, later)
-    real = worklist.served
+    real = orders.served
 
     def served(held: Any, items: Any, *more: Any) -> None:
-        worklist.Gate(settings).look()
+        Gate(settings).look()
         (settings.served / items[0].name).unlink()
         if age is not None:
             reason = settings.quarantine / f"1-1-{items[0].name}.reason"
@@ -869,7 +875,7 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
             os.utime(reason, (reason.stat().st_mtime - age,) * 2)
         real(held, items, *more)
 
-    monkeypatch.setattr(worklist, "served", served)
+    monkeypatch.setattr("server.worklist.orders.served", served)
     assert imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1", code=code) == []
     assert ("is in quarantine: It is no good." in capsys.readouterr().err) == bool(code)
 
@@ -880,11 +886,11 @@ def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
     cells: list[Cell] = [4711, "Müller, Anna", "US1", date(2999, 11, 28), clock(8, 30), "Schilddrüse", None]
     (tmp_path / "day.xlsx").write_bytes(xlsx({"Tabelle1": [[*COLUMNS], [], cells]}))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.xlsx")) == 0
-    worklist.Gate(settings).look()
-    [found] = worklist.served_items(settings)
+    Gate(settings).look()
+    [found] = served_items(settings)
     assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
     assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
-    content = worklist.data_set((settings.served / found.name).read_bytes())
+    content = data_set((settings.served / found.name).read_bytes())
     assert (content.PatientName.family_name, content.PatientName.given_name) == ("Müller", "Anna")
 
 
@@ -929,26 +935,26 @@ def test_what_was_received_for_an_item(
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    scheduled = worklist.item_of(written(item()), settings)
-    made = worklist.datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=worklist.UTC).timestamp()
+    scheduled = item_of(written(item()), settings)
+    made = datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=UTC).timestamp()
     found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": study, "StudyDate": dated}}
-    assert worklist.received_for(scheduled, made, found) is is_its
+    assert received_for(scheduled, made, found) is is_its
 
 
 def test_an_item_of_two_days_is_over_with_the_second(settings: Any) -> None:
     content = item()
     later = item(ScheduledProcedureStepStartDate="20261127").ScheduledProcedureStepSequence[0]
     content.ScheduledProcedureStepSequence.append(later)
-    scheduled = worklist.item_of(written(content), settings)
+    scheduled = item_of(written(content), settings)
     for last, is_its in (("20261125T120000", False), ("20261127T120000", True)):
         found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": "1.2.3", "StudyDate": "20261125"}}
-        assert worklist.received_for(scheduled, 0.0, found) is is_its
+        assert received_for(scheduled, 0.0, found) is is_its
 
 
 def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
     row = {"PatientID": "P1", "PatientName": "ROE^JANE", "AccessionNumber": "C1", "ScheduledStationAETitle": "US1"}
     made = [
-        worklist.item_of_row({**row, "ScheduledProcedureStepStartDate": day, **more}, settings, {})[0].name
+        item_of_row({**row, "ScheduledProcedureStepStartDate": day, **more}, settings, {})[0].name
         for day, more in (
             ("29991201", {}),
             ("29991203", {}),
@@ -959,12 +965,12 @@ def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
 
 
 def test_an_item_that_is_handed_over_again_is_as_old_as_it_was(settings: Any) -> None:
-    gate = worklist.Gate(settings)
-    scheduled = worklist.item_of(written(item()), settings)
+    gate = Gate(settings)
+    scheduled = item_of(written(item()), settings)
     path = settings.served / scheduled.name
     gate.serve(scheduled)
     os.utime(path, (1000, 1000))
     gate.serve(scheduled)
-    assert worklist.made_at(settings, scheduled) == 1000
-    gate.serve(worklist.item_of(written(item(PatientName="ROE^MARY")), settings))
-    assert worklist.made_at(settings, scheduled) > 1000
+    assert made_at(settings, scheduled) == 1000
+    gate.serve(item_of(written(item(PatientName="ROE^MARY")), settings))
+    assert made_at(settings, scheduled) > 1000

@@ -1,0 +1,143 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The worklist of Orthanc: schedule, list, remove, check; and the gate through which every item comes.
+
+Applications put files that end in .wl (DICOM data sets) into the incoming directory. The gate checks each, writes it
+anew where Orthanc serves it, or puts it into quarantine beside a text that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..core import journal, words
+from ..core.escaping import escape
+from ..core.journal import say
+from . import row as rows
+from . import spreadsheet
+from .gate import Gate
+from .orders import checked, create, listed, removed
+from .settings import CONFIGURATION, Refused, Settings
+from .tidy import tidy
+
+
+def show(result: dict[str, Any]) -> None:
+    for held in result.get("quarantine", []):
+        print(escape(held["file"]))
+        for line in held["reason"].strip().split("\n"):
+            print(f"    {escape(line)}")
+    for name in result.get("waiting", []):
+        print(escape(name))
+    show_items(result.get("items", []))
+    for kind, what in KINDS.items():
+        if result.get(kind):
+            print(f"\n{len(result[kind])} of earlier imports, {what}:")
+            show_items(result[kind], study=True)
+            print()
+
+
+REMOVE = "orthanc-worklist remove and the StudyInstanceUID at the end of the line"
+KINDS = {
+    "removed": "not in this file, taken off the list",
+    "not_in_file": "not in this file, stay on the list. Remedy, if they were moved or cancelled: import this file again"
+    f" with --replace, which takes them off; or {REMOVE}",
+    "other_days": "for other days under the same AccessionNumber, stay on the list, as appointments of one treatment."
+    f" Remedy, if they were moved: {REMOVE}",
+    "elsewhere": "for a day and a station of this file, of which it has no row together, stay on the list, also with"
+    f" --replace. Remedy, if they were moved or cancelled: {REMOVE}",
+}
+
+
+def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
+    for item in items:
+        who = f"{item['accession_number']:16}  {item['patient_id']:16}  {item['patient_name']}"
+        who += f"  {item['study_instance_uid']}" if study else ""
+        for step in item["steps"]:
+            hour = f"{step['time'][:2]}:{step['time'][2:4]}" if step["time"] else ""
+            when = f"{words.say_day(step['date']):>11} {hour:5}"
+            print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
+
+
+def codec(name: str) -> str:
+    """The name of an encoding of text; ValueError for another."""
+    try:
+        "".encode(name)
+    except LookupError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="the result as JSON")
+    columns = ", ".join(name if needed else f"[{name}]" for name, needed in spreadsheet.COLUMNS.items())
+    add: Callable[..., argparse.ArgumentParser] = commands.add_parser
+    one = add("create", parents=[common], help="schedule the rows of a spreadsheet", epilog=f"Columns: {columns}.")
+    one.add_argument("file", nargs="?", default="-", help=".xlsx, CSV or JSON; without one, or with -, what comes in")
+    one.add_argument(
+        "--date-order",
+        choices=[rows.DAY_FIRST, rows.MONTH_FIRST],
+        default="",
+        help="how 01/02/2026 is meant: dmy is 1 February, mdy is January 2",
+    )
+    one.add_argument("--encoding", type=codec, help="of CSV that is not in UTF-8 or UTF-16, such as cp1252")
+    one.add_argument("--sheet", default="", help="which one of an .xlsx file, if several are lists of patients")
+    one.add_argument(
+        "--replace",
+        action="store_true",
+        help="take off what earlier imports had for a station on a day for which this file has rows, but not these",
+    )
+    one = add("list", parents=[common], help="what is scheduled")
+    which = one.add_mutually_exclusive_group()
+    for name, text in (("waiting", "what has come and is not served yet"), ("quarantine", "what was refused, and why")):
+        which.add_argument(f"--{name}", dest="which", action="store_const", const=name, default="items", help=text)
+    one = add("remove", parents=[common], help="take items off the list")
+    one.add_argument("wanted", nargs="+", metavar="ITEM", help="accession number or StudyInstanceUID")
+    one = add("check", parents=[common], help="say whether files would be served")
+    one.add_argument("files", nargs="+", metavar="FILE")
+    add("gate", help="the service that takes what comes")
+    add("tidy", help="the timer that takes away what is done")
+    given = parser.parse_args()
+    journal.prepare_output()
+    as_json = getattr(given, "json", False)
+    try:
+        settings = Settings.read(given.config)
+        if given.command == "gate":
+            Gate(settings).run()
+        elif given.command == "tidy":
+            tidy(settings)
+        else:
+            actions: dict[str, Callable[[], dict[str, Any]]] = {
+                "create": lambda: create(settings, given.file, given),
+                "list": lambda: listed(settings, given.which),
+                "remove": lambda: removed(settings, given.wanted),
+                "check": lambda: checked(settings, given.files),
+            }
+            result = actions[given.command]()
+            if as_json:
+                print(json.dumps(result, indent=2))
+            else:
+                show(result)
+                print(
+                    f"{len(next(iter(result.values())))} {'checked and good' if given.command == 'check' else 'in all'}"
+                )
+        return 0
+    except Refused as refused:
+        if as_json:
+            print(json.dumps({"problems": refused.problems}, indent=2))
+        for problem in [] if as_json else refused.problems:
+            say(problem, 3)
+        return 1
+    except OSError as error:
+        remedy = "run it as root" if isinstance(error, PermissionError) else "deploy again, or give another file"
+        say(f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}.", 3)
+        return 2
+    except KeyboardInterrupt:
+        return 130

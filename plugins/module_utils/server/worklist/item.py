@@ -1,0 +1,305 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What a worklist item is: a data set that is read whole, checked, and written anew in its normal form.
+
+A file of an application's may be hostile: it is read within limits of size, depth, number of elements and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+import signal
+import unicodedata
+import uuid
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from ..core import words
+from .settings import Refused, Settings
+
+MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
+MAX_ELEMENTS, MAX_DEPTH = 5_000, 8
+CHECK_SECONDS = 5  # nobody's file keeps the others waiting for longer
+MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
+TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
+UID = r"(?=.{3,64}$)[0-2](\.(0|[1-9][0-9]*))+"  # PS3.5, section 9.1
+ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets with which text beyond ASCII is a guess
+TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
+NOT_DICOM = "It is not a DICOM data set. Remedy: make the file with a DICOM library, or with orthanc-worklist create."
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item that is fit to be served: what it says, and its file."""
+
+    patient_id: str
+    patient_name: str
+    accession_number: str
+    study_instance_uid: str
+    steps: list[dict[str, str]]
+    name: str
+    data: bytes = b""
+
+    def names(self) -> set[str]:
+        """What a person may call it."""
+        return {self.accession_number, self.study_instance_uid, self.name}
+
+    def last_day(self) -> str:
+        return max(step["date"] for step in self.steps)
+
+    def facts(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "data"}
+
+
+def elements(data: bytes, implicit: bool) -> Iterator[Any]:
+    """The top-level elements, if they are whole: pydicom takes a value that is cut off as it is."""
+    from pydicom.filereader import data_element_generator
+
+    stream, end = io.BytesIO(data), 0
+    for element in data_element_generator(stream, implicit, True):
+        if getattr(element, "length", None) not in (None, 0xFFFFFFFF, len(element.value or b"")):
+            break
+        end = stream.tell()
+        yield element
+    if end != len(data):
+        raise Refused("The file is cut off. Remedy: hand it over again, whole.")
+
+
+def is_text(data: bytes) -> bool:
+    """Whether it is text, in whatever encoding: a data set begins with the bytes of a tag, which are none."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, as Windows writes it
+        return True
+    controls = set(range(0x20)) - set(b"\t\n\v\f\r\x1c")  # HL7 is framed by \v and \x1c
+    return bool(data) and controls.isdisjoint(data)
+
+
+def data_set(data: bytes) -> Any:
+    """The data set of a DICOM file (PS3.10) or of its content alone, every value decoded."""
+    from pydicom.filereader import read_dataset
+
+    if is_text(data):
+        remedy = "Remedy: write a DICOM data set, with a DICOM library; a spreadsheet goes to orthanc-worklist create"
+        raise Refused(f"It is text and no DICOM file. {remedy}.")
+    body, implicit = data, True
+    if data[128:132] == b"DICM":
+        stream = io.BytesIO(data[132:])
+        meta = read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2)
+        body, syntax = stream.read(), str(meta.get("TransferSyntaxUID", ""))
+        if syntax not in TRANSFER_SYNTAXES:
+            remedy = "Remedy: write it in Explicit VR Little Endian"
+            raise Refused(f"The transfer syntax is {syntax or 'missing'}. {remedy} (1.2.840.10008.1.2.1).")
+        implicit = TRANSFER_SYNTAXES[syntax]
+    elif int.from_bytes(data[:2], "little") > 0x0040:  # the group of its first element; an item begins with 0008
+        raise Refused(NOT_DICOM)
+    else:
+        implicit = not re.fullmatch(rb"[A-Z]{2}", data[4:6])
+    tags = [element.tag for element in itertools.islice(elements(body, implicit), MAX_ELEMENTS + 1)]
+    if not tags or len(tags) > MAX_ELEMENTS or len(set(tags)) < len(tags):
+        raise Refused(NOT_DICOM)
+    content = read_dataset(io.BytesIO(body), implicit, True)
+    walk(content, declared=False)
+    return content
+
+
+def walk(content: Any, declared: bool, depth: int = 1) -> None:
+    """Reads every value, and takes away what the copy does not need; refuses text that nobody could read."""
+    if depth > MAX_DEPTH:
+        raise Refused(
+            f"Sequences are nested deeper than {MAX_DEPTH}. Remedy: write the attributes of a worklist alone."
+        )
+    given = content.get("SpecificCharacterSet") or []
+    declared = declared or bool({given} - ASCII if isinstance(given, str) else set(given) - ASCII)
+    tags = sorted(content.keys())
+    if any(tag.group in (0x0002, 0x7FE0) for tag in tags):
+        raise Refused("It is an image, or another file of DICOM's. Remedy: hand over worklist items alone.")
+    for tag in tags:
+        element = content[tag]
+        if element.VR == "SQ":
+            for part in element.value:
+                walk(part, declared, depth + 1)
+        elif element.VR in TEXT and not declared and not str(element.value).isascii():
+            remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
+            raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
+        elif element.VR in TEXT and "\x1b" in str(element.value):  # as pydicom leaves ISO 2022 IR 58
+            remedy = "Remedy: declare GB18030 or ISO_IR 192, and write the text in it"
+            raise Refused(f"{element.keyword or tag} is in a character set that cannot be read. {remedy}.")
+        elif element.VR in TEXT and disguised(str(element.value)):
+            remedy = "Remedy: declare ISO_IR 192"
+            raise Refused(f"{element.keyword or tag} is in UTF-8, and SpecificCharacterSet says otherwise. {remedy}.")
+    for tag in tags:
+        if tag.element == 0 or tag == 0x00080005:  # lengths of groups; the copy has a character set of its own
+            del content[tag]
+
+
+def disguised(text: str) -> bool:
+    """Whether it is UTF-8 that was taken for Latin-1, as applications often declare it: no name reads like that."""
+    try:
+        return not text.isascii() and bool(text.encode("latin-1").decode("utf-8"))
+    except UnicodeError:
+        return False
+
+
+def normal(keyword: str, text: str) -> str:
+    """Other ways to write the same: 2026-03-02, 2026.03.02 (ACR-NEMA), 8:30, f."""
+    if keyword.endswith("Date"):
+        return re.sub(r"^([0-9]{4})([-.])([0-9]{2})\2([0-9]{2})$", r"\1\3\4", text)
+    if keyword.endswith("Time") and re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
+        return text.replace(":", "").zfill(len(text.replace(":", "")) + (text.index(":") == 1))
+    return text.upper() if keyword in ("PatientSex", "Modality") else text
+
+
+class Check:
+    """One data set: its problems, all of them, and the values of before in their normal form."""
+
+    def __init__(self, content: Any, settings: Settings) -> None:
+        self.content, self.settings, self.problems = content, settings, list[str]()
+
+    def wrong(self, keyword: str, what: str, remedy: str) -> None:
+        self.problems.append(f"{keyword} {what}. Remedy: {remedy}.")
+
+    def value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
+        """The value without the spaces around it, where it has this form."""
+        from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+        content = self.content if of is None else of
+        element = content.get(tag_for_keyword(keyword))
+        if element is not None and (dictionary_VR(element.tag) != element.VR or element.VM > 1):
+            if element.VM > 1:
+                self.wrong(keyword, "has several values", remedy)
+            else:
+                self.wrong(keyword, f"has the VR {element.VR}", f"write one of VR {dictionary_VR(element.tag)}")
+            return ""
+        text = "" if element is None else str(element.value or "").strip(" \0")
+        text = normal(keyword, text)
+        if not text:
+            if needed:
+                self.wrong(keyword, "is missing or empty", remedy)
+            return ""
+        if not re.fullmatch(form, text) or any(unicodedata.category(letter) == "Cc" for letter in text):
+            # the journal is no place for a patient's name
+            self.wrong(keyword, "is malformed" if keyword.startswith("Patient") else f"is {text[:80]!a}", remedy)
+            return ""
+        setattr(content, keyword, text)
+        return text
+
+    def day(self, keyword: str, of: Any = None, needed: bool = True) -> str:
+        text = self.value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of, needed)
+        try:
+            return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
+        except ValueError:
+            self.wrong(keyword, f"is {text}, which is no day", "write one day as YYYYMMDD")
+            return ""
+
+    def step(self, number: int, step: Any) -> dict[str, str]:
+        station = self.value(
+            "ScheduledStationAETitle", r"[^\\]{1,16}", "write one AE title, a step for each station", step
+        )
+        known = {title.upper(): title for title in self.settings.stations}
+        if station and known and station.upper() not in known:
+            titles = ", ".join(self.settings.stations)
+            self.wrong(
+                "ScheduledStationAETitle", f"is {station!a}, which may ask for no worklist", f"use one of {titles}"
+            )
+        elif known and station:
+            step.ScheduledStationAETitle = station = known[station.upper()]
+        code = self.value("ScheduledProcedureStepID", r".{1,16}", "write 1 to 16 characters", step, needed=False)
+        if not code:  # type 1 in an answer (PS3.4, table K.6-1)
+            step.ScheduledProcedureStepID = code = str(number)
+        return {
+            "station": station,
+            "modality": self.value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
+            "date": self.day("ScheduledProcedureStepStartDate", step),
+            "time": self.value(
+                "ScheduledProcedureStepStartTime", r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
+                "write HHMMSS", step,
+            ),
+            "id": code,
+        }  # fmt: skip
+
+    def item(self) -> Item:
+        """The item, with all its problems if it has any."""
+        patient_id = self.value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
+        name = self.value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
+        self.day("PatientBirthDate", needed=False)
+        self.value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
+        accession = self.value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
+        study = self.value("StudyInstanceUID", UID, "write a UID: digits and dots, 64 at most")
+        sequence = self.content.get("ScheduledProcedureStepSequence")
+        steps = []
+        if not sequence or not hasattr(sequence[0], "keys"):
+            self.wrong("ScheduledProcedureStepSequence", "is missing or empty", "write one step for each station")
+        else:
+            steps = [self.step(number, step) for number, step in enumerate(sequence, 1)]
+        if self.problems:
+            raise Refused(*self.problems)
+        code = steps[0]["id"]
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", code):
+            code = hashlib.sha256(code.encode()).hexdigest()[:16]
+        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl")
+
+
+def encoded(content: Any, name: str) -> bytes:
+    """A DICOM file: explicit VR, little endian, its text in UTF-8."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset, write_file_meta_info
+
+    content.SpecificCharacterSet = "ISO_IR 192"
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = MWL_FIND
+    meta.MediaStorageSOPInstanceUID = made_uid("item", name)
+    meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    stream.write(b"\0" * 128 + b"DICM")
+    write_file_meta_info(stream, meta)
+    write_dataset(stream, content)
+    return bytes(stream.getvalue())
+
+
+def made_uid(place: str, *parts: str) -> str:
+    """The same UID for the same parts, everywhere (PS3.5, annex B.2)."""
+    return f"2.25.{uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_DNS, place), chr(10).join(parts)).int}"
+
+
+def too_long(_signal: int, _frame: Any) -> None:
+    raise Refused(f"It takes more than {CHECK_SECONDS} s to read. Remedy: write the attributes of a worklist alone.")
+
+
+def item_of(data: bytes, settings: Settings) -> Item:
+    """The item in a file of an application's, in its normal form; Refused says what is wrong with it."""
+    from pydicom import config
+
+    config.settings.reading_validation_mode = config.IGNORE  # what is needed is checked here
+    former = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # text that cannot be decoded
+            warnings.filterwarnings("ignore", "Incorrect value for Specific Character Set")  # ISO_IR_192 and the like
+            warnings.simplefilter("ignore", DeprecationWarning)
+            if len(data) > MAX_BYTES:
+                size = f"{words.say_size(len(data))}, more than {words.say_size(MAX_BYTES)}"
+                raise Refused(f"It has {size}. Remedy: hand over worklist items alone.")
+            content = data_set(data)
+            item = Check(content, settings).item()
+            item = replace(item, data=encoded(content, item.name))
+            if Check(data_set(item.data), settings).item() != replace(item, data=b""):
+                raise Refused("Its text would change in UTF-8. Remedy: write it in ISO_IR 192.")
+            return item
+    except Refused:
+        raise
+    except Exception as error:  # whatever a hostile file makes of a parser
+        what = ascii(str(error)[:200])
+        raise Refused(
+            f"It cannot be read: {type(error).__name__} {what}. Remedy: make it with a DICOM library."
+        ) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
