@@ -110,7 +110,7 @@ class Oracle:
     """What is owed: each image that a device was told is stored, bit by bit, until a person takes it back."""
 
     def __init__(self) -> None:
-        self.digest: dict[str, str] = {}  # of the bytes that were acknowledged first
+        self.digest: dict[str, str] = {}  # of the bytes that were sent first: what got no answer may be there as well
         self.told: set[str] = set()  # acknowledged with 0x0000, and not deleted by a person since
         self.listed: set[str] = set()  # on a list of what to send again that a person got
         self.accepted: set[str] = set()  # a person accepted by name that it is not there any more
@@ -289,8 +289,8 @@ class Model:
         """What is acknowledged can be read from then on."""
         good = set()
         for one in self.call("store", images):
+            self.oracle.digest.setdefault(one["uid"], one["digest"])
             if one["status"] == 0:
-                self.oracle.digest.setdefault(one["uid"], one["digest"])
                 good.add(one["uid"])
             else:
                 RUN.outcomes[f"store {one['status']:#x}"] += 1
@@ -392,8 +392,8 @@ class Model:
         if what == "store":
             (one,) = answer["stored"]
             uid = one["uid"]
+            self.oracle.digest.setdefault(uid, one["digest"])
             if one["status"] == 0:
-                self.oracle.digest[uid] = one["digest"]
                 self.oracle.told.add(uid)
         elif answer["deleted"] == 200:
             for told in (self.oracle.told, self.oracle.listed, self.oracle.accepted):
