@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import program
+from server.backup import history, restic
+from server.backup.cli import show
+from server.backup.freeze import index_copy, numbers, stands
+from server.backup.ledger import Study, by_device, studies_read
+from server.backup.listing import seen
+from server.backup.manifest import (
+    Attachment,
+    Proof,
+    content_kept,
+    content_of,
+    images,
+    rows_written,
+    strangers,
+    verified,
+)
+from server.backup.restic import attended, fetched
+from server.backup.restore_check import retained, unproved
+from server.backup.run import backup, same_disk
+from server.backup.settings import Refused, Settings, archive, hashed, written
+from server.backup.state import alone, note, noted, state
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/orthanc_backup/files/orthanc_backup.py"
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins/module_utils"
-backup = program("orthanc_backup")
 
 
-def settings(home: Path, **more: Any) -> Any:
+def make_settings(home: Path, **more: Any) -> Any:
     content = {
         "repository": str(home / "repository"), "password_file": "", "environment": {}, "host": "clinic",
         "append_only": False, "limit_upload": 0, "keep": {"daily": 14}, "subset": 10, "storage": str(home / "db"),
@@ -30,7 +48,15 @@ def settings(home: Path, **more: Any) -> Any:
     }  # fmt: skip
     (home / "db").mkdir(exist_ok=True)
     (home / "settings.json").write_text(json.dumps(content))
-    return backup.Settings.read(home / "settings.json")
+    return Settings.read(home / "settings.json")
+
+
+def replace_everywhere(patch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Another function of this name for every module of the program that has it."""
+    modules = [one for key, one in sys.modules.items() if key.startswith("server.backup.") and hasattr(one, name)]
+    assert modules
+    for module in modules:
+        patch.setattr(module, name, value)
 
 
 def state_of(pid: int) -> str:
@@ -48,31 +74,31 @@ def test_a_file_is_never_written_through_a_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("as it was")
     (tmp_path / "state.part").symlink_to(victim)
-    backup.written(tmp_path / "state", "new", 0o640)
+    written(tmp_path / "state", "new", 0o640)
     assert (victim.read_text(), (tmp_path / "state").read_text()) == ("as it was", "new")
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / ".orthanc-archive").symlink_to(victim)
     victim.write_text("0123456789abcdef\n")
-    assert backup.archive(settings(tmp_path)) == ""
+    assert archive(make_settings(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
 def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals | None) -> None:
     script = (
-        "import os, signal, sys, time; sys.path.insert(0, sys.argv[1]); import orthanc_backup as backup\n"
-        "with backup.watchdog(int(sys.argv[3]), 'kill', '-CONT', sys.argv[2]):\n"
-        "    os.kill(int(sys.argv[2]), signal.SIGSTOP); print(flush=True); time.sleep(60)"
+        "import os, signal, sys, time; from server.backup import freeze\n"
+        "with freeze.watchdog(int(sys.argv[2]), 'kill', '-CONT', sys.argv[1]):\n"
+        "    os.kill(int(sys.argv[1]), signal.SIGSTOP); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen(["sleep", "60"]) as orthanc:
         limit = "60" if how else "1"
         program = subprocess.Popen(
-            [sys.executable, "-c", script, str(PROGRAM.parent), str(orthanc.pid), limit],
+            [sys.executable, "-c", script, str(orthanc.pid), limit],
             env={**os.environ, "PYTHONPATH": str(PACKAGE)},
             stdout=subprocess.PIPE,
         )
         assert program.stdout is not None
         program.stdout.readline()
-        awaited(lambda: backup.stands(orthanc.pid))
+        awaited(lambda: stands(orthanc.pid))
         if how:
             program.send_signal(how)
         awaited(lambda: state_of(orthanc.pid) == "S")
@@ -83,7 +109,7 @@ def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals 
 
 def test_a_rest_server_s_credentials_reach_any_restic(tmp_path: Path) -> None:
     def url(repository: str, **environment: str) -> str:
-        found = backup.environment(settings(tmp_path, repository=repository, environment=environment))
+        found = restic.environment(make_settings(tmp_path, repository=repository, environment=environment))
         return str(found["RESTIC_REPOSITORY"])
 
     secrets = {"RESTIC_REST_USERNAME": "clinic", "RESTIC_REST_PASSWORD": r"a/b@c:\1"}
@@ -93,53 +119,53 @@ def test_a_rest_server_s_credentials_reach_any_restic(tmp_path: Path) -> None:
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    one = settings(tmp_path)
+    one = make_settings(tmp_path)
     with (
-        backup.alone(one, "run"),
-        pytest.raises(backup.Refused, match="Another orthanc-backup"),
-        backup.alone(one, "run"),
+        alone(one, "run"),
+        pytest.raises(Refused, match="Another orthanc-backup"),
+        alone(one, "run"),
     ):
         pass
 
 
 def test_a_failure_keeps_the_last_success(tmp_path: Path) -> None:
-    one = settings(tmp_path)
-    with backup.noted(one, "backup") as result:
+    one = make_settings(tmp_path)
+    with noted(one, "backup") as result:
         result["bytes"] = 7
-    first = backup.state(one, "backup")
+    first = state(one, "backup")
     assert first["bytes"] == 7
 
     def fails() -> None:
-        with backup.noted(one, "backup"):
-            assert backup.state(one, "backup")["result"] == "running"
+        with noted(one, "backup"):
+            assert state(one, "backup")["result"] == "running"
             raise OSError("no")
 
     with pytest.raises(OSError, match="no"):
         fails()
-    noted = backup.state(one, "backup")
-    assert (noted["result"], noted["reason"]) == ("failed", "OSError: no")
-    assert noted["last_success_epoch"] == first["last_success_epoch"]
-    assert "bytes" not in noted
+    after = state(one, "backup")
+    assert (after["result"], after["reason"]) == ("failed", "OSError: no")
+    assert after["last_success_epoch"] == first["last_success_epoch"]
+    assert "bytes" not in after
 
 
 def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
-    settings(tmp_path)
+    make_settings(tmp_path)
     content = json.loads((tmp_path / "settings.json").read_text())
     del content["keep"]
     (tmp_path / "settings.json").write_text(json.dumps(content))
-    with pytest.raises(backup.Refused, match="deploy again"):
-        backup.Settings.read(tmp_path / "settings.json")
+    with pytest.raises(Refused, match="deploy again"):
+        Settings.read(tmp_path / "settings.json")
 
 
 def test_versions_are_compared_by_their_numbers() -> None:
-    assert backup.numbers("1.9.7") < backup.numbers("1.12.7") < backup.numbers("1.12.10") < backup.numbers("mainline")
+    assert numbers("1.9.7") < numbers("1.12.7") < numbers("1.12.10") < numbers("mainline")
 
 
 def test_the_same_disk_is_seen_through_directories_that_are_not_there_yet(tmp_path: Path) -> None:
-    one = settings(tmp_path, repository=str(tmp_path / "not" / "yet"))
-    assert "one defect takes both" in backup.same_disk(one)[0]
-    assert backup.same_disk(settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
-    assert backup.same_disk(settings(tmp_path, repository="/proc/repository")) == []
+    one = make_settings(tmp_path, repository=str(tmp_path / "not" / "yet"))
+    assert "one defect takes both" in same_disk(one)[0]
+    assert same_disk(make_settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
+    assert same_disk(make_settings(tmp_path, repository="/proc/repository")) == []
 
 
 def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
@@ -147,16 +173,16 @@ def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
         path = tmp_path / uuid[:2] / uuid[2:4] / uuid
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-        return backup.Attachment(uuid, 1, 3, backup.hashed(path, "md5"), "", "")
+        return Attachment(uuid, 1, 3, hashed(path, "md5"), "", "")
 
     good, short, other, gone = (
         attachment(f"{two}bbcccc-1111-2222-3333-444444444444", b"abc") for two in ("00", "01", "02", "03")
     )
-    assert {path.name for path in backup.images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
+    assert {path.name for path in images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
     (tmp_path / short.path).write_bytes(b"ab")
     (tmp_path / other.path).write_bytes(b"abd")
     (tmp_path / gone.path).unlink()
-    found = backup.verified(tmp_path, [good, short, other, gone])
+    found = verified(tmp_path, [good, short, other, gone])
     assert [(one.kind, one.path) for one in found] == [
         ("truncated", short.path), ("altered", other.path), ("missing", gone.path)
     ]  # fmt: skip
@@ -164,11 +190,11 @@ def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
 
 def test_what_to_send_again_stands_once_for_each_device() -> None:
     rows = [
-        backup.Study(9, "20260102T000000", "US2", "1.2", "A"),
-        backup.Study(3, "20260101T000000", "US1", "1.3", ""),
-        backup.Study(4, "20260101T010000", "US1", "1.3", ""),
+        Study(9, "20260102T000000", "US2", "1.2", "A"),
+        Study(3, "20260101T000000", "US1", "1.3", ""),
+        Study(4, "20260101T010000", "US1", "1.3", ""),
     ]
-    assert [(one["aet"], one["study"], one["number"]) for one in backup.by_device(rows)] == [
+    assert [(one["aet"], one["study"], one["number"]) for one in by_device(rows)] == [
         ("US1", "1.3", 4), ("US2", "1.2", 9)
     ]  # fmt: skip
 
@@ -177,72 +203,72 @@ def test_the_ledger_takes_what_devices_send_and_is_read_past_a_damaged_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
-        backup.Study(1, "20260101T000000", "US1", "1.2", 'A\r1, "B"\n'),
-        backup.Study(2, "20260101T000000", "US1", "1.3", "C"),
+        Study(1, "20260101T000000", "US1", "1.2", 'A\r1, "B"\n'),
+        Study(2, "20260101T000000", "US1", "1.3", "C"),
     ]
-    backup.rows_written(tmp_path / "20260101.csv", rows)
-    assert backup.studies_read(tmp_path / "20260101.csv") == rows
+    rows_written(tmp_path / "20260101.csv", rows)
+    assert studies_read(tmp_path / "20260101.csv") == rows
     assert capsys.readouterr().err == ""
     with (tmp_path / "20260101.csv").open("ab") as file:
         file.write(b'half\n"3","20260101T000000","US1","1.4","\xff"\n')
-    assert [one.study for one in backup.studies_read(tmp_path / "20260101.csv")] == ["1.2", "1.3", "1.4"]
+    assert [one.study for one in studies_read(tmp_path / "20260101.csv")] == ["1.2", "1.3", "1.4"]
     assert "1 rows of the ledger cannot be read" in capsys.readouterr().err
 
 
 def test_nothing_is_restored_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".restore-0123").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(backup.Refused, match="Remedy: remove it"):
-        backup.fetched(settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
+    with pytest.raises(Refused, match="Remedy: remove it"):
+        fetched(make_settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
 
 
 def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = settings(tmp_path)
+    own = make_settings(tmp_path)
     (own.storage / "index").write_bytes(bytes(1 << 20))
-    usage = backup.shutil.disk_usage(tmp_path)._replace(free=1 << 20)
-    monkeypatch.setattr(backup.shutil, "disk_usage", lambda _path: usage)
-    with pytest.raises(backup.Refused, match="needs 2 MiB"):
-        backup.index_copy(own, tmp_path / "copy")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(Refused, match="needs 2 MiB"):
+        index_copy(own, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = settings(tmp_path)
-    backup.note(own, "backup", {"last_success_epoch": int(time.time()) - 3600})
-    assert backup.backup(own, True, False) == {"result": "not due"}
-    backup.note(own, "backup", {"last_success_epoch": int(time.time()) + 365 * 86400})
-    monkeypatch.setattr(backup, "known", lambda *_: (_ for _ in ()).throw(backup.Refused("it is at work")))
-    with pytest.raises(backup.Refused, match="at work"):
-        backup.backup(own, True, False)
+    own = make_settings(tmp_path)
+    note(own, "backup", {"last_success_epoch": int(time.time()) - 3600})
+    assert backup(own, True, False) == {"result": "not due"}
+    note(own, "backup", {"last_success_epoch": int(time.time()) + 365 * 86400})
+    monkeypatch.setattr("server.backup.run.known", lambda *_: (_ for _ in ()).throw(Refused("it is at work")))
+    with pytest.raises(Refused, match="at work"):
+        backup(own, True, False)
 
 
 def test_what_orthanc_does_not_own_is_named(tmp_path: Path) -> None:
-    path = settings(tmp_path).storage / "ab" / "cd"
+    path = make_settings(tmp_path).storage / "ab" / "cd"
     path.mkdir(parents=True)
-    assert backup.strangers(settings(tmp_path)) == []
-    assert str(path) in backup.strangers(settings(tmp_path, owner="nobody"))[0]
+    assert strangers(make_settings(tmp_path)) == []
+    assert str(path) in strangers(make_settings(tmp_path, owner="nobody"))[0]
 
 
 def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup, "SSH_SECONDS", 1)
-    own = settings(tmp_path, repository="sftp:clinic@192.0.2.10:/orthanc")
+    monkeypatch.setattr("server.backup.restic.SSH_SECONDS", 1)
+    own = make_settings(tmp_path, repository="sftp:clinic@192.0.2.10:/orthanc")
     # with a child for longer than that, and then without
     script = f"sleep 4; touch {tmp_path}/childless; exec sleep 6000"
     with (
         subprocess.Popen(["sh", "-c", script], text=True, stdout=subprocess.PIPE) as program,
-        backup.attended(own, program) as lost,
+        attended(own, program) as lost,
     ):
         assert program.wait(timeout=300) == -signal.SIGKILL
     assert lost.is_set()
     assert (tmp_path / "childless").exists()  # not while it had its child
     # other repositories have no ssh, and one that ends by itself is left alone
     for repository, allowed in (("rest:https://192.0.2.10/", 1), ("sftp:clinic@192.0.2.10:/orthanc", 300)):
-        monkeypatch.setattr(backup, "SSH_SECONDS", allowed)
+        monkeypatch.setattr("server.backup.restic.SSH_SECONDS", allowed)
         with (
             subprocess.Popen(["sleep", "4"], text=True) as program,
-            backup.attended(settings(tmp_path, repository=repository), program) as lost,
+            attended(make_settings(tmp_path, repository=repository), program) as lost,
         ):
             assert program.wait(timeout=300) == 0
         assert not lost.is_set()
@@ -250,8 +276,8 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
 
 def test_a_check_says_what_it_has_not_verified() -> None:
     def said(*md5: str) -> list[str]:
-        names = [backup.Attachment(f"{number}", 1, 3, one, "", "") for number, one in enumerate(md5)]
-        return list(backup.unproved(backup.Proof({"short_id": "0123"}, {}, names, set(), [])))
+        names = [Attachment(f"{number}", 1, 3, one, "", "") for number, one in enumerate(md5)]
+        return list(unproved(Proof({"short_id": "0123"}, {}, names, set(), [])))
 
     assert "Snapshot 0123 holds no image. Remedy: " in said()[0]
     assert "no MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
@@ -259,19 +285,19 @@ def test_a_check_says_what_it_has_not_verified() -> None:
 
 
 def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:
-    own = settings(tmp_path)
-    content = backup.history.Content({"image": 7}, 8, 9, {"line": None, "before": 5}, 1)
-    backup.content_kept(own, "0123456789abcdef", content)
+    own = make_settings(tmp_path)
+    content = history.Content({"image": 7}, 8, 9, {"line": None, "before": 5}, 1)
+    content_kept(own, "0123456789abcdef", content)
     snapshot = {"id": "x", "short_id": "x", "time": "2026-01-01T00:00:00Z", "tags": ["orthanc", "run=0123456789abcdef"]}
-    assert backup.content_of(own, snapshot) == content
+    assert content_of(own, snapshot) == content
     # what a token cannot be is no path
-    assert backup.seen({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
+    assert seen({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
 
 
 def test_a_restore_check_is_shown_to_whoever_calls_it_without_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result: dict[str, Any] = {"result": "success"}
-    backup.retained(settings(tmp_path), result)  # there is no archive: nothing goes
-    backup.show(result)
+    retained(make_settings(tmp_path), result)  # there is no archive: nothing goes
+    show(result)
     assert "held: 0" in capsys.readouterr().out

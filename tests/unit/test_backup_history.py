@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server.backup import history
 from server.backup.history import Content, Past
-from test_backup import backup, settings
+from server.backup.listing import chosen, past_of, remember, seen
+from server.backup.manifest import Proof, content_kept
+from server.backup.restore_check import retained
+from server.backup.restored_orthanc import Rest
+from server.backup.run import accepted, attempted, backup
+from server.backup.settings import Refused, tomorrow
+from server.backup.state import note, state
+from test_backup import make_settings, replace_everywhere
 
 ARCHIVE = "0123456789abcdef"
 GOOD, LATE = "a" * 16, "b" * 16
@@ -24,8 +32,12 @@ class Repository:
         self.found: list[dict[str, Any]] = []
         self.calls: list[tuple[str, ...]] = []
         (own.storage / ".orthanc-archive").write_text(f"{ARCHIVE}\n")
-        patch.setattr(backup, "snapshots", self.list)
-        patch.setattr(backup, "restic", lambda _settings, *arguments: self.calls.append(arguments))
+        replace_everywhere(patch, "snapshots", self.list)
+        self.answer(patch)
+
+    def answer(self, patch: pytest.MonkeyPatch) -> None:
+        """Takes every call of restic from now on."""
+        replace_everywhere(patch, "restic", lambda _settings, *arguments: self.calls.append(arguments))
 
     def list(self, _settings: Any, *tags: str) -> list[dict[str, Any]]:
         wanted = [{*tag.split(",")} for tag in tags]
@@ -40,7 +52,7 @@ class Repository:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Any:
-    found = settings(tmp_path)
+    found = make_settings(tmp_path)
     found.staging.mkdir()
     return found
 
@@ -66,14 +78,14 @@ def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs
 
     lineages: list[Any] = []
     result["lineages"] = lineages  # type: ignore[assignment]
-    patch.setattr(backup, "index_copy", lambda *_: {})
-    patch.setattr(backup, "attachments_of", lambda *_: [])
-    patch.setattr(backup, "present_of", lambda *_: backup.history.Present({}, 200, 300, 0, 0))
-    patch.setattr(backup, "manifest_of", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
-    patch.setattr(backup, "content_of", lambda *_: Content({}, 150, 250, {"line": None}))
-    patch.setattr(backup, "taken", taken)
-    patch.setattr(backup, "proof", proof)
-    return backup.attempted(own, result, [], False), result
+    replace_everywhere(patch, "index_copy", lambda *_: {})
+    replace_everywhere(patch, "attachments_of", lambda *_: [])
+    replace_everywhere(patch, "present_of", lambda *_: history.Present({}, 200, 300, 0, 0))
+    replace_everywhere(patch, "manifest_of", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
+    replace_everywhere(patch, "content_of", lambda *_: Content({}, 150, 250, {"line": None}))
+    replace_everywhere(patch, "taken", taken)
+    replace_everywhere(patch, "proof", proof)
+    return attempted(own, result, [], False), result
 
 
 @pytest.mark.parametrize("append_only", [False, True])
@@ -83,9 +95,9 @@ def test_a_try_during_which_somebody_deleted_is_no_other_machine_s(
     own = replace(own, append_only=append_only)
     assert attempt(own, repository, monkeypatch, ([], 3), ([], 0))[0] == []
     assert len(repository.found) == 2  # the first try stays: here nothing forgets it
-    past = backup.past_of(own)
-    assert backup.history.find_strangers(map(backup.seen, repository.found), past) == []
-    assert [backup.history.is_proven(backup.seen(one), past) for one in repository.found] == [False, True]
+    past = past_of(own)
+    assert history.find_strangers(map(seen, repository.found), past) == []
+    assert [history.is_proven(seen(one), past) for one in repository.found] == [False, True]
 
 
 def test_disks_may_take_turns_as_the_repository(
@@ -93,17 +105,17 @@ def test_disks_may_take_turns_as_the_repository(
 ) -> None:
     repository.add(GOOD)
     first = [*repository.found]
-    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+    remember(own, Past(ARCHIVE, ours=[GOOD]))
     repository.found = []
     assert attempt(own, repository, monkeypatch, ([], 0))[0] == []
-    assert backup.history.find_strangers(map(backup.seen, first), backup.past_of(own)) == []
+    assert history.find_strangers(map(seen, first), past_of(own)) == []
 
 
 def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(
     own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(GOOD)
-    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+    remember(own, Past(ARCHIVE, ours=[GOOD]))
 
     def meanwhile() -> tuple[list[str], int]:
         repository.add(LATE, identity="strange")
@@ -111,8 +123,8 @@ def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(
 
     problems, result = attempt(own, repository, monkeypatch, meanwhile, ([], 0))
     assert "Another machine has added 1 snapshots" in problems[0]
-    past = backup.past_of(own)
-    proven = [backup.history.is_proven(backup.seen(one), past) for one in repository.found]
+    past = past_of(own)
+    proven = [history.is_proven(seen(one), past) for one in repository.found]
     assert proven == [True, False, True, False]  # the other machine's is not judged here
     # what is given from now on is not what the copy gives
     assert result["lineages"] == [{"line": None}, {"line": 150, result["run"]: None}]
@@ -129,16 +141,16 @@ def test_of_two_runs_that_were_killed_each_snapshot_is_disowned(
         pass
 
     def kill(*_: Any) -> None:
-        killed.update(backup.state(own, "backup"))
+        killed.update(state(own, "backup"))
         raise Killed
 
-    backup.note(own, "backup", killed)
-    monkeypatch.setattr(backup, "known", kill)
-    monkeypatch.setattr(backup.secrets, "token_hex", lambda _: LATE)
+    note(own, "backup", killed)
+    replace_everywhere(monkeypatch, "known", kill)
+    monkeypatch.setattr("secrets.token_hex", lambda _: LATE)
     for _ in range(2):
         with pytest.raises(Killed):
-            backup.backup(own, False, False)
-        backup.note(own, "backup", killed)  # as it was on the disk when kill -9 came
+            backup(own, False, False)
+        note(own, "backup", killed)  # as it was on the disk when kill -9 came
     assert [call[-1] for call in repository.calls] == [f"id-{GOOD[:6]}", f"id-{LATE[:6]}"]
 
 
@@ -146,28 +158,28 @@ def test_a_restore_check_leaves_what_a_backup_noted_meanwhile(
     own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(GOOD)
-    backup.remember(own, Past(ARCHIVE, ours=[GOOD]))
+    remember(own, Past(ARCHIVE, ours=[GOOD]))
 
     def forgotten(*_: Any) -> None:
-        past = backup.past_of(own)
+        past = past_of(own)
         past.note_own(LATE)
         past.note_proven(LATE)
-        backup.remember(own, past)
+        remember(own, past)
 
-    monkeypatch.setattr(backup, "forgotten", forgotten)
-    monkeypatch.setattr(backup, "content_of", lambda *_: Content({}, 1, 1, {}))
-    backup.retained(own, {})
-    past = backup.past_of(own)
+    replace_everywhere(monkeypatch, "forgotten", forgotten)
+    replace_everywhere(monkeypatch, "content_of", lambda *_: Content({}, 1, 1, {}))
+    retained(own, {})
+    past = past_of(own)
     assert (past.ours, past.unproven) == ([GOOD, LATE], [])
 
 
 def test_a_restore_check_without_the_images_disk_forgets_nothing(own: Any, repository: Repository) -> None:
     before = Past(ARCHIVE, ours=[GOOD], foreign=[LATE])
-    backup.remember(own, before)
+    remember(own, before)
     marker = own.storage / ".orthanc-archive"
     marker.rename(own.directory / "away")
-    backup.retained(own, {})
-    assert backup.state(own, "history") == asdict(before)
+    retained(own, {})
+    assert state(own, "history") == asdict(before)
     assert repository.calls == []
 
 
@@ -182,14 +194,14 @@ def test_what_only_another_machine_s_snapshot_holds_stays(
     repository.add(GOOD, day=20)
     line: Any = {"line": None}
     contents = {token: Content({}, 9, 9, line) for token in (*tokens, GOOD)} | {LATE: Content({"image": 5}, 7, 7, line)}
-    monkeypatch.setattr(backup, "content_of", lambda _settings, one: contents[backup.seen(one).token])
-    backup.remember(own, Past(ARCHIVE, ours=[*tokens, GOOD], foreign=[LATE]))
-    backup.retained(own, {})
-    assert backup.past_of(own).held == {LATE: 1}
+    replace_everywhere(monkeypatch, "content_of", lambda _settings, one: contents[seen(one).token])
+    remember(own, Past(ARCHIVE, ours=[*tokens, GOOD], foreign=[LATE]))
+    retained(own, {})
+    assert past_of(own).held == {LATE: 1}
     assert all(f"id-{LATE[:6]}" not in call for call in repository.calls)
     # of its own ones this machine knows that the image was deleted
-    backup.remember(own, Past(ARCHIVE, ours=[LATE, *tokens, GOOD]))
-    backup.retained(own, {})
+    remember(own, Past(ARCHIVE, ours=[LATE, *tokens, GOOD]))
+    retained(own, {})
     assert any(f"id-{LATE[:6]}" in call for call in repository.calls)
 
 
@@ -198,40 +210,41 @@ def test_accepting_that_was_interrupted_is_ended_by_the_next_call(
 ) -> None:
     repository.add(GOOD, "unproven")
     repository.add(LATE)
-    backup.remember(own, Past(ARCHIVE, ours=[GOOD], unproven=[GOOD]))
-    monkeypatch.setattr(
-        backup, "proved", lambda *_: backup.Proof(repository.found[0], {"archive": ARCHIVE}, [], set(), [])
+    remember(own, Past(ARCHIVE, ours=[GOOD], unproven=[GOOD]))
+    replace_everywhere(
+        monkeypatch, "proved", lambda *_: Proof(repository.found[0], {"archive": ARCHIVE}, [], set(), [])
     )
-    marks = backup.restic
 
     def fails(*_: Any) -> None:
-        raise backup.Refused("the network went")
+        raise Refused("the network went")
 
-    monkeypatch.setattr(backup, "restic", fails)
-    with pytest.raises(backup.Refused, match="the network went"):
-        backup.accepted(own, GOOD, "")
-    monkeypatch.setattr(backup, "restic", marks)
-    assert backup.accepted(own, GOOD, "")["accepted"] == GOOD[:8]
+    replace_everywhere(monkeypatch, "restic", fails)
+    with pytest.raises(Refused, match="the network went"):
+        accepted(own, GOOD, "")
+    repository.answer(monkeypatch)
+    assert accepted(own, GOOD, "")["accepted"] == GOOD[:8]
     assert [call[-1] for call in repository.calls] == [f"id-{LATE[:6]}", f"id-{GOOD[:6]}"]
     repository.found[0]["tags"][0] = "orthanc"
-    with pytest.raises(backup.Refused, match="is proven"):
-        backup.accepted(own, GOOD, "")
+    with pytest.raises(Refused, match="is proven"):
+        accepted(own, GOOD, "")
 
 
 def test_a_mark_that_was_cut_off_leaves_one_snapshot_to_choose(own: Any, repository: Repository) -> None:
     """restic writes a snapshot with its new tags, and removes the old one afterwards."""
     repository.add(GOOD)
     repository.add(GOOD, identity="marked")
-    assert backup.chosen(own, GOOD[:8])["id"] == "marked"
+    assert chosen(own, GOOD[:8])["id"] == "marked"
 
 
 def test_one_of_the_future_is_not_the_newest_where_nothing_is_remembered(own: Any, repository: Repository) -> None:
     repository.add(GOOD)
     repository.add(LATE)
     repository.found[1]["time"] = "2090-01-01T00:00:00Z"
-    there = [backup.seen(one) for one in repository.found]
-    past = backup.history.adopt(ARCHIVE, there, backup.tomorrow())
-    assert backup.history.choose_latest(there, past, backup.tomorrow()).token == GOOD
+    there = [seen(one) for one in repository.found]
+    past = history.adopt(ARCHIVE, there, tomorrow())
+    newest = history.choose_latest(there, past, tomorrow())
+    assert newest is not None
+    assert newest.token == GOOD
 
 
 def test_orthanc_is_asked_again_after_it_has_ended_a_connection_that_rested(
@@ -260,8 +273,8 @@ def test_orthanc_is_asked_again_after_it_has_ended_a_connection_that_rested(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        rest = backup.Rest(own, server.server_address[1], "check:secret")
-        monkeypatch.setattr(backup, "REST_SECONDS", 0, raising=False)
+        rest = Rest(own, server.server_address[1], "check:secret")
+        replace_everywhere(monkeypatch, "REST_SECONDS", 0)
         for _ in range(3):
             ended.clear()
             assert rest.get("/changes?last") == {}
@@ -276,10 +289,10 @@ def test_a_backup_and_a_restore_check_may_keep_the_same_content_at_once(
 
     def beside(path: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "rename", rename)
-        monkeypatch.setattr(backup.os, "getpid", lambda: 2)
-        backup.content_kept(own, GOOD, content)
+        monkeypatch.setattr("os.getpid", lambda: 2)
+        content_kept(own, GOOD, content)
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", beside)
-    backup.content_kept(own, GOOD, content)
+    content_kept(own, GOOD, content)
     assert [path.name for path in (own.directory / "contents").iterdir()] == [f"{GOOD}.json.gz"]

@@ -15,12 +15,14 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import report, v
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import program
+from server.backup import run, settings
+from server.backup.cli import show
 from server.core import journal
 from server.core.escaping import escape, escape_lines
 from server.worklist import cli, spool
 from server.worklist.settings import Refused, Settings
 
-BACKUP, MONITOR = (program(f"orthanc_{name}") for name in ("backup", "monitor"))
+MONITOR = program("orthanc_monitor")
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 HOSTILE = "A\n<0>root: everything is fine\x1b[2J\x9b2J\u2028\u202e\r\x07\x7f\ud800"
 
@@ -80,7 +82,7 @@ EVENT = {
 }
 
 
-@pytest.mark.parametrize("named", [BACKUP, MONITOR, cli], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [run, MONITOR, cli], ids=lambda one: one.__name__)
 def test_a_line_for_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,7 +93,7 @@ def test_a_line_for_the_journal(
     assert is_harmless(line)
 
 
-@pytest.mark.parametrize("named", [BACKUP, verify], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [settings, verify], ids=lambda one: one.__name__)
 def test_a_loud_line_is_one_entry_of_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +116,7 @@ def test_what_a_backup_shows(capsys: pytest.CaptureFixture[str]) -> None:
     resend = {"aet": HOSTILE, "time": "20260302T100000", "accession": HOSTILE, "study": HOSTILE}
     snapshot = {"id": "1", "time": "2026", "proven": True, "version": HOSTILE, "archive": "0123"}
     snapshot |= {"verified": "", "verified_part": ""}
-    BACKUP.show({"snapshots": [snapshot], "resend": [resend], "left": [HOSTILE], "warnings": {HOSTILE: HOSTILE}})
+    show({"snapshots": [snapshot], "resend": [resend], "left": [HOSTILE], "warnings": {HOSTILE: HOSTILE}})
     shown(capsys, 5)
 
 

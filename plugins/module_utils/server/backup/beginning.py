@@ -1,10 +1,22 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The first backup of an archive: a deploy makes it, waits for a small one, and leaves a large one at work."""
+"""What a deploy asks for: the repository, and the first backup of an archive.
+
+It waits for a small backup, and leaves a large one at work.
+"""
 
 from __future__ import annotations
 
+import subprocess
+from typing import Any
+
 from ..core.limits import describe
+from .freeze import started
+from .restic import restic, snapshots
+from .restored_orthanc import Rest
+from .run import backup, same_disk
+from .settings import CONFIGURED, STOPPED, Busy, Refused, Settings, archive, find_program, run
+from .state import alone, state
 
 WAIT_BYTES = 2_000_000_000
 WAIT_SECONDS = 300  # at the speed that the inventory allows
@@ -28,3 +40,51 @@ def tell(size: int, limit_upload: int) -> str:
     lasts = f", which takes {describe(round(hours), 'hour')} or more" if hours >= 1 else ""
     what = f"The first backup has {size / 1e9:.1f} GB to read{at}{lasts}, and runs on by itself"
     return f"{what}. Remedy: none is needed; journalctl -u {UNIT} shows how it ends."
+
+
+def made(settings: Settings) -> dict[str, Any]:
+    """The repository, new or not. Where it is there, a backup at work does not matter."""
+    result = {"repository": "was there", "warnings": same_disk(settings)}
+    try:
+        restic(settings, "cat", "config", "--no-lock")
+    except Refused as refused:
+        if "unable to open config file" not in str(refused):
+            raise
+        with alone(settings, "run"):
+            restic(settings, "init")
+        result["repository"] = "made"
+    return result
+
+
+def make_first(settings: Settings, dry_run: bool) -> dict[str, Any]:
+    """The first backup, where none has succeeded: made, or begun and left at work, or why it is still to come."""
+    if state(settings, "backup").get("last_success_epoch"):
+        return {"first": "was there"}
+    try:
+        with alone(settings, "run"):
+            if state(settings, "restore"):
+                what = "A restore was begun and has not ended, and the first backup is made after it"
+                return {"first": "waits", "warnings": [f"{what}. Remedy: end it: orthanc-backup restore."]}
+            if not archive(settings) and snapshots(settings, "orthanc", "unproven"):
+                what = f"The repository has snapshots of {settings.host}, and this archive is none of theirs yet"
+                remedy = (
+                    "restore the last one (orthanc-backup restore), or begin anew: orthanc-backup run --new-archive"
+                )
+                return {"first": "waits", "warnings": [f"{what}. Remedy: {remedy}."]}
+            size = int(Rest(settings).get("/statistics")["TotalDiskSize"])
+            awaited = is_awaited(size, settings.limit_upload)
+            if dry_run:
+                return {"first": "would be made" if awaited else "would be begun"}
+            if awaited:
+                if (settings.directory / STOPPED).exists():
+                    started(settings)
+                return {"first": "made", **backup(settings, due=True, anew=False)}
+    except Busy:
+        return {"first": "is at work"}
+    # it may have been begun a moment ago, and have no lock yet
+    if not subprocess.run(
+        ["systemctl", "is-active", "--quiet", UNIT], stdin=subprocess.DEVNULL, check=False
+    ).returncode:
+        return {"first": "is at work"}
+    run(*LEAVE_AT_WORK, find_program(), *CONFIGURED, "run")
+    return {"first": "begun", "warnings": [tell(size, settings.limit_upload)]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 Snapshot = dict[str, Any]
@@ -24,9 +24,15 @@ def read_serial(snapshot: Snapshot) -> int:
     return max((int(one[1]) for one in found if one), default=-1)
 
 
+def read_local_time(snapshot: Snapshot) -> datetime:
+    """The time that restic noted, in the zone of the machine that noted it, to the second."""
+    # Python reads fewer digits of a fraction, and before 3.11 no Z
+    return datetime.fromisoformat(re.sub(r"Z$", "+00:00", re.sub(r"[.][0-9]+", "", snapshot["time"])))
+
+
 def read_time(snapshot: Snapshot) -> datetime:
-    """The time that restic noted; its fraction has more digits than Python reads."""
-    return datetime.fromisoformat(re.sub(r"[.][0-9]+", "", snapshot["time"])).astimezone(UTC)
+    """The time that restic noted, in UTC."""
+    return read_local_time(snapshot).astimezone(timezone.utc)
 
 
 def rank(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapshot]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,11 +21,17 @@ DICOM = 1  # the fileType of the index
 class Stored(Protocol):
     """A row of the index: where an attachment is, and what was written there."""
 
-    uuid: str
-    type: int
-    size: int
-    md5: str
-    instance: str
+    @property
+    def type(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def md5(self) -> str: ...
+
+    @property
+    def instance(self) -> str: ...
 
     @property
     def path(self) -> str: ...
@@ -70,8 +76,7 @@ def is_whole(storage: Path, one: Stored) -> bool:
             return False
         if not one.md5:
             return bool(one.type != DICOM or read_image(path))
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest() == one.md5
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == one.md5
     except (OSError, dataset.NotDicom):
         return False
 
@@ -96,6 +101,6 @@ def judge(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verd
     return Verdict("duplicate", f"duplicate of {one.path}")
 
 
-def by_instance(rows: list[Stored]) -> Mapping[str, Stored]:
+def by_instance(rows: Iterable[Stored]) -> Mapping[str, Stored]:
     """The images of an index by Orthanc's identifier."""
     return {one.instance: one for one in rows if one.type == DICOM}

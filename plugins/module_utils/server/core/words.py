@@ -14,7 +14,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 def say_moment(moment: datetime.datetime | float, zone: datetime.tzinfo | None = None) -> str:
     """The moment (aware, or seconds since 1970) as '28 Nov 2026 21:14', in this machine's zone or the given one."""
     if not isinstance(moment, datetime.datetime):
-        moment = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+        moment = datetime.datetime.fromtimestamp(moment, datetime.timezone.utc)
     local = moment.astimezone(zone)
     return f"{local.day} {MONTHS[local.month - 1]} {local.year} {local:%H:%M}"
 
@@ -25,7 +25,7 @@ def say_stamp(stamp: str) -> str:
         moment = datetime.datetime.strptime(stamp[:15], "%Y%m%dT%H%M%S")
     except ValueError:
         return stamp
-    return say_moment(moment.replace(tzinfo=datetime.UTC))
+    return say_moment(moment.replace(tzinfo=datetime.timezone.utc))
 
 
 def say_day(day: str) -> str:

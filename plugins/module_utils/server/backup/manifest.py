@@ -1,0 +1,286 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What an index says, as the manifest of a snapshot has it: every attachment with its size and MD5."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import history
+from .freeze import image_of, index_copy, index_version
+from .listing import chosen, seen
+from .restic import files_in, restic
+from .settings import (
+    ANOTHER,
+    COUNTED,
+    FORMATS,
+    SETTLE_SECONDS,
+    WITHOUT,
+    Refused,
+    Settings,
+    archive,
+    bar,
+    below,
+    hashed,
+    name_of,
+    shortened,
+    written,
+)
+
+HEX = "[0-9a-f][0-9a-f]"
+ATTACHMENT = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})[0-9a-f]{4}-[0-9a-f-]{27}")
+
+
+class Attachment(NamedTuple):
+    """A row of the manifest; size and MD5 are those of the file, the number is the index's (0 in format 1)."""
+
+    uuid: str
+    type: int
+    size: int
+    md5: str
+    uncompressed_md5: str
+    instance: str
+    number: int = 0
+
+    @property
+    def path(self) -> str:
+        return f"{self.uuid[:2]}/{self.uuid[2:4]}/{self.uuid}"
+
+
+def parse_attachment(row: list[str]) -> Attachment:
+    """An attachment by its row in attachments.csv; format 1 has no number."""
+    uuid, kind, size, md5, uncompressed_md5, instance = row[:6]
+    return Attachment(uuid, int(kind), int(size), md5, uncompressed_md5, instance, *map(int, row[6:]))
+
+
+class Defect(NamedTuple):
+    """What is wrong with an attachment: it is missing, truncated (its size is another) or altered (its MD5 is)."""
+
+    kind: str
+    path: str
+
+
+def attachments_of(index: Path) -> list[Attachment]:
+    query = (
+        "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId, id"
+        " FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
+    )
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        return [*map(Attachment._make, database.execute(query))]
+
+
+def present_of(settings: Settings, index: Path, names: list[Attachment], begin: float) -> history.Present:
+    """What the copy of the index says, and the files in the images' directory say, since a second of the clock."""
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
+        sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
+    listed, known, unknown, young = {one.uuid for one in names}, 0, 0, 0
+    for path in images(settings.storage):
+        if path.name in listed:
+            known += 1
+        else:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                settled = path.stat().st_mtime < begin - SETTLE_SECONDS
+                unknown, young = unknown + settled, young + (not settled)
+    return history.Present(resources, sequence.get("Resources", 0), sequence.get("Changes", 0), known, unknown, young)
+
+
+def counts_of(index: Path) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        found = dict(database.execute("SELECT resourceType, COUNT(*) FROM Resources GROUP BY resourceType"))
+        files, size = database.execute("SELECT COUNT(*), ifnull(SUM(compressedSize), 0) FROM AttachedFiles").fetchone()
+        last = database.execute("SELECT ifnull(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'Changes'")
+        counts = {name: found.get(kind, 0) for kind, name in enumerate(COUNTED, 1)}
+        return {**counts, "attachments": files, "bytes": size, "last_change": last.fetchone()[0]}
+
+
+def rows_written(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)  # a device may send a CR
+    written(path, content.getvalue())
+
+
+def shortfall(wanted: list[Attachment], size_of: Callable[[Attachment], int | None]) -> dict[str, Defect]:
+    """What is missing or has another size, by its uuid."""
+    found = {}
+    for one in wanted:
+        size = size_of(one)
+        if size != one.size:
+            found[one.uuid] = Defect("missing" if size is None else "truncated", one.path)
+    return found
+
+
+def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list[Defect]:
+    """What is wrong with the attachments: every size and MD5."""
+    found = []
+    for number, one in enumerate(wanted, 1):
+        path = data / one.path
+        if number % 100 == 0 or number == len(wanted):
+            bar(number / len(wanted), what)
+        try:
+            size = path.stat().st_size
+            kind = "truncated" if size != one.size else "altered" if one.md5 and hashed(path, "md5") != one.md5 else ""
+        except FileNotFoundError:
+            kind = "missing"
+        if kind:
+            found.append(Defect(kind, one.path))
+    return found
+
+
+def described(defects: Iterable[Defect], what: str, remedy: str) -> list[str]:
+    return shortened(what, [f"{one.path} is {one.kind}" for one in defects], remedy)
+
+
+def images(data: Path) -> Iterator[Path]:
+    for path in data.glob(f"{HEX}/{HEX}/*"):
+        if ATTACHMENT.fullmatch(path.name):
+            yield path
+
+
+def strangers(settings: Settings) -> list[str]:
+    """What Orthanc's account does not own: Orthanc starts, looks healthy and refuses every image."""
+    owner = settings.account.pw_uid
+    found = []
+    for path in (
+        settings.storage,
+        *(one for what in ("index*", HEX, f"{HEX}/**/*") for one in settings.storage.glob(what)),
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid != owner:
+                found.append(str(path))
+    remedy = f"chown -R {settings.owner}: {settings.storage}"
+    return shortened(f"Not owned by {settings.owner}, so that images are refused", found, remedy)
+
+
+def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
+    """What the index has at this moment, and how long Orthanc stood still for it."""
+    settings.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    copy = settings.staging / "now"
+    try:
+        pause = index_copy(settings, copy)["pause"]
+        return attachments_of(copy), pause
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def manifest_of(
+    settings: Settings, moment: str, names: list[Attachment], present: list[str], **more: Any
+) -> dict[str, Any]:
+    index, attachments = settings.staging / "index", settings.staging / "attachments.csv"
+    rows_written(attachments, names)
+    return {
+        "format": FORMATS[-1],
+        "archive": archive(settings),
+        **more,
+        "collection": settings.collection,
+        "orthanc": index_version(settings),
+        "method": settings.method,
+        "image": image_of(settings),
+        "inventory": settings.fingerprint,
+        "host": settings.host,
+        "moment": moment,
+        "storage": str(settings.storage),
+        "staging": str(settings.staging),
+        "ledger": str(settings.ledger),
+        "counts": counts_of(index),
+        "index": {"size": index.stat().st_size, "sha256": hashed(index)},
+        "attachments": hashed(attachments),
+        "paths": staged(settings, present),
+    }
+
+
+def staged(settings: Settings, present: list[str]) -> dict[str, list[Any]]:
+    """Copies of what is no image, by owner, group, mode and SHA-256: a worklist item may go while restic reads."""
+    found, target = {}, settings.staging / "paths"
+    shutil.rmtree(target, ignore_errors=True)
+    for path in files_below(present):
+        copy = below(target, str(path))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(path, copy)
+            mode = copy.stat().st_mode & 0o7777
+            found[str(path)] = [name_of(path.owner), name_of(path.group), mode, hashed(copy)]
+    return found
+
+
+def files_below(paths: Iterable[str]) -> Iterator[Path]:
+    for path in map(Path, paths):
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (one for one in found if one.is_file() and not one.is_symlink())
+
+
+def manifest_in(settings: Settings, snapshot: dict[str, Any]) -> tuple[dict[str, Any], list[Attachment]]:
+    """The manifest of a snapshot, of either format, and its attachments; Refused where it cannot be read."""
+    what = f"snapshot {snapshot['short_id']}"
+    staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
+    manifest = {}
+    with contextlib.suppress(ValueError):
+        manifest = json.loads(restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
+    if manifest.get("format") not in FORMATS:
+        raise Refused(f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the collection that made it.")
+    text = restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
+    if hashlib.sha256(text.encode()).hexdigest() != manifest["attachments"]:
+        raise Refused(f"The list of attachments in {what} is not the manifest's. Remedy: {ANOTHER}.")
+    rows = csv.reader(text.splitlines())
+    return manifest, [parse_attachment(row) for row in rows]
+
+
+class Proof(NamedTuple):
+    """A snapshot with its manifest, compared with the files that it has."""
+
+    snapshot: dict[str, Any]
+    manifest: dict[str, Any]
+    names: list[Attachment]
+    bad: set[str]
+    problems: list[str]
+
+
+def proved(settings: Settings, wanted: str) -> Proof:
+    snapshot = chosen(settings, wanted)
+    what = f"snapshot {snapshot['short_id']}"
+    manifest, names = manifest_in(settings, snapshot)
+    staging, files = manifest["staging"], files_in(settings, snapshot["id"])
+    defects = shortfall(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
+    remedy = f"{ANOTHER}, or {WITHOUT}"
+    problems = described(defects.values(), f"In {what}", remedy)
+    problems += shortened(
+        f"In {what} is no", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
+    )
+    if files.get(f"{staging}/index") != manifest["index"]["size"]:
+        raise Refused(f"The index in {what} is not the manifest's. Remedy: {ANOTHER}.")
+    return Proof(snapshot, manifest, names, {*defects}, problems)
+
+
+def content_kept(settings: Settings, token: str, content: history.Content) -> None:
+    """Here, for the next run and the retention: the repository may be slow."""
+    path = settings.directory / "contents" / f"{token}.json.gz"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    waiting = path.with_name(f"{token}.{os.getpid()}.part")  # a backup, a restore check and the ledger at once
+    waiting.write_bytes(gzip.compress(json.dumps(asdict(content)).encode(), 1, mtime=0))
+    waiting.rename(path)
+
+
+def content_of(settings: Settings, snapshot: dict[str, Any]) -> history.Content:
+    """What the index held at a snapshot's moment, from the copy here or from the snapshot; Refused."""
+    token = seen(snapshot).token
+    path = settings.directory / "contents" / f"{token}.json.gz"
+    with contextlib.suppress(OSError, EOFError, ValueError, TypeError, zlib.error):
+        return history.Content(**json.loads(gzip.decompress(path.read_bytes())))
+    manifest, names = manifest_in(settings, snapshot)
+    content = history.parse_content(manifest, [[str(field) for field in one] for one in names])
+    content_kept(settings, token, content)
+    return content

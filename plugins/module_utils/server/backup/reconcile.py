@@ -1,0 +1,176 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The index against the files that lie there, and a repair that moves files and never deletes one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from ..core.journal import say
+from ..dicom import dataset
+from . import orphans
+from .freeze import service, started, watchdog
+from .manifest import Attachment, attachments_now, images, manifest_in, verified
+from .restic import fetched, snapshots, storage_in
+from .restored_orthanc import Rest
+from .settings import SETTLE_SECONDS, STOP_SECONDS, STOPPED, Refused, Settings, below, now, run, set_aside, written
+
+
+def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
+    """The index against the files; a repair moves files and never deletes one."""
+    begin = time.time()
+    names, _ = attachments_now(settings)
+    listed = {one.uuid for one in names}
+    lost = [
+        path for path in images(settings.storage)
+        if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
+    ]  # fmt: skip
+    defects = verified(settings.storage, names, "compare")
+    if defects:
+        listed_now = {one.path for one in attachments_now(settings)[0]}
+        defects = [one for one in defects if one.path in listed_now]
+    result: dict[str, Any] = {"attachments": len(names)}
+    for kind in ("missing", "truncated", "altered"):
+        result[kind] = [one.path for one in defects if one.kind == kind]
+    result["orphaned"] = [str(path.relative_to(settings.storage)) for path in lost]
+    left = [*(one.path for one in defects), *result["orphaned"]]
+    if repair:
+        quarantine = settings.storage / f".quarantine-{now()[:15]}"
+        wanted = {one.path: one for one in names}
+        # first what is surely right: an orphan with the same UIDs may be another image
+        back = brought_back(settings, [wanted[one.path] for one in defects], quarantine)
+        defects = [one for one in defects if wanted[one.path].uuid not in back]
+        damaged = {one.uuid: one for one in damaged_orphans(settings, lost)}
+        for uuid in brought_back(settings, [*damaged.values()], quarantine, listed=False):
+            del damaged[uuid]
+        whole = [path for path in lost if path.name not in damaged]
+        result["repaired"], result["unresolved"] = imported(settings, whole, quarantine)
+        result["repaired"] |= back
+        result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has it as it was")
+        # an orphan may have come into the place of what could not be read, as a new image or as its file
+        still = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
+        rest = [still[one.path] for one in defects if one.path in still]
+        defects = verified(settings.storage, rest, "compare")
+        healed = {one.path: one for one in rest}.keys() - {one.path for one in defects}
+        result["repaired"] |= {still[path].uuid: "from an orphan" for path in healed}
+        left = [*(one.path for one in defects), *result["orphaned"]]
+        left = [one for one in left if one.rpartition("/")[2] not in result["repaired"]]
+    return {**result, "left": left}
+
+
+def damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
+    """Orphans that are not what the newest snapshot that names them says: the index tells their MD5 no more."""
+    names, found = {path.name for path in lost}, dict[str, Attachment]()
+    try:
+        for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if names else ():
+            with contextlib.suppress(Refused):  # another one may tell
+                for one in manifest_in(settings, snapshot)[1]:
+                    if one.uuid in names:
+                        found.setdefault(one.uuid, one)
+            if len(found) == len(names):
+                break
+    except Refused as refused:  # the images that lie there do not wait for the repository
+        say(f"Files are imported without a comparison with the snapshots. {refused}", 4)
+    wrong = {defect.path for defect in verified(settings.storage, [*found.values()], "compare")}
+    return [one for one in found.values() if one.path in wrong]
+
+
+def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """What became of orphans, and why others stay where they are.
+
+    An orphan is an image again when its copy was read back from the disk; then the file goes aside.
+    """
+    repaired: dict[str, str] = {}
+    unresolved: dict[str, str] = {}
+    rest, waiting = Rest(settings), lost
+    for last in (False, True):
+        answers: dict[Path, dict[str, str]] = {}
+        for path in waiting:
+            try:
+                status, body, _ = rest.ask("POST", "/instances", orphans.read_image(path))
+                if status == 200:
+                    answers[path] = json.loads(body)
+                else:
+                    unresolved[path.name] = f"Orthanc refuses it ({status})"
+            except dataset.NotDicom as error:
+                unresolved[path.name] = f"not an image: {error}"
+        stored = orphans.by_instance(attachments_now(settings)[0]) if answers else {}
+        waiting = []
+        for path, answer in answers.items():
+            one = stored.get(answer["ID"])
+            verdict = orphans.judge(settings.storage, orphans.read_image(path), answer["Status"], one)
+            if verdict.is_done:
+                set_aside(path, quarantine)
+                repaired[path.name] = verdict.text
+            elif verdict.word == "damaged" and one and not last:
+                # an Orthanc without the filter of images that arrive: the damaged one makes way, and nothing is lost
+                if (settings.storage / one.path).exists():
+                    set_aside(settings.storage / one.path, quarantine)
+                rest.ask("DELETE", f"/instances/{one.instance}")
+                waiting.append(path)
+            else:
+                unresolved[path.name] = f"{verdict.word}: {verdict.text}"
+    return repaired, unresolved
+
+
+def is_given(rest: Rest, one: Attachment) -> bool | None:
+    """Whether Orthanc gives it out as it was written; what it read of a damaged file stays in its cache for hours.
+
+    None: it is not there any more.
+    """
+    status, body, _ = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
+    if status == 404:
+        return None
+    return status == 200 and one.uncompressed_md5 in ("", hashlib.md5(body, usedforsecurity=False).hexdigest())
+
+
+def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:
+    """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place:
+    through Orthanc, where its index lists them."""
+    done: dict[str, str] = {}
+    account, scratch, rest = settings.account, settings.storage / ".restore-attachments", Rest(settings)
+    for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
+        shutil.rmtree(scratch, ignore_errors=True)
+        storage = storage_in(snapshot)
+        for first in range(0, len(wanted), 1000):  # a command line has an end
+            part = wanted[first : first + 1000]
+            fetched(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
+        data, placed = below(scratch, storage), list[Attachment]()
+        for one in [one for one in wanted if orphans.is_whole(data, one)]:
+            path = settings.storage / one.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent.resolve() != settings.storage.resolve() / one.path.rpartition("/")[0]:
+                raise Refused(f"{path.parent} leads elsewhere. Remedy: remove that link.")
+            if path.exists():
+                set_aside(path, quarantine)
+            for each in (path.parent.parent, path.parent, data / one.path):
+                os.chown(each, account.pw_uid, account.pw_gid, follow_symlinks=False)
+            (data / one.path).chmod(0o640)
+            os.sync()
+            (data / one.path).rename(path)
+            placed.append(one)
+        if listed and any(is_given(rest, one) is False for one in placed):
+            say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
+            with watchdog(STOP_SECONDS * 2, *service(settings, "start")):
+                try:
+                    written(settings.directory / STOPPED, "")  # for whoever comes after a kill
+                    run(*service(settings, "stop"))
+                finally:
+                    started(settings)
+            rest.awaited()
+        for one in placed:
+            if (not listed or is_given(rest, one)) and orphans.is_whole(settings.storage, one):
+                unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
+                done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
+        wanted = [one for one in wanted if one.uuid not in done]
+        if not wanted:
+            break
+    shutil.rmtree(scratch, ignore_errors=True)
+    return done

@@ -1,0 +1,184 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A restore up to the moment at which it takes production's place: proved, fetched, verified, tried, planned."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from . import history, placing
+from .exchange import placed
+from .freeze import numbers, orthanc_version
+from .ledger import Study, by_device, received_after
+from .listing import of_archive, seen
+from .manifest import Attachment, Proof, described, images, proved
+from .restic import fetched, restic
+from .restored_orthanc import assembled, second
+from .settings import Refused, Settings, archive, below, hashed, now, run, set_aside
+from .state import given_up, note, state
+
+
+def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool) -> dict[str, Any]:
+    """Proves, fetches, verifies and starts it beside production; then it takes production's place by renames."""
+    under_way = state(settings, "restore") if target is None else {}
+    if under_way and dry_run:
+        return {"would": f"end the restore of snapshot {under_way['snapshot']} that was interrupted"}
+    if under_way:
+        ended = placed(settings, under_way)
+        if wanted == "latest" or under_way["snapshot"].startswith(wanted[:8]):
+            return ended
+    begin, problems = time.time(), []
+    try:
+        restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
+    except Refused as refused:
+        problems = refused.problems
+    proof = proved(settings, wanted)
+    identity, manifest = proof.snapshot["short_id"], proof.manifest
+    problems += proof.problems
+    if problems and not incomplete:
+        raise Refused(*problems)
+    if target and target.exists() and any(target.iterdir()):
+        raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
+    if not target:
+        require_place(settings, proof)
+    installed = orthanc_version(settings)
+    if not target and numbers(installed) < numbers(manifest["orthanc"]):
+        what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
+        raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
+    work = target or settings.storage / f".restore-{identity}"
+    if not dry_run and not target:
+        given_up(settings, work)
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
+    needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
+    parent = next(path for path in (work, *work.parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free * 0.95:
+        what = f"Snapshot {identity} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
+        raise Refused(f"{what}. Remedy: make space, or a larger disk.")
+    came = received_after(settings, manifest)
+    result: dict[str, Any] = {
+        "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": problems
+    }  # fmt: skip
+    if dry_run:
+        would = f"restore it into {target or settings.storage}"
+        if not target:
+            result |= foretold(settings, proof, came)
+        return {**result, "would": would, "resend": by_device(came)}
+    names = [one for one in proof.names if one.uuid not in proof.bad]
+    data, defects = assembled(settings, proof, work, names, incomplete=incomplete)
+    problems += described(defects, "Not in the restored data", "send them again; what there was of them is set aside")
+    names = [one for one in names if one.path not in {defect.path for defect in defects}]
+    named = {one.uuid for one in names}
+    for path in images(data):
+        if path.name not in named:  # it came after the moment: the index does not know it
+            set_aside(path, data.with_name("not-in-the-index"))
+    result["verified"] = len(names)
+    if target:
+        return {**result, "data": str(data), "resend": by_device(came)}
+    gone = {one.instance for one in proof.names if one.type == 1} - {one.instance for one in names if one.type == 1}
+    lost = [Study(0, *one) for one in placing.studies_with(data / "index", sorted(gone))]
+    result |= planned(settings, manifest, below(work, f"{manifest['staging']}/paths"), data / "index", came)
+    sample = next((one for one in names if one.type == 1), None)
+    with second(settings, data) as (rest, dicomweb):
+        rest.counted(manifest["counts"])
+        if gone:
+            result["counts"] = rest.without(gone, manifest["counts"])
+        if sample:
+            rest.shown(sample, dicomweb)
+    under_way = {
+        **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
+        "came": came, "lost": lost, "sample": sample, "phase": "aside",
+        "history": past_restored(settings, proof, names), "history_before": state(settings, "history"),
+    }  # fmt: skip
+    os.sync()  # what was verified is on the disk before anything depends on it
+    note(settings, "restore", under_way, 0o600)
+    return placed(settings, state(settings, "restore"))
+
+
+def past_restored(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:
+    """What history.json says once these attachments of the snapshot are in place."""
+    identity = proof.manifest["archive"]
+    past = history.Past.parse(state(settings, "history"), identity)
+    found = [seen(one) for one in of_archive(settings, identity)]
+    whole, token = len(names) == len(proof.names), secrets.token_hex(8)
+    return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, token, whole))
+
+
+def options_of(settings: Settings) -> dict[str, Any]:
+    """orthanc.json of this machine; nothing where none was deployed."""
+    try:
+        found: dict[str, Any] = json.loads(settings.orthanc.read_text())
+        return found
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise Refused(f"{settings.orthanc} cannot be read ({error}). Remedy: deploy again.") from None
+
+
+def require_place(settings: Settings, proof: Proof) -> None:
+    """Refuses a machine on which Orthanc would not come up with the restored data, before anything is stopped."""
+    manifest, options, whose = proof.manifest, options_of(settings), "this machine's"
+    if not options:
+        whose = "the snapshot's"
+        if str(settings.orthanc) in manifest["paths"]:
+            path = f"{manifest['staging']}/paths{settings.orthanc}"
+            with contextlib.suppress(ValueError):
+                options = json.loads(restic(settings, "dump", "--no-lock", proof.snapshot["id"], path))
+        if not options or manifest["method"] != settings.method:
+            what = f"This machine has no {settings.orthanc}, and the snapshot has none for the method {settings.method}"
+            raise Refused(f"{what} (orthanc_install_method). Remedy: deploy this machine first, then restore.")
+    storage = settings.storage.resolve()
+    for option, path in zip(("StorageDirectory", "IndexDirectory"), placing.storage_of(options), strict=True):
+        if Path(path).resolve() != storage:
+            what = f"{option} in {whose} {settings.orthanc} is {path!r}, and orthanc_storage_dir is {settings.storage}"
+            raise Refused(f"{what}: Orthanc would not find what is restored. Remedy: deploy this machine again.")
+    if settings.method == "docker":
+        mounts = json.loads(run("docker", "inspect", "--format", "{{json .Mounts}}", settings.name))
+        if not any(Path(one["Source"]).resolve() == storage and one["RW"] for one in mounts):
+            what = f"The container {settings.name} does not have {settings.storage} (orthanc_storage_dir)"
+            raise Refused(f"{what}. Remedy: deploy this machine again.")
+    elif (loaded := run("systemctl", "show", "--property", "LoadState", "--value", settings.name)) != "loaded":
+        what = f"The unit {settings.name} is {loaded} (orthanc_install_method is package)"
+        raise Refused(f"{what}. Remedy: deploy this machine again.")
+
+
+def planned(
+    settings: Settings, manifest: dict[str, Any], copies: Path, index: Path | None, came: list[Study]
+) -> dict[str, Any]:
+    """What of the snapshot's files is put in place, what stays, and what is valid again for it."""
+    options, orthanc = options_of(settings), str(settings.orthanc)
+    paths, former = manifest["paths"], {}
+    with contextlib.suppress(OSError, ValueError):
+        former = json.loads(below(copies, orthanc).read_text())
+    theirs, ours = placing.served_of(former), placing.served_of(options or former)
+    targets = {*paths, *(path.replace(theirs, ours, 1) for path in paths if theirs and path.startswith(f"{theirs}/"))}
+    digests = {path: hashed(Path(path)) for path in targets if Path(path).is_file()}
+    machine = placing.Machine(options, not archive(settings), digests)
+    received = {one.study for one in came} | (placing.studies_in(index) if index else set())
+    today = f"{datetime.now():%Y%m%d}"  # the clinic's, as in the worklist
+    placings, kept = placing.plan_paths(paths, former, copies, machine, received, today, orthanc)
+    again = placing.valid_again(placings, copies, options, placing.revoked_in(Path(placing.CA) / "ca.crl"), orthanc)
+    return {
+        "placings": placings, "kept": [one._asdict() for one in kept], "valid_again": again,
+        "put_in_place": [one.target for one in placings],
+    }  # fmt: skip
+
+
+def foretold(settings: Settings, proof: Proof, came: list[Study]) -> dict[str, Any]:
+    """The same without anything in its place, for a person who only asks."""
+    scratch, copies = settings.directory / "paths", f"{proof.manifest['staging']}/paths"
+    try:
+        fetched(settings, proof.snapshot, scratch, [copies], incomplete=True)
+        found = planned(settings, proof.manifest, below(scratch, copies), None, came)
+        return {name: value for name, value in found.items() if name != "placings"}
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

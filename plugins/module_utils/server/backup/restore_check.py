@@ -1,0 +1,147 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The weekly proof: the newest snapshot in a scratch directory, read by an Orthanc; then old snapshots go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from ..core.journal import say
+from . import history, ledger_history, retention
+from .freeze import watchdog
+from .listing import mark_verified, of_archive, past_of, remember, seen
+from .manifest import Proof, content_of, proved, strangers
+from .restic import forgotten, restic, snapshots
+from .restored_orthanc import assembled, second
+from .settings import Refused, Settings, archive, now, tomorrow
+from .state import noted
+
+KEPT_UNPROVEN = 3  # snapshots that were found incomplete
+
+
+def check(settings: Settings) -> dict[str, Any]:
+    """The newest snapshot in a scratch directory, and an Orthanc that reads it; only then old snapshots go."""
+    with noted(settings, "restore_check") as result:
+        os.nice(10)
+        with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
+            shutil.rmtree(settings.scratch, ignore_errors=True)
+            checked(settings, result, time.monotonic())
+        mark_verified(settings, result)
+        tended(settings, result)
+        problems = strangers(settings)
+        if problems:
+            raise Refused(*problems)
+    return result
+
+
+def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
+    proof = proved(settings, "latest")
+    manifest, counts = proof.manifest, proof.manifest["counts"]
+    result.update(snapshot=proof.snapshot["short_id"], moment=manifest["moment"], counts=counts)
+    if proof.problems:
+        raise Refused(*proof.problems)
+    result["warnings"] = unproved(proof)
+    settings.scratch.mkdir(mode=0o711, parents=True)
+    room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
+    room -= 2 * manifest["index"]["size"]
+    parts = 256 if counts["bytes"] <= room else 256 * max(0, room) // counts["bytes"]
+    if not parts:
+        what = f"A restore check has {max(0, room) >> 20} MiB for attachments, less than one part in 256"
+        raise Refused(
+            f"{what}. Remedy: make space in {settings.scratch.parent}, or raise orthanc_backup_scratch_bytes."
+        )
+    # uuids are random: a directory more or less is a sample, and each week it is the next ones
+    first = int(time.time()) // (7 * 86400) * parts % 256
+    prefixes = {f"{(first + number) % 256:02x}" for number in range(parts)}
+    images = [one for one in proof.names if one.type == 1]
+    shown = ([one for one in images if one.uuid[:2] in prefixes] or images)[-1:]
+    sample = [one for one in proof.names if one.uuid[:2] in prefixes or one in shown]
+    only = [] if parts == 256 else [f"{manifest['staging']}/index", *(
+        f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
+    )]  # fmt: skip
+    data, _ = assembled(settings, proof, settings.scratch, sample, only)
+    result.update(verified=len(sample), of=len(proof.names), day=now()[:8])
+    with second(settings, data) as (rest, dicomweb):
+        rest.counted(counts)
+        result["read"] = [rest.shown(one, dicomweb) for one in shown]
+    moment = datetime.strptime(manifest["moment"], "%Y%m%dT%H%M%S.%f").replace(tzinfo=timezone.utc)
+    result.update(
+        recovery_seconds=round(time.monotonic() - begin, 2),
+        recovery_point_seconds=round((datetime.now(timezone.utc) - moment).total_seconds()),
+    )
+
+
+def unproved(proof: Proof) -> list[str]:
+    """What a restore check that succeeds does not say."""
+    what, unhashed = f"Snapshot {proof.snapshot['short_id']}", [one for one in proof.names if not one.md5]
+    if not proof.names:
+        return [f"{what} holds no image. Remedy: see that devices reach Orthanc, if it should hold some."]
+    if unhashed:
+        known = (
+            f"{what} has no MD5 of {len(unhashed)} of {len(proof.names)} attachments, of which only sizes are compared"
+        )
+        return [f"{known}. Remedy: set StoreMD5ForAttachments to true."]
+    return []
+
+
+def tended(settings: Settings, result: dict[str, Any]) -> None:
+    """What is superseded goes, which no machine may do that can only append; and a part of the repository is read."""
+    if not settings.append_only:
+        retained(settings, result)
+        restic(settings, "prune", "--quiet")
+    part = int(time.time()) // (7 * 86400) % settings.subset + 1
+    restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
+
+
+def retained(settings: Settings, result: dict[str, Any]) -> None:
+    """Old snapshots of this archive go, but for those that hold what no other one does, and those of other machines.
+
+    What is not proven never stands for what is.
+    """
+    identity, at = archive(settings), datetime.now(timezone.utc)
+    if not identity:  # the images' disk is not mounted, or nothing was restored yet
+        result.update(forgotten=0, held=0)
+        return
+    past, found = past_of(settings), of_archive(settings, identity)
+    by_token = {seen(one).token: one for one in found}
+    if not past.archive:
+        past = history.adopt(identity, map(seen, found), tomorrow())
+    undecided = {one.token for one in history.find_strangers(map(seen, found), past)}
+    newest = history.choose_latest(map(seen, found), past, "9")
+
+    def dated(one: dict[str, Any]) -> retention.Dated:
+        return retention.Dated(one["id"], seen(one).token, ledger_history.read_local_time(one))
+
+    def content(token: str) -> history.Content | None:
+        try:
+            known = content_of(settings, by_token[token])
+            # another machine may have gone on in the same line: nobody here can say what was deleted there
+            return replace(known, lineage={}) if token in past.foreign else known
+        except Refused as refused:
+            say(f"{refused} The snapshot stays.", 4)
+            return None
+
+    ours = [one for one in found if seen(one).token not in undecided]
+    proven = [dated(one) for one in ours if history.is_proven(seen(one), past)]
+    unproven = [dated(one) for one in ours if not history.is_proven(seen(one), past)]
+    stays = {past.restored, newest.token if newest else ""}
+    superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
+    kept = {one.token for one in proven} - {one.token for one in superseded}
+    old = retention.protect(superseded, kept, content, proven=True)
+    superseded = [
+        one for one in retention.apply_policy(unproven, {"last": KEPT_UNPROVEN}, at) if one.token not in stays
+    ]
+    failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
+    going = ledger_history.find_superseded(snapshots(settings, f"ledger,archive={identity}"), at)
+    forgotten(settings, [*old.going, *failed.going, *going])
+    held, noted_since = {**old.held, **failed.held}, past_of(settings)  # a backup may have gone on meanwhile
+    remember(settings, replace(noted_since if noted_since.archive else past, held=held))
+    result.update(forgotten=len(old.going) + len(failed.going), held=len(held))
+    for path in (settings.directory / "contents").glob("*"):
+        if path.name.partition(".")[0] not in by_token:
+            path.unlink()

@@ -1,0 +1,230 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Orthanc's REST API: of production, and of a second Orthanc that reads restored data beside it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .freeze import START_SECONDS, watchdog
+from .manifest import Attachment, Defect, Proof, described, verified
+from .restic import fetched
+from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Refused, Settings, bar, below, hashed, set_aside
+
+REST_SECONDS = 0.5  # Orthanc ends a connection that rests for a second
+
+
+class Rest:
+    """Orthanc on this machine; `port` and `token` for another one than production."""
+
+    def __init__(self, settings: Settings, port: int = 0, token: str = "") -> None:
+        if not port:
+            options = json.loads(settings.orthanc.read_text())
+            users, roles = options["RegisteredUsers"], options.get("ClinicopsRoles", {})
+            admin = next((name for name in users if roles.get(name) == "admin"), next(iter(users)))
+            port, token = options["HttpPort"], f"{admin}:{users[admin]}"
+        self.headers = {"Authorization": "Basic " + base64.b64encode(token.encode()).decode()}
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        self.asked = 0.0
+
+    def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> tuple[int, bytes, str]:
+        if time.monotonic() >= self.asked + REST_SECONDS:
+            self.connection.close()
+        try:
+            self.connection.request(method, path, body or None, {**self.headers, "Accept": accept})
+            answer = self.connection.getresponse()
+            content = answer.read()
+            self.asked = time.monotonic()
+            return answer.status, content, answer.getheader("Content-Type", "")
+        except (OSError, http.client.HTTPException) as error:
+            self.connection.close()
+            what = f"Orthanc does not answer ({error})"
+            raise Refused(f"{what}. Remedy: see journalctl -u orthanc, or docker logs orthanc.") from None
+
+    def get(self, path: str) -> Any:
+        """None when it is gone."""
+        status, body, _ = self.ask("GET", path)
+        if status == 404:
+            return None
+        if status != 200:
+            raise Refused(f"Orthanc answers {status} to {path}. Remedy: deploy again.")
+        return json.loads(body)
+
+    def awaited(self, alive: Callable[[], bool] = lambda: True) -> None:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.get("/changes?last")
+                return
+            except Refused:
+                if time.monotonic() > end or not alive():
+                    raise
+                time.sleep(0.2)
+
+    def counted(self, counts: dict[str, int], more: bool = False) -> None:
+        """Whether it has what the manifest has; production may have received more."""
+        found = self.get("/statistics")
+        for name in COUNTED:
+            number = found[f"Count{name.capitalize()}"]
+            if number < counts[name] or (number > counts[name] and not more):
+                what = f"Orthanc counts {number} {name} in the restored data instead of {counts[name]}"
+                raise Refused(f"{what}. Remedy: make a new backup, or {ANOTHER}.")
+
+    def without(self, instances: set[str], counts: dict[str, int]) -> dict[str, int]:
+        """The counts after rows whose file is not there went: Orthanc would answer "already stored" to their image."""
+        for number, one in enumerate(sorted(instances), 1):
+            bar(number / len(instances), "clear")
+            status, _, _ = self.ask("DELETE", f"/instances/{one}")
+            if status not in (200, 404) or self.ask("GET", f"/instances/{one}")[0] != 404:
+                what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
+                raise Refused(f"{what}. Remedy: {ANOTHER}.")
+        found = self.get("/statistics")
+        return {**counts, **{name: found[f"Count{name.capitalize()}"] for name in COUNTED}}
+
+    def shown(self, one: Attachment, dicomweb: bool) -> str:
+        """An image's bytes as they came; by which path."""
+        path = f"/instances/{one.instance}/file"
+        if dicomweb:
+            tags = self.get(f"/instances/{one.instance}/simplified-tags")
+            path = f"/dicom-web/studies/{tags['StudyInstanceUID']}/series/{tags['SeriesInstanceUID']}"
+            path += f"/instances/{tags['SOPInstanceUID']}"
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*' if dicomweb else "*/*"
+        status, body, kind = self.ask("GET", path, accept=accept)
+        boundary = re.search(r'boundary="?([^";]+)', kind)
+        if dicomweb and status == 200 and boundary:
+            body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
+        if status != 200 or (
+            one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
+        ):
+            what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
+            raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
+        return path
+
+    def takes(self, storage: Path) -> None:
+        """Refuses unless it stores an image that can be read back; the image goes again."""
+        image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
+        status, body, _ = self.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
+        if status != 200:
+            remedy = (
+                f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
+            )
+            raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
+        path = f"/instances/{json.loads(body)['ID']}"
+        read, deleted = self.ask("GET", f"{path}/file")[0], self.ask("DELETE", path)[0]
+        if (read, deleted) != (200, 200):
+            what = f"Orthanc stored an image, and answers {read} when it is read and {deleted} when it is deleted"
+            raise Refused(f"{what}. Remedy: see its log, and that {storage} is its own.")
+
+
+def assembled(
+    settings: Settings,
+    proof: Proof,
+    work: Path,
+    wanted: list[Attachment],
+    only: Iterable[str] = (),
+    incomplete: bool = False,
+) -> tuple[Path, list[Defect]]:
+    """Index and attachments as Orthanc has them, every size and MD5 verified, and Orthanc's own; what is set aside."""
+    bar(0, "fetch")
+    fetched(settings, proof.snapshot, work, only, incomplete)
+    data = below(work, proof.manifest["storage"])
+    data.mkdir(parents=True, exist_ok=True)
+    index, restored = data / "index", below(work, f"{proof.manifest['staging']}/index")
+    what = f"Restored from snapshot {proof.snapshot['short_id']}"
+    if not restored.exists() or hashed(restored) != proof.manifest["index"]["sha256"]:
+        raise Refused(f"{what}: the index is altered. Remedy: {ANOTHER}.")
+    restored.replace(index)
+    for end in ("wal", "shm", "journal"):  # of an attempt that was interrupted
+        index.with_name(f"index-{end}").unlink(missing_ok=True)
+    defects = verified(data, wanted)
+    if defects and not incomplete:
+        raise Refused(*described(defects, what, f"orthanc-backup reconcile; {ANOTHER}; or {WITHOUT}"))
+    for path in [data / one.path for one in defects if (data / one.path).exists()]:
+        set_aside(path, data.with_name("damaged"))
+    account = settings.account
+    for top, directories, files in os.walk(data):
+        os.chmod(top, 0o750)
+        os.chown(top, account.pw_uid, account.pw_gid)
+        for name in files:
+            os.chown(f"{top}/{name}", account.pw_uid, account.pw_gid, follow_symlinks=False)
+            if not os.path.islink(f"{top}/{name}"):
+                os.chmod(f"{top}/{name}", 0o640)
+        directories[:] = [name for name in directories if not os.path.islink(f"{top}/{name}")]
+    for parent in data.parents:  # the way to it
+        parent.chmod(0o711)
+        if parent == work:
+            break
+    return data, defects
+
+
+def beside(settings: Settings) -> list[str]:
+    """The command of an Orthanc beside production: its account, and nothing that it does not need."""
+    account = settings.account
+    if settings.method == "package":
+        names = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups", "--no-new-privs"]
+        return ["setpriv", *names, "/usr/sbin/Orthanc"]
+    own = f"uid={account.pw_uid},gid={account.pw_gid},mode=0750"
+    return [
+        "docker", "run", "--rm", "--pull=never", f"--name={SECOND}", "--network=host", "--entrypoint=Orthanc",
+        f"--user={account.pw_uid}:{account.pw_gid}", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+        # the second, since the image's own may be closed to this user
+        "--read-only", f"--tmpfs=/tmp:{own}", f"--tmpfs=/var/lib/orthanc:{own}",
+        *(f"--volume={path}:{path}" for path in (settings.scratch, settings.storage)),
+        settings.image,
+    ]  # fmt: skip
+
+
+def stopping(settings: Settings, pid: int) -> list[str]:
+    """The command that ends it."""
+    return ["docker", "stop", "--time", "60", SECOND] if settings.method == "docker" else ["kill", str(pid)]
+
+
+@contextlib.contextmanager
+def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
+    """An Orthanc of its own on restored data: loopback, no DICOM, no plugin but DICOMweb; whether it has that."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = f"check:{secrets.token_hex(16)}"
+    plugins = []
+    if settings.orthanc.exists():
+        plugins = [one for one in json.loads(settings.orthanc.read_text()).get("Plugins", []) if "DicomWeb" in one]
+    options = {
+        "Name": "Restore check", "StorageDirectory": str(data), "IndexDirectory": str(data),
+        "TemporaryDirectory": str(data), "HttpPort": port, "HttpBindAddresses": ["127.0.0.1"],
+        "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
+        "RegisteredUsers": dict([token.split(":")]), "Plugins": plugins, "WebDavEnabled": False, "SaveJobs": False,
+    }  # fmt: skip
+    configuration, log = data.with_name("restore-check.json"), data.with_name("restore-check.log")
+    configuration.touch(mode=0o600)
+    os.chown(configuration, settings.account.pw_uid, -1)
+    configuration.write_text(json.dumps(options))
+    if settings.method == "docker":  # of a machine whose power went
+        subprocess.run(["docker", "rm", "--force", SECOND], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [*beside(settings), str(configuration)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+        watchdog(86400, *stopping(settings, process.pid)),
+    ):
+        rest = Rest(settings, port, token)
+        try:
+            rest.awaited(lambda: process.poll() is None)
+        except Refused:
+            said = " ".join(log.read_text(errors="replace").splitlines()[-3:])
+            raise Refused(f"Orthanc does not start on the restored data: {said}. Remedy: {ANOTHER}.") from None
+        yield rest, bool(plugins)
