@@ -41,8 +41,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.module_utils import report
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import lines
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import lines, report
 
 
 def orthanc_report(value: Any, waivers: Any) -> Any:

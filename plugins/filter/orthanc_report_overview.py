@@ -36,7 +36,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.clinicops.orthanc.plugins.module_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 
 
 def orthanc_report_overview(value: Any) -> str:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, present
-from ansible_collections.clinicops.orthanc.plugins.module_utils.exposure import OWN_SITES
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")

@@ -37,14 +37,14 @@ detail:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import dicom
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={**dicom.ARGUMENTS}, required_together=[("certificate_file", "key_file")])
+    module = AnsibleModule(argument_spec={**scu.ARGUMENTS}, required_together=[("certificate_file", "key_file")])
     asked = module.params
-    answer = dicom.peer(asked).echo()
-    dicom.end(module, "C-ECHO", answer)
+    answer = scu.peer(asked).echo()
+    scu.end(module, "C-ECHO", answer)
 
 
 if __name__ == "__main__":

@@ -57,19 +57,19 @@ worklist:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import dicom
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu
 
 KEYS = {"PatientName": "", "PatientID": "", "AccessionNumber": "", "StudyInstanceUID": ""}
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**dicom.ARGUMENTS, "keys": {"type": "dict", "default": KEYS}},
+        argument_spec={**scu.ARGUMENTS, "keys": {"type": "dict", "default": KEYS}},
         required_together=[("certificate_file", "key_file")],
     )
     asked = module.params
-    answer, found = dicom.peer(asked).find_worklist(asked["keys"])
-    dicom.end(module, "C-FIND", answer, worklist=found)
+    answer, found = scu.peer(asked).find_worklist(asked["keys"])
+    scu.end(module, "C-FIND", answer, worklist=found)
 
 
 if __name__ == "__main__":

@@ -44,17 +44,17 @@ detail:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import dicom
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu
 
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**dicom.ARGUMENTS, "path": {"type": "path", "required": True}},
+        argument_spec={**scu.ARGUMENTS, "path": {"type": "path", "required": True}},
         required_together=[("certificate_file", "key_file")],
     )
     asked = module.params
-    answer = dicom.peer(asked).store(asked["path"])
-    dicom.end(module, "C-STORE", answer, changed=answer.outcome == dicom.ACCEPTED)
+    answer = scu.peer(asked).store(asked["path"])
+    scu.end(module, "C-STORE", answer, changed=answer.outcome == scu.ACCEPTED)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import dicom, dicomweb
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu, web
 
 
 def main() -> None:
@@ -97,23 +97,23 @@ def main() -> None:
         }
     )
     asked = module.params
-    user = dicomweb.User(asked["user"], asked["password"])
+    user = web.User(asked["user"], asked["password"])
     try:
-        image = dicom.data_set(asked["path"])
-        study, series, instance = (dicom.value(image, tag) for tag in ("0020000D", "0020000E", "00080018"))
+        image = scu.data_set(asked["path"])
+        study, series, instance = (scu.value(image, tag) for tag in ("0020000D", "0020000E", "00080018"))
         address = asked["address"] or socket.gethostbyname(asked["hostname"])
-        server = dicomweb.Https(asked["hostname"], asked["ca_file"], address, asked["port"])
+        server = web.Https(asked["hostname"], asked["ca_file"], address, asked["port"])
         status = server.store(asked["path"], user) if asked["store"] else 200
         if status != 200:
             module.fail_json(msg=f"STOW-RS as {user.name}: HTTP status {status} instead of 200")
         found = server.find(user, StudyInstanceUID=study)
         if len(found) != 1:
             module.fail_json(msg=f"QIDO-RS as {user.name} finds {len(found)} studies {study} instead of 1")
-        url, root = dicomweb.retrieve_url(found[0]), f"https://{asked['hostname']}"
+        url, root = web.retrieve_url(found[0]), f"https://{asked['hostname']}"
         if not url.startswith(f"{root}:{asked['port']}/" if asked["port"] != 443 else f"{root}/"):
             module.fail_json(msg=f"RetrieveURL is {url} and does not lead to {root}", retrieve_url=url)
         with tempfile.TemporaryDirectory() as scratch:
-            path = f"{dicomweb.path_of(url)}/series/{series}/instances/{instance}"
+            path = f"{web.path_of(url)}/series/{series}/instances/{instance}"
             compared = server.compared(path, asked["path"], user, Path(scratch))
     except (OSError, RuntimeError, ValueError) as error:
         module.fail_json(msg=f"{asked['hostname']}: {error}")

@@ -109,7 +109,7 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import exposure
 
 
 def main() -> None:

@@ -74,8 +74,8 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
         names = {member.name for member in artifact.getmembers()}
     tops = {name.partition("/")[0] for name in names}
     # what is beside Python and no template of a role's
-    beside = {path.name for path in (ROOT / "plugins" / "module_utils" / "pages").iterdir()}
-    assert {f"plugins/module_utils/pages/{name}" for name in beside} <= names
+    beside = {path.name for path in (ROOT / "plugins" / "module_utils" / "server" / "verify" / "pages").iterdir()}
+    assert {f"plugins/module_utils/server/verify/pages/{name}" for name in beside} <= names
     package = list((ROOT / "plugins" / "module_utils" / "server").rglob("*.py"))
     assert len(package) > 4
     assert {path.relative_to(ROOT).as_posix() for path in package} <= names

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import report, verify
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import cli as verify
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 from hypothesis import given
 from hypothesis import strategies as st
 from programs import program

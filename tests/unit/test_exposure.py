@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import exposure
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import exposure
 from server.verify import lines
 
 # 127.0.0.2 is reached from 127.0.0.1, as another machine would be
@@ -265,7 +265,8 @@ def test_a_port_of_another_site_is_not_orthanc_s_unless_it_leads_there(tmp_path:
 def test_the_controller_s_address_survives_sudo() -> None:
     """A process without the variable below one that has it."""
     ask = (
-        "import os; from ansible_collections.clinicops.orthanc.plugins.module_utils.exposure import ssh_client;"
+        "import os;"
+        "from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify.exposure import ssh_client;"
         "print(ssh_client(os.getpid()))"
     )
     below = f"import subprocess; subprocess.run(['env', '-u', 'SSH_CONNECTION', {sys.executable!r}, '-c', {ask!r}])"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import acceptance, report
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import limits
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, report
 from programs import program
 from test_monitor import Seen, settings
 from test_verify import SETTINGS

@@ -15,7 +15,7 @@ from typing import Any
 
 import page
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import report
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 from server.verify import lines
 
 DAY = 86400
@@ -468,16 +468,12 @@ def test_a_page_is_one_file() -> None:
 
 
 def test_it_runs_on_a_server_without_ansible(tmp_path: Path) -> None:
-    """As it is copied there: the file, its folder and the shared package, and neither Ansible nor the collection."""
-    beside, package = Path(report.__file__), tmp_path / "orthanc_verify"
-    package.mkdir()
-    shutil.copy(beside, package)
-    for name in ("pages", "server"):
-        shutil.copytree(beside.with_name(name), package / name)
+    """As it is copied there: the package of the server, and neither Ansible nor the collection."""
+    shutil.copytree(Path(report.__file__).parents[1], tmp_path / "server")
     (tmp_path / "report.json").write_text(json.dumps(sample()))
     program = (
         "import json, sys; sys.modules.update({'ansible': None, 'ansible_collections': None}); "
-        f"sys.path.insert(0, {str(tmp_path)!r}); from orthanc_verify import report; "
+        f"sys.path.insert(0, {str(tmp_path)!r}); from server.verify import report; "
         f"sys.stdout.buffer.write(report.html(json.load(open({str(tmp_path / 'report.json')!r}))).encode())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=tmp_path)

@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import report
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import clock, verdict
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 
 TIME, PLANNED = "2026-11-28T21:00:00Z", "2026-11-28T20:50:00Z"
 DUE = {"result": "none yet", "last_success": None, "planned": PLANNED}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import (
-    acceptance,
-    dicom,
-    doctor,
-    exposure,
-    verify,
-)
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, doctor, exposure
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import cli as verify
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = yaml.safe_load((ROOT / "roles/orthanc_verify/vars/main.yml").read_text())["__orthanc_verify_files"]
 US1 = {"name": "us1", "aet": "US1", "host": "198.51.100.21", "port": 104, "may": ["echo", "store"], "tls": False}
 OWN = ["127.0.0.1", "198.51.100.10", "172.18.0.1"]
 SETTINGS: dict[str, Any] = {
@@ -65,13 +58,13 @@ SAID = {
 
 @pytest.mark.parametrize("outcome", SAID)
 def test_the_answer_is_what_the_peer_said(outcome: str) -> None:
-    assert str(dicom.parsed(SAID[outcome])) == outcome
+    assert str(scu.parsed(SAID[outcome])) == outcome
 
 
 def test_a_find_with_answers_is_judged_by_its_final_one() -> None:
     pending = "I: Find Response: 1 (Pending)\nI: # Dicom-Data-Set\n"
-    assert dicom.parsed(f"{pending}I: Received Final Find Response (Success)\n").outcome == "accepted"
-    failed = dicom.parsed(f"{pending}I: Received Final Find Response (Failed: UnableToProcess)\n")
+    assert scu.parsed(f"{pending}I: Received Final Find Response (Success)\n").outcome == "accepted"
+    failed = scu.parsed(f"{pending}I: Received Final Find Response (Failed: UnableToProcess)\n")
     assert str(failed) == "failed: status Failed: UnableToProcess"
 
 
@@ -347,15 +340,10 @@ def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptan
 
 @pytest.fixture(name="program")
 def fixture_program(tmp_path: Path) -> list[str]:
-    """The files as the role copies them, with another name than the collection's."""
-    package = tmp_path / "orthanc_verify"
-    package.mkdir()
-    for name in FILES:
-        source = ROOT / "plugins/module_utils" / name
-        shutil.copytree(source, package / name) if source.is_dir() else shutil.copy(source, package)
-    (package / "server").symlink_to(ROOT / "plugins/module_utils/server")
+    """The package as the role orthanc_tools copies it, without the collection."""
+    (tmp_path / "server").symlink_to(ROOT / "plugins/module_utils/server")
     (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
-    start = "import sys; from orthanc_verify import verify; from pathlib import Path;"
+    start = "import sys; from server.verify import cli as verify; from pathlib import Path;"
     where = f"verify.DIRECTORY = Path({str(tmp_path)!r}); verify.shutil.which = lambda name: None;"
     return [
         sys.executable,

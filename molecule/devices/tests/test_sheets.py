@@ -18,8 +18,8 @@ REPORT = "/var/lib/orthanc-verify/report.html"
 # as orthanc-verify describes a device, from this machine's own routes and listeners
 DESCRIBE = """
 import json, sys
-sys.path.insert(0, "/usr/local/lib/orthanc-verify")
-from orthanc_verify.verify import described_devices
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
+from server.verify.cli import described_devices
 from pathlib import Path
 settings = json.loads(Path("/etc/orthanc-verify.json").read_text())
 settings["devices"] = [settings["devices"][0] | {"host": host} for host in sys.argv[1:]]

@@ -1,13 +1,12 @@
 #!/usr/bin/python3
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Starts orthanc-verify, whose files lie beside each other without being installed."""
+"""Starts orthanc-verify."""
 
 import sys
 
-sys.dont_write_bytecode = True  # an older file's would stay
-sys.path.insert(0, "/usr/local/lib/orthanc-verify")
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 
-from orthanc_verify.verify import main  # noqa: E402 - the path comes first
+from server.verify.cli import main
 
 sys.exit(main())

@@ -16,7 +16,7 @@ import urllib.parse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import dicom
+from . import scu
 
 ROOT = "/dicom-web"
 
@@ -115,14 +115,14 @@ class Https(NamedTuple):
         received = scratch / "received.dcm"
         received.write_bytes(content)
         try:
-            return "bit-identical" if dicom.data_set(received) == dicom.data_set(image) else "different"
+            return "bit-identical" if scu.data_set(received) == scu.data_set(image) else "different"
         finally:
             received.unlink()
 
 
 def retrieve_url(study: dict[str, Any]) -> str:
     """Where QIDO-RS says that the study is."""
-    return dicom.value(study, "00081190")
+    return scu.value(study, "00081190")
 
 
 def path_of(url: str) -> str:

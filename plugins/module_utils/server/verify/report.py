@@ -16,11 +16,11 @@ from typing import Any
 
 import jinja2
 
-from .server.core import verdict as verdicts
-from .server.core import words
-from .server.core.escaping import escape
-from .server.core.limits import SILENT_MINUTES
-from .server.core.verdict import BAD, GOOD, SOON, Limits, Report, limits_of
+from ..core import verdict as verdicts
+from ..core import words
+from ..core.escaping import escape
+from ..core.limits import SILENT_MINUTES
+from ..core.verdict import BAD, GOOD, SOON, Limits, Report, limits_of
 
 GROUPS = ("DICOM", "Worklist", "DICOMweb", "Access", "Service", "Safety")
 RIGHTS = {

@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..core import clock, journal
+from ..core.escaping import escape
+from ..orthanc import address
 from . import acceptance, doctor, exposure
 from . import report as pages
-from .server.core import clock, journal
-from .server.core.escaping import escape
-from .server.orthanc import address
-from .server.verify.lines import list_lines
+from .lines import list_lines
 
 CONFIGURATION = Path("/etc/orthanc-verify.json")
 DIRECTORY = Path("/var/lib/orthanc-verify")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .server.core import nftables
+from ..core import nftables
 
 Check = dict[str, Any]
 LIMIT = 2.0

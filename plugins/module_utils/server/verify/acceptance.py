@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import dicom, dicomweb, exposure
-from .dicomweb import User
-from .server.core.limits import SILENT_MINUTES, describe, read_limits
+from ..core.limits import SILENT_MINUTES, describe, read_limits
+from ..dicom import scu, web
+from ..dicom.web import User
+from . import exposure
 
 # What belongs to the acceptance test, and to nobody else. Both must be right before a patient is deleted.
 PATIENT = "ACCEPTANCE^TEST"
@@ -106,7 +107,7 @@ def admin(settings: dict[str, Any]) -> User:
 def rest(settings: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     """Orthanc's own answer to an administrator on this machine; OSError where it is none."""
     content = b"" if body is None else json.dumps(body).encode()
-    reply = dicomweb.http_ask(settings["http_port"], method, path, admin(settings), content)
+    reply = web.http_ask(settings["http_port"], method, path, admin(settings), content)
     if reply.status != 200:
         raise OSError(f"Orthanc answers {method} {path} with status {reply.status}")
     return json.loads(reply.body) if reply.body else None
@@ -138,8 +139,8 @@ class Day:
         self.limits = read_limits()
         token = secrets.token_hex(6).upper()
         self.patient_id, self.accession = PREFIX + token, "ACC" + token
-        self.study, self.series = dicom.new_uid(), dicom.new_uid()
-        self.proxy = dicomweb.Https(settings["hostname"], settings["ca_file"])
+        self.study, self.series = scu.new_uid(), scu.new_uid()
+        self.proxy = web.Https(settings["hostname"], settings["ca_file"])
         self.certificate_until = 0
         self.users = [
             (User(user["name"], user["password"], self.certificates("user").get(user["name"], "")), user["role"])
@@ -195,16 +196,16 @@ class Day:
             self.clean_up()
 
     # --- what is asked ------------------------------------------------------------------------
-    def scu(
+    def client(
         self, calling: str = "", called: str = "", port: str = "dicom_port", tls: tuple[str, ...] = ()
-    ) -> dicom.Scu:
+    ) -> scu.Scu:
         calling, called = calling or self.settings["calling_aet"], called or self.settings["aet"]
-        return dicom.Scu("127.0.0.1", self.settings[port], called, calling, tls, timeout=3, patience=10)
+        return scu.Scu("127.0.0.1", self.settings[port], called, calling, tls, timeout=3, patience=10)
 
     @staticmethod
-    def refusal(answer: dicom.Answer) -> str:
+    def refusal(answer: scu.Answer) -> str:
         """Orthanc ends the association when it is the right to a request that is missing."""
-        return "refused" if answer.outcome in (dicom.REJECTED, dicom.ABORTED) else str(answer)
+        return "refused" if answer.outcome in (scu.REJECTED, scu.ABORTED) else str(answer)
 
     def status(self, method: str, path: str, user: User) -> str:
         """The HTTP status through the proxy, or why there is none."""
@@ -216,7 +217,7 @@ class Day:
     @staticmethod
     def local(port: int, path: str, user: User, address: str = "127.0.0.1") -> str:
         try:
-            return str(dicomweb.http_ask(port, "GET", path, user, address=address).status)
+            return str(web.http_ask(port, "GET", path, user, address=address).status)
         except OSError as error:
             return said(error)
 
@@ -250,11 +251,11 @@ class Day:
     # --- DICOM --------------------------------------------------------------------------------
     def devices(self) -> None:
         port = self.settings["dicom_port"]
-        seen = str(self.scu().echo())
+        seen = str(self.client().echo())
         tried = f"C-ECHO as {self.settings['calling_aet']} at 127.0.0.1:{port}"
         remedy = f"see that Orthanc runs and that no firewall stands before port {port}; else {DEPLOY}"
         self.check("DICOM", "C-ECHO from a listed device", tried, "accepted", seen, remedy)
-        seen = self.refusal(self.scu(called=WRONG_CALLED).echo())
+        seen = self.refusal(self.client(called=WRONG_CALLED).echo())
         tried = f"C-ECHO to {WRONG_CALLED}"
         remedy = f"set DicomCheckCalledAet to true again; {DEPLOY}"
         self.check("DICOM", "C-ECHO to a wrong called AE title", tried, "refused", seen, remedy, "any_called_aet")
@@ -266,7 +267,7 @@ class Day:
                 *(self.listing(device), self.listed(device, listed.get(name))),
                 f"Orthanc's list of devices is another one; {DEPLOY}",
             )
-            seen = self.refusal(self.scu(aet).echo())
+            seen = self.refusal(self.client(aet).echo())
             tried = f"C-ECHO as {aet} from this machine"
             remedy = f"set DicomCheckModalityHost to true again; {DEPLOY}"
             name = f"C-ECHO as {aet} from an address that is not its own"
@@ -294,21 +295,21 @@ class Day:
             if device["name"] not in over_tls:
                 continue
             aet, certificate = device["aet"], over_tls[device["name"]]
-            shown = dicom.tls_options(authority, f"{certificate}.crt", f"{certificate}.key")
-            answer = self.scu(aet, port="dicom_tls_port", tls=shown).echo()
+            shown = scu.tls_options(authority, f"{certificate}.crt", f"{certificate}.key")
+            answer = self.client(aet, port="dicom_tls_port", tls=shown).echo()
             may = "echo" in device["may"]
             expected, seen = ("accepted", str(answer)) if may else ("refused", self.refusal(answer))
             tried = f"C-ECHO over TLS at port {port}"
             self.check("DICOM", f"C-ECHO over TLS as {aet} with its certificate", tried, expected, seen, remedy)
-            seen = self.refusal(self.scu(port="dicom_tls_port", tls=shown).echo())
+            seen = self.refusal(self.client(port="dicom_tls_port", tls=shown).echo())
             name = f"C-ECHO over TLS as another than {aet} with its certificate"
             self.check("DICOM", name, tried, "refused", seen, remedy, "any_address")
-        seen = self.refusal(self.scu(aet, port="dicom_tls_port", tls=dicom.tls_options(authority)).echo())
+        seen = self.refusal(self.client(aet, port="dicom_tls_port", tls=scu.tls_options(authority)).echo())
         self.check("DICOM", "C-ECHO over TLS without a certificate", tried, "refused", seen, remedy)
 
     def strangers(self) -> None:
         image, _sop = self.image("stranger.dcm")
-        stranger = self.scu(STRANGER)
+        stranger = self.client(STRANGER)
         for name, tried, answer in (
             ("C-ECHO from a stranger", "C-ECHO", stranger.echo()),
             ("C-STORE from a stranger", "C-STORE of an image", stranger.store(image)),
@@ -326,10 +327,10 @@ class Day:
     def file(self, template: str, name: str, **values: str) -> Path:
         mine = {"accession": self.accession, "patient": PATIENT, "patient_id": self.patient_id}
         text = template.format(**mine, study=self.study, series=self.series, **values)
-        return dicom.made(text, self.scratch / name)
+        return scu.made(text, self.scratch / name)
 
     def image(self, name: str) -> tuple[Path, str]:
-        sop = dicom.new_uid()
+        sop = scu.new_uid()
         pixels = "\\".join(f"{byte:02x}" for byte in secrets.token_bytes(32 * 32))
         return self.file(IMAGE, name, sop_class=US_IMAGE, sop=sop, pixels=pixels), sop
 
@@ -349,7 +350,7 @@ class Day:
         answer, found = self.scheduled()
         # an error is none of the item's once that is served
         while not found and time.monotonic() < end and not handed.exists():
-            if self.refused() or (answer.outcome != dicom.ACCEPTED and self.served()):
+            if self.refused() or (answer.outcome != scu.ACCEPTED and self.served()):
                 break
             time.sleep(0.2)
             answer, found = self.scheduled()
@@ -378,13 +379,13 @@ class Day:
     def served(self) -> bool:
         return bool(list(Path(self.settings["worklist_dir"]).glob(f"{self.study}_*.wl")))
 
-    def scheduled(self) -> tuple[dicom.Answer, list[str]]:
+    def scheduled(self) -> tuple[scu.Answer, list[str]]:
         """The studies of the synthetic patient in the answers to a worklist query."""
         keys = {"AccessionNumber": self.accession, "PatientName": "", "StudyInstanceUID": ""}
-        answer, found = self.scu().find_worklist({**keys, "ScheduledProcedureStepSequence[0].Modality": ""})
-        return answer, [dicom.value(item, "0020000D") for item in found]
+        answer, found = self.client().find_worklist({**keys, "ScheduledProcedureStepSequence[0].Modality": ""})
+        return answer, [scu.value(item, "0020000D") for item in found]
 
-    def lost(self, handed: Path, answer: dicom.Answer, found: list[str]) -> tuple[str, str]:
+    def lost(self, handed: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
         """Where the item stayed that no query finds, and what helps."""
         served = Path(self.settings["worklist_dir"])
         for reason in self.refused():
@@ -407,7 +408,7 @@ class Day:
 
     def images(self) -> None:
         image, sop = self.image("image.dcm")
-        answer = self.scu().store(image)
+        answer = self.client().store(image)
         remedy = f"{LOGS}; {DEPLOY}"
         # Orthanc 1.13.0 does not answer at all where it may not even look into the directory
         if "A700" in answer.detail or "no answer" in answer.detail:
@@ -417,42 +418,42 @@ class Day:
         self.check("DICOM", "C-STORE from a listed device", tried, "accepted", str(answer), remedy)
         reader = self.user("dicomweb_reader", "dicomweb_writer", "admin")
         broken = f"see that nginx runs, and /var/log/nginx/orthanc_access.log; {DEPLOY}"
-        stored = broken if answer.outcome == dicom.ACCEPTED else "first let C-STORE succeed"
+        stored = broken if answer.outcome == scu.ACCEPTED else "first let C-STORE succeed"
         try:
             found = self.proxy.find(reader, StudyInstanceUID=self.study)
             named = self.proxy.find(reader, StudyDescription=f"Prüfung {self.accession[:-1]}*")
         except OSError as error:
             self.check("DICOMweb", "QIDO-RS finds the study", "QIDO-RS", "1 study", said(error), broken)
             return
-        url = dicomweb.retrieve_url(found[0]) if found else ""
-        tried = f"GET {dicomweb.ROOT}/studies?StudyInstanceUID=… as {reader.name}"
+        url = web.retrieve_url(found[0]) if found else ""
+        tried = f"GET {web.ROOT}/studies?StudyInstanceUID=… as {reader.name}"
         self.check("DICOMweb", "QIDO-RS finds the study", tried, "1 study", f"{len(found)} study", stored)
-        start = f"https://{self.settings['hostname']}{dicomweb.ROOT}/studies/{self.study}"
+        start = f"https://{self.settings['hostname']}{web.ROOT}/studies/{self.study}"
         self.check("DICOMweb", "its RetrieveURL", tried, start, url, stored)
-        urls = [dicomweb.retrieve_url(one) for one in named]
+        urls = [web.retrieve_url(one) for one in named]
         seen = "found" if urls == [url] else f"{len(urls)} studies found"
-        tried = f"GET {dicomweb.ROOT}/studies?StudyDescription=Pr%C3%BCfung%20…%2A as {reader.name}"
+        tried = f"GET {web.ROOT}/studies?StudyDescription=Pr%C3%BCfung%20…%2A as {reader.name}"
         remedy = f"this Orthanc does not decode a query, nor does /etc/orthanc/site/search.py for it; {DEPLOY}"
         self.check("DICOMweb", "QIDO-RS takes an encoded name", tried, "found", seen, remedy if url else stored)
-        seen = self.proxy.compared(dicomweb.path_of(url or start), image, reader, self.scratch)
+        seen = self.proxy.compared(web.path_of(url or start), image, reader, self.scratch)
         tried = f"GET its RetrieveURL as {reader.name}"
         self.check("DICOMweb", "WADO-RS gives it back", tried, "bit-identical", seen, stored)
         writers = [user for user, role in self.users if role != "dicomweb_reader"]
         if writers:
             second, sop = self.image("second.dcm")
             status = self.proxy.store(second, writers[0])
-            tried = f"POST {dicomweb.ROOT}/studies as {writers[0].name}"
+            tried = f"POST {web.ROOT}/studies as {writers[0].name}"
             self.check("DICOMweb", "STOW-RS stores an image", tried, "200", str(status), broken)
-            path = f"{dicomweb.ROOT}/studies/{self.study}/series/{self.series}/instances/{sop}"
+            path = f"{web.ROOT}/studies/{self.study}/series/{self.series}/instances/{sop}"
             seen = self.proxy.compared(path, second, reader, self.scratch)
             tried = f"GET the instance as {reader.name}"
             self.check("DICOMweb", "WADO-RS gives that back", tried, "bit-identical", seen, broken)
 
     # --- Access -------------------------------------------------------------------------------
     def people(self) -> None:
-        studies, opened = f"{dicomweb.ROOT}/studies?limit=1", f"close it: {DEPLOY}"
+        studies, opened = f"{web.ROOT}/studies?limit=1", f"close it: {DEPLOY}"
         tried = f"GET {studies}"
-        seen = self.status("GET", studies, dicomweb.NOBODY)
+        seen = self.status("GET", studies, web.NOBODY)
         self.check("Access", "HTTPS without a password", f"{tried} without a password", "401", seen, opened)
         for user, role in self.users:
             name = user.name
@@ -469,13 +470,13 @@ class Day:
             for path in ("/system", "/dicom-web/servers", "/patients", "/dicom-web/studies/..%5c..%5csystem"):
                 seen = self.status("GET", path, user)
                 self.check("Access", f"{name} at {path}", f"GET {path}", "403", seen, opened)
-            path = f"{dicomweb.ROOT}/studies/{self.study}"
+            path = f"{web.ROOT}/studies/{self.study}"
             seen = self.status("DELETE", path, user)
             self.check("Access", f"{name} deletes a study", "DELETE of the study", "403", seen, opened)
 
     def doors(self) -> None:
         port = self.settings["http_port"]
-        seen = self.local(port, "/system", dicomweb.NOBODY)
+        seen = self.local(port, "/system", web.NOBODY)
         tried = f"GET /system at 127.0.0.1:{port} without a password"
         remedy = f"set AuthenticationEnabled to true again; {DEPLOY}"
         self.check("Access", f"port {port} without a password", tried, "401", seen, remedy)
@@ -505,7 +506,7 @@ class Day:
         if 80 in exposure.neighbours():
             return "another site's"
         try:
-            reply = dicomweb.http_ask(80, "GET", "/")
+            reply = web.http_ask(80, "GET", "/")
         except OSError:
             return "refused"
         if reply.status in (301, 302, 307, 308) and reply.location.startswith("https://"):

@@ -19,8 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import acceptance, dicomweb, exposure
-from .server.orthanc.log import RIGHTS, Event, describe_title, events
+from ..dicom import web
+from ..orthanc.log import RIGHTS, Event, describe_title, events
+from . import acceptance, exposure
 
 HOUR = 3600
 TCP_SECONDS = 5.0  # where no machine has the address, the kernel knows it after three
@@ -307,7 +308,7 @@ def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
         path, body = f"/modalities/{device['name']}/echo", b'{"Timeout": 5}'
         # over TLS Orthanc's own entry leads to the proxy: a device that comes over TLS is not called
         if not over_tls:
-            reply = dicomweb.http_ask(settings["http_port"], "POST", path, acceptance.admin(settings), body)
+            reply = web.http_ask(settings["http_port"], "POST", path, acceptance.admin(settings), body)
             known.echo = "" if reply.status == 200 else detail(reply.body)
     return known
 
