@@ -5,7 +5,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down first-deploy test campaign ready lint unit unit-campaign bench clean
+.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -48,9 +48,13 @@ ready: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicop
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
-	mypy plugins tests molecule
+	mypy plugins tests molecule tools
 	yamllint --strict .
 	ansible-lint --offline
+
+# what is said of the settings: docs/variables.md, the READMEs of the roles, the comments of their defaults
+docs: $(VENV)/requirements-test.stamp
+	python3 tools/settings_docs.py
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit -m "not campaign"

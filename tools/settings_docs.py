@@ -1,0 +1,225 @@
+#!/usr/bin/env python3
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Writes what is said of the settings from the specs of the roles, which are the only text on them.
+
+docs/variables.md, the README of each role and the comments of its defaults; `make docs` calls it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import textwrap
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDTH = 118
+# A default that reads a collection variable: `orthanc_config_aet: "{{ orthanc_aet | default('ORTHANC') }}"`.
+SHARED = re.compile(r"\{\{ (orthanc_[a-z_]+) \| default\((.*)\) \}\}")
+# The role whose spec has the text on a collection variable is the first of these that reads it.
+OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
+REQUIRED = ("orthanc_hostname", "orthanc_users")
+GENERATED = "<!-- Written by `make docs` from meta/argument_specs.yml: change it there. -->"
+INTRODUCTION = """# Settings
+
+What a clinic may write in its inventory. The first three or four are enough."""
+CLOSING = """`orthanc_config_settings` is checked as [configuration.md](configuration.md) describes; options that are
+made of a variable above are set there. Names that begin with `orthanc_` belong to this collection: one that it does not
+know is refused as a misspelling, or named in a warning.
+
+When `orthanc_backup_repository` is emptied later, the schedule stays: remove `/etc/cron.d/orthanc-backup`, and disable
+`orthanc-restore-check.timer` and `orthanc-ledger.timer`.
+
+A password that holds `{{` needs Ansible's tag `!unsafe`, or it is read as a template. The directories must be Orthanc's
+own: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
+
+
+class Setting(NamedTuple):
+    """An option of a spec. `name` is what an inventory writes; `own` is the role's name of it, mostly the same."""
+
+    name: str
+    own: str
+    entry: str
+    spec: dict[str, Any]
+    default: Any
+
+
+def read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@cache
+def list_roles() -> list[str]:
+    return sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+@cache
+def read_wired() -> frozenset[str]:
+    """Names that the playbooks set, and an inventory does not."""
+    return frozenset(read_yaml(ROOT / "playbooks/vars/wiring.yml"))
+
+
+@cache
+def read_groups() -> dict[str, Any]:
+    content: dict[str, Any] = read_yaml(ROOT / "tools/settings.yml")
+    return content
+
+
+@cache
+def list_settings(role: str) -> list[Setting]:
+    """The options of a role, each once, in the order of its defaults."""
+    defaults = read_yaml(ROOT / "roles" / role / "defaults/main.yml") or {}
+    found: dict[str, Setting] = {}
+    for entry, spec in read_yaml(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"].items():
+        for own, option in spec.get("options", {}).items():
+            value = defaults[own]
+            shared = SHARED.fullmatch(value) if isinstance(value, str) else None
+            if shared:
+                found.setdefault(own, Setting(shared[1], own, entry, option, yaml.safe_load(shared[2])))
+            else:
+                found.setdefault(own, Setting(own, own, entry, option, value))
+    return [found[name] for name in defaults]
+
+
+@cache
+def list_public() -> dict[str, Setting]:
+    """Every setting that an inventory may write, by its name, with the spec that has the text on it."""
+    found: dict[str, Setting] = {}
+    for role in [*OWNERS, *(role for role in list_roles() if role not in OWNERS)]:
+        for setting in list_settings(role):
+            if setting.own not in read_wired():
+                found.setdefault(setting.name, setting)
+    return found
+
+
+def write_markdown(text: str, docs: str) -> str:
+    """The markup of a spec as Markdown; `docs` is the way from the page to the directory docs."""
+    text = " ".join(text.split())
+    text = re.sub(r"[CV]\(([^)]*)\)", r"`\1`", text)
+    return re.sub(r"docs/([a-z-]+\.md)", lambda match: f"[{match[1]}]({docs}{match[1]})", text)
+
+
+def write_plain(text: str) -> str:
+    """The markup of a spec as plain text, for a comment."""
+    return re.sub(r"[CV]\(([^)]*)\)", r"\1", " ".join(text.split()))
+
+
+def describe(spec: dict[str, Any], docs: str) -> str:
+    """What a cell of a table says of an option: its text, its values, and those of what is in it."""
+    said = write_markdown(spec["description"], docs)
+    choices = [f"`{choice}`" for choice in spec.get("choices", [])]
+    if choices and not all(choice in said for choice in choices):
+        said += f" One of {', '.join(choices)}."
+    if spec.get("options"):
+        kind = "Each has" if spec["type"] == "list" else "It has"
+        parts = [f"`{name}`: {describe(option, docs)}" for name, option in spec["options"].items()]
+        said += f" {kind} {' '.join(parts)}"
+    return said
+
+
+def show_default(setting: Setting) -> str:
+    """The default as a cell of a table shows it."""
+    if setting.name in REQUIRED:
+        return "required"
+    if setting.default in ("", None):
+        return "empty"
+    if isinstance(setting.default, bool):
+        return f"`{str(setting.default).lower()}`"
+    if isinstance(setting.default, (list, dict)):
+        shown = yaml.safe_dump(setting.default, default_flow_style=True, sort_keys=False, width=1000).strip()
+        return f"`{shown}`"
+    names = {each.own: each.name for role in list_roles() for each in list_settings(role)}
+    shown = re.sub(r"\{\{ (\w+) \}\}", lambda match: f"<{names.get(match[1], match[1])}>", str(setting.default))
+    return f"`{shown}`"
+
+
+def write_table(settings: list[Setting], docs: str) -> str:
+    rows = [f"| {each.name} | {show_default(each)} | {describe(each.spec, docs)} |" for each in settings]
+    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def write_variables() -> str:
+    """docs/variables.md."""
+    parts = [INTRODUCTION, GENERATED]
+    for group in read_groups()["groups"]:
+        settings = [list_public()[name] for name in group["settings"]]
+        parts += [f"## {group['title']}", group["description"], write_table(settings, "")]
+    return "\n\n".join([*parts, "## Good to know", CLOSING]) + "\n"
+
+
+def write_readme(role: str) -> str:
+    """The README of a role: what it is for, its settings, and a play with it."""
+    docs = "../../docs/"
+    specs = read_yaml(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]
+    settings = list_settings(role)
+    parts = [f"# clinicops.orthanc.{role}", GENERATED]
+    for entry, spec in specs.items():
+        if entry != "main":
+            parts.append(f"## tasks_from: {entry}")
+        parts += [f"{spec['short_description']}.", write_markdown(" ".join(spec["description"]), docs)]
+        public = [each for each in settings if each.entry == entry and each.own not in read_wired()]
+        if public:
+            parts += ["## Settings" if entry == "main" else "Its settings:", write_table(public, docs)]
+        wired = [each for each in settings if each.entry == entry and each.own in read_wired()]
+        if wired:
+            said = "The playbooks of the collection set these. Who uses the role alone sets them in the play."
+            parts += ["## Settings that the playbooks wire", said, write_table(wired, docs)]
+    example = read_groups()["examples"][role]
+    play: dict[str, Any] = {"name": specs["main"]["short_description"], "hosts": "orthanc", "become": True}
+    play["roles"] = [f"clinicops.orthanc.{role}"]
+    if example:
+        play["vars"] = {name: read_groups()["values"][name] for name in example}
+    shown = yaml.dump([play], Dumper=Indented, sort_keys=False, width=WIDTH, allow_unicode=True)
+    said = "The playbook `clinicops.orthanc.deploy` uses it with all others; every setting is in"
+    said += f" [variables.md]({docs}variables.md)."
+    return "\n\n".join([*parts, "## Example", f"```yaml\n{shown}```", textwrap.fill(said, WIDTH)]) + "\n"
+
+
+class Indented(yaml.SafeDumper):
+    """Lists indented below their key, as in the rest of the house."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def write_defaults(role: str) -> str:
+    """The defaults of a role with the text of the specs above each of its own; the values stay as they stand."""
+    settings = {each.own: each for each in list_settings(role)}
+    lines = (ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8").splitlines()
+    kept = ["---", "# Comments: `make docs`, from meta/argument_specs.yml."]
+    for line in lines:
+        if line.startswith(("#", "---")):
+            continue
+        own = line.partition(":")[0]
+        if own in settings and settings[own].name == own:
+            said = write_plain(settings[own].spec["description"])
+            kept += textwrap.wrap(
+                said, WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
+            )
+        kept.append(line)
+    return "\n".join(kept) + "\n"
+
+
+def write_all() -> dict[Path, str]:
+    """Each file that this program writes, and what belongs into it."""
+    files = {ROOT / "docs/variables.md": write_variables()}
+    for role in list_roles():
+        files[ROOT / "roles" / role / "README.md"] = write_readme(role)
+        files[ROOT / "roles" / role / "defaults/main.yml"] = write_defaults(role)
+    return files
+
+
+def main() -> None:
+    for path, content in write_all().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()
