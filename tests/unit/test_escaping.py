@@ -19,9 +19,10 @@ from programs import program
 from server.backup import run, settings
 from server.backup.cli import show
 from server.core import journal
+from server.core.errors import Refused
 from server.core.escaping import escape, escape_lines
-from server.worklist import cli, spool
-from server.worklist.settings import Refused, Settings
+from server.worklist import cli, gate, spool
+from server.worklist.settings import Settings
 
 MONITOR = program("orthanc_monitor")
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
@@ -83,7 +84,7 @@ EVENT = {
 }
 
 
-@pytest.mark.parametrize("named", [run, MONITOR, cli], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [run, MONITOR, gate], ids=lambda one: one.__name__)
 def test_a_line_for_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,11 +125,11 @@ def test_what_a_backup_shows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_worklist_shows(capsys: pytest.CaptureFixture[str]) -> None:
     step = {"date": "20260302", "time": "0800", "station": "US1", "modality": "US"}
     item = {"accession_number": HOSTILE, "patient_id": HOSTILE, "patient_name": HOSTILE, "steps": [step]}
-    cli.show({"items": [item]})
+    cli.show_result({"items": [item]})
     shown(capsys, 1)
-    cli.show({"waiting": [HOSTILE]})
+    cli.show_result({"waiting": [HOSTILE]})
     shown(capsys, 1)
-    cli.show({"quarantine": [{"file": HOSTILE, "reason": f"{escape(HOSTILE)}\nsecond\x1b\n"}]})
+    cli.show_result({"quarantine": [{"file": HOSTILE, "reason": f"{escape(HOSTILE)}\nsecond\x1b\n"}]})
     shown(capsys, 3)
 
 
@@ -180,7 +181,7 @@ def test_why_a_worklist_item_was_refused(tmp_path: Path) -> None:
         directory.mkdir(parents=True)
     path = settings.incoming / "A\n<0>b.wl"
     path.write_bytes(b"x")
-    assert spool.refuse(settings, path, path.lstat(), Refused(f"The transfer syntax is {HOSTILE}."))
+    assert spool.quarantine_file(settings, path, path.lstat(), Refused(f"The transfer syntax is {HOSTILE}."))
     (reason,) = settings.quarantine.glob("*.reason")
     lines = reason.read_text().removesuffix("\n").split("\n")
     assert len(lines) == 2

@@ -20,13 +20,15 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
-from server.worklist import cli, orders, spool
+from server.core import files
+from server.core.errors import Refused
+from server.worklist import cli, orders
 from server.worklist.gate import Gate
-from server.worklist.item import MAX_BYTES, data_set, item_of
-from server.worklist.orders import item_of_row
-from server.worklist.settings import Refused, Settings
-from server.worklist.spool import served_items
-from server.worklist.tidy import made_at, received_for, tidy
+from server.worklist.item import MAX_BYTES, parse_item, read_data_set
+from server.worklist.orders import build_item
+from server.worklist.settings import Settings
+from server.worklist.spool import read_served_items
+from server.worklist.tidy import is_study_of, read_served_time, tidy_worklist
 from workbook import Cell, xlsx
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,7 +86,7 @@ def written(content: Dataset, implicit: bool = False) -> bytes:
 
 def refusal(settings: Any, data: bytes) -> list[str]:
     with pytest.raises(Refused) as caught:
-        item_of(data, settings)
+        parse_item(data, settings)
     problems: list[str] = caught.value.problems
     assert all("Remedy: " in problem for problem in problems), problems
     return problems
@@ -103,8 +105,8 @@ def names(directory: Path) -> list[str]:
 # --- what an item is ---------------------------------------------------------------------------
 @pytest.mark.parametrize("implicit", [True, False])
 def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
-    found = item_of(written(item(), implicit), settings)
-    assert found.facts() == {
+    found = parse_item(written(item(), implicit), settings)
+    assert found.facts == {
         "patient_id": "P1",
         "patient_name": "ROE^JANE",
         "accession_number": "A1",
@@ -114,7 +116,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
     }
     assert found.data[128:132] == b"DICM"
     # what it wrote it reads again, to the same bytes
-    assert item_of(found.data, settings) == found
+    assert parse_item(found.data, settings) == found
 
 
 @pytest.mark.parametrize(
@@ -175,7 +177,7 @@ def test_no_sequence(settings: Any) -> None:
     ],
 )
 def test_a_name_becomes_utf_8(settings: Any, declared: Any, name: str) -> None:
-    found = item_of(written(item(SpecificCharacterSet=declared, PatientName=name)), settings)
+    found = parse_item(written(item(SpecificCharacterSet=declared, PatientName=name)), settings)
     assert found.patient_name == name
     assert name.encode() in found.data
     assert b"ISO_IR 192" in found.data
@@ -202,7 +204,7 @@ def test_text_that_is_not_in_its_character_set(settings: Any) -> None:
 
 
 def test_values_take_their_normal_form(settings: Any) -> None:
-    found = item_of(
+    found = parse_item(
         written(item(PatientID=" P1 ", Modality="us", ScheduledStationAETitle="us2 ", ScheduledProcedureStepID=None)),
         settings,
     )
@@ -212,7 +214,7 @@ def test_values_take_their_normal_form(settings: Any) -> None:
 
 @pytest.mark.parametrize("cut", range(1, 300, 7))
 def test_a_file_that_is_cut_off_is_refused(settings: Any, cut: int) -> None:
-    data = item_of(written(item()), settings).data
+    data = parse_item(written(item()), settings).data
     # cut behind a whole element it may lack what comes last, and nothing that is needed
     assert refusal(settings, data[:-cut])
 
@@ -269,7 +271,7 @@ def test_text_is_called_text(settings: Any, tmp_path: Path, capsys: Any, later: 
     assert f"text.wl: {said}" in capsys.readouterr().err
     drop(settings, "text.wl", data)
     later(20)
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     assert said in next(settings.quarantine.glob("*text.wl.reason")).read_text()
 
 
@@ -287,14 +289,14 @@ def test_a_file_of_another_kind_is_not_called_cut_off(settings: Any, data: bytes
 
 
 def test_a_data_set_that_is_cut_off_is_called_so(settings: Any) -> None:
-    for data in (written(item()), written(item(), True), item_of(written(item()), settings).data):
+    for data in (written(item()), written(item(), True), parse_item(written(item()), settings).data):
         assert refusal(settings, data[:-5])[0].startswith("The file is cut off. Remedy: ")
 
 
 def test_a_bomb_is_not_inflated(settings: Any) -> None:
     import zlib
 
-    head = item_of(written(item()), settings).data
+    head = parse_item(written(item()), settings).data
     start = head.index(b"1.2.840.10008.1.2.1\0")
     deflated = head[:start] + b"1.2.840.10008.1.2.1.99" + zlib.compress(b"\0" * 50_000_000)
     deflated = deflated.replace(b"UI\x14\x001.2.840.10008.1.2.1.99", b"UI\x16\x001.2.840.10008.1.2.1.99")
@@ -324,9 +326,9 @@ def test_an_image_is_refused(settings: Any) -> None:
 def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings)
     gate = Gate(settings)
-    assert gate.look() == (1, 0)
+    assert gate.process_incoming() == (1, 0)
     later(2)
-    assert gate.look() == (1, 1)
+    assert gate.process_incoming() == (1, 1)
     assert (names(settings.served), names(settings.incoming)) == (["1.2.3_1.wl"], [])
     assert oct((settings.served / "1.2.3_1.wl").stat().st_mode)[-3:] == "640"
 
@@ -335,18 +337,18 @@ def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable
     path = drop(settings, data=written(item())[:50])
     gate = Gate(settings)
     later(10)
-    assert gate.look() == (1, 0)
+    assert gate.process_incoming() == (1, 0)
     later(0)
     path.write_bytes(written(item()))
     later(2)
-    assert gate.look() == (1, 1)
+    assert gate.process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
 
 
 def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings, "bad\n.wl", written(item(StudyInstanceUID="")))
     later(20)
-    assert Gate(settings).look() == (1, 1)
+    assert Gate(settings).process_incoming() == (1, 1)
     held, reason = names(settings.quarantine)
     assert reason == f"{held}.reason"
     text = (settings.quarantine / reason).read_text()
@@ -360,13 +362,13 @@ def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float
     gate = Gate(settings)
     with path.open("ab") as writer:
         later(100)
-        assert gate.look() == (1, 0)
+        assert gate.process_incoming() == (1, 0)
         writer.close()
-        assert gate.look() == (1, 1)
+        assert gate.process_incoming() == (1, 1)
     path = drop(settings)
     with path.open("ab"):
         later(4000)
-        assert gate.look() == (1, 1)
+        assert gate.process_incoming() == (1, 1)
     assert len(names(settings.quarantine)) == 2
 
 
@@ -385,7 +387,7 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         path = path.with_suffix(".part" if "name" in kind else ".wl")
         with path.open("wb") as file:
             file.truncate(2_000_000_000)
-    assert Gate(settings).look() == (1, 1)
+    assert Gate(settings).process_incoming() == (1, 1)
     held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
     assert names(settings.served) == []
     assert good.read_bytes() == written(item())
@@ -401,13 +403,13 @@ def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, late
     other.hardlink_to(path)
     gate = Gate(settings)
     later(10)
-    assert gate.look() == (1, 0)
+    assert gate.process_incoming() == (1, 0)
     other.unlink()
-    assert gate.look() == (1, 1)
+    assert gate.process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
     other.hardlink_to(drop(settings))
     later(20)
-    gate.look()
+    gate.process_incoming()
     assert "hard link" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
@@ -415,11 +417,11 @@ def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, l
     gate = Gate(settings)
     later(20)
     drop(settings)
-    gate.look()
+    gate.process_incoming()
     drop(settings, data=written(item(PatientName="ROE^MARY")))
     drop(settings, "b.wl", written(item(PatientID="P2", ScheduledProcedureStepID="2")))
-    gate.look()
-    [found] = served_items(settings)
+    gate.process_incoming()
+    [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("P1", "ROE^MARY")
     assert "for another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
 
@@ -428,7 +430,7 @@ def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float]
     for number in range(7):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     later(20)
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     assert len(names(settings.served)) == 5
     assert "orthanc_worklist_max_items is 5" in next(settings.quarantine.glob("*.reason")).read_text()
 
@@ -440,7 +442,7 @@ def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.M
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     os.chown(settings.incoming / "4.wl", 12345, -1)
     later(2)
-    assert Gate(settings).look() == (5, 4)
+    assert Gate(settings).process_incoming() == (5, 4)
     assert len(names(settings.incoming)) == 1
     assert "1.2.4_1.wl" in names(settings.served)
 
@@ -457,9 +459,9 @@ def test_a_full_disk_leaves_everything_where_it_is(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        assert Gate(settings).look() == (2, 0)
+        assert Gate(settings).process_incoming() == (2, 0)
     assert names(settings.incoming) == ["a.wl", "b.wl"]
-    assert Gate(settings).look() == (2, 2)
+    assert Gate(settings).process_incoming() == (2, 2)
 
 
 def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later: Callable[[float], None]) -> None:
@@ -470,9 +472,9 @@ def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later:
     monkeypatch.setattr(fcntl, "fcntl", denied)
     drop(settings)
     later(10)
-    assert Gate(settings).look() == (1, 0)
+    assert Gate(settings).process_incoming() == (1, 0)
     later(20)
-    assert Gate(settings).look() == (1, 1)
+    assert Gate(settings).process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
 
 
@@ -481,24 +483,37 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
     later(2)
     drop(settings, data=written(item(ScheduledProcedureStepStartDate="20200101")))
     drop(settings, "b.wl", written(item(StudyInstanceUID="1.2.4", ScheduledProcedureStepStartDate="29991231")))
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     drop(settings, "c.part")
     (settings.orthanc).write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     later(4000)
     with pytest.raises(Refused, match="Orthanc does not answer"):
-        tidy(settings)
+        tidy_worklist(settings)
     assert names(settings.served) == ["1.2.4_1.wl"]
     assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
     # a name that would be its reason's, and a directory that no path reaches the end of
     grown = next(settings.quarantine.glob("*c.part"))
     os.truncate(grown, MAX_BYTES + 1)
     with pytest.raises(Refused):
-        tidy(settings)
+        tidy_worklist(settings)
     assert grown.stat().st_size == MAX_BYTES
     later(40 * 86400)
     with pytest.raises(Refused):
-        tidy(settings)
+        tidy_worklist(settings)
     assert names(settings.quarantine) == []
+
+
+def test_without_an_administrator_the_remedy_is_said(
+    settings: Any, tmp_path: Path, capsys: Any, later: Callable[[float], None]
+) -> None:
+    later(2)
+    drop(settings, data=written(item(ScheduledProcedureStepStartDate="29991231")))
+    Gate(settings).process_incoming()
+    settings.orthanc.write_text('{"ClinicopsRoles": {"web": "dicomweb_reader"}, "RegisteredUsers": {"web": "x"}}')
+    assert command(settings, tmp_path, "tidy") == 1
+    said = capsys.readouterr().err.splitlines()
+    assert "no user with the role admin. Remedy: give one to orthanc_users, and deploy again." in said[-1]
+    assert names(settings.served) == ["1.2.3_1.wl"]
 
 
 CSV = """\
@@ -523,14 +538,14 @@ def test_a_spreadsheet_is_scheduled(
     (tmp_path / "day.csv").write_text("\ufeff" + CSV.replace(";", separator))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
     later(2)
-    Gate(settings).look()
-    found = served_items(settings)
+    Gate(settings).process_incoming()
+    found = read_served_items(settings)
     assert {item.patient_name for item in found} == {"ROE^JANE", "Παπαδοπούλου^Μαρία"}
     assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "0930"
     # once more: the same items
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
-    Gate(settings).look()
-    assert served_items(settings) == found
+    Gate(settings).process_incoming()
+    assert read_served_items(settings) == found
 
 
 def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_path: Path, capsys: Any) -> None:
@@ -545,7 +560,7 @@ def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_pa
 
 def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, capsys: Any) -> None:
     drop(settings, "evil.reason", b"\x1b]0;x" + b"\0" * MAX_BYTES)
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     assert command(settings, tmp_path, "list", "--quarantine", "--json") == 0
     [held] = json.loads(capsys.readouterr().out)["quarantine"]
     assert held["file"].endswith("-evil_reason")
@@ -555,7 +570,7 @@ def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, cap
 def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
     settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     (settings.incoming / "deep.wl").mkdir()
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     here = os.open(next(settings.quarantine.glob("*deep.wl")), os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=here)
@@ -564,7 +579,7 @@ def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[flo
         here = below
     os.close(here)
     later(40 * 86400)
-    tidy(settings)
+    tidy_worklist(settings)
     assert names(settings.quarantine) == []
 
 
@@ -573,7 +588,7 @@ def test_too_many_files_of_one_owner_are_refused(settings: Any, monkeypatch: Any
     for number in range(6):
         drop(settings, f"{number}.part")
     later(2)
-    assert Gate(settings).look() == (6, 2)
+    assert Gate(settings).process_incoming() == (6, 2)
     assert len(names(settings.incoming)) == 4
     assert "More than 4 files" in next(settings.quarantine.glob("*.reason")).read_text()
 
@@ -585,8 +600,8 @@ def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -
         (settings.incoming / f"{number}.wl").symlink_to("/nowhere")
     os.mkfifo(settings.incoming / "other.wl")
     os.chown(settings.incoming / "other.wl", 12345, -1)
-    Gate(settings).look()
-    tidy(settings)
+    Gate(settings).process_incoming()
+    tidy_worklist(settings)
     held = names(settings.quarantine)
     assert len(held) == 6
     assert sum(name.endswith(".reason") for name in held) == 3
@@ -594,32 +609,32 @@ def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -
 
 
 def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatch: Any, later: Any) -> None:
-    path, real = drop(settings), spool.put
+    path, real = drop(settings), files.write_atomic
 
-    def replaced(*arguments: Any) -> None:
-        real(*arguments)
+    def replaced(*arguments: Any, **named: Any) -> None:
+        real(*arguments, **named)
         other = settings.incoming / "other.part"
         other.write_bytes(written(item(PatientName="ROE^MARY")))
         other.rename(path)
 
     later(20)
     with monkeypatch.context() as patched:
-        patched.setattr("server.worklist.gate.put", replaced)
-        patched.setattr("server.worklist.spool.put", replaced)
-        Gate(settings).look()
+        for module in ("gate", "spool"):
+            patched.setattr(f"server.worklist.{module}.write_atomic", replaced)
+        Gate(settings).process_incoming()
         assert names(settings.incoming) == ["a.wl"]
         path.write_bytes(b"bad")
-        Gate(settings).look()
+        Gate(settings).process_incoming()
     assert names(settings.incoming) == ["a.wl"]
     assert names(settings.quarantine) == []
-    Gate(settings).look()
-    assert [one.patient_name for one in served_items(settings)] == ["ROE^MARY"]
+    Gate(settings).process_incoming()
+    assert [one.patient_name for one in read_served_items(settings)] == ["ROE^MARY"]
 
 
 def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable[[float], None]) -> None:
     (settings.served / ".spool/taken").write_bytes(written(item()))
     later(2)
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     assert names(settings.served) == ["1.2.3_1.wl"]
     assert not (settings.served / ".spool/taken").exists()
 
@@ -677,7 +692,7 @@ def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Ca
     assert command(settings, tmp_path, "check", str(path)) == 0
     assert command(settings, tmp_path, "list", "--waiting") == 0
     assert "a.wl" in capsys.readouterr().out
-    Gate(settings).look()
+    Gate(settings).process_incoming()
     assert command(settings, tmp_path, "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["items"][0]["accession_number"] == "A1"
     assert command(settings, tmp_path, "remove", "A2") == 1
@@ -705,8 +720,8 @@ def imported(settings: Any, tmp_path: Path, *lines: str, code: int = 0, options:
     path = tmp_path / "week.csv"
     path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
     assert command(settings, tmp_path, "create", *options, str(path)) == code
-    Gate(settings).look()
-    found = served_items(settings)
+    Gate(settings).process_incoming()
+    found = read_served_items(settings)
     return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time']} {one.steps[0]['station']}" for one in found)
 
 
@@ -759,13 +774,13 @@ def test_the_same_order_twice_in_a_file_is_asked_back(settings: Any, tmp_path: P
 def as_root(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
     """The gate goes over what comes while root waits for it."""
     later(2)
-    real = orders.served
+    real = orders.await_verdicts
 
     def served(*arguments: Any) -> None:
-        Gate(settings).look()
+        Gate(settings).process_incoming()
         real(*arguments)
 
-    monkeypatch.setattr("server.worklist.orders.served", served)
+    monkeypatch.setattr("server.worklist.orders.await_verdicts", served)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
 
 
@@ -789,7 +804,7 @@ def test_what_an_earlier_import_had_stays_and_is_named(
     result = json.loads(capsys.readouterr().out)
     assert [one["patient_id"] for one in result["items"]] == ["P4", "P2"]
     assert sorted(one["patient_id"] for one in result["removed"]) == ["P1", "P2"]
-    left = {(one.patient_id, one.steps[0]["date"]) for one in served_items(settings)}
+    left = {(one.patient_id, one.steps[0]["date"]) for one in read_served_items(settings)}
     assert left == {("P4", "29991128"), ("P2", "29991129"), ("P3", "29991128"), ("APP", "29991128")}
 
 
@@ -822,16 +837,16 @@ def test_an_item_that_was_replaced_meanwhile_stays(
 ) -> None:
     as_root(settings, monkeypatch, later)
     imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,")
-    real = orders.left_over
+    real = orders.find_leftovers
 
-    def left_over(*arguments: Any) -> Any:
+    def find_leftovers(*arguments: Any) -> Any:
         found = real(*arguments)
         [there] = found["not_in_file"]
         path = settings.served / there.name
         path.write_bytes(path.read_bytes().replace(b"0830", b"1030"))
         return found
 
-    monkeypatch.setattr("server.worklist.orders.left_over", left_over)
+    monkeypatch.setattr("server.worklist.orders.find_leftovers", find_leftovers)
     capsys.readouterr()
     left = imported(settings, tmp_path, "P2,A^B,US1,2999-11-28,09:00,,", options=("--replace",))
     assert left == ["1128 0900 US1", "1128 1030 US1"]
@@ -850,7 +865,7 @@ def test_what_the_gate_refuses_is_not_called_served(
     """The item that it was to replace is still there."""
     as_root(settings, monkeypatch, later)
     assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1")) == 1
-    [there] = served_items(settings)
+    [there] = read_served_items(settings)
     row = {"PatientID": "P2", "PatientName": "A^B", "ScheduledStationAETitle": "US1", "AccessionNumber": "A1"}
     row |= {"ScheduledProcedureStepStartDate": "2999-11-28", "StudyInstanceUID": there.study_instance_uid}
     (tmp_path / "one.json").write_text(json.dumps(row))
@@ -864,10 +879,10 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
     settings: Any, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, later: Any, age: int | None, code: int
 ) -> None:
     as_root(settings, monkeypatch, later)
-    real = orders.served
+    real = orders.await_verdicts
 
     def served(held: Any, items: Any, *more: Any) -> None:
-        Gate(settings).look()
+        Gate(settings).process_incoming()
         (settings.served / items[0].name).unlink()
         if age is not None:
             reason = settings.quarantine / f"1-1-{items[0].name}.reason"
@@ -875,7 +890,7 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
             os.utime(reason, (reason.stat().st_mtime - age,) * 2)
         real(held, items, *more)
 
-    monkeypatch.setattr("server.worklist.orders.served", served)
+    monkeypatch.setattr("server.worklist.orders.await_verdicts", served)
     assert imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,08:30,,A1", code=code) == []
     assert ("is in quarantine: It is no good." in capsys.readouterr().err) == bool(code)
 
@@ -886,11 +901,11 @@ def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
     cells: list[Cell] = [4711, "Müller, Anna", "US1", date(2999, 11, 28), clock(8, 30), "Schilddrüse", None]
     (tmp_path / "day.xlsx").write_bytes(xlsx({"Tabelle1": [[*COLUMNS], [], cells]}))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.xlsx")) == 0
-    Gate(settings).look()
-    [found] = served_items(settings)
+    Gate(settings).process_incoming()
+    [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
     assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
-    content = data_set((settings.served / found.name).read_bytes())
+    content = read_data_set((settings.served / found.name).read_bytes())
     assert (content.PatientName.family_name, content.PatientName.given_name) == ("Müller", "Anna")
 
 
@@ -935,26 +950,26 @@ def test_what_was_received_for_an_item(
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    scheduled = item_of(written(item()), settings)
+    scheduled = parse_item(written(item()), settings)
     made = datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=UTC).timestamp()
     found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": study, "StudyDate": dated}}
-    assert received_for(scheduled, made, found) is is_its
+    assert is_study_of(scheduled, made, found) is is_its
 
 
 def test_an_item_of_two_days_is_over_with_the_second(settings: Any) -> None:
     content = item()
     later = item(ScheduledProcedureStepStartDate="20261127").ScheduledProcedureStepSequence[0]
     content.ScheduledProcedureStepSequence.append(later)
-    scheduled = item_of(written(content), settings)
+    scheduled = parse_item(written(content), settings)
     for last, is_its in (("20261125T120000", False), ("20261127T120000", True)):
         found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": "1.2.3", "StudyDate": "20261125"}}
-        assert received_for(scheduled, 0.0, found) is is_its
+        assert is_study_of(scheduled, 0.0, found) is is_its
 
 
 def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
     row = {"PatientID": "P1", "PatientName": "ROE^JANE", "AccessionNumber": "C1", "ScheduledStationAETitle": "US1"}
     made = [
-        item_of_row({**row, "ScheduledProcedureStepStartDate": day, **more}, settings, {})[0].name
+        build_item({**row, "ScheduledProcedureStepStartDate": day, **more}, settings, {})[0].name
         for day, more in (
             ("29991201", {}),
             ("29991203", {}),
@@ -966,11 +981,11 @@ def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
 
 def test_an_item_that_is_handed_over_again_is_as_old_as_it_was(settings: Any) -> None:
     gate = Gate(settings)
-    scheduled = item_of(written(item()), settings)
+    scheduled = parse_item(written(item()), settings)
     path = settings.served / scheduled.name
-    gate.serve(scheduled)
+    gate.serve_item(scheduled)
     os.utime(path, (1000, 1000))
-    gate.serve(scheduled)
-    assert made_at(settings, scheduled) == 1000
-    gate.serve(item_of(written(item(PatientName="ROE^MARY")), settings))
-    assert made_at(settings, scheduled) > 1000
+    gate.serve_item(scheduled)
+    assert read_served_time(settings, scheduled) == 1000
+    gate.serve_item(parse_item(written(item(PatientName="ROE^MARY")), settings))
+    assert read_served_time(settings, scheduled) > 1000

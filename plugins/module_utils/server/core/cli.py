@@ -54,11 +54,18 @@ def explain_system(error: Exception) -> str:
     return f"{error.filename or 'A file'}: {error.strerror or error}. Remedy: {remedy}."
 
 
-def run_command(program: str, action: Callable[[], int], as_json: bool = False, explain: Explain | None = None) -> int:
+def run_command(
+    program: str,
+    action: Callable[[], int],
+    as_json: bool = False,
+    explain: Explain | None = None,
+    loudly: bool = True,
+) -> int:
     """Runs what was asked for and returns the exit code, which is the action's own where nothing is wrong.
 
     What is wrong is said in sentences with their remedies: in the journal and on standard error, or as
-    {"problems": [..]}. `explain` gives the sentence of an error that only this command knows, or nothing.
+    {"problems": [..]}. `explain` gives the sentence of an error that only this command knows, or nothing. Without
+    `loudly` a person alone is told: on standard error, or as JSON.
     """
     journal.prepare_output()
     os.environ["PATH"] += ":/usr/sbin:/sbin"  # cron's has neither
@@ -83,5 +90,8 @@ def run_command(program: str, action: Callable[[], int], as_json: bool = False, 
     if as_json:
         print(json.dumps({"problems": problems}, indent=2))
     for problem in problems:
-        journal.say_loudly(problem, program)
+        if loudly:
+            journal.say_loudly(problem, program)
+        elif not as_json:
+            journal.say(problem, journal.ERROR)
     return status

@@ -9,23 +9,27 @@ anew where Orthanc serves it, or puts it into quarantine beside a text that says
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from ..core import journal, words
+from ..core import cli as core
+from ..core import words
+from ..core.errors import DONE, Interrupted, Misused
 from ..core.escaping import escape
-from ..core.journal import say
 from . import row as rows
 from . import spreadsheet
 from .gate import Gate
-from .orders import checked, create, listed, removed
-from .settings import CONFIGURATION, Refused, Settings
-from .tidy import tidy
+from .orders import check_files, create_items, list_items, remove_items
+from .settings import CONFIGURATION, Settings
+from .tidy import tidy_worklist
+
+PROGRAM = "orthanc-worklist"
 
 
-def show(result: dict[str, Any]) -> None:
+def show_result(result: dict[str, Any]) -> None:
+    """For a person, on standard output."""
     for held in result.get("quarantine", []):
         print(escape(held["file"]))
         for line in held["reason"].strip().split("\n"):
@@ -62,7 +66,7 @@ def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
             print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
 
 
-def codec(name: str) -> str:
+def parse_encoding(name: str) -> str:
     """The name of an encoding of text; ValueError for another."""
     try:
         "".encode(name)
@@ -71,12 +75,11 @@ def codec(name: str) -> str:
     return name
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of orthanc-worklist."""
+    parser = core.build_parser(PROGRAM, __doc__ or "", CONFIGURATION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="the result as JSON")
+    common = core.build_common()
     columns = ", ".join(name if needed else f"[{name}]" for name, needed in spreadsheet.COLUMNS.items())
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
     one = add("create", parents=[common], help="schedule the rows of a spreadsheet", epilog=f"Columns: {columns}.")
@@ -87,7 +90,7 @@ def main() -> int:
         default="",
         help="how 01/02/2026 is meant: dmy is 1 February, mdy is January 2",
     )
-    one.add_argument("--encoding", type=codec, help="of CSV that is not in UTF-8 or UTF-16, such as cp1252")
+    one.add_argument("--encoding", type=parse_encoding, help="of CSV that is not in UTF-8 or UTF-16, such as cp1252")
     one.add_argument("--sheet", default="", help="which one of an .xlsx file, if several are lists of patients")
     one.add_argument(
         "--replace",
@@ -104,40 +107,48 @@ def main() -> int:
     one.add_argument("files", nargs="+", metavar="FILE")
     add("gate", help="the service that takes what comes")
     add("tidy", help="the timer that takes away what is done")
-    given = parser.parse_args()
-    journal.prepare_output()
-    as_json = getattr(given, "json", False)
-    try:
-        settings = Settings.read(given.config)
-        if given.command == "gate":
+    return parser
+
+
+def act(given: argparse.Namespace) -> int:
+    """Does what was asked for and returns the exit code."""
+    settings = Settings.read(given.config)
+    if given.command == "gate":
+        # stopped at any moment it leaves nothing that the next one does not mend
+        with contextlib.suppress(Interrupted):
             Gate(settings).run()
-        elif given.command == "tidy":
-            tidy(settings)
-        else:
-            actions: dict[str, Callable[[], dict[str, Any]]] = {
-                "create": lambda: create(settings, given.file, given),
-                "list": lambda: listed(settings, given.which),
-                "remove": lambda: removed(settings, given.wanted),
-                "check": lambda: checked(settings, given.files),
-            }
-            result = actions[given.command]()
-            if as_json:
-                print(json.dumps(result, indent=2))
-            else:
-                show(result)
-                print(
-                    f"{len(next(iter(result.values())))} {'checked and good' if given.command == 'check' else 'in all'}"
-                )
-        return 0
-    except Refused as refused:
-        if as_json:
-            print(json.dumps({"problems": refused.problems}, indent=2))
-        for problem in [] if as_json else refused.problems:
-            say(problem, 3)
-        return 1
-    except OSError as error:
-        remedy = "run it as root" if isinstance(error, PermissionError) else "deploy again, or give another file"
-        say(f"{error.filename or ''}: {error.strerror}. Remedy: {remedy}.", 3)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return DONE
+    if given.command == "tidy":
+        tidy_worklist(settings)
+        return DONE
+    actions: dict[str, Callable[[], dict[str, Any]]] = {
+        "create": lambda: create_items(settings, given.file, given),
+        "list": lambda: list_items(settings, given.which),
+        "remove": lambda: remove_items(settings, given.wanted),
+        "check": lambda: check_files(settings, given.files),
+    }
+    try:
+        result = actions[given.command]()
+    except PermissionError as error:
+        raise Misused(core.explain_system(error)) from None
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        show_result(result)
+        print(f"{len(next(iter(result.values())))} {'checked and good' if given.command == 'check' else 'in all'}")
+    return DONE
+
+
+def explain(error: Exception) -> str:
+    """A directory that is not there as a sentence with its remedy; nothing for anything else."""
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename}: {error.strerror}. Remedy: deploy again."
+    return ""
+
+
+def main() -> int:
+    """The exit code of the command."""
+    given = build_parser().parse_args()
+    as_json = getattr(given, "json", False)
+    # a wrong row is its author's to mend, and no error of the server's
+    return core.run_command(PROGRAM, lambda: act(given), as_json, explain, loudly=False)

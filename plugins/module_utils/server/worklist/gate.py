@@ -18,10 +18,21 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..core import words
+from ..core.errors import Refused
+from ..core.files import sync_directory, write_atomic
 from ..core.journal import say
-from .item import MAX_BYTES, Item, item_of
-from .settings import Refused, Settings
-from .spool import FORGOTTEN_SECONDS, cut, locked, moved, named, put, read_served, refuse, served_names, sync
+from .item import MAX_BYTES, Item, parse_item
+from .settings import Settings
+from .spool import (
+    FORGOTTEN_SECONDS,
+    has_item_name,
+    list_served_names,
+    lock_spool,
+    move_file,
+    quarantine_file,
+    read_served_item,
+    truncate_file,
+)
 
 MAX_WAITING = 5_000  # files of one owner; a pass over more would keep the others waiting
 SETTLE_SECONDS = 1  # a file that just changed may change again
@@ -35,8 +46,8 @@ class Gate:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.known: dict[tuple[int, int, int], Refused] = {}  # files that are not right, yet
-        self.told: set[str] = set()  # errors that are in the journal
+        self.doubtful: dict[tuple[int, int, int], Refused] = {}  # files that are not right, yet
+        self.reported: set[str] = set()  # errors that are in the journal
         self.tokens: dict[int, tuple[float, float]] = {}  # owner: files that may come now, as of when
         self.studies: dict[str, set[str]] = {}  # study: names of the files that are served; as of this pass
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a file that has our lease
@@ -45,14 +56,14 @@ class Gate:
         """Until nothing has been there for a while."""
         quiet = time.monotonic()
         while time.monotonic() - quiet < LINGER_SECONDS:
-            with locked(self.settings):
-                there, done = self.look()
+            with lock_spool(self.settings):
+                there, done = self.process_incoming()
             if there:
                 quiet = time.monotonic()
             if not done:
                 time.sleep(0.2)
 
-    def look(self) -> tuple[int, int]:
+    def process_incoming(self) -> tuple[int, int]:
         """One pass: how many were there, and how many went."""
         self.studies = {}
         taken = self.settings.taken
@@ -73,69 +84,71 @@ class Gate:
         for number, turn in enumerate(itertools.zip_longest(*queues.values())):
             for _changed, name in filter(None, turn):
                 try:
-                    done += self.take(name, number >= MAX_WAITING)
+                    done += self.process_file(name, number >= MAX_WAITING)
                 except FileNotFoundError:
                     pass  # the application has taken it back
                 except OSError as error:  # a full disk: everything stays where it is
-                    if str(error) not in self.told:
+                    if str(error) not in self.reported:
                         say(f"{name!a} has to wait, and maybe others: {error}", 3)
-                        self.told.add(str(error))
+                        self.reported.add(str(error))
         if done:
-            sync(self.settings.served)
+            sync_directory(self.settings.served)
         return there, done
 
-    def take(self, name: str, crowded: bool = False) -> bool:
+    def process_file(self, name: str, crowded: bool = False) -> bool:
         """Whether this file went, served or into quarantine."""
         path = self.settings.incoming / name
         seen = path.lstat()
         age = time.time() - seen.st_ctime
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-            cut(path)
+            truncate_file(path)
             what = f"It has {words.say_size(seen.st_size)}, of which the first {words.say_size(MAX_BYTES)} are kept"
-            return refuse(self.settings, path, seen, Refused(f"{what}. Remedy: hand over worklist items alone."))
+            large = Refused(f"{what}. Remedy: hand over worklist items alone.")
+            return quarantine_file(self.settings, path, seen, large)
         if crowded:
             what = f"More than {MAX_WAITING} files of its owner wait. Remedy: hand them over again, one after the other"
-            return self.allowed(seen.st_uid) and refuse(self.settings, path, seen, Refused(f"{what}."))
-        if not named(name):
+            return self.spend_token(seen.st_uid) and quarantine_file(self.settings, path, seen, Refused(f"{what}."))
+        if not has_item_name(name):
             return False
         if not stat.S_ISREG(seen.st_mode):
             what = "It is no regular file. Remedy: put a file there."
-            return self.allowed(seen.st_uid) and refuse(self.settings, path, seen, Refused(what))
+            return self.spend_token(seen.st_uid) and quarantine_file(self.settings, path, seen, Refused(what))
         if 0 <= age < SETTLE_SECONDS:
             return False
         key = (seen.st_ino, seen.st_ctime_ns, seen.st_size)
         try:
             if seen.st_nlink > 1:  # for a moment while sftp-server renames, and then no more
                 raise Refused("It has another name (a hard link). Remedy: copy the file there.")
-            if key in self.known:
-                raise self.known[key]
-            if not self.allowed(seen.st_uid):
+            if key in self.doubtful:
+                raise self.doubtful[key]
+            if not self.spend_token(seen.st_uid):
                 return False
-            data = self.content(path, seen)
+            data = self.read_closed(path, seen)
             if data is None:
                 if age >= FORGOTTEN_SECONDS:
                     what = "It has been open for writing for an hour. Remedy: close it, or write it under another name."
                     raise Refused(what)
                 return False
-            self.serve(item_of(data, self.settings))
+            self.serve_item(parse_item(data, self.settings))
         except Refused as refused:
             if 0 <= age < DOUBT_SECONDS:
-                self.known[key] = refused
+                self.doubtful[key] = refused
                 return False
-            self.known.pop(key, None)
-            return refuse(self.settings, path, seen, refused)
-        moved(path, self.settings.taken, seen)
+            self.doubtful.pop(key, None)
+            return quarantine_file(self.settings, path, seen, refused)
+        move_file(path, self.settings.taken, seen)
         self.settings.taken.unlink(missing_ok=True)
         return True
 
-    def allowed(self, uid: int) -> bool:
+    def spend_token(self, uid: int) -> bool:
+        """Whether another file of this owner may come now."""
         left, since = self.tokens.get(uid, (float(BURST), time.monotonic()))
         left = min(BURST, left + (time.monotonic() - since) * A_SECOND)
         self.tokens[uid] = (left - (left >= 1), time.monotonic())
         return left >= 1
 
     @staticmethod
-    def content(path: Path, seen: os.stat_result) -> bytes | None:
+    def read_closed(path: Path, seen: os.stat_result) -> bytes | None:
         """The bytes of a file that nobody has open for writing; None while somebody has."""
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
@@ -151,14 +164,15 @@ class Gate:
                 return None
             return file.read(MAX_BYTES + 1)
 
-    def serve(self, item: Item) -> None:
+    def serve_item(self, item: Item) -> None:
+        """Writes it where Orthanc serves it. Refused for another patient's study, and for one item too many."""
         if not self.studies:
             self.studies = defaultdict(set)
-            for name in served_names(self.settings):
+            for name in list_served_names(self.settings):
                 self.studies[name.split("_")[0]].add(name)
         names = self.studies[item.study_instance_uid]
         for name in names:
-            other = read_served(self.settings.served / name, self.settings)
+            other = read_served_item(self.settings.served / name, self.settings)
             if other and other.patient_id != item.patient_id:
                 what = "StudyInstanceUID is that of an item for another PatientID, and the images would mix"
                 raise Refused(f"{what}. Remedy: give each study a UID of its own.")
@@ -166,9 +180,11 @@ class Gate:
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
             raise Refused(f"{what}. Remedy: orthanc-worklist remove those that are done, or set more.")
-        path = self.settings.served / item.name
+        served = self.settings.served
+        path = served / item.name
         # handed over once more it stays as it is: what came since it was served first may be its study
         if item.name not in names or path.read_bytes() != item.data:
-            put(self.settings, path, item.data, os.stat(self.settings.served))
+            orthanc = {"owner": served.owner(), "group": served.group()}
+            write_atomic(path, item.data, 0o640, **orthanc, part=self.settings.unfinished)
         names.add(item.name)
         say(f"serves {item.name}")

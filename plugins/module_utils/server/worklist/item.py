@@ -21,7 +21,8 @@ from datetime import datetime
 from typing import Any
 
 from ..core import words
-from .settings import Refused, Settings
+from ..core.errors import Refused
+from .settings import Settings
 
 MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
 MAX_ELEMENTS, MAX_DEPTH = 5_000, 8
@@ -46,18 +47,23 @@ class Item:
     name: str
     data: bytes = b""
 
+    @property
     def names(self) -> set[str]:
         """What a person may call it."""
         return {self.accession_number, self.study_instance_uid, self.name}
 
+    @property
     def last_day(self) -> str:
+        """Of its steps, as YYYYMMDD."""
         return max(step["date"] for step in self.steps)
 
+    @property
     def facts(self) -> dict[str, Any]:
+        """What it says, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "data"}
 
 
-def elements(data: bytes, implicit: bool) -> Iterator[Any]:
+def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
     """The top-level elements, if they are whole: pydicom takes a value that is cut off as it is."""
     from pydicom.filereader import data_element_generator
 
@@ -79,7 +85,7 @@ def is_text(data: bytes) -> bool:
     return bool(data) and controls.isdisjoint(data)
 
 
-def data_set(data: bytes) -> Any:
+def read_data_set(data: bytes) -> Any:
     """The data set of a DICOM file (PS3.10) or of its content alone, every value decoded."""
     from pydicom.filereader import read_dataset
 
@@ -99,15 +105,15 @@ def data_set(data: bytes) -> Any:
         raise Refused(NOT_DICOM)
     else:
         implicit = not re.fullmatch(rb"[A-Z]{2}", data[4:6])
-    tags = [element.tag for element in itertools.islice(elements(body, implicit), MAX_ELEMENTS + 1)]
+    tags = [element.tag for element in itertools.islice(read_elements(body, implicit), MAX_ELEMENTS + 1)]
     if not tags or len(tags) > MAX_ELEMENTS or len(set(tags)) < len(tags):
         raise Refused(NOT_DICOM)
     content = read_dataset(io.BytesIO(body), implicit, True)
-    walk(content, declared=False)
+    check_values(content, declared=False)
     return content
 
 
-def walk(content: Any, declared: bool, depth: int = 1) -> None:
+def check_values(content: Any, declared: bool, depth: int = 1) -> None:
     """Reads every value, and takes away what the copy does not need; refuses text that nobody could read."""
     if depth > MAX_DEPTH:
         raise Refused(
@@ -122,14 +128,14 @@ def walk(content: Any, declared: bool, depth: int = 1) -> None:
         element = content[tag]
         if element.VR == "SQ":
             for part in element.value:
-                walk(part, declared, depth + 1)
+                check_values(part, declared, depth + 1)
         elif element.VR in TEXT and not declared and not str(element.value).isascii():
             remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
             raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
         elif element.VR in TEXT and "\x1b" in str(element.value):  # as pydicom leaves ISO 2022 IR 58
             remedy = "Remedy: declare GB18030 or ISO_IR 192, and write the text in it"
             raise Refused(f"{element.keyword or tag} is in a character set that cannot be read. {remedy}.")
-        elif element.VR in TEXT and disguised(str(element.value)):
+        elif element.VR in TEXT and is_disguised(str(element.value)):
             remedy = "Remedy: declare ISO_IR 192"
             raise Refused(f"{element.keyword or tag} is in UTF-8, and SpecificCharacterSet says otherwise. {remedy}.")
     for tag in tags:
@@ -137,7 +143,7 @@ def walk(content: Any, declared: bool, depth: int = 1) -> None:
             del content[tag]
 
 
-def disguised(text: str) -> bool:
+def is_disguised(text: str) -> bool:
     """Whether it is UTF-8 that was taken for Latin-1, as applications often declare it: no name reads like that."""
     try:
         return not text.isascii() and bool(text.encode("latin-1").decode("utf-8"))
@@ -145,7 +151,7 @@ def disguised(text: str) -> bool:
         return False
 
 
-def normal(keyword: str, text: str) -> str:
+def normalise(keyword: str, text: str) -> str:
     """Other ways to write the same: 2026-03-02, 2026.03.02 (ACR-NEMA), 8:30, f."""
     if keyword.endswith("Date"):
         return re.sub(r"^([0-9]{4})([-.])([0-9]{2})\2([0-9]{2})$", r"\1\3\4", text)
@@ -160,10 +166,11 @@ class Check:
     def __init__(self, content: Any, settings: Settings) -> None:
         self.content, self.settings, self.problems = content, settings, list[str]()
 
-    def wrong(self, keyword: str, what: str, remedy: str) -> None:
+    def add_problem(self, keyword: str, what: str, remedy: str) -> None:
+        """Notes what is wrong with an attribute."""
         self.problems.append(f"{keyword} {what}. Remedy: {remedy}.")
 
-    def value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
+    def read_value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
         """The value without the spaces around it, where it has this form."""
         from pydicom.datadict import dictionary_VR, tag_for_keyword
 
@@ -171,71 +178,73 @@ class Check:
         element = content.get(tag_for_keyword(keyword))
         if element is not None and (dictionary_VR(element.tag) != element.VR or element.VM > 1):
             if element.VM > 1:
-                self.wrong(keyword, "has several values", remedy)
+                self.add_problem(keyword, "has several values", remedy)
             else:
-                self.wrong(keyword, f"has the VR {element.VR}", f"write one of VR {dictionary_VR(element.tag)}")
+                self.add_problem(keyword, f"has the VR {element.VR}", f"write one of VR {dictionary_VR(element.tag)}")
             return ""
         text = "" if element is None else str(element.value or "").strip(" \0")
-        text = normal(keyword, text)
+        text = normalise(keyword, text)
         if not text:
             if needed:
-                self.wrong(keyword, "is missing or empty", remedy)
+                self.add_problem(keyword, "is missing or empty", remedy)
             return ""
         if not re.fullmatch(form, text) or any(unicodedata.category(letter) == "Cc" for letter in text):
             # the journal is no place for a patient's name
-            self.wrong(keyword, "is malformed" if keyword.startswith("Patient") else f"is {text[:80]!a}", remedy)
+            self.add_problem(keyword, "is malformed" if keyword.startswith("Patient") else f"is {text[:80]!a}", remedy)
             return ""
         setattr(content, keyword, text)
         return text
 
-    def day(self, keyword: str, of: Any = None, needed: bool = True) -> str:
-        text = self.value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of, needed)
+    def read_day(self, keyword: str, of: Any = None, needed: bool = True) -> str:
+        """The day as YYYYMMDD; empty where it is none."""
+        text = self.read_value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of, needed)
         try:
             return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
         except ValueError:
-            self.wrong(keyword, f"is {text}, which is no day", "write one day as YYYYMMDD")
+            self.add_problem(keyword, f"is {text}, which is no day", "write one day as YYYYMMDD")
             return ""
 
-    def step(self, number: int, step: Any) -> dict[str, str]:
-        station = self.value(
+    def read_step(self, number: int, step: Any) -> dict[str, str]:
+        """One scheduled procedure step (PS3.3, C.4.10)."""
+        station = self.read_value(
             "ScheduledStationAETitle", r"[^\\]{1,16}", "write one AE title, a step for each station", step
         )
         known = {title.upper(): title for title in self.settings.stations}
         if station and known and station.upper() not in known:
             titles = ", ".join(self.settings.stations)
-            self.wrong(
+            self.add_problem(
                 "ScheduledStationAETitle", f"is {station!a}, which may ask for no worklist", f"use one of {titles}"
             )
         elif known and station:
             step.ScheduledStationAETitle = station = known[station.upper()]
-        code = self.value("ScheduledProcedureStepID", r".{1,16}", "write 1 to 16 characters", step, needed=False)
+        code = self.read_value("ScheduledProcedureStepID", r".{1,16}", "write 1 to 16 characters", step, needed=False)
         if not code:  # type 1 in an answer (PS3.4, table K.6-1)
             step.ScheduledProcedureStepID = code = str(number)
         return {
             "station": station,
-            "modality": self.value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
-            "date": self.day("ScheduledProcedureStepStartDate", step),
-            "time": self.value(
+            "modality": self.read_value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
+            "date": self.read_day("ScheduledProcedureStepStartDate", step),
+            "time": self.read_value(
                 "ScheduledProcedureStepStartTime", r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
                 "write HHMMSS", step,
             ),
             "id": code,
         }  # fmt: skip
 
-    def item(self) -> Item:
+    def read_item(self) -> Item:
         """The item, with all its problems if it has any."""
-        patient_id = self.value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
-        name = self.value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
-        self.day("PatientBirthDate", needed=False)
-        self.value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
-        accession = self.value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
-        study = self.value("StudyInstanceUID", UID, "write a UID: digits and dots, 64 at most")
+        patient_id = self.read_value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
+        name = self.read_value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
+        self.read_day("PatientBirthDate", needed=False)
+        self.read_value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
+        accession = self.read_value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
+        study = self.read_value("StudyInstanceUID", UID, "write a UID: digits and dots, 64 at most")
         sequence = self.content.get("ScheduledProcedureStepSequence")
         steps = []
         if not sequence or not hasattr(sequence[0], "keys"):
-            self.wrong("ScheduledProcedureStepSequence", "is missing or empty", "write one step for each station")
+            self.add_problem("ScheduledProcedureStepSequence", "is missing or empty", "write one step for each station")
         else:
-            steps = [self.step(number, step) for number, step in enumerate(sequence, 1)]
+            steps = [self.read_step(number, step) for number, step in enumerate(sequence, 1)]
         if self.problems:
             raise Refused(*self.problems)
         code = steps[0]["id"]
@@ -244,7 +253,7 @@ class Check:
         return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl")
 
 
-def encoded(content: Any, name: str) -> bytes:
+def encode_item(content: Any, name: str) -> bytes:
     """A DICOM file: explicit VR, little endian, its text in UTF-8."""
     from pydicom.dataset import FileMetaDataset
     from pydicom.filebase import DicomBytesIO
@@ -253,7 +262,7 @@ def encoded(content: Any, name: str) -> bytes:
     content.SpecificCharacterSet = "ISO_IR 192"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = MWL_FIND
-    meta.MediaStorageSOPInstanceUID = made_uid("item", name)
+    meta.MediaStorageSOPInstanceUID = derive_uid("item", name)
     meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     stream = DicomBytesIO()
     stream.is_little_endian, stream.is_implicit_VR = True, False
@@ -263,21 +272,22 @@ def encoded(content: Any, name: str) -> bytes:
     return bytes(stream.getvalue())
 
 
-def made_uid(place: str, *parts: str) -> str:
+def derive_uid(place: str, *parts: str) -> str:
     """The same UID for the same parts, everywhere (PS3.5, annex B.2)."""
     return f"2.25.{uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_DNS, place), chr(10).join(parts)).int}"
 
 
-def too_long(_signal: int, _frame: Any) -> None:
+def refuse_slow_file(_signal: int, _frame: Any) -> None:
+    """What the alarm does to a file that takes too long."""
     raise Refused(f"It takes more than {CHECK_SECONDS} s to read. Remedy: write the attributes of a worklist alone.")
 
 
-def item_of(data: bytes, settings: Settings) -> Item:
+def parse_item(data: bytes, settings: Settings) -> Item:
     """The item in a file of an application's, in its normal form; Refused says what is wrong with it."""
     from pydicom import config
 
     config.settings.reading_validation_mode = config.IGNORE  # what is needed is checked here
-    former = signal.signal(signal.SIGALRM, too_long)
+    former = signal.signal(signal.SIGALRM, refuse_slow_file)
     signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
     try:
         with warnings.catch_warnings():
@@ -287,10 +297,10 @@ def item_of(data: bytes, settings: Settings) -> Item:
             if len(data) > MAX_BYTES:
                 size = f"{words.say_size(len(data))}, more than {words.say_size(MAX_BYTES)}"
                 raise Refused(f"It has {size}. Remedy: hand over worklist items alone.")
-            content = data_set(data)
-            item = Check(content, settings).item()
-            item = replace(item, data=encoded(content, item.name))
-            if Check(data_set(item.data), settings).item() != replace(item, data=b""):
+            content = read_data_set(data)
+            item = Check(content, settings).read_item()
+            item = replace(item, data=encode_item(content, item.name))
+            if Check(read_data_set(item.data), settings).read_item() != replace(item, data=b""):
                 raise Refused("Its text would change in UTF-8. Remedy: write it in ISO_IR 192.")
             return item
     except Refused:

@@ -4,19 +4,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.settings import read_settings
+
 CONFIGURATION = Path("/etc/orthanc-worklist.json")
-
-
-class Refused(Exception):
-    """What is wrong with a file, a row or a request: sentences with their remedies."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
 
 
 @dataclass(frozen=True)
@@ -33,9 +26,8 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        content = json.loads(path.read_text())
-        paths = {name: Path(content[name]) for name in ("served", "drop", "orthanc")}
-        return cls(**{**content, **paths})
+        """Those in a file of a deploy's. Misused where it is not there or is another release's."""
+        return read_settings(cls, path, "orthanc_worklist")
 
     @property
     def spool(self) -> Path:
@@ -48,6 +40,12 @@ class Settings:
     @property
     def quarantine(self) -> Path:
         return self.spool / "quarantine"
+
+    @property
+    def unfinished(self) -> Path:
+        """Where a file is written that is whole or not there: not in the served directory, since a name that goes while
+        Orthanc reads that makes its query fail."""
+        return self.spool / "unfinished"
 
     @property
     def taken(self) -> Path:

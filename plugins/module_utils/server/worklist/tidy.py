@@ -4,58 +4,66 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import http.client
-import json
 import os
 import re
 import stat
-import subprocess
 import time
 from collections import defaultdict
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
+from ..core.errors import Refused
 from ..core.journal import say
+from ..core.process import run_program
+from ..orthanc.api import Api
 from .item import MAX_BYTES, Item
-from .settings import Refused, Settings
-from .spool import FORGOTTEN_SECONDS, cut, locked, named, read_served, refuse, served_items
+from .settings import Settings
+from .spool import (
+    FORGOTTEN_SECONDS,
+    has_item_name,
+    lock_spool,
+    quarantine_file,
+    read_served_item,
+    read_served_items,
+    truncate_file,
+)
 
+ANSWER_SECONDS = 30
 QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not take the images' disk
 
 
-def first_day(settings: Settings) -> str:
+def find_first_day(settings: Settings) -> str:
     """Of those whose items are kept."""
     return (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
 
 
-def tidy(settings: Settings) -> None:
+def tidy_worklist(settings: Settings) -> None:
     """Takes away items that are done or long past, and what nobody will finish; keeps the rest if Orthanc is away."""
-    items = served_items(settings)
-    done = {item.name: "its day is long past" for item in items if item.last_day() < first_day(settings)}
+    items = read_served_items(settings)
+    done = {item.name: "its day is long past" for item in items if item.last_day < find_first_day(settings)}
     try:
-        done |= {item.name: "its study has arrived" for item in arrived(settings, items)}
+        done |= {item.name: "its study has arrived" for item in find_arrived(settings, items)}
     finally:
-        with locked(settings):
+        with lock_spool(settings):
             for item in items:
                 path = settings.served / item.name
-                if item.name in done and read_served(path, settings) == item:  # not another by now
+                if item.name in done and read_served_item(path, settings) == item:  # not another by now
                     path.unlink()
                     say(f"removes {item.name}: {done[item.name]}", 5)
-        forget(settings)
+        purge_leftovers(settings)
 
 
-def forget(settings: Settings) -> None:
+def purge_leftovers(settings: Settings) -> None:
     """What nobody will finish goes into quarantine, and what was there for long goes for good."""
-    with locked(settings):
+    with lock_spool(settings):
         for name in os.listdir(settings.incoming):
             path = settings.incoming / name
             with contextlib.suppress(OSError):  # the application has taken it back; a full disk
                 seen = path.lstat()
-                if not named(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
+                if not has_item_name(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                     what = "For an hour its name has not become one that ends in .wl"
-                    refuse(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
+                    quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
         number: dict[int, int] = defaultdict(int)  # of each owner's
         held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
         for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
@@ -66,13 +74,13 @@ def forget(settings: Settings) -> None:
                 if not reason:
                     say(f"removes {path.name} from quarantine", 4)
                 # rm follows nothing, though the directory's owner may still move things in it
-                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], stdin=subprocess.DEVNULL, check=False)
+                run_program("rm", "-rf", "--one-file-system", "--", str(path), seconds=None)
                 path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-                cut(path)  # its writer has gone on
+                truncate_file(path)  # its writer has gone on
 
 
-def arrived(settings: Settings, items: list[Item]) -> list[Item]:
+def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
     """Items for which Orthanc has received a study."""
     queries = []
     for at in range(0, len(items), 50):
@@ -81,8 +89,11 @@ def arrived(settings: Settings, items: list[Item]) -> list[Item]:
         # one with a wildcard would ask for everybody's studies
         plain = [item.accession_number for item in part if not re.search(r"[*?]", item.accession_number)]
         queries.append(("AccessionNumber", plain))
-    options = json.loads(settings.orthanc.read_text()) if queries else {}
-    found = [study for name, values in queries if values for study in ask_orthanc(options, {name: "\\".join(values)})]
+    if not queries:
+        return []
+    api = Api.as_administrator(settings.orthanc, ANSWER_SECONDS)
+    found = [study for name, values in queries if values for study in find_studies(api, {name: "\\".join(values)})]
+    api.close()
     studies: dict[tuple[str, ...], list[Any]] = defaultdict(list)
     for study in found:
         tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
@@ -92,14 +103,14 @@ def arrived(settings: Settings, items: list[Item]) -> list[Item]:
         item
         for item in items
         if any(
-            received_for(item, made_at(settings, item), study)
+            is_study_of(item, read_served_time(settings, item), study)
             for key in ((item.study_instance_uid,), (item.accession_number, item.patient_id))
             for study in studies.get(key, [])
         )
     ]
 
 
-def made_at(settings: Settings, item: Item) -> float:
+def read_served_time(settings: Settings, item: Item) -> float:
     """When the gate served it, in seconds since 1970; never, for one that has gone meanwhile."""
     try:
         return (settings.served / item.name).stat().st_mtime
@@ -107,7 +118,7 @@ def made_at(settings: Settings, item: Item) -> float:
         return float("inf")
 
 
-def received_for(item: Item, made: float, study: Any) -> bool:
+def is_study_of(item: Item, made: float, study: Any) -> bool:
     """Whether a study of Orthanc's, which has the item's UID or its accession number and patient, is that of the item.
 
     Clinics number by treatment cycle: the number, and with some applications the UID, is that of other days, too. So
@@ -121,27 +132,11 @@ def received_for(item: Item, made: float, study: Any) -> bool:
     last = datetime.strptime(study["LastUpdate"], "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)  # as Orthanc writes it
     came = last.astimezone().strftime("%Y%m%d")
     if tags.get("StudyInstanceUID") == item.study_instance_uid:
-        return came >= item.last_day()
+        return came >= item.last_day
     dated = tags.get("StudyDate", "").strip() or came
-    return min(came, dated) >= item.last_day() and last.timestamp() >= int(made)
+    return min(came, dated) >= item.last_day and last.timestamp() >= int(made)
 
 
-def ask_orthanc(options: dict[str, Any], query: dict[str, str]) -> Any:
-    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2.
-    `options` are those of orthanc.json."""
-    admin = next(name for name, role in options["ClinicopsRoles"].items() if role == "admin")
-    token = base64.b64encode(f"{admin}:{options['RegisteredUsers'][admin]}".encode()).decode()
-    connection = http.client.HTTPConnection("127.0.0.1", options["HttpPort"], timeout=30)
-    body = json.dumps({"Level": "Study", "Expand": True, "CaseSensitive": True, "Query": query})
-    try:
-        connection.request("POST", "/tools/find", body, {"Authorization": f"Basic {token}"})
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise Refused(f"Orthanc answers {answer.status}. Remedy: deploy again.")
-        return json.loads(answer.read())
-    except OSError as error:
-        raise Refused(
-            f"Orthanc does not answer ({error}). Remedy: see journalctl -u orthanc, or docker logs orthanc."
-        ) from None
-    finally:
-        connection.close()
+def find_studies(api: Api, query: dict[str, str]) -> Any:
+    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2."""
+    return api.post("/tools/find", {"Level": "Study", "Expand": True, "CaseSensitive": True, "Query": query})
