@@ -95,14 +95,14 @@ def test_a_line_for_the_journal(
     assert is_harmless(line)
 
 
-@pytest.mark.parametrize("named", [settings, verify], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("say", [settings.loud, lambda text: journal.say_loudly(text, "orthanc-verify")])
 def test_a_loud_line_is_one_entry_of_the_journal(
-    named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    say: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called: list[list[str]] = []
     monkeypatch.delenv("INVOCATION_ID", raising=False)
     monkeypatch.setattr(subprocess, "run", lambda command, **_more: called.append(command))
-    named.loud(HOSTILE)
+    say(HOSTILE)
     assert is_harmless(capsys.readouterr().err.removesuffix("\n"))
     assert [is_harmless(command[-1]) for command in called] == [True]
 

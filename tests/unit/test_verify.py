@@ -342,9 +342,11 @@ def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptan
 def fixture_program(tmp_path: Path) -> list[str]:
     """The package as the role orthanc_tools copies it, without the collection."""
     (tmp_path / "server").symlink_to(ROOT / "plugins/module_utils/server")
-    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "users": {"it": "admin"}}))
+    (tmp_path / "orthanc.json").write_text(json.dumps({"RegisteredUsers": {"it": "hidden-password"}}))
     start = "import sys; from server.verify import cli as verify; from pathlib import Path;"
-    where = f"verify.DIRECTORY = Path({str(tmp_path)!r}); verify.shutil.which = lambda name: None;"
+    where = f"verify.DIRECTORY = Path({str(tmp_path)!r});"
+    where += f"verify.ORTHANC = Path({str(tmp_path / 'orthanc.json')!r}); verify.shutil.which = lambda name: None;"
     return [
         sys.executable,
         "-I",
@@ -372,5 +374,14 @@ def test_an_unknown_device_gets_the_names_of_the_known(program: list[str], tmp_p
 def test_without_a_configuration_it_could_not_run(program: list[str], tmp_path: Path) -> None:
     done = called(program, "--config", str(tmp_path / "none.json"), "run")
     assert done.returncode == 2
-    assert "Remedy: deploy." in done.stderr
+    assert "Remedy: deploy with the role orthanc_verify." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_user_whom_orthanc_does_not_know_is_told(program: list[str], tmp_path: Path) -> None:
+    (tmp_path / "orthanc.json").write_text(json.dumps({"RegisteredUsers": {"other": "hidden-password"}}))
+    done = called(program, "--config", str(tmp_path / "settings.json"), "run", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["problems"] == [done.stderr.strip()]
+    assert "does not know it of" in done.stderr
+    assert "Remedy: deploy again." in done.stderr

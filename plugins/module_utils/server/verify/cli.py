@@ -1,19 +1,14 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The program orthanc-verify: the acceptance test and the connectivity doctor, on the server itself.
-
-The role copies this directory's files to the server; nothing here imports Ansible.
-"""
+"""The command orthanc-verify: the acceptance test and the connectivity doctor, on the server itself."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,79 +17,47 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..core import clock, journal
+from ..core import cli, clock, journal
+from ..core.errors import DONE, WRONG, Misused, Refused
 from ..core.escaping import escape
-from ..orthanc import address
+from ..core.files import write_atomic
+from ..core.locks import hold_lock
+from ..core.settings import read_file
+from ..orthanc import address, api
 from . import acceptance, doctor, exposure
 from . import report as pages
 from .lines import list_lines
 
+PROGRAM = "orthanc-verify"
 CONFIGURATION = Path("/etc/orthanc-verify.json")
+ORTHANC = Path("/etc/orthanc/site/orthanc.json")
 DIRECTORY = Path("/var/lib/orthanc-verify")
 LOCK = Path("/run/orthanc-verify.lock")
 LOCK_SECONDS = 300
-PASSED, FAILED, NOT_RUN = 0, 1, 2
+REPORT_MODE = 0o640
 
 
-class Refused(Exception):
-    """Why it cannot run, with the remedy."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """What the deploy wrote for the acceptance test, and the users' passwords, which stand in Orthanc's configuration.
 
-
-class Interrupted(BaseException):
-    """A signal: the patient is taken away on the way out."""
-
-
-def interrupted(number: int, _frame: Any) -> None:
-    for one in acceptance.SIGNALS:
-        signal.signal(one, signal.SIG_IGN)  # once is enough
-    raise Interrupted(signal.Signals(number).name)
-
-
-def loud(text: str) -> None:
-    """A line at priority 3 in the journal, wherever the program was called from."""
-    journal.say_loudly(text, "orthanc-verify")
-
-
-def written(path: Path, content: str) -> None:
-    """The whole file or the one of before."""
-    waiting = path.with_name(f"{path.name}.part")
-    with waiting.open("w", encoding="utf-8") as file:
-        os.fchmod(file.fileno(), 0o640)
-        file.write(content)
-    waiting.rename(path)
-
-
-def settings_of(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(f"{path} is not there. Remedy: deploy.") from None
-    except PermissionError:
-        raise Refused(f"{path} holds passwords and is root's. Remedy: use sudo.") from None
-    except ValueError as error:
-        raise Refused(f"{path} cannot be read ({error}). Remedy: deploy again.") from None
-    return content
+    Misused for the files of another release, Refused for a configuration that cannot be read."""
+    settings = read_file(path, "orthanc_verify")
+    known = api.read_options(ORTHANC).get("RegisteredUsers", {})
+    roles = settings.get("users", {})
+    if lacking := [name for name in roles if name not in known]:
+        raise Misused(f"{ORTHANC} does not know {', '.join(lacking)} of {path}. Remedy: deploy again.")
+    users = [{"name": name, "role": role, "password": known[name]} for name, role in roles.items()]
+    return {**settings, "users": users}
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[Path]:
+def hold_scratch() -> Iterator[Path]:
     """The directory for files of this run. Two runs would take each other's patient away."""
-    end = time.monotonic() + LOCK_SECONDS
-    with LOCK.open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    what = f"Another orthanc-verify is at work for more than {LOCK_SECONDS} s"
-                    raise Refused(f"{what}. Remedy: end it, or wait.") from None
-                time.sleep(0.2)
-        scratch = DIRECTORY / "scratch"
-        yield scratch
+    with hold_lock(LOCK, "orthanc-verify", LOCK_SECONDS):
+        yield DIRECTORY / "scratch"
 
 
-def opened(scratch: Path) -> Path:
+def make_scratch(scratch: Path) -> Path:
     """An empty directory: what is in it after kill -9 the next run removes."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700, parents=True)
@@ -211,20 +174,20 @@ def stamp(moment: str) -> str:
 
 # --- the command --------------------------------------------------------------------------------
 def run(settings: dict[str, Any]) -> dict[str, Any]:
-    with alone() as scratch:
+    with hold_scratch() as scratch:
         # what an earlier run left must not be found by this one; where Orthanc is down the day says so
         with contextlib.suppress(*acceptance.ERRORS):
             acceptance.clean(settings, scratch)
-        day = acceptance.Day(settings, opened(scratch))
+        day = acceptance.Day(settings, make_scratch(scratch))
         day.play()
         result = report(settings, day)
-        written(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n")
-        written(DIRECTORY / "report.html", pages.html(result))
+        write_atomic(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n", REPORT_MODE)
+        write_atomic(DIRECTORY / "report.html", pages.html(result), REPORT_MODE)
         return result
 
 
-def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
-    with alone() as scratch:
+def clean_up(settings: dict[str, Any]) -> dict[str, Any]:
+    with hold_scratch() as scratch:
         try:
             return {"removed": acceptance.clean(settings, scratch)}
         except acceptance.ERRORS as error:
@@ -232,12 +195,12 @@ def cleaned(settings: dict[str, Any]) -> dict[str, Any]:
             raise Refused(f"The synthetic patient may still be there: {why}") from None
 
 
-def examined(settings: dict[str, Any], name: str) -> dict[str, Any]:
+def examine(settings: dict[str, Any], name: str) -> dict[str, Any]:
     try:
         found = doctor.examine(settings, name)
     except KeyError:
         known = ", ".join(device["name"] for device in settings["devices"]) or "none"
-        raise Refused(f"{name} is no device of orthanc_modalities. Remedy: use one of: {known}.") from None
+        raise Misused(f"{name} is no device of orthanc_modalities. Remedy: use one of: {known}.") from None
     return {"device": name, "kind": found.kind, "passed": found.kind == "fine", "sentence": found.sentence}
 
 
@@ -250,44 +213,33 @@ def show(result: dict[str, Any]) -> None:
         print(", ".join(f"{number} {what} removed" for what, number in result["removed"].items()))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="orthanc-verify",
-        description="The acceptance test of Orthanc on this machine, and why a device is refused.",
-    )
-    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="the result as JSON")
-    commands.add_parser("run", parents=[common], help="play a clinic's day with a synthetic patient")
-    one = commands.add_parser("doctor", parents=[common], help="say why a device and Orthanc do not reach each other")
-    one.add_argument("device", help="its name in orthanc_modalities")
-    commands.add_parser("clean", parents=[common], help="take away what an interrupted run left")
-    given = parser.parse_args()
-    journal.prepare_output()
+def act(given: argparse.Namespace) -> int:
+    """Does what was asked for, and shows it; returns the exit code."""
     os.umask(0o077)
-    for number in acceptance.SIGNALS:
-        signal.signal(number, interrupted)
-    try:
-        settings = settings_of(given.config)
-        DIRECTORY.mkdir(mode=0o755, exist_ok=True)
-        if given.command == "run":
-            result = run(settings)
-        elif given.command == "clean":
-            result = cleaned(settings)
-        else:
-            result = examined(settings, given.device)
-    except (Refused, OSError) as refused:
-        remedy = "" if isinstance(refused, Refused) else ". Remedy: run it as root, and see that dcmtk is installed."
-        loud(f"{refused}{remedy}")
-        return NOT_RUN
-    except Interrupted as signalled:
-        loud(f"Interrupted ({signalled}); the synthetic patient was taken away. Remedy: run it again.")
-        return NOT_RUN
+    settings = read_settings(given.config)
+    DIRECTORY.mkdir(mode=0o755, exist_ok=True)
+    if given.command == "run":
+        result = run(settings)
+    elif given.command == "clean":
+        result = clean_up(settings)
+    else:
+        result = examine(settings, given.device)
     print(json.dumps(result, indent=2)) if given.json else show(result)
     # for cron's mail and the journal; a person has just read it
     for check in [] if sys.stdout.isatty() else result.get("checks", []):
         if not check["passed"]:
             seen = f"{check['name']}: expected {check['expected']}, seen {check['seen']}"
-            loud(f"FAILED {seen}. Remedy: {check['remedy']}.")
-    return PASSED if result.get("passed", True) else FAILED
+            journal.say_loudly(f"FAILED {seen}. Remedy: {check['remedy']}.", PROGRAM)
+    return DONE if result.get("passed", True) else WRONG
+
+
+def main() -> int:
+    about = "The acceptance test of Orthanc on this machine, and why a device is refused."
+    parser, common = cli.build_parser(PROGRAM, about, CONFIGURATION), cli.build_common()
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("run", parents=[common], help="play a clinic's day with a synthetic patient")
+    one = commands.add_parser("doctor", parents=[common], help="say why a device and Orthanc do not reach each other")
+    one.add_argument("device", help="its name in orthanc_modalities")
+    commands.add_parser("clean", parents=[common], help="take away what an interrupted run left")
+    given = parser.parse_args()
+    return cli.run_command(PROGRAM, lambda: act(given), given.json)
