@@ -15,16 +15,17 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify im
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import program
 from server.backup import run, settings
 from server.backup.cli import show
 from server.core import journal
 from server.core.errors import Refused
 from server.core.escaping import escape, escape_lines
+from server.monitor import cli as monitor
+from server.monitor import describe, notify, prometheus
+from server.monitor.context import Sample
 from server.worklist import cli, gate, spool
 from server.worklist.settings import Settings
 
-MONITOR = program("orthanc_monitor")
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
 HOSTILE = "A\n<0>root: everything is fine\x1b[2J\x9b2J\u2028\u202e\r\x07\x7f\ud800"
 
@@ -84,7 +85,7 @@ EVENT = {
 }
 
 
-@pytest.mark.parametrize("named", [run, MONITOR, gate], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [run, monitor, gate], ids=lambda one: one.__name__)
 def test_a_line_for_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,10 +136,10 @@ def test_what_the_worklist_shows(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_the_monitor_shows_and_measures() -> None:
     state = {"alerts": {"one": EVENT}, "values": [], "time": 0}
-    assert all(map(is_harmless, (escape(line) for line in MONITOR.shown(None, state))))
-    assert is_harmless(MONITOR.sentence(EVENT))
-    sample = next(iter(MONITOR.HELP))
-    text = MONITOR.metrics([MONITOR.Sample(sample, "device", HOSTILE, 1)])
+    assert all(map(is_harmless, (escape(line) for line in describe.describe_state(state))))
+    assert is_harmless(notify.describe_event(EVENT))
+    sample = next(iter(prometheus.HELP))
+    text = prometheus.format_metrics([Sample(sample, "device", HOSTILE, 1)])
     assert len(text.splitlines()) == 3
     # Prometheus knows these escapes alone
     assert "\\x" not in text.replace("\\\\", "")
@@ -151,11 +152,11 @@ def test_a_mail_is_sent_whatever_a_device_is_called(monkeypatch: pytest.MonkeyPa
         sent.append(given["input"])
         return types.SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(MONITOR.subprocess, "run", send)
-    settings = types.SimpleNamespace(
+    monkeypatch.setattr(subprocess, "run", send)
+    settings: Any = types.SimpleNamespace(
         clinic="C", mail_from="a@b.example", mail_to=["c@d.example"], hostname="h", host="h"
     )
-    MONITOR.mail(settings, [EVENT], 0.0)
+    notify.send_mail(settings, [EVENT], 0.0)
     message = email.message_from_bytes(sent[0])
     assert set(message.keys()) >= {"Subject", "To"}
     body: Any = message.get_payload(decode=True)

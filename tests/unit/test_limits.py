@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import limits
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, report
-from programs import program
+from server.monitor import alerts
+from server.monitor.rules import RULES
 from test_monitor import Seen, settings
 from test_verify import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
-monitor = program("orthanc_monitor")
 HOUR = 3600
 # the limit, what an inventory says instead, an age that is too old without it and not with it, as the monitor sees it
 CASES = [
@@ -50,7 +50,7 @@ def test_all_three_say_the_same_of_an_age(
     changed: bool,
 ) -> None:
     wanted: dict[str, float] = {limit: value} if changed else {}
-    told, _ = monitor.conditions(Seen(0, (metric, "", seen)).values, settings(tmp_path, wanted), set())
+    told, _ = alerts.find_conditions(Seen(0, (metric, "", seen)).values, settings(tmp_path, wanted), set())
     day = safe(tmp_path, monkeypatch, wanted)
     last = {"result": "success", "last_success_epoch": int(time.time() - age)}
     (tmp_path / f"{name}.json").write_text(json.dumps(last))
@@ -92,7 +92,7 @@ def test_all_three_say_the_same_of_a_certificate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, changed: dict[str, float], good: bool
 ) -> None:
     values = Seen(0, ("certificate_days", "proxy", days + 0.5)).values
-    told, _ = monitor.conditions(values, settings(tmp_path, changed), set())
+    told, _ = alerts.find_conditions(values, settings(tmp_path, changed), set())
     day = safe(tmp_path, monkeypatch, changed)
     monkeypatch.setattr(type(day.proxy), "expiry", lambda _self: int(time.time() + (days + 0.5) * 86400))
     day.settings = {**SETTINGS, "http_port": 1}
@@ -109,7 +109,7 @@ def test_the_dashboard_s_colours_are_the_limits() -> None:
         for panel in board["panels"]
         if (steps := panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds", {}).get("steps"))
     }
-    by_metric = {rule.metric: rule.limit for rule in monitor.RULES if isinstance(rule.limit, str)}
+    by_metric = {rule.metric: rule.limit for rule in RULES if isinstance(rule.limit, str)}
     found = {metric: (colours[metric], limits.LIMITS[by_metric[metric]]) for metric in colours if metric in by_metric}
     assert len(found) == 4
     assert all(shown == limit for shown, limit in found.values()), found

@@ -14,17 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.limits import LIMITS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import monitoring
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import program
+from server.core import nftables, words
+from server.core.limits import LIMITS
+from server.monitor import alerts as alerts_of
+from server.monitor import cli, describe, history, notify, prometheus
+from server.monitor.context import Context, Sample
+from server.monitor.probes import disk, firewall, log, orthanc, updates
+from server.monitor.rules import RULES
+from server.monitor.settings import Settings
+from server.orthanc import log as orthanc_log
 
 ROOT = Path(__file__).resolve().parents[2]
-monitor = program("orthanc_monitor")
 DAY, GB = 86400, 10**9
 
 
@@ -39,7 +45,7 @@ def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) ->
     }  # fmt: skip
     (home / "monitor.json").write_text(json.dumps(content))
     (home / "shared.json").write_text(json.dumps({"limits": limits or {}}))
-    return monitor.Settings.read(home / "monitor.json", home / "shared.json")
+    return Settings.read(home / "monitor.json", home / "shared.json")
 
 
 # --- forecast -----------------------------------------------------------------------------------
@@ -53,39 +59,40 @@ def feed(days: int, daily: Any, start: float = 100 * GB) -> list[list[float]]:
 
 
 def test_a_steady_feed_gives_its_growth() -> None:
-    growth, note = monitor.grown(feed(14, lambda _day: 3 * GB))
+    growth, note = history.estimate_growth(feed(14, lambda _day: 3 * GB))
     assert growth == pytest.approx(3 * GB, rel=0.01)
     assert note == "from 14 days"
 
 
 def test_weekends_count() -> None:
-    growth, _ = monitor.grown(feed(28, lambda day: 0 if day % 7 >= 5 else 7 * GB))
+    growth, _ = history.estimate_growth(feed(28, lambda day: 0 if day % 7 >= 5 else 7 * GB))
     assert growth == pytest.approx(5 * GB, rel=0.01)
 
 
 @pytest.mark.parametrize("hour", [24 * 5, 24 * 9 + 13, 24 * 13 + 23])
 @pytest.mark.parametrize("size", [400 * GB, -60 * GB])
 def test_one_big_import_is_no_growth(hour: int, size: float) -> None:
-    history = feed(14, lambda _day: 3 * GB)
-    growth, note = monitor.grown([[at, used + size * (at >= hour * 3600)] for at, used in history])
+    points = feed(14, lambda _day: 3 * GB)
+    growth, note = history.estimate_growth([[at, used + size * (at >= hour * 3600)] for at, used in points])
     assert growth == pytest.approx(3 * GB, rel=0.2)
     assert "left out" in note
 
 
 def test_an_empty_archive_does_not_grow() -> None:
-    assert monitor.grown(feed(10, lambda _day: 0))[0] == 0
+    assert history.estimate_growth(feed(10, lambda _day: 0))[0] == 0
 
 
 @pytest.mark.parametrize("days", [0, 1, 2])
 def test_there_is_not_enough_history_at_first(days: int) -> None:
-    growth, note = monitor.grown(feed(days, lambda _day: GB))
+    growth, note = history.estimate_growth(feed(days, lambda _day: GB))
     assert growth is None
     assert note == f"not enough history yet: {days} of 3 days"
 
 
 @given(st.lists(st.floats(min_value=0.5, max_value=1.5), min_size=4, max_size=40))
 def test_a_forecast_is_within_what_was_fed(factors: list[float]) -> None:
-    growth, _ = monitor.grown(feed(len(factors), lambda day: factors[min(day, len(factors) - 1)] * GB))
+    growth, _ = history.estimate_growth(feed(len(factors), lambda day: factors[min(day, len(factors) - 1)] * GB))
+    assert growth is not None
     assert min(factors) * GB * 0.99 <= growth <= max(factors) * GB * 1.01
 
 
@@ -94,9 +101,9 @@ class Seen:
     """A look that saw these values: metric, object, value."""
 
     def __init__(self, now: float, *values: tuple[str, str, float]) -> None:
-        labels = {rule.metric: rule.label for rule in monitor.RULES}
-        self.now, self.details = now, {}  # type: ignore[var-annotated]
-        self.values = [monitor.Sample(name, labels.get(name, ""), of, value) for name, of, value in values]
+        labels = {rule.metric: rule.label for rule in RULES}
+        self.now = now
+        self.values = [Sample(name, labels.get(name, ""), of, value) for name, of, value in values]
 
 
 def play(home: Path, *looks: Sequence[tuple[str, str, float]], every: float = 60, **more: Any) -> list[list[str]]:
@@ -104,7 +111,8 @@ def play(home: Path, *looks: Sequence[tuple[str, str, float]], every: float = 60
     alerts: dict[str, Any] = {}
     told = []
     for number, values in enumerate(looks):
-        alerts, events = monitor.judge(Seen(number * every, *values), settings(home, **more), alerts)
+        seen = Seen(number * every, *values)
+        alerts, events = alerts_of.judge(seen.values, settings(home, **more), alerts, seen.now)
         told.append([f"{event['state']} {event['name']}/{event['object']}" for event in events])
     return told
 
@@ -178,16 +186,16 @@ def test_a_clinic_may_have_other_limits(tmp_path: Path) -> None:
 
 
 def test_every_rule_has_a_metric_that_is_there_and_known_causes() -> None:
-    names = {rule.name for rule in monitor.RULES}
-    for rule in monitor.RULES:
-        assert rule.metric in monitor.HELP, rule.name
+    names = {rule.name for rule in RULES}
+    for rule in RULES:
+        assert rule.metric in prometheus.HELP, rule.name
         assert set(rule.unless) <= names, rule.name
         assert isinstance(rule.limit, (int, float)) or rule.limit in LIMITS, rule.name
 
 
 def test_every_rule_and_limit_is_documented() -> None:
     text = (ROOT / "docs/monitoring.md").read_text()
-    for rule in monitor.RULES:
+    for rule in RULES:
         assert f"| {rule.name} |" in text, rule.name
     for name, value in LIMITS.items():
         assert f"| {name} | {value:g} |" in text, name
@@ -253,7 +261,7 @@ FORBIDDEN = (
 )
 def test_a_rejected_device_is_known_from_the_log_and_told_in_a_sentence(line: str, device: str, reason: str) -> None:
     devices = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.22"), "us4": ("US4", "10.1.1.1")}
-    found = monitor.orthanc_log.list_rejections(line, devices)
+    found = orthanc_log.list_rejections(line, devices)
     assert [name for name, _ in found] == [device] * bool(device)
     assert all(reason in text and "W1125" not in text for _, text in found), found
 
@@ -266,30 +274,30 @@ def test_a_connection_over_which_nobody_speaks_is_no_error_of_orthanc_s(
         "W1128 main.cpp:1] Fine",
     ]
     (tmp_path / "orthanc.json").write_text("{}")
-    look = monitor.Look(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {}, 0.0)
-    monkeypatch.setattr(look, "journal", lambda: lines)
-    look.log()
+    look = Context(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {}, 0.0)
+    monkeypatch.setattr(log, "read_journal", lambda _context: lines)
+    assert len([*log.probe_log(look)]) == 2
     assert look.state["counted"]["errors"] == 1
 
 
 def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
     over_tls = {"us3": ("US3", "127.70.3.9")}
-    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "127.70.3.9"), over_tls)
+    [(device, _)] = orthanc_log.list_rejections(REJECTED.format("US3", "127.70.3.9"), over_tls)
     assert device == "us3"
     # under its certificate the acceptance test has itself rejected
     line = REJECTED.format("ACCEPTANCE_TEST", "127.70.3.9")
-    assert monitor.orthanc_log.list_rejections(line, over_tls, "ACCEPTANCE_TEST") == []
-    assert len(monitor.orthanc_log.list_rejections(line, over_tls)) == 1
-    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("", "127.70.3.9"), over_tls, "ACCEPTANCE_TEST")
+    assert orthanc_log.list_rejections(line, over_tls, "ACCEPTANCE_TEST") == []
+    assert len(orthanc_log.list_rejections(line, over_tls)) == 1
+    [(device, _)] = orthanc_log.list_rejections(REJECTED.format("", "127.70.3.9"), over_tls, "ACCEPTANCE_TEST")
     assert device == "us3"
 
 
 def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
     both = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.21"), "us3": ("US3", "198.51.100.23")}
     line = REQUEST.format("US2", "198.51.100.21")
-    [(device, reason)] = monitor.orthanc_log.list_rejections(line, both)
+    [(device, reason)] = orthanc_log.list_rejections(line, both)
     assert (device, "asked for find" in reason) == ("us2", True)
-    [(device, _)] = monitor.orthanc_log.list_rejections(REJECTED.format("US3", "198.51.100.21"), both)
+    [(device, _)] = orthanc_log.list_rejections(REJECTED.format("US3", "198.51.100.21"), both)
     assert device == "us1"
 
 
@@ -302,16 +310,16 @@ def look_at_firewall(home: Path, monkeypatch: pytest.MonkeyPatch, deployed: Any,
             raise what
         return what
 
-    monkeypatch.setattr(monitor.nftables, "read_held", lambda: "held")
-    monkeypatch.setattr(monitor.nftables, "read_deployed", lambda: give(deployed))
-    monkeypatch.setattr(monitor.nftables, "find_detours", lambda: give(detours))
-    look = monitor.Look(settings(home), {}, 0.0)
+    monkeypatch.setattr(nftables, "read_held", lambda: "held")
+    monkeypatch.setattr(nftables, "read_deployed", lambda: give(deployed))
+    monkeypatch.setattr(nftables, "find_detours", lambda: give(detours))
+    seen: list[Sample] = []
     try:
-        look.firewall()
+        seen.extend(firewall.probe_firewall(Context(settings(home), {}, 0.0)))
         blind = 0.0
     except (OSError, ValueError):
         blind = 1.0
-    return {sample.metric: sample.value for sample in look.values} | {"blind": blind}
+    return {sample.metric: sample.value for sample in seen} | {"blind": blind}
 
 
 @pytest.mark.parametrize("error", [OSError("nft cannot list its rules"), ValueError("no address")])
@@ -325,7 +333,7 @@ def test_the_firewall_s_comparison_and_its_detours_do_not_hide_each_other(
 
 
 def test_a_table_that_cannot_be_compared_is_not_called_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unseen = look_at_firewall(tmp_path, monkeypatch, monitor.nftables.Unseen("unshare failed"), [])
+    unseen = look_at_firewall(tmp_path, monkeypatch, nftables.Unseen("unshare failed"), [])
     assert unseen == {"firewall_ok": 1, "firewall_detours": 0, "blind": 1}
     broken = look_at_firewall(tmp_path, monkeypatch, OSError("nft cannot load it"), [])
     assert broken == {"firewall_ok": 1, "firewall_changes": 1, "firewall_detours": 0, "blind": 0}
@@ -339,33 +347,33 @@ def test_a_table_that_cannot_be_compared_is_not_called_changed(tmp_path: Path, m
     ],
 )
 def test_the_names_of_every_release_are_read(text: str, failed: float) -> None:
-    found = monitor.exposition(text)
+    found = orthanc.parse_metrics(text)
     assert found.get("orthanc_jobs_total_failed", found.get("orthanc_jobs_failed")) == failed
 
 
 def test_who_holds_a_file_is_known(tmp_path: Path) -> None:
     path = tmp_path / "index"
     path.write_text("")
-    assert monitor.holding(path) == set()
+    assert orthanc.find_lock_holders(path) == set()
     with path.open("r+") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        assert monitor.holding(path) == {os.getpid()}
-    assert monitor.holding(tmp_path / "none") == set()
+        assert orthanc.find_lock_holders(path) == {os.getpid()}
+    assert orthanc.find_lock_holders(tmp_path / "none") == set()
 
 
 def test_a_counter_s_increase(tmp_path: Path) -> None:
     series: dict[str, Any] = {}
     found = []
     for minute, value in enumerate([5, 5, 6, 9, 1, *[1] * 70]):
-        look = monitor.Look(settings(tmp_path), {"series": series}, minute * 60.0)
-        found.append(look.increase("restarts", value, 3600))
+        look = Context(settings(tmp_path), {"series": series}, minute * 60.0)
+        found.append(look.measure_increase("restarts", value, 3600))
         series = look.series
     assert found[:5] == [0, 0, 1, 4, 5]
     assert found[-1] == 0
     assert len(series["restarts"]) < 65
     # what Orthanc forgets is no new failure
-    look = monitor.Look(settings(tmp_path), {}, 0.0)
-    assert [look.increase("jobs", value, 86400, True) for value in (3, 2, 2)] == [0, 0, 0]
+    look = Context(settings(tmp_path), {}, 0.0)
+    assert [look.measure_increase("jobs", value, 86400, True) for value in (3, 2, 2)] == [0, 0, 0]
 
 
 # --- the brake ----------------------------------------------------------------------------------
@@ -375,9 +383,9 @@ SIZE = 10_000_000
 def braked(home: Path, free: float, percent: int = 5) -> bool:
     """Whether the brake is on after a look with so much percent free."""
     (home / ".orthanc-storage").touch()
-    look = monitor.Look(settings(home, brake_percent=percent), {}, 0.0)
-    look.brake(int(SIZE * free / 100), SIZE)
-    on = look.values[-1].value == 1
+    look = Context(settings(home, brake_percent=percent), {}, 0.0)
+    [*_, last] = disk.guard_disk(look, int(SIZE * free / 100), SIZE)
+    on = last.value == 1
     assert on == os.path.lexists(home / ".orthanc-brake")
     return bool(on)
 
@@ -427,18 +435,18 @@ def test_whatever_lies_there_the_brake_works(tmp_path: Path, name: str, what: st
 def test_a_file_of_orthanc_s_is_not_told_for_another(tmp_path: Path) -> None:
     path = tmp_path / ".orthanc-version"
     path.write_text("1.12.7\n")
-    assert monitor.noted(path) == "1.12.7"
+    assert updates.read_version(path) == "1.12.7"
     path.write_text("root:secret-hash:1\n")
     with pytest.raises(ValueError, match=r"^the noted release is none$"):
-        monitor.noted(path)
+        updates.read_version(path)
     path.unlink()
     path.symlink_to(tmp_path / "monitor.json")
     with pytest.raises(OSError, match="symbolic"):
-        monitor.noted(path)
+        updates.read_version(path)
     path.unlink()
     os.mkfifo(path)
     with pytest.raises((OSError, ValueError)):
-        monitor.noted(path)  # and it does not wait
+        updates.read_version(path)  # and it does not wait
 
 
 # --- what others read ---------------------------------------------------------------------------
@@ -453,11 +461,11 @@ NOW = 1_795_644_000.0
         ({"time": NOW - 299}, ""),
         ({"time": NOW - 400}, "has not looked for 6 minutes"),
         ({"time": NOW - 10 * DAY}, "has not looked for 10 days"),
-        ({"time": NOW + 7200}, f"dated in the future ({monitor.words.say_moment(NOW + 7200)})"),
+        ({"time": NOW + 7200}, f"dated in the future ({words.say_moment(NOW + 7200)})"),
     ],
 )
 def test_a_monitor_that_does_not_look_any_more_is_told(state: dict[str, Any], said: str) -> None:
-    sentence = monitor.describe_silence(state, NOW)
+    sentence = describe.describe_silence(state, NOW)
     assert said in sentence
     assert bool(said) == bool(sentence) == ("Remedy: systemctl enable --now orthanc-monitor.timer" in sentence)
 
@@ -475,18 +483,18 @@ def test_show_ends_with_the_exit_code_of_what_it_says(
     settings(tmp_path)
     state = {"time": int(time.time() - age), "alerts": {}, "values": []}
     (tmp_path / "state.json").write_text(json.dumps(state))
-    monkeypatch.setattr(monitor, "IN_MEMORY", tmp_path / "nowhere")
+    monkeypatch.setattr(history, "IN_MEMORY", tmp_path / "nowhere")
     monkeypatch.setattr(sys, "argv", ["orthanc-monitor", "--config", str(tmp_path / "monitor.json"), "show", *form])
-    assert monitor.main() == status
+    assert cli.main() == status
     said = capsys.readouterr().out
     assert ("The monitor has not looked for 10 days" in said) == bool(status)
     assert ("Nothing is wrong." in said) == (not status and not form)
 
 
 def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
-    [group] = json.loads(monitor.prometheus(settings(tmp_path, limits={"disk_warning_percent": 33})))["groups"]
+    [group] = json.loads(prometheus.format_rules(settings(tmp_path, limits={"disk_warning_percent": 33})))["groups"]
     by_name = {rule["alert"]: rule for rule in group["rules"]}
-    assert len(by_name) == len(monitor.RULES) + 1
+    assert len(by_name) == len(RULES) + 1
     assert by_name["OrthancDiskFilling"]["expr"] == (
         "orthanc_monitor_fs_free_percent < 33 unless on (instance, fs) orthanc_monitor_brake == 1"
         " unless on (instance, fs) orthanc_monitor_fs_free_percent < 10"
@@ -516,8 +524,8 @@ def known(there: Any, again: Any, place: str = "") -> list[str]:
 
 
 def test_metrics_name_their_objects() -> None:
-    text = monitor.metrics(
-        [monitor.Sample("fs_free_percent", "fs", "storage", 12.5), monitor.Sample("brake", "fs", "storage", 0)]
+    text = prometheus.format_metrics(
+        [Sample("fs_free_percent", "fs", "storage", 12.5), Sample("brake", "fs", "storage", 0)]
     )
     assert 'orthanc_monitor_fs_free_percent{fs="storage"} 12.5\n' in text
     assert "# HELP orthanc_monitor_brake 1 while new images are refused\n" in text
@@ -528,8 +536,8 @@ def test_what_cannot_be_sent_is_sent_later(tmp_path: Path) -> None:
              "summary": "The disk is filling", "remedy": "make space"}  # fmt: skip
     state: dict[str, Any] = {}
     told = settings(tmp_path, webhook="http://127.0.0.1:9/secret-token")
-    monitor.tell(told, state, [event], 0)
-    monitor.tell(told, state, [{**event, "state": "resolved"}], 60)
+    notify.notify(told, state, [event], 0)
+    notify.notify(told, state, [{**event, "state": "resolved"}], 60)
     assert [one["state"] for one in state["pending"]["webhook"]] == ["firing", "resolved"]
     assert state["pending"]["mail"] == []
 
@@ -543,8 +551,8 @@ def test_a_first_deploy_is_one_message_unless_something_is_critical(
 
     sent: list[list[str]] = []
     monkeypatch.setattr(
-        monitor,
-        "post",
+        notify,
+        "post_webhook",
         lambda _settings, events, _now: sent.append([f"{one['name']} {one['state']}" for one in events]),
     )
     told, state = settings(tmp_path, webhook="http://127.0.0.1:9/"), {"began": 1000}
@@ -554,18 +562,18 @@ def test_a_first_deploy_is_one_message_unless_something_is_critical(
         (1120, [event("Clock", "warning"), event("Brief", "warning", "resolved")]),
         (1299, []),
     ):
-        monitor.tell(told, state, events, moment)
+        notify.notify(told, state, events, moment)
         assert sent == []
-    monitor.tell(told, state, [], 1300)
+    notify.notify(told, state, [], 1300)
     assert sent == [["Vulnerable firing", "Clock firing"]]
-    monitor.tell(told, state, [event("Later", "warning")], 1360)
+    notify.notify(told, state, [event("Later", "warning")], 1360)
     assert sent[1:] == [["Later firing"]]
     # what cannot wait takes the others along, and its end is told
     sent.clear()
     state = {"began": 1000}
-    monitor.tell(told, state, [event("Vulnerable", "info")], 1000)
-    monitor.tell(told, state, [event("Down", "critical")], 1060)
-    monitor.tell(told, state, [event("Down", "critical", "resolved")], 1120)
+    notify.notify(told, state, [event("Vulnerable", "info")], 1000)
+    notify.notify(told, state, [event("Down", "critical")], 1060)
+    notify.notify(told, state, [event("Down", "critical", "resolved")], 1120)
     assert sent == [["Vulnerable firing", "Down firing"], ["Down resolved"]]
 
 
@@ -576,12 +584,12 @@ def test_a_mail_s_subject_is_the_worst_of_it(tmp_path: Path, monkeypatch: pytest
         said.append(options["input"].decode())
         return subprocess.CompletedProcess([], 0, b"", b"")
 
-    monkeypatch.setattr(monitor.subprocess, "run", sendmail)
+    monkeypatch.setattr(subprocess, "run", sendmail)
     told = {"object": "", "state": "firing", "remedy": "look", "since": 0}
     known = {**told, "name": "Known", "severity": "info", "summary": "A vulnerability is known"}
     down = {**told, "name": "Down", "severity": "critical", "summary": "Orthanc does not run"}
-    monitor.mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known, down], 0)
-    monitor.mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known], 0)
+    notify.send_mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known, down], 0)
+    notify.send_mail(settings(tmp_path, mail_to=["it@clinic.example"]), [known], 0)
     assert "] Trouble: Orthanc does not run and 1 more\n" in said[0]
     assert "\nFor information: A vulnerability is known.\n" in said[0]
     assert "] For information: A vulnerability is known\n" in said[1]
@@ -597,7 +605,7 @@ def test_a_token_is_not_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFix
         "summary": "x",
         "remedy": "y",
     }
-    monitor.tell(settings(tmp_path, webhook="bad-scheme://127.0.0.1/secret-token"), {}, [event], 0)
+    notify.notify(settings(tmp_path, webhook="bad-scheme://127.0.0.1/secret-token"), {}, [event], 0)
     said = capsys.readouterr().err
     assert "webhook cannot be sent" in said
     assert "secret-token" not in said
@@ -606,8 +614,8 @@ def test_a_token_is_not_in_the_journal(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_an_older_look_left_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(monitor, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(monitor, "IN_MEMORY", tmp_path / "memory.json")
+    monkeypatch.setattr(cli, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(history, "IN_MEMORY", tmp_path / "memory.json")
     own = settings(tmp_path)
     for text in (
         '{"time": 1, "alerts": {"DiskFilling/storage": []}, "series": 7}',
@@ -616,7 +624,7 @@ def test_what_an_older_look_left_ends_nothing(
         '{"time": 1, "disk": 3}',
     ):
         (tmp_path / "state.json").write_text(text)
-        state = monitor.look(own)
+        state = cli.look(own)
         assert state["time"] > 1
         assert json.loads((tmp_path / "state.json").read_text())["time"] == state["time"]
     capsys.readouterr()
@@ -633,10 +641,10 @@ def called(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_it_helps_and_refuses(tmp_path: Path) -> None:
     assert "look at everything" in called("--help").stdout
     none = called("--config", str(tmp_path / "none.json"), "show")
-    assert (none.returncode, "Remedy: deploy" in none.stderr) == (1, True)
+    assert (none.returncode, "Remedy: deploy" in none.stderr) == (2, True)
     (tmp_path / "old.json").write_text('{"clinic": "x"}')
     old = called("--config", str(tmp_path / "old.json"), "show")
-    assert (old.returncode, "is not this version's" in old.stderr) == (1, True)
+    assert (old.returncode, "is not this version's" in old.stderr) == (2, True)
 
 
 def test_nobody_to_tell_is_said(tmp_path: Path) -> None:

@@ -8,21 +8,22 @@ from typing import Any
 
 from backups import must
 from clients import put
-from programs import program
+from server.core.limits import read_limits
+from server.monitor.rules import RULES
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 
 
 def test_promtool_plays_every_rule() -> None:
-    machine, monitor = testinfra_hosts[0], program("orthanc_monitor")
+    machine = testinfra_hosts[0]
     rules = json.loads(must(machine, "orthanc-monitor rules"))["groups"][0]["rules"]
     made = {rule["alert"]: rule for rule in rules}
-    table = {rule.name: rule for rule in monitor.RULES}
+    table = {rule.name: rule for rule in RULES}
 
     def series(name: str, wrong: bool) -> dict[str, str]:
         rule = table[name]
-        limit = monitor.read_limits().get(rule.limit, rule.limit)
+        limit = read_limits()[rule.limit] if isinstance(rule.limit, str) else rule.limit
         better = {"<": limit + 1, ">": limit, "==": 1 - limit}[rule.compares]
         worse = {"<": limit - 1, ">": limit + 1, "==": limit}[rule.compares]
         label = f', {rule.label}="it"' if rule.label else ""

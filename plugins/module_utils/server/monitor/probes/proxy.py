@@ -1,0 +1,49 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The proxy, and how long the certificates last that clients and devices get."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+
+from ..context import ANSWER_SECONDS, DAY, Context, Sample, observe
+
+
+def probe_proxy(context: Context) -> Iterator[Sample]:
+    """Whether HTTPS is answered, and the days that are left of each certificate."""
+    for name, port in context.settings.tls_ports.items():
+        certificate = fetch_certificate(context.settings.hostname, port)
+        if name == "proxy":
+            yield observe("proxy_up", certificate is not None)
+        if certificate is not None:
+            days = (read_expiry(certificate) - context.now) / DAY
+            yield observe("certificate_days", days, "certificate", name, f"{name}: {days:.0f} days left")
+
+
+def fetch_certificate(hostname: str, port: int) -> bytes | None:
+    """The certificate (DER) that a client gets on this machine; whether a client trusts it is not asked here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS) as plain,
+            context.wrap_socket(plain, server_hostname=hostname) as secure,
+        ):
+            return secure.getpeercert(binary_form=True)
+    except OSError:
+        return None
+
+
+def read_expiry(certificate: bytes) -> float:
+    """When a certificate (DER) ends, in seconds since 1970."""
+    done = subprocess.run(
+        ["/usr/bin/openssl", "x509", "-inform", "DER", "-noout", "-enddate"],
+        input=certificate,
+        capture_output=True,
+        check=True,
+        timeout=ANSWER_SECONDS,
+    )
+    return float(ssl.cert_time_to_seconds(done.stdout.decode().strip().removeprefix("notAfter=")))

@@ -1,0 +1,127 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What Prometheus reads: the metrics of the last look, and the table of rules as alert rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from ..core.escaping import escape
+from ..core.limits import SILENT_MINUTES
+from .alerts import CLEAR_LOOKS
+from .context import Sample
+from .rules import RULES, Rule
+from .settings import Settings
+
+HELP = {
+    "time_seconds": "Unix time of the last look",
+    "fs_size_bytes": "Size of the file system",
+    "fs_free_bytes": "Bytes that Orthanc may still write",
+    "fs_free_percent": "The same in percent of the size",
+    "fs_inodes_free_percent": "Files that may still be made, in percent",
+    "growth_bytes_per_day": "Growth of what is used, imports left out",
+    "days_until_full": "Days until the file system is full at this growth; absent without enough history",
+    "brake": "1 while new images are refused",
+    "mount_ok": "Whether the images' disk is mounted",
+    "process_up": "Whether Orthanc runs",
+    "index_up": "Whether Orthanc answers from its index",
+    "index_locked": "Whether another program holds the index",
+    "dicom_up": "Whether Orthanc answers a C-ECHO",
+    "plugin_up": "Whether Orthanc has loaded the plugin",
+    "restarts_hour": "Restarts within the last hour",
+    "errors_hour": "Errors in Orthanc's log within the last hour",
+    "jobs_failed_day": "Jobs that failed within the last day",
+    "threads_free": "Threads of Orthanc without work (Orthanc 1.12.9 and later)",
+    "rejected_hour": "Times that a listed device was rejected within the last hour",
+    "conflicts_day": "Images that came under the identifiers of another within the last day",
+    "instances": "Images in the index",
+    "proxy_up": "Whether the proxy answers HTTPS",
+    "firewall_ok": "Whether the firewall's table is loaded",
+    "firewall_changes": "Differences between the firewall's table in the kernel and the deployed one",
+    "firewall_detours": "Rules of other tables that lead past the firewall",
+    "certificate_days": "Days until the certificate that is served expires",
+    "backup_ok": "Whether the last backup succeeded",
+    "backup_age_hours": "Hours since the last good backup",
+    "restore_check_ok": "Whether the last restore check succeeded",
+    "restore_check_age_days": "Days since the last good restore check",
+    "ledger_ok": "Whether the last run of the ledger succeeded",
+    "ledger_age_hours": "Hours since the last good run of the ledger",
+    "restore_open_minutes": "Minutes since the last step of a restore that has not ended; 0 without one",
+    "unit_on": "Whether a unit that must be on is loaded, enabled and active",
+    "unit_failed": "1 where a unit of this collection failed",
+    "acceptance_ok": "Whether the last acceptance test passed",
+    "acceptance_age_hours": "Hours since the last acceptance test",
+    "quarantined_day": "Worklist items that were refused within the last day",
+    "worklist_items": "Worklist items that are served",
+    "worklist_waiting_minutes": "Minutes that the oldest item has been waiting for the gate",
+    "clock_ok": "Whether the clock is synchronised",
+    "clock_offset_seconds": "What chrony says the clock is off by",
+    "security_updates": "Security updates, and updates of what Orthanc runs, that somebody must install",
+    "packages_held": "Packages whose update is kept back, or that are half installed",
+    "conffiles_left": "Configuration files that came with an update and were not taken",
+    "package_lists_days": "Days since apt last asked for updates",
+    "reboot_due": "1 where an update waits for the machine's next start",
+    "replaced_files": "Programs and libraries that a service runs and an update has replaced",
+    "support_days": "Days until the system gets no security updates any more",
+    "known_cves": "Known vulnerabilities without an update that nobody has accepted",
+    "blind": "1 where the monitor could not look",
+}
+
+
+def format_metrics(samples: Iterable[Sample]) -> str:
+    """The samples in Prometheus' text format, in the order of HELP."""
+    by_name: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_name.setdefault(sample.metric, []).append(sample)
+    lines = []
+    for name, text in HELP.items():
+        if name in by_name:
+            lines += [f"# HELP orthanc_monitor_{name} {text}", f"# TYPE orthanc_monitor_{name} gauge"]
+        for sample in by_name.get(name, []):
+            label = (
+                f"{{{sample.label}={json.dumps(escape(sample.object), ensure_ascii=False)}}}" if sample.label else ""
+            )
+            lines.append(f"orthanc_monitor_{name}{label} {sample.value:.12g}")
+    return "\n".join([*lines, ""])
+
+
+def format_expression(rule: Rule, settings: Settings) -> str:
+    """When the rule holds, without what it is a consequence of."""
+    return f"orthanc_monitor_{rule.metric} {rule.compares} {settings.limit(rule):g}"
+
+
+def format_rules(settings: Settings) -> str:
+    """The table as alert rules of Prometheus, 2.42 or later. JSON is YAML."""
+    known, alerts = {rule.name: rule for rule in RULES}, []
+    for rule in RULES:
+        expr = format_expression(rule, settings)
+        for name in rule.unless:
+            other = known[name]
+            on = f"instance, {rule.label}" if rule.label and rule.label == other.label else "instance"
+            expr += f" unless on ({on}) {format_expression(other, settings)}"
+        about = f" ({{{{ $labels.{rule.label} }}}})" if rule.label else ""
+        alerts.append(
+            {
+                "alert": f"Orthanc{rule.name}",
+                "expr": expr,
+                "for": f"{rule.looks - 1}m",
+                "keep_firing_for": f"{CLEAR_LOOKS}m",
+                "labels": {"severity": rule.severity},
+                "annotations": {"summary": f"{rule.summary}{about}", "remedy": rule.remedy},
+            }
+        )
+    # also when nobody offers the metrics any more
+    silent = f"time() - last_over_time(orthanc_monitor_time_seconds[7d]) > {60 * SILENT_MINUTES}"
+    alerts.append(
+        {
+            "alert": "OrthancMonitorSilent",
+            "expr": silent,
+            "labels": {"severity": "critical"},
+            "annotations": {
+                "summary": f"The monitor has not looked for {SILENT_MINUTES} minutes",
+                "remedy": "systemctl status orthanc-monitor.timer; journalctl -u orthanc-monitor",
+            },
+        }
+    )
+    return json.dumps({"groups": [{"name": "orthanc", "rules": alerts}]}, indent=2) + "\n"

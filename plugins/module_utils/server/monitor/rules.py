@@ -1,0 +1,276 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is wrong, when, and what to do: one table for mails, webhooks, the report and the alert rules of Prometheus."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Rule(NamedTuple):
+    """What is wrong when `metric` compares so with `limit` (a number, or one of LIMITS) for `looks` in a row.
+
+    `label` tells several objects of a metric apart. With a condition of one of `unless` true this one is its
+    consequence, and not told.
+    """
+
+    name: str
+    severity: str
+    metric: str
+    label: str
+    compares: str
+    limit: float | str
+    looks: int
+    unless: tuple[str, ...]
+    summary: str
+    remedy: str
+    nothing_to_do: bool = False  # nobody in the clinic can end it today: told once, and listed
+
+
+DOWN = ("MountGone", "IndexLocked", "RestartLoop", "OrthancStopped")
+RULES = (
+    Rule(
+        *("MountGone", "critical", "mount_ok", "", "==", 0, 1, ()),
+        "The images' disk is not mounted, or not the one of the deploy",
+        "mount it (findmnt, journalctl -b -u local-fs.target), then systemctl start orthanc",
+    ),
+    Rule(
+        *("DiskBrake", "critical", "brake", "fs", "==", 1, 1, ()),
+        "New images are refused: the disk is full but for a rest that Orthanc needs",
+        "make space or enlarge the disk; devices can send again as soon as there is space",
+    ),
+    Rule(
+        *("DiskAlmostFull", "critical", "fs_free_percent", "fs", "<", "disk_critical_percent", 1, ("DiskBrake",)),
+        "The disk is almost full",
+        "make space or enlarge the disk",
+    ),
+    Rule(
+        *("DiskFilling", "warning", "fs_free_percent", "fs", "<", "disk_warning_percent", 1),
+        ("DiskBrake", "DiskAlmostFull"),
+        "The disk is filling",
+        "make space or enlarge the disk",
+    ),
+    Rule(
+        *("InodesFew", "warning", "fs_inodes_free_percent", "fs", "<", "inodes_percent", 1, ()),
+        "The disk has room for few more files",
+        "remove files that nobody needs (df -i), or make a file system with more inodes",
+    ),
+    Rule(
+        *("FullSoon", "warning", "days_until_full", "fs", "<", "days_until_full", 1),
+        ("DiskBrake", "DiskAlmostFull", "DiskFilling"),
+        "At this growth the disk is full within weeks",
+        "order a larger disk",
+    ),
+    Rule(
+        *("IndexLocked", "critical", "index_locked", "", "==", 1, 1, ("MountGone",)),
+        "Another program holds Orthanc's index",
+        "end that program (lslocks); never open the index of a running Orthanc",
+    ),
+    Rule(
+        *("RestartLoop", "critical", "restarts_hour", "", ">", "restarts_per_hour", 1, ("MountGone", "IndexLocked")),
+        "Orthanc ends again and again",
+        "see why in its last lines (journalctl -u orthanc, or docker logs orthanc), and deploy again",
+    ),
+    Rule(
+        *("OrthancStopped", "critical", "process_up", "", "==", 0, 2, ("MountGone", "IndexLocked", "RestartLoop")),
+        "Orthanc does not run",
+        "systemctl start orthanc, or docker start orthanc; see its log for why",
+    ),
+    Rule(
+        *("IndexSilent", "critical", "index_up", "", "==", 0, 2, DOWN),
+        "Orthanc runs and does not answer from its index",
+        "see its log; then systemctl restart orthanc, or docker restart orthanc",
+    ),
+    Rule(
+        *("DicomSilent", "critical", "dicom_up", "", "==", 0, 2, (*DOWN, "IndexSilent")),
+        "Orthanc does not answer a C-ECHO",
+        "see its log, and whether another program has its DICOM port (ss -ltnp)",
+    ),
+    Rule(
+        *("PluginMissing", "critical", "plugin_up", "plugin", "==", 0, 2, (*DOWN, "IndexSilent")),
+        "A plugin is not loaded",
+        "deploy again",
+    ),
+    Rule(
+        *("ProxyDown", "critical", "proxy_up", "", "==", 0, 2, ()),
+        "Nobody answers HTTPS",
+        "nginx -t; systemctl restart nginx",
+    ),
+    Rule(
+        *("FirewallGone", "critical", "firewall_ok", "", "==", 0, 1, ()),
+        "The firewall's table is not there: everybody reaches Orthanc's ports",
+        "systemctl restart orthanc-firewall; where that fails, deploy again",
+    ),
+    Rule(
+        # a deploy writes the file a moment before it loads it
+        *("FirewallChanged", "critical", "firewall_changes", "", ">", 0, 2, ("FirewallGone",)),
+        "The firewall's table is not the one that was deployed: ports may be open, or closed to devices",
+        "systemctl restart orthanc-firewall; where that fails, deploy again",
+    ),
+    Rule(
+        *("FirewallDetour", "critical", "firewall_detours", "", ">", 0, 1, ()),
+        "A rule outside the firewall's table leads past it",
+        "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there",
+    ),
+    Rule(
+        *("DeviceRejected", "warning", "rejected_hour", "device", ">", 0, 1, (*DOWN, "IndexSilent")),
+        "A listed device was rejected within the last hour",
+        "ask the doctor: orthanc-verify doctor and the device's name",
+    ),
+    Rule(
+        *("ImageConflict", "warning", "conflicts_day", "device", ">", 0, 1, ()),
+        "A second image came under the identifiers of another; the first was kept",
+        "compare both: the second is in .conflicts of the storage directory (docs/devices.md)",
+    ),
+    Rule(
+        *("ErrorsLogged", "warning", "errors_hour", "", ">", "errors_per_hour", 1),
+        (*DOWN, "IndexSilent", "DiskBrake", "DiskAlmostFull"),
+        "Orthanc logs many errors",
+        "read them: journalctl -u orthanc, or docker logs orthanc",
+    ),
+    Rule(
+        *("JobsFailed", "warning", "jobs_failed_day", "", ">", 0, 1, ()),
+        "Jobs of Orthanc failed within the last day",
+        "see which under /jobs?expand, as a user with the role admin",
+    ),
+    Rule(
+        *("ThreadsExhausted", "warning", "threads_free", "kind", "==", 0, 3, (*DOWN, "IndexSilent")),
+        "Every thread of Orthanc is at work",
+        "see who keeps them busy; DicomThreadsCount and HttpThreadsCount make more",
+    ),
+    Rule(
+        *("BackupFailed", "critical", "backup_ok", "", "==", 0, 1, ()),
+        "The last backup failed",
+        "see why: journalctl -t orthanc-backup; then orthanc-backup run",
+    ),
+    Rule(
+        *("BackupOld", "critical", "backup_age_hours", "", ">", "backup_hours", 1, ("BackupFailed",)),
+        "The last backup is old",
+        "orthanc-backup run; see whether cron runs",
+    ),
+    Rule(
+        *("RestoreCheckFailed", "critical", "restore_check_ok", "", "==", 0, 1, ()),
+        "The newest backup could not be restored on trial",
+        "see why: journalctl -u orthanc-restore-check; then orthanc-backup check",
+    ),
+    Rule(
+        *("RestoreCheckOld", "warning", "restore_check_age_days", "", ">", "restore_check_days", 1),
+        ("RestoreCheckFailed",),
+        "No backup was restored on trial for long",
+        "systemctl start orthanc-restore-check; see systemctl list-timers",
+    ),
+    Rule(
+        *("LedgerFailed", "critical", "ledger_ok", "", "==", 0, 1, (*DOWN, "IndexSilent")),
+        "The ledger of what was received cannot be kept: after a loss nobody could say what to send again",
+        "see why: journalctl -u orthanc-ledger; then orthanc-backup ledger",
+    ),
+    Rule(
+        # after a boot it has a while to run first
+        *("LedgerOld", "warning", "ledger_age_hours", "", ">", "ledger_hours", 10),
+        ("LedgerFailed", *DOWN, "IndexSilent"),
+        "The ledger of what was received has not run recently",
+        "systemctl enable --now orthanc-ledger.timer; see systemctl list-timers",
+    ),
+    Rule(
+        *("RestoreInterrupted", "critical", "restore_open_minutes", "", ">", 15, 1, ()),
+        "A restore was interrupted and has not been ended",
+        "end it: orthanc-backup restore; see journalctl -u orthanc-restore",
+    ),
+    Rule(
+        *("UnitFailed", "warning", "unit_failed", "unit", "==", 1, 5, (*DOWN, "IndexSilent")),
+        "A service of this collection failed",
+        "see why: systemctl status and journalctl -u with its name; then start it again",
+    ),
+    Rule(
+        *("TimerOff", "warning", "unit_on", "unit", "==", 0, 3, ("UnitFailed",)),
+        "What starts a regular task is stopped, disabled or missing",
+        "systemctl enable --now with its name; where it is missing, deploy again",
+    ),
+    Rule(
+        *("AcceptanceFailed", "critical", "acceptance_ok", "", "==", 0, 1, ()),
+        "The last acceptance test failed",
+        "see which checks failed: /var/lib/orthanc-verify/report.html; then orthanc-verify run",
+    ),
+    Rule(
+        *("AcceptanceOld", "warning", "acceptance_age_hours", "", ">", "acceptance_hours", 1, ()),
+        "No acceptance test has run recently",
+        "orthanc-verify run; see whether cron runs (systemctl status cron)",
+    ),
+    Rule(
+        *("CertificateExpires", "critical", "certificate_days", "certificate", "<", "certificate_days", 1),
+        ("ProxyDown",),
+        "A certificate expires soon",
+        "deploy again; with a certificate of your own, set the new one in orthanc_proxy_certificate_chain and _key",
+    ),
+    Rule(
+        *("WorklistQuarantine", "warning", "quarantined_day", "", ">", 0, 1, ()),
+        "A worklist item was refused within the last day",
+        "see why: orthanc-worklist quarantine; have it handed over anew",
+    ),
+    Rule(
+        *("WorklistStuck", "critical", "worklist_waiting_minutes", "", ">", "worklist_minutes", 2, ()),
+        "Worklist items wait, and nobody takes them in",
+        "systemctl restart orthanc-worklist.path; journalctl -u orthanc-worklist",
+    ),
+    Rule(
+        *("ClockUnsynchronised", "warning", "clock_ok", "", "==", 0, 3, ()),
+        "The system clock is not synchronised",
+        "name the clinic's time server (NTP= in /etc/systemd/timesyncd.conf, or a file in /etc/chrony/sources.d); "
+        "for a container, on its host",
+    ),
+    Rule(
+        *("SecurityUpdates", "warning", "security_updates", "", ">", 0, 1, ()),
+        "Security updates are waiting to be installed",
+        "apt update && apt full-upgrade, then orthanc-verify run; unattended-upgrades installs them by itself",
+    ),
+    Rule(
+        # while dpkg is at work a package is half configured
+        *("PackageHeldBack", "warning", "packages_held", "", ">", 0, 3, ()),
+        "Something keeps updates of packages back",
+        "apt-mark unhold and its name; dpkg --configure -a; apt install and its name, which asks about a changed file",
+    ),
+    Rule(
+        *("ConfigurationLeft", "info", "conffiles_left", "", ">", 0, 1, ()),
+        "An update brought configuration files that were not taken",
+        "compare each with the file beside it, then remove it",
+    ),
+    Rule(
+        *("PackageListsOld", "warning", "package_lists_days", "", ">", "package_lists_days", 1, ()),
+        "Nobody has asked for updates for long, so none is known",
+        "apt update; apt install unattended-upgrades does it each day",
+    ),
+    Rule(
+        *("RebootDue", "warning", "reboot_due", "", "==", 1, 1, ()),
+        "An update takes effect with the next start of the machine",
+        "systemctl reboot, when no device is sending",
+    ),
+    Rule(
+        *("RestartDue", "warning", "replaced_files", "service", ">", 0, 3, ("RebootDue",)),
+        "A service still runs what an update has replaced",
+        "systemctl restart and its name; Orthanc when no device is sending",
+    ),
+    Rule(
+        *("SystemEndOfLife", "critical", "support_days", "", "<", 0, 1, ()),
+        "This system gets no security updates any more",
+        "move to the next release of the system",
+    ),
+    Rule(
+        *("SystemEndSoon", "warning", "support_days", "", "<", "support_days", 1, ("SystemEndOfLife",)),
+        "This system will soon get no security updates any more",
+        "plan the move to the next release of the system",
+    ),
+    Rule(
+        *("KnownVulnerabilities", "info", "known_cves", "", ">", 0, 1, ()),
+        "Vulnerabilities are known for which this system offers no update yet",
+        "orthanc-monitor vulnerabilities tells what each means; orthanc_monitor_accepted_cves lists those to live with",
+        nothing_to_do=True,
+    ),
+    Rule(
+        *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),
+        "The monitor cannot see something",
+        "see why: journalctl -u orthanc-monitor",
+    ),
+)
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {"==": operator.eq, "<": operator.lt, ">": operator.gt}
