@@ -29,18 +29,19 @@ LOGS = ROOT / ".bed" / "logs"
 CAMPAIGN_ONLY = ("acme", "docker_to_package")
 # minutes on two cores, to begin with the longest
 MINUTES = {
-    "backup_restore": 30,
-    "default": 14,
-    "devices": 12,
-    "monitor": 12,
-    "exposure": 10,
-    "docker": 9,
-    "worklist": 6,
-    "verify": 6,
-    "lived_in": 15,
+    "backup_restore": 48,
+    "monitor": 22,
+    "devices": 14,
+    "verify": 13,
+    "default": 10,
+    "docker": 10,
+    "exposure": 9,
+    "worklist": 8,
+    "model": 7,
+    "lived_in": 6,
 }
 USUAL = 8.0
-BESIDE = {"unit": 3.0, "lint": 1.5}
+BESIDE = {"unit": 2.5, "lint": 1}
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SUMMARY = re.compile(r"^=+ (.*\d+ (?:passed|failed|error|deselected).* in [\d.]+s.*?) =+$")
 FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+\.py\b")
