@@ -15,25 +15,27 @@ from typing import Any
 
 import pytest
 from server.backup import history, restic
-from server.backup.cli import show
-from server.backup.freeze import index_copy, numbers, stands
-from server.backup.ledger import Study, by_device, studies_read
-from server.backup.listing import seen
+from server.backup.freeze import copy_index, is_frozen, parse_version
+from server.backup.ledger import Study, group_by_device, read_studies
+from server.backup.listing import identify_snapshot
 from server.backup.manifest import (
     Attachment,
     Proof,
-    content_kept,
-    content_of,
-    images,
-    rows_written,
-    strangers,
-    verified,
+    find_defects,
+    find_foreign_files,
+    find_images,
+    keep_content,
+    read_content,
+    write_rows,
 )
-from server.backup.restic import attended, fetched
-from server.backup.restore_check import retained, unproved
-from server.backup.run import backup, same_disk
-from server.backup.settings import Refused, Settings, archive, hashed, written
-from server.backup.state import alone, note, noted, state
+from server.backup.output import print_result
+from server.backup.restic import fetch_files, watch_ssh
+from server.backup.restore_check import apply_retention, find_unproven
+from server.backup.run import find_shared_disk, make_backup
+from server.backup.settings import Settings, hash_file, read_archive
+from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
+from server.core.errors import Refused
+from server.core.files import write_atomic
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 
@@ -73,20 +75,20 @@ def awaited(what: Any) -> None:
 def test_a_file_is_never_written_through_a_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("as it was")
-    (tmp_path / "state.part").symlink_to(victim)
-    written(tmp_path / "state", "new", 0o640)
+    (tmp_path / ".state.part").symlink_to(victim)
+    write_atomic(tmp_path / "state", "new", 0o640)
     assert (victim.read_text(), (tmp_path / "state").read_text()) == ("as it was", "new")
     (tmp_path / "db").mkdir()
     (tmp_path / "db" / ".orthanc-archive").symlink_to(victim)
     victim.write_text("0123456789abcdef\n")
-    assert archive(make_settings(tmp_path)) == ""
+    assert read_archive(make_settings(tmp_path)) == ""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, None])
 def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals | None) -> None:
     script = (
         "import os, signal, sys, time; from server.backup import freeze\n"
-        "with freeze.watchdog(int(sys.argv[2]), 'kill', '-CONT', sys.argv[1]):\n"
+        "with freeze.run_at_end(int(sys.argv[2]), 'kill', '-CONT', sys.argv[1]):\n"
         "    os.kill(int(sys.argv[1]), signal.SIGSTOP); print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen(["sleep", "60"]) as orthanc:
@@ -98,7 +100,7 @@ def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals 
         )
         assert program.stdout is not None
         program.stdout.readline()
-        awaited(lambda: stands(orthanc.pid))
+        awaited(lambda: is_frozen(orthanc.pid))
         if how:
             program.send_signal(how)
         awaited(lambda: state_of(orthanc.pid) == "S")
@@ -109,7 +111,7 @@ def test_a_stopped_process_goes_on_however_the_program_ends(how: signal.Signals 
 
 def test_a_rest_server_s_credentials_reach_any_restic(tmp_path: Path) -> None:
     def url(repository: str, **environment: str) -> str:
-        found = restic.environment(make_settings(tmp_path, repository=repository, environment=environment))
+        found = restic.build_environment(make_settings(tmp_path, repository=repository, environment=environment))
         return str(found["RESTIC_REPOSITORY"])
 
     secrets = {"RESTIC_REST_USERNAME": "clinic", "RESTIC_REST_PASSWORD": r"a/b@c:\1"}
@@ -121,28 +123,28 @@ def test_a_rest_server_s_credentials_reach_any_restic(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     one = make_settings(tmp_path)
     with (
-        alone(one, "run"),
+        hold_program_lock(one, "run"),
         pytest.raises(Refused, match="Another orthanc-backup"),
-        alone(one, "run"),
+        hold_program_lock(one, "run"),
     ):
         pass
 
 
 def test_a_failure_keeps_the_last_success(tmp_path: Path) -> None:
     one = make_settings(tmp_path)
-    with noted(one, "backup") as result:
+    with record_outcome(one, "backup") as result:
         result["bytes"] = 7
-    first = state(one, "backup")
+    first = read_state(one, "backup")
     assert first["bytes"] == 7
 
     def fails() -> None:
-        with noted(one, "backup"):
-            assert state(one, "backup")["result"] == "running"
+        with record_outcome(one, "backup"):
+            assert read_state(one, "backup")["result"] == "running"
             raise OSError("no")
 
     with pytest.raises(OSError, match="no"):
         fails()
-    after = state(one, "backup")
+    after = read_state(one, "backup")
     assert (after["result"], after["reason"]) == ("failed", "OSError: no")
     assert after["last_success_epoch"] == first["last_success_epoch"]
     assert "bytes" not in after
@@ -158,14 +160,14 @@ def test_settings_of_another_version_are_refused(tmp_path: Path) -> None:
 
 
 def test_versions_are_compared_by_their_numbers() -> None:
-    assert numbers("1.9.7") < numbers("1.12.7") < numbers("1.12.10") < numbers("mainline")
+    assert parse_version("1.9.7") < parse_version("1.12.7") < parse_version("1.12.10") < parse_version("mainline")
 
 
 def test_the_same_disk_is_seen_through_directories_that_are_not_there_yet(tmp_path: Path) -> None:
     one = make_settings(tmp_path, repository=str(tmp_path / "not" / "yet"))
-    assert "one defect takes both" in same_disk(one)[0]
-    assert same_disk(make_settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
-    assert same_disk(make_settings(tmp_path, repository="/proc/repository")) == []
+    assert "one defect takes both" in find_shared_disk(one)[0]
+    assert find_shared_disk(make_settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
+    assert find_shared_disk(make_settings(tmp_path, repository="/proc/repository")) == []
 
 
 def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
@@ -173,16 +175,16 @@ def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
         path = tmp_path / uuid[:2] / uuid[2:4] / uuid
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
-        return Attachment(uuid, 1, 3, hashed(path, "md5"), "", "")
+        return Attachment(uuid, 1, 3, hash_file(path, "md5"), "", "")
 
     good, short, other, gone = (
         attachment(f"{two}bbcccc-1111-2222-3333-444444444444", b"abc") for two in ("00", "01", "02", "03")
     )
-    assert {path.name for path in images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
+    assert {path.name for path in find_images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
     (tmp_path / short.path).write_bytes(b"ab")
     (tmp_path / other.path).write_bytes(b"abd")
     (tmp_path / gone.path).unlink()
-    found = verified(tmp_path, [good, short, other, gone])
+    found = find_defects(tmp_path, [good, short, other, gone])
     assert [(one.kind, one.path) for one in found] == [
         ("truncated", short.path), ("altered", other.path), ("missing", gone.path)
     ]  # fmt: skip
@@ -194,7 +196,7 @@ def test_what_to_send_again_stands_once_for_each_device() -> None:
         Study(3, "20260101T000000", "US1", "1.3", ""),
         Study(4, "20260101T010000", "US1", "1.3", ""),
     ]
-    assert [(one["aet"], one["study"], one["number"]) for one in by_device(rows)] == [
+    assert [(one["aet"], one["study"], one["number"]) for one in group_by_device(rows)] == [
         ("US1", "1.3", 4), ("US2", "1.2", 9)
     ]  # fmt: skip
 
@@ -206,12 +208,12 @@ def test_the_ledger_takes_what_devices_send_and_is_read_past_a_damaged_row(
         Study(1, "20260101T000000", "US1", "1.2", 'A\r1, "B"\n'),
         Study(2, "20260101T000000", "US1", "1.3", "C"),
     ]
-    rows_written(tmp_path / "20260101.csv", rows)
-    assert studies_read(tmp_path / "20260101.csv") == rows
+    write_rows(tmp_path / "20260101.csv", rows)
+    assert read_studies(tmp_path / "20260101.csv") == rows
     assert capsys.readouterr().err == ""
     with (tmp_path / "20260101.csv").open("ab") as file:
         file.write(b'half\n"3","20260101T000000","US1","1.4","\xff"\n')
-    assert [one.study for one in studies_read(tmp_path / "20260101.csv")] == ["1.2", "1.3", "1.4"]
+    assert [one.study for one in read_studies(tmp_path / "20260101.csv")] == ["1.2", "1.3", "1.4"]
     assert "1 rows of the ledger cannot be read" in capsys.readouterr().err
 
 
@@ -219,7 +221,7 @@ def test_nothing_is_restored_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".restore-0123").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused, match="Remedy: remove it"):
-        fetched(make_settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
+        fetch_files(make_settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
 
 
 def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,25 +230,27 @@ def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkey
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(Refused, match="needs 2 MiB"):
-        index_copy(own, tmp_path / "copy")
+        copy_index(own, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = make_settings(tmp_path)
-    note(own, "backup", {"last_success_epoch": int(time.time()) - 3600})
-    assert backup(own, True, False) == {"result": "not due"}
-    note(own, "backup", {"last_success_epoch": int(time.time()) + 365 * 86400})
-    monkeypatch.setattr("server.backup.run.known", lambda *_: (_ for _ in ()).throw(Refused("it is at work")))
+    write_state(own, "backup", {"last_success_epoch": int(time.time()) - 3600})
+    assert make_backup(own, True, False) == {"result": "not due"}
+    write_state(own, "backup", {"last_success_epoch": int(time.time()) + 365 * 86400})
+    monkeypatch.setattr(
+        "server.backup.run.require_same_archive", lambda *_: (_ for _ in ()).throw(Refused("it is at work"))
+    )
     with pytest.raises(Refused, match="at work"):
-        backup(own, True, False)
+        make_backup(own, True, False)
 
 
 def test_what_orthanc_does_not_own_is_named(tmp_path: Path) -> None:
     path = make_settings(tmp_path).storage / "ab" / "cd"
     path.mkdir(parents=True)
-    assert strangers(make_settings(tmp_path)) == []
-    assert str(path) in strangers(make_settings(tmp_path, owner="nobody"))[0]
+    assert find_foreign_files(make_settings(tmp_path)) == []
+    assert str(path) in find_foreign_files(make_settings(tmp_path, owner="nobody"))[0]
 
 
 def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
@@ -258,7 +262,7 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
     script = f"sleep 4; touch {tmp_path}/childless; exec sleep 6000"
     with (
         subprocess.Popen(["sh", "-c", script], text=True, stdout=subprocess.PIPE) as program,
-        attended(own, program) as lost,
+        watch_ssh(own, program) as lost,
     ):
         assert program.wait(timeout=300) == -signal.SIGKILL
     assert lost.is_set()
@@ -268,7 +272,7 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
         monkeypatch.setattr("server.backup.restic.SSH_SECONDS", allowed)
         with (
             subprocess.Popen(["sleep", "4"], text=True) as program,
-            attended(make_settings(tmp_path, repository=repository), program) as lost,
+            watch_ssh(make_settings(tmp_path, repository=repository), program) as lost,
         ):
             assert program.wait(timeout=300) == 0
         assert not lost.is_set()
@@ -277,7 +281,7 @@ def test_restic_does_not_wait_for_ever_for_an_ssh_that_has_ended(
 def test_a_check_says_what_it_has_not_verified() -> None:
     def said(*md5: str) -> list[str]:
         names = [Attachment(f"{number}", 1, 3, one, "", "") for number, one in enumerate(md5)]
-        return list(unproved(Proof({"short_id": "0123"}, {}, names, set(), [])))
+        return list(find_unproven(Proof({"short_id": "0123"}, {}, names, set(), [])))
 
     assert "Snapshot 0123 holds no image. Remedy: " in said()[0]
     assert "no MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
@@ -287,17 +291,17 @@ def test_a_check_says_what_it_has_not_verified() -> None:
 def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:
     own = make_settings(tmp_path)
     content = history.Content({"image": 7}, 8, 9, {"line": None, "before": 5}, 1)
-    content_kept(own, "0123456789abcdef", content)
+    keep_content(own, "0123456789abcdef", content)
     snapshot = {"id": "x", "short_id": "x", "time": "2026-01-01T00:00:00Z", "tags": ["orthanc", "run=0123456789abcdef"]}
-    assert content_of(own, snapshot) == content
+    assert read_content(own, snapshot) == content
     # what a token cannot be is no path
-    assert seen({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
+    assert identify_snapshot({**snapshot, "tags": ["run=../../../etc/passwd"], "original": "y"}).token == "y"
 
 
 def test_a_restore_check_is_shown_to_whoever_calls_it_without_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result: dict[str, Any] = {"result": "success"}
-    retained(make_settings(tmp_path), result)  # there is no archive: nothing goes
-    show(result)
+    apply_retention(make_settings(tmp_path), result)  # there is no archive: nothing goes
+    print_result(result)
     assert "held: 0" in capsys.readouterr().out

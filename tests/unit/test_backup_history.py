@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from server.backup import history
 from server.backup.history import Content, Past
-from server.backup.listing import chosen, past_of, remember, seen
-from server.backup.manifest import Proof, content_kept
-from server.backup.restore_check import retained
-from server.backup.restored_orthanc import Rest
-from server.backup.run import accepted, attempted, backup
-from server.backup.settings import Refused, tomorrow
-from server.backup.state import note, state
+from server.backup.listing import choose_snapshot, identify_snapshot, read_past, save_past
+from server.backup.manifest import Proof, keep_content
+from server.backup.restore_check import apply_retention
+from server.backup.run import accept_snapshot, make_backup, take_complete_snapshot
+from server.backup.settings import stamp_tomorrow
+from server.backup.state import read_state, write_state
+from server.core.errors import Refused
+from server.orthanc.api import Account, Api
 from test_backup import make_settings, replace_everywhere
 
 ARCHIVE = "0123456789abcdef"
@@ -32,12 +33,12 @@ class Repository:
         self.found: list[dict[str, Any]] = []
         self.calls: list[tuple[str, ...]] = []
         (own.storage / ".orthanc-archive").write_text(f"{ARCHIVE}\n")
-        replace_everywhere(patch, "snapshots", self.list)
+        replace_everywhere(patch, "list_snapshots", self.list)
         self.answer(patch)
 
     def answer(self, patch: pytest.MonkeyPatch) -> None:
         """Takes every call of restic from now on."""
-        replace_everywhere(patch, "restic", lambda _settings, *arguments: self.calls.append(arguments))
+        replace_everywhere(patch, "call_restic", lambda _settings, *arguments: self.calls.append(arguments))
 
     def list(self, _settings: Any, *tags: str) -> list[dict[str, Any]]:
         wanted = [{*tag.split(",")} for tag in tags]
@@ -78,14 +79,14 @@ def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs
 
     lineages: list[Any] = []
     result["lineages"] = lineages  # type: ignore[assignment]
-    replace_everywhere(patch, "index_copy", lambda *_: {})
-    replace_everywhere(patch, "attachments_of", lambda *_: [])
-    replace_everywhere(patch, "present_of", lambda *_: history.Present({}, 200, 300, 0, 0))
-    replace_everywhere(patch, "manifest_of", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
-    replace_everywhere(patch, "content_of", lambda *_: Content({}, 150, 250, {"line": None}))
-    replace_everywhere(patch, "taken", taken)
-    replace_everywhere(patch, "proof", proof)
-    return attempted(own, result, [], False), result
+    replace_everywhere(patch, "copy_index", lambda *_: {})
+    replace_everywhere(patch, "list_attachments", lambda *_: [])
+    replace_everywhere(patch, "read_present", lambda *_: history.Present({}, 200, 300, 0, 0))
+    replace_everywhere(patch, "build_manifest", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
+    replace_everywhere(patch, "read_content", lambda *_: Content({}, 150, 250, {"line": None}))
+    replace_everywhere(patch, "take_snapshot", taken)
+    replace_everywhere(patch, "verify_snapshot", proof)
+    return take_complete_snapshot(own, result, [], False), result
 
 
 @pytest.mark.parametrize("append_only", [False, True])
@@ -95,9 +96,9 @@ def test_a_try_during_which_somebody_deleted_is_no_other_machine_s(
     own = replace(own, append_only=append_only)
     assert attempt(own, repository, monkeypatch, ([], 3), ([], 0))[0] == []
     assert len(repository.found) == 2  # the first try stays: here nothing forgets it
-    past = past_of(own)
-    assert history.find_strangers(map(seen, repository.found), past) == []
-    assert [history.is_proven(seen(one), past) for one in repository.found] == [False, True]
+    past = read_past(own)
+    assert history.find_strangers(map(identify_snapshot, repository.found), past) == []
+    assert [history.is_proven(identify_snapshot(one), past) for one in repository.found] == [False, True]
 
 
 def test_disks_may_take_turns_as_the_repository(
@@ -105,17 +106,17 @@ def test_disks_may_take_turns_as_the_repository(
 ) -> None:
     repository.add(GOOD)
     first = [*repository.found]
-    remember(own, Past(ARCHIVE, ours=[GOOD]))
+    save_past(own, Past(ARCHIVE, ours=[GOOD]))
     repository.found = []
     assert attempt(own, repository, monkeypatch, ([], 0))[0] == []
-    assert history.find_strangers(map(seen, first), past_of(own)) == []
+    assert history.find_strangers(map(identify_snapshot, first), read_past(own)) == []
 
 
 def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(
     own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(GOOD)
-    remember(own, Past(ARCHIVE, ours=[GOOD]))
+    save_past(own, Past(ARCHIVE, ours=[GOOD]))
 
     def meanwhile() -> tuple[list[str], int]:
         repository.add(LATE, identity="strange")
@@ -123,8 +124,8 @@ def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(
 
     problems, result = attempt(own, repository, monkeypatch, meanwhile, ([], 0))
     assert "Another machine has added 1 snapshots" in problems[0]
-    past = past_of(own)
-    proven = [history.is_proven(seen(one), past) for one in repository.found]
+    past = read_past(own)
+    proven = [history.is_proven(identify_snapshot(one), past) for one in repository.found]
     assert proven == [True, False, True, False]  # the other machine's is not judged here
     # what is given from now on is not what the copy gives
     assert result["lineages"] == [{"line": None}, {"line": 150, result["run"]: None}]
@@ -141,16 +142,16 @@ def test_of_two_runs_that_were_killed_each_snapshot_is_disowned(
         pass
 
     def kill(*_: Any) -> None:
-        killed.update(state(own, "backup"))
+        killed.update(read_state(own, "backup"))
         raise Killed
 
-    note(own, "backup", killed)
-    replace_everywhere(monkeypatch, "known", kill)
+    write_state(own, "backup", killed)
+    replace_everywhere(monkeypatch, "require_same_archive", kill)
     monkeypatch.setattr("secrets.token_hex", lambda _: LATE)
     for _ in range(2):
         with pytest.raises(Killed):
-            backup(own, False, False)
-        note(own, "backup", killed)  # as it was on the disk when kill -9 came
+            make_backup(own, False, False)
+        write_state(own, "backup", killed)  # as it was on the disk when kill -9 came
     assert [call[-1] for call in repository.calls] == [f"id-{GOOD[:6]}", f"id-{LATE[:6]}"]
 
 
@@ -158,28 +159,28 @@ def test_a_restore_check_leaves_what_a_backup_noted_meanwhile(
     own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository.add(GOOD)
-    remember(own, Past(ARCHIVE, ours=[GOOD]))
+    save_past(own, Past(ARCHIVE, ours=[GOOD]))
 
     def forgotten(*_: Any) -> None:
-        past = past_of(own)
+        past = read_past(own)
         past.note_own(LATE)
         past.note_proven(LATE)
-        remember(own, past)
+        save_past(own, past)
 
-    replace_everywhere(monkeypatch, "forgotten", forgotten)
-    replace_everywhere(monkeypatch, "content_of", lambda *_: Content({}, 1, 1, {}))
-    retained(own, {})
-    past = past_of(own)
+    replace_everywhere(monkeypatch, "forget_snapshots", forgotten)
+    replace_everywhere(monkeypatch, "read_content", lambda *_: Content({}, 1, 1, {}))
+    apply_retention(own, {})
+    past = read_past(own)
     assert (past.ours, past.unproven) == ([GOOD, LATE], [])
 
 
 def test_a_restore_check_without_the_images_disk_forgets_nothing(own: Any, repository: Repository) -> None:
     before = Past(ARCHIVE, ours=[GOOD], foreign=[LATE])
-    remember(own, before)
+    save_past(own, before)
     marker = own.storage / ".orthanc-archive"
     marker.rename(own.directory / "away")
-    retained(own, {})
-    assert state(own, "history") == asdict(before)
+    apply_retention(own, {})
+    assert read_state(own, "history") == asdict(before)
     assert repository.calls == []
 
 
@@ -194,14 +195,14 @@ def test_what_only_another_machine_s_snapshot_holds_stays(
     repository.add(GOOD, day=20)
     line: Any = {"line": None}
     contents = {token: Content({}, 9, 9, line) for token in (*tokens, GOOD)} | {LATE: Content({"image": 5}, 7, 7, line)}
-    replace_everywhere(monkeypatch, "content_of", lambda _settings, one: contents[seen(one).token])
-    remember(own, Past(ARCHIVE, ours=[*tokens, GOOD], foreign=[LATE]))
-    retained(own, {})
-    assert past_of(own).held == {LATE: 1}
+    replace_everywhere(monkeypatch, "read_content", lambda _settings, one: contents[identify_snapshot(one).token])
+    save_past(own, Past(ARCHIVE, ours=[*tokens, GOOD], foreign=[LATE]))
+    apply_retention(own, {})
+    assert read_past(own).held == {LATE: 1}
     assert all(f"id-{LATE[:6]}" not in call for call in repository.calls)
     # of its own ones this machine knows that the image was deleted
-    remember(own, Past(ARCHIVE, ours=[LATE, *tokens, GOOD]))
-    retained(own, {})
+    save_past(own, Past(ARCHIVE, ours=[LATE, *tokens, GOOD]))
+    apply_retention(own, {})
     assert any(f"id-{LATE[:6]}" in call for call in repository.calls)
 
 
@@ -210,39 +211,39 @@ def test_accepting_that_was_interrupted_is_ended_by_the_next_call(
 ) -> None:
     repository.add(GOOD, "unproven")
     repository.add(LATE)
-    remember(own, Past(ARCHIVE, ours=[GOOD], unproven=[GOOD]))
+    save_past(own, Past(ARCHIVE, ours=[GOOD], unproven=[GOOD]))
     replace_everywhere(
-        monkeypatch, "proved", lambda *_: Proof(repository.found[0], {"archive": ARCHIVE}, [], set(), [])
+        monkeypatch, "prove_snapshot", lambda *_: Proof(repository.found[0], {"archive": ARCHIVE}, [], set(), [])
     )
 
     def fails(*_: Any) -> None:
         raise Refused("the network went")
 
-    replace_everywhere(monkeypatch, "restic", fails)
+    replace_everywhere(monkeypatch, "call_restic", fails)
     with pytest.raises(Refused, match="the network went"):
-        accepted(own, GOOD, "")
+        accept_snapshot(own, GOOD, "")
     repository.answer(monkeypatch)
-    assert accepted(own, GOOD, "")["accepted"] == GOOD[:8]
+    assert accept_snapshot(own, GOOD, "")["accepted"] == GOOD[:8]
     assert [call[-1] for call in repository.calls] == [f"id-{LATE[:6]}", f"id-{GOOD[:6]}"]
     repository.found[0]["tags"][0] = "orthanc"
     with pytest.raises(Refused, match="is proven"):
-        accepted(own, GOOD, "")
+        accept_snapshot(own, GOOD, "")
 
 
 def test_a_mark_that_was_cut_off_leaves_one_snapshot_to_choose(own: Any, repository: Repository) -> None:
     """restic writes a snapshot with its new tags, and removes the old one afterwards."""
     repository.add(GOOD)
     repository.add(GOOD, identity="marked")
-    assert chosen(own, GOOD[:8])["id"] == "marked"
+    assert choose_snapshot(own, GOOD[:8])["id"] == "marked"
 
 
 def test_one_of_the_future_is_not_the_newest_where_nothing_is_remembered(own: Any, repository: Repository) -> None:
     repository.add(GOOD)
     repository.add(LATE)
     repository.found[1]["time"] = "2090-01-01T00:00:00Z"
-    there = [seen(one) for one in repository.found]
-    past = history.adopt(ARCHIVE, there, tomorrow())
-    newest = history.choose_latest(there, past, tomorrow())
+    there = [identify_snapshot(one) for one in repository.found]
+    past = history.adopt(ARCHIVE, there, stamp_tomorrow())
+    newest = history.choose_latest(there, past, stamp_tomorrow())
     assert newest is not None
     assert newest.token == GOOD
 
@@ -273,11 +274,11 @@ def test_orthanc_is_asked_again_after_it_has_ended_a_connection_that_rested(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        rest = Rest(own, server.server_address[1], "check:secret")
-        replace_everywhere(monkeypatch, "REST_SECONDS", 0)
+        api = Api(Account(server.server_address[1], "check", "secret"))
+        monkeypatch.setattr("server.orthanc.api.REST_SECONDS", 0)
         for _ in range(3):
             ended.clear()
-            assert rest.get("/changes?last") == {}
+            assert api.get("/changes?last") == {}
             assert ended.wait(60)
         server.shutdown()
 
@@ -290,9 +291,9 @@ def test_a_backup_and_a_restore_check_may_keep_the_same_content_at_once(
     def beside(path: Path, target: Path) -> Path:
         monkeypatch.setattr(Path, "rename", rename)
         monkeypatch.setattr("os.getpid", lambda: 2)
-        content_kept(own, GOOD, content)
+        keep_content(own, GOOD, content)
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", beside)
-    content_kept(own, GOOD, content)
+    keep_content(own, GOOD, content)
     assert [path.name for path in (own.directory / "contents").iterdir()] == [f"{GOOD}.json.gz"]

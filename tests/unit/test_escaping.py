@@ -15,8 +15,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify im
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 from hypothesis import given
 from hypothesis import strategies as st
-from server.backup import run, settings
-from server.backup.cli import show
+from server.backup import run
+from server.backup.output import print_result, say_problem
 from server.core import journal
 from server.core.errors import Refused
 from server.core.escaping import escape, escape_lines
@@ -96,7 +96,7 @@ def test_a_line_for_the_journal(
     assert is_harmless(line)
 
 
-@pytest.mark.parametrize("say", [settings.loud, lambda text: journal.say_loudly(text, "orthanc-verify")])
+@pytest.mark.parametrize("say", [say_problem, lambda text: journal.say_loudly(text, "orthanc-verify")])
 def test_a_loud_line_is_one_entry_of_the_journal(
     say: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +119,7 @@ def test_what_a_backup_shows(capsys: pytest.CaptureFixture[str]) -> None:
     resend = {"aet": HOSTILE, "time": "20260302T100000", "accession": HOSTILE, "study": HOSTILE}
     snapshot = {"id": "1", "time": "2026", "proven": True, "version": HOSTILE, "archive": "0123"}
     snapshot |= {"verified": "", "verified_part": ""}
-    show({"snapshots": [snapshot], "resend": [resend], "left": [HOSTILE], "warnings": {HOSTILE: HOSTILE}})
+    print_result({"snapshots": [snapshot], "resend": [resend], "left": [HOSTILE], "warnings": {HOSTILE: HOSTILE}})
     shown(capsys, 5)
 
 

@@ -101,10 +101,10 @@ def test_an_internal_id_belongs_to_the_line_in_which_it_was_given() -> None:
     second = history.fork(line, 100, "second")
     third = history.fork(second, 150, "third")
     assert third == {"first": 100, "second": 150, "third": None}
-    assert [history.owner_of(third, number) for number in (1, 100, 101, 150, 151)] == [
+    assert [history.find_owner(third, number) for number in (1, 100, 101, 150, 151)] == [
         *("first", "first", "second", "second", "third")
     ]
-    assert history.owner_of({}, 5) == history.owner_of(third, 0) == ""
+    assert history.find_owner({}, 5) == history.find_owner(third, 0) == ""
     # a restore of something older ends more than one line
     assert history.fork(third, 90, "fourth") == {"first": 90, "second": 90, "third": 90, "fourth": None}
     assert history.fork({}, -1, "only") == {"only": None}

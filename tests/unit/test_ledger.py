@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server.backup.ledger import Study, changes, ledger_placed, studies_read
-from server.backup.manifest import rows_written
-from server.backup.settings import below
-from server.backup.state import note
+from server.backup.ledger import Study, put_ledger, read_changes, read_studies
+from server.backup.manifest import write_rows
+from server.backup.settings import join_below
+from server.backup.state import write_state
 from test_backup import make_settings
 
 
@@ -65,17 +65,17 @@ ALL = {number: f"image{number}" for number in range(1, 11)}
 def test_missing_changes_are_noticed(
     left: dict[int, str], newest: int, since: int, there: list[Any], came: list[int], gap: bool
 ) -> None:
-    found, last, last_mark, missing = changes(orthanc(newest, left), since, there)
+    found, last, last_mark, missing = read_changes(orthanc(newest, left), since, there)
     assert [one[0] for one in found] == came
     assert (last, missing) == (newest, gap)
     # the next time nothing is missing
-    again = changes(orthanc(newest, left), last, last_mark)
+    again = read_changes(orthanc(newest, left), last, last_mark)
     assert (again[0], again[3]) == ([], False)
 
 
 def test_changes_of_many_pages_have_no_gap() -> None:
     left = {number: f"image{number}" for number in range(1, 2501)}
-    found, last, _mark, gap = changes(orthanc(2500, left), 0, [])
+    found, last, _mark, gap = read_changes(orthanc(2500, left), 0, [])
     assert (len(found), last, gap) == (2500, 2500, False)
 
 
@@ -84,15 +84,15 @@ def test_what_is_to_be_sent_again_stays_listed_after_a_restore(tmp_path: Path) -
     own.ledger.mkdir(parents=True)
     work, aside = tmp_path / "work", tmp_path / "aside"
     aside.mkdir()
-    kept = below(work, str(own.ledger))
+    kept = join_below(work, str(own.ledger))
     kept.mkdir(parents=True)
     before = Study(5, "20261127T080000", "US1", "1.2.3", "A1")
     after = Study(12, "20261128T090000", "US2", "1.2.4", "A2")
-    rows_written(kept / "20261127.csv", [before])
-    note(own, "restore", {"came": [after]}, 0o600)
+    write_rows(kept / "20261127.csv", [before])
+    write_state(own, "restore", {"came": [after]}, 0o600)
     manifest = {"ledger": str(own.ledger), "archive": "0" * 16, "counts": {"last_change": 7}}
-    ledger_placed(own, work, aside, manifest)
-    found = [one for path in sorted(own.ledger.glob("*.csv")) for one in studies_read(path)]
+    put_ledger(own, work, aside, manifest)
+    found = [one for path in sorted(own.ledger.glob("*.csv")) for one in read_studies(path)]
     assert found == [before, after._replace(number=0)]
     # a restore of the same snapshot lists it again, and one of a newer snapshot does not
     assert [one for one in found if one.number > 7 or one.time > "20261127T100000"] == [after._replace(number=0)]

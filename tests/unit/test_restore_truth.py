@@ -32,7 +32,7 @@ def plan(
 def test_the_ca_that_devices_trust_comes_back_on_a_new_machine_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: bool, key: str, comes: bool
 ) -> None:
-    monkeypatch.setattr(placing, "same_name", lambda *_: True)
+    monkeypatch.setattr(placing, "has_same_name", lambda *_: True)
     paths = [placing.CA_KEY, CRL, f"{placing.CA}/device-us1.key", f"{placing.CA}/provided.key"]
     placed, kept = plan(paths, tmp_path, OURS, {placing.CA_KEY: key, CRL: "ours"}, new=new)
     assert (CRL in placed) is comes
@@ -84,7 +84,7 @@ def test_changed_users_are_named_without_their_passwords() -> None:
         "RegisteredUsers": {"it": "secret-2", "left": "secret-3", "same": "s"},
         "ClinicopsRoles": {"it": "admin", "left": "admin", "same": "admin"},
     }
-    found = placing.changed_users(before, after)
+    found = placing.find_changed_users(before, after)
     assert found == ["the snapshot's password of user it", "user left (admin)", "user same as admin"]
     assert "secret" not in "".join(found)
 
@@ -122,8 +122,8 @@ def test_a_part_of_a_value_finds_nothing(tmp_path: Path, value: str) -> None:
 
 def test_who_sent_what_lacks_its_file(tmp_path: Path) -> None:
     path = index(tmp_path / "index")
-    assert placing.studies_with(path, ["i", "gone"]) == [("20261128T100000", "US1", "1.2.3", "A1 ")]
-    assert placing.studies_in(path) == {"1.2.3"}
+    assert placing.list_studies_with(path, ["i", "gone"]) == [("20261128T100000", "US1", "1.2.3", "A1 ")]
+    assert placing.list_studies(path) == {"1.2.3"}
 
 
 def test_a_study_of_two_patients_comes_back_whole(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_a_study_of_two_patients_comes_back_whole(tmp_path: Path) -> None:
             INSERT INTO Resources VALUES (5, 1, 'q', NULL), (6, 2, 't', 5), (7, 3, 'f', 6), (8, 4, 'j', 7);
             INSERT INTO MainDicomTags VALUES (5, 16, 32, 'P2'), (6, 32, 13, '1.2.3'), (7, 32, 14, '1.2.3.4'),
                                              (8, 8, 24, '1.2.3.4.5');
-            INSERT INTO AttachedFiles VALUES (8, 1, 'bbccddee', 1, 1, 1, '{study.md5_of(b"j")}', '');
-            UPDATE AttachedFiles SET compressedSize = 1, uncompressedMD5 = '{study.md5_of(b"i")}' WHERE id = 4;
+            INSERT INTO AttachedFiles VALUES (8, 1, 'bbccddee', 1, 1, 1, '{study.hash_data(b"j")}', '');
+            UPDATE AttachedFiles SET compressedSize = 1, uncompressedMD5 = '{study.hash_data(b"i")}' WHERE id = 4;
             """
         )
         database.commit()
@@ -175,7 +175,7 @@ def test_a_compressed_file_is_read_as_it_was_or_not_at_all(tmp_path: Path, damag
     stored = len(data).to_bytes(8, "little") + zlib.compress(data)
     if damage == "decompressed":
         stored = (len(data) + 1).to_bytes(8, "little") + zlib.compress(data)
-    image = study.Image("1", "2", "i", "uuid", len(stored), study.md5_of(stored), 2, hashlib.md5(data).hexdigest())
+    image = study.Image("1", "2", "i", "uuid", len(stored), study.hash_data(stored), 2, hashlib.md5(data).hexdigest())
     path = tmp_path / "file"
     content = {"truncated": stored[:-1], "altered": stored[:-1] + b"\0"}.get(damage, stored)
     if damage != "missing":

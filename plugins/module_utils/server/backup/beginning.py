@@ -10,13 +10,15 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
+from ..core.errors import Busy, Refused
 from ..core.limits import describe
-from .freeze import started
-from .restic import restic, snapshots
-from .restored_orthanc import Rest
-from .run import backup, same_disk
-from .settings import CONFIGURED, STOPPED, Busy, Refused, Settings, archive, find_program, run
-from .state import alone, state
+from ..core.process import read_output
+from ..orthanc.api import Api
+from .freeze import start_orthanc
+from .restic import call_restic, list_snapshots
+from .run import find_shared_disk, make_backup
+from .settings import STOPPED, Settings, read_archive
+from .state import hold_program_lock, read_state
 
 WAIT_BYTES = 2_000_000_000
 WAIT_SECONDS = 300  # at the speed that the inventory allows
@@ -33,7 +35,7 @@ def is_awaited(size: int, limit_upload: int) -> bool:
     return size <= WAIT_BYTES and (not limit_upload or size <= 1024 * limit_upload * WAIT_SECONDS)
 
 
-def tell(size: int, limit_upload: int) -> str:
+def describe_first_backup(size: int, limit_upload: int) -> str:
     """What is said of a backup that a deploy does not wait for."""
     at = f" at {limit_upload} KiB/s" if limit_upload else ""
     hours = size / (1024 * limit_upload) / 3600 if limit_upload else 0
@@ -42,43 +44,43 @@ def tell(size: int, limit_upload: int) -> str:
     return f"{what}. Remedy: none is needed; journalctl -u {UNIT} shows how it ends."
 
 
-def made(settings: Settings) -> dict[str, Any]:
+def make_repository(settings: Settings) -> dict[str, Any]:
     """The repository, new or not. Where it is there, a backup at work does not matter."""
-    result = {"repository": "was there", "warnings": same_disk(settings)}
+    result = {"repository": "was there", "warnings": find_shared_disk(settings)}
     try:
-        restic(settings, "cat", "config", "--no-lock")
+        call_restic(settings, "cat", "config", "--no-lock")
     except Refused as refused:
         if "unable to open config file" not in str(refused):
             raise
-        with alone(settings, "run"):
-            restic(settings, "init")
+        with hold_program_lock(settings, "run"):
+            call_restic(settings, "init")
         result["repository"] = "made"
     return result
 
 
-def make_first(settings: Settings, dry_run: bool) -> dict[str, Any]:
+def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
     """The first backup, where none has succeeded: made, or begun and left at work, or why it is still to come."""
-    if state(settings, "backup").get("last_success_epoch"):
+    if read_state(settings, "backup").get("last_success_epoch"):
         return {"first": "was there"}
     try:
-        with alone(settings, "run"):
-            if state(settings, "restore"):
+        with hold_program_lock(settings, "run"):
+            if read_state(settings, "restore"):
                 what = "A restore was begun and has not ended, and the first backup is made after it"
                 return {"first": "waits", "warnings": [f"{what}. Remedy: end it: orthanc-backup restore."]}
-            if not archive(settings) and snapshots(settings, "orthanc", "unproven"):
+            if not read_archive(settings) and list_snapshots(settings, "orthanc", "unproven"):
                 what = f"The repository has snapshots of {settings.host}, and this archive is none of theirs yet"
                 remedy = (
                     "restore the last one (orthanc-backup restore), or begin anew: orthanc-backup run --new-archive"
                 )
                 return {"first": "waits", "warnings": [f"{what}. Remedy: {remedy}."]}
-            size = int(Rest(settings).get("/statistics")["TotalDiskSize"])
+            size = int(Api.as_administrator(settings.orthanc).get("/statistics")["TotalDiskSize"])
             awaited = is_awaited(size, settings.limit_upload)
             if dry_run:
                 return {"first": "would be made" if awaited else "would be begun"}
             if awaited:
                 if (settings.directory / STOPPED).exists():
-                    started(settings)
-                return {"first": "made", **backup(settings, due=True, anew=False)}
+                    start_orthanc(settings)
+                return {"first": "made", **make_backup(settings, due=True, anew=False)}
     except Busy:
         return {"first": "is at work"}
     # it may have been begun a moment ago, and have no lock yet
@@ -86,5 +88,5 @@ def make_first(settings: Settings, dry_run: bool) -> dict[str, Any]:
         ["systemctl", "is-active", "--quiet", UNIT], stdin=subprocess.DEVNULL, check=False
     ).returncode:
         return {"first": "is at work"}
-    run(*LEAVE_AT_WORK, find_program(), *CONFIGURED, "run")
-    return {"first": "begun", "warnings": [tell(size, settings.limit_upload)]}
+    read_output(*LEAVE_AT_WORK, *settings.build_command("run"))
+    return {"first": "begun", "warnings": [describe_first_backup(size, settings.limit_upload)]}

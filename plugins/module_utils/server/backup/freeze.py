@@ -8,10 +8,8 @@ However this program ends, a watchdog of its own session lets Orthanc go on.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import re
 import shutil
 import signal
 import sqlite3
@@ -21,33 +19,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .settings import STOP_SECONDS, STOPPED, SYSTEM_REMEDIES, Refused, Settings, now, run, written
+from ..core.errors import Refused
+from ..core.files import write_atomic
+from ..core.process import read_output
+from ..orthanc.runtime import STOP_SECONDS, find_version
+from .settings import MAKE_SPACE, STOPPED, Settings, stamp_now
 
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
-START_SECONDS = 300  # until Orthanc answers
 STARTED = "Orthanc was started while its index was copied. Remedy: run it again."
 
 
-def main_process(settings: Settings) -> int:
-    """Orthanc's process, seen from this machine in both cases; 0 when it does not run."""
-    if settings.method == "docker":
-        return int(run("docker", "inspect", "--format", "{{.State.Pid}}", settings.name))
-    return int(run("systemctl", "show", "--property", "MainPID", "--value", settings.name))
-
-
-def image_of(settings: Settings) -> str:
-    """What the container was made of; nothing with the package."""
-    return run("docker", "inspect", "--format", "{{.Image}}", settings.name) if settings.method == "docker" else ""
-
-
-def service(settings: Settings, verb: str) -> list[str]:
-    if settings.method == "docker":
-        return ["docker", verb, *(["--time", str(STOP_SECONDS)] if verb == "stop" else []), settings.name]
-    return ["systemctl", verb, settings.name]
-
-
 @contextlib.contextmanager
-def watchdog(seconds: int, *command: str, awaited: bool = True) -> Iterator[None]:
+def run_at_end(seconds: int, *command: str, awaited: bool = True) -> Iterator[None]:
     """Runs the command when this block has ended, however it did, or after so many seconds.
 
     It reads from a pipe that ends with this program; its session is its own.
@@ -68,7 +51,7 @@ def watchdog(seconds: int, *command: str, awaited: bool = True) -> Iterator[None
             dog.wait()
 
 
-def stands(pid: int) -> bool:
+def is_frozen(pid: int) -> bool:
     """Whether every thread is stopped: one that is in the kernel writes on until it comes back."""
     try:
         tasks = [task.joinpath("stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
@@ -78,7 +61,7 @@ def stands(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def urgent() -> Iterator[None]:
+def raise_priority() -> Iterator[None]:
     """Before everybody else on a busy machine, for a moment: devices wait."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
@@ -91,40 +74,40 @@ def urgent() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def standing(settings: Settings) -> Iterator[dict[str, float]]:
+def freeze_orthanc(settings: Settings) -> Iterator[dict[str, float]]:
     """Orthanc stands still inside, and runs again afterwards whatever happens."""
-    pid, result = main_process(settings), {"pause": 0.0}
+    pid, result = settings.runtime.read_state().pid, {"pause": 0.0}
     if not pid:  # nobody writes, unless it is started just now
         yield result
-        if main_process(settings):
+        if settings.runtime.read_state().pid:
             raise Refused(STARTED)
         return
-    if not has_open(pid, settings.storage / "index"):
+    if not has_open_file(pid, settings.storage / "index"):
         what = f"{settings.name} (process {pid}) does not have {settings.storage}/index open"
         raise Refused(f"{what}. Remedy: set orthanc_storage_dir to the directory that Orthanc uses.")
     if settings.pause == "stop":
-        with watchdog(STOP_SECONDS * 2, *service(settings, "start")):
+        with run_at_end(STOP_SECONDS * 2, *settings.runtime.build_command("start")):
             begin = time.monotonic()
             try:
-                written(settings.directory / STOPPED, "")
-                run(*service(settings, "stop"))
+                write_atomic(settings.directory / STOPPED, "", 0o600)
+                command_orthanc(settings, "stop")
                 yield result
-                if main_process(settings):
+                if settings.runtime.read_state().pid:
                     raise Refused(STARTED)
             finally:
-                started(settings)
+                start_orthanc(settings)
                 result["pause"] = time.monotonic() - begin
         return
-    with watchdog(settings.pause_seconds, "kill", "-CONT", str(pid)), urgent():
+    with run_at_end(settings.pause_seconds, "kill", "-CONT", str(pid)), raise_priority():
         begin = time.monotonic()
         try:
             os.kill(pid, signal.SIGSTOP)
-            while not stands(pid):
+            while not is_frozen(pid):
                 if time.monotonic() - begin > settings.pause_seconds:
                     raise Refused("Orthanc does not stand still. Remedy: set orthanc_backup_pause to stop.")
                 time.sleep(0.0005)
             yield result
-            if not stands(pid):  # the watchdog, or a person, let it go on: the copy may be torn
+            if not is_frozen(pid):  # the watchdog, or a person, let it go on: the copy may be torn
                 what = f"The copy took longer than {settings.pause_seconds} s, and Orthanc was continued"
                 raise Refused(f"{what}. Remedy: set orthanc_backup_pause_seconds to more, or orthanc_backup_pause.")
         finally:
@@ -133,12 +116,19 @@ def standing(settings: Settings) -> Iterator[dict[str, float]]:
             result["pause"] = time.monotonic() - begin
 
 
-def started(settings: Settings) -> None:
-    run(*service(settings, "start"))
+def command_orthanc(settings: Settings, verb: str) -> None:
+    """Starts or stops Orthanc, however long that takes; Refused."""
+    read_output(*settings.runtime.build_command(verb), seconds=None)
+
+
+def start_orthanc(settings: Settings) -> None:
+    """Starts Orthanc, and forgets that this program stopped it."""
+    command_orthanc(settings, "start")
     (settings.directory / STOPPED).unlink(missing_ok=True)
 
 
-def has_open(pid: int, path: Path) -> bool:
+def has_open_file(pid: int, path: Path) -> bool:
+    """Whether a process has this file open."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             if os.path.samefile(entry, path):
@@ -146,7 +136,7 @@ def has_open(pid: int, path: Path) -> bool:
     return False
 
 
-def copied(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     """By reference where the file system can, over what is there already."""
     from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)  # the directory is Orthanc's, and this is root
     to_fd = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -162,7 +152,7 @@ def copied(source: Path, target: Path) -> None:
         os.close(to_fd)
 
 
-def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
+def copy_index(settings: Settings, target: Path) -> dict[str, Any]:
     """The index of one moment as one file, checked."""
     index = settings.storage / "index"
     companions = [(Path(f"{index}-{end}"), Path(f"{target}-{end}")) for end in ("wal", "journal")]
@@ -172,20 +162,20 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
     needed, free = 2 * sum(sizes), shutil.disk_usage(target.parent).free
     if needed > free:  # Orthanc needs the rest
         what = f"A copy of the index needs {needed >> 20} MiB in {target.parent}, and {free >> 20} MiB are free"
-        raise Refused(f"{what}. Remedy: {SYSTEM_REMEDIES[errno.ENOSPC]}.")
+        raise Refused(f"{what}. Remedy: {MAKE_SPACE}.")
     before, begin = index.stat(), time.time()
-    copied(index, target)  # the long part, which is still good if no checkpoint comes
-    with standing(settings) as result:
-        moment, after = now(), index.stat()
+    copy_file(index, target)  # the long part, which is still good if no checkpoint comes
+    with freeze_orthanc(settings) as result:
+        moment, after = stamp_now(), index.stat()
         # a file system's clock ticks slowly: a change at once after another may not show
         quiet = begin - before.st_mtime > 0.1
         if not quiet or (before.st_ino, before.st_size, before.st_mtime_ns) != (
             after.st_ino, after.st_size, after.st_mtime_ns
         ):  # fmt: skip
-            copied(index, target)
+            copy_file(index, target)
         for source, copy in companions:
             if source.exists():
-                copied(source, copy)
+                copy_file(source, copy)
     problem = "the index cannot be read"
     try:
         with contextlib.closing(sqlite3.connect(target)) as database:
@@ -199,25 +189,13 @@ def index_copy(settings: Settings, target: Path) -> dict[str, Any]:
     return {"moment": moment, "pause": round(result["pause"], 4)}
 
 
-def orthanc_version(settings: Settings) -> str:
-    """Of the Orthanc that is installed."""
-    command = ["Orthanc", "--version"]
-    if image := image_of(settings):
-        command = ["docker", "run", "--rm", "--network=none", "--entrypoint=Orthanc", image, "--version"]
-    return version_in(run(*command).partition("\n")[0]) or "mainline"
-
-
-def index_version(settings: Settings) -> str:
+def read_index_version(settings: Settings) -> str:
     """Who opened the index last; Orthanc notes it when it has (roles.lua)."""
     noted = settings.storage / ".orthanc-version"
-    return (version_in(noted.read_text()) if noted.is_file() else "") or orthanc_version(settings)
+    return (find_version(noted.read_text()) if noted.is_file() else "") or settings.runtime.read_version()
 
 
-def version_in(text: str) -> str:
-    found = re.search(r"[0-9]+(\.[0-9]+)+", text)
-    return found[0] if found else ""
-
-
-def numbers(version: str) -> list[int]:
-    found = version_in(version)
+def parse_version(version: str) -> list[int]:
+    """The numbers of a version, to be compared; higher than any for an unnamed build."""
+    found = find_version(version)
     return [int(part) for part in found.split(".")] if found else [10**6]

@@ -53,7 +53,7 @@ def parse_content(manifest: dict[str, Any], rows: Iterable[Sequence[str]]) -> Co
     )
 
 
-def owner_of(lineage: Lineage, number: int) -> str:
+def find_owner(lineage: Lineage, number: int) -> str:
     """The token of the line in which an internal id was given; "" where that is not known."""
     if not number:
         return ""

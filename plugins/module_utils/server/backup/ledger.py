@@ -14,14 +14,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.errors import Refused
 from ..core.journal import say
+from ..orthanc.api import Api
 from . import history, ledger_history
-from .listing import of_archive, past_of, seen
-from .manifest import content_of, rows_written
-from .restic import fetched, restic, snapshots
-from .restored_orthanc import Rest
-from .settings import Refused, Settings, archive, below, now, tomorrow
-from .state import note, noted, state
+from .listing import identify_snapshot, list_archive, read_past
+from .manifest import read_content, write_rows
+from .restic import call_restic, fetch_files, list_snapshots
+from .settings import Settings, join_below, read_archive, stamp_now, stamp_tomorrow
+from .state import read_state, record_outcome, write_state
 
 NEW_INSTANCE = 2  # a changeType of the index
 RESTART_SECONDS = 60  # an Orthanc that is being restarted is no failure of the ledger
@@ -38,7 +39,7 @@ class Study(NamedTuple):
     accession: str
 
 
-def studies_of(index: Path, since: int, moment: str) -> list[Study]:
+def query_studies(index: Path, since: int, moment: str) -> list[Study]:
     """What came after a change, by device; or after a moment, since a restore lets the numbers begin anew."""
     query = """
         SELECT ifnull((SELECT MAX(seq) FROM Changes JOIN Resources AS instance USING (internalId)
@@ -56,7 +57,7 @@ def studies_of(index: Path, since: int, moment: str) -> list[Study]:
         return [*map(Study._make, database.execute(query, (NEW_INSTANCE, since, moment[:15])))]
 
 
-def studies_read(path: Path) -> list[Study]:
+def read_studies(path: Path) -> list[Study]:
     """A row that cannot be read does not hold up those that can."""
     with path.open(newline="", errors="replace") as file:
         rows = [*csv.reader(file)]
@@ -66,7 +67,7 @@ def studies_read(path: Path) -> list[Study]:
     return found
 
 
-class Received(NamedTuple):
+class Arrivals(NamedTuple):
     """What Orthanc's changes tell: up to which number, the last one's mark, and studies once a day and device.
 
     `gap`: changes were missing, and what they told was looked up otherwise; `found` studies came to light that way.
@@ -79,7 +80,7 @@ class Received(NamedTuple):
     found: int
 
 
-def changes(rest: Rest, since: int, noted_there: list[Any]) -> tuple[list[list[Any]], int, list[Any], bool]:
+def read_changes(api: Api, since: int, noted_there: list[Any]) -> tuple[list[list[Any]], int, list[Any], bool]:
     """New images after a change, as marks; the newest number, the last change's mark, and whether changes are missing.
 
     `noted_there` is the mark of the change that `since` numbers, empty where it is not known.
@@ -90,17 +91,17 @@ def changes(rest: Rest, since: int, noted_there: list[Any]) -> tuple[list[list[A
     images: list[list[Any]] = []
     gap = False
     if since and noted_there:
-        same = [mark(one) for one in rest.get(f"/changes?since={since - 1}&limit=1")["Changes"]]
+        same = [identify_change(one) for one in api.get(f"/changes?since={since - 1}&limit=1")["Changes"]]
         gap = same != [noted_there]
         if gap and same and same[0][0] == since:
             since = 0  # another index: its numbers are its own
     last = [] if gap else noted_there
     while True:
-        page = rest.get(f"/changes?since={since}&limit=1000")
+        page = api.get(f"/changes?since={since}&limit=1000")
         if page["Changes"]:
             gap = gap or page["Changes"][0]["Seq"] > since + 1
-            images += [mark(one) for one in page["Changes"] if one["ChangeType"] == "NewInstance"]
-            last = mark(page["Changes"][-1])
+            images += [identify_change(one) for one in page["Changes"] if one["ChangeType"] == "NewInstance"]
+            last = identify_change(page["Changes"][-1])
             since = last[0]
         elif page["Last"] < since:  # of an empty page it is the highest number that was ever given
             since, gap, last = 0, True, []
@@ -109,36 +110,36 @@ def changes(rest: Rest, since: int, noted_there: list[Any]) -> tuple[list[list[A
             return images, page["Last"], [] if missing else last, gap or missing
 
 
-def mark(change: dict[str, Any]) -> list[Any]:
+def identify_change(change: dict[str, Any]) -> list[Any]:
     """What tells a change from another one with its number."""
     return [change["Seq"], change["ID"], change["Date"]]
 
 
-def ledger(settings: Settings) -> dict[str, Any]:
+def update_ledger(settings: Settings) -> dict[str, Any]:
     """What came since the last time, into a file a day; and the files into a snapshot of their own."""
-    former = state(settings, "ledger")
-    with noted(settings, "ledger", unsent_since=former.get("unsent_since", 0)) as result:
+    former = read_state(settings, "ledger")
+    with record_outcome(settings, "ledger", unsent_since=former.get("unsent_since", 0)) as result:
         settings.ledger.mkdir(mode=0o700, parents=True, exist_ok=True)
         # what came before the ledger is in the first snapshot
-        first = state(settings, "staging/manifest").get("counts", {}).get("last_change", 0)
-        identity = archive(settings)
+        first = read_state(settings, "staging/manifest").get("counts", {}).get("last_change", 0)
+        identity = read_archive(settings)
         if former.get("last_archive", "") not in ("", identity):
             former, first = {}, 0
-        rest = Rest(settings)
+        api = Api.as_administrator(settings.orthanc)
         end = time.monotonic() + RESTART_SECONDS
-        rest.awaited(lambda: time.monotonic() < end)
-        came = received(settings, rest, former.get("last_change", first), former.get("last_mark", []))
-        noted_down(settings, came.studies)
+        api.await_answer(lambda: time.monotonic() < end)
+        came = collect_arrivals(settings, api, former.get("last_change", first), former.get("last_mark", []))
+        write_studies(settings, came.studies)
         # not before what came is on the disk
         result.update(last_change=came.last, last_mark=came.mark, last_archive=identity)
         for one in came.studies:
-            say(f"received study {one.study} ({one.accession or 'no accession number'}) from {device(one.aet)}")
+            say(f"received study {one.study} ({one.accession or 'no accession number'}) from {name_device(one.aet)}")
         result.update(studies=len(came.studies), gap=came.gap, looked_up=came.found)
         if came.studies and not result["unsent_since"]:
             result["unsent_since"] = int(time.time())
         if result["unsent_since"] and identity:  # an archive without a backup has none to add to
             try:
-                send(settings, result, identity, former.get("last_serial"))
+                send_ledger(settings, result, identity, former.get("last_serial"))
                 result["unsent_since"] = 0
             except Refused:
                 if time.time() - result["unsent_since"] > UNSENT_SECONDS:
@@ -152,99 +153,100 @@ def ledger(settings: Settings) -> dict[str, Any]:
     return result
 
 
-def noted_down(settings: Settings, studies: list[Study]) -> None:
+def write_studies(settings: Settings, studies: list[Study]) -> None:
     """Into the file of each one's day, in the place of what stood there of that study and device."""
     for day in sorted({one.time[:8] for one in studies}):
         path = settings.ledger / f"{day}.csv"
-        rows = {(one.study, one.aet): one for one in (studies_read(path) if path.exists() else [])}
+        rows = {(one.study, one.aet): one for one in (read_studies(path) if path.exists() else [])}
         rows |= {(one.study, one.aet): one for one in studies if one.time[:8] == day}
-        rows_written(path, sorted(rows.values()))
+        write_rows(path, sorted(rows.values()))
 
 
-def send(settings: Settings, result: dict[str, Any], identity: str, own: int | None) -> None:
+def send_ledger(settings: Settings, result: dict[str, Any], identity: str, own: int | None) -> None:
     """The ledger's files into a snapshot with the next number; `own` is the last that this machine gave."""
-    there = snapshots(settings, f"ledger,archive={identity}")
+    there = list_snapshots(settings, f"ledger,archive={identity}")
     foreign = ledger_history.find_foreign(there, own)
     serial = ledger_history.give_serial(there, own or 0)
     result["last_serial"] = serial
     # before it is sent: after a kill -9 the number is known as this machine's
-    note(settings, "ledger", {**state(settings, "ledger"), "last_serial": serial})
+    write_state(settings, "ledger", {**read_state(settings, "ledger"), "last_serial": serial})
     tags = f"ledger,archive={identity},serial={serial}"
-    restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", tags, str(settings.ledger))
+    call_restic(settings, "backup", "--quiet", "--host", settings.host, "--tag", tags, str(settings.ledger))
     if foreign:
         result["foreign"] = foreign[-1]["short_id"]
 
 
-def received(settings: Settings, rest: Rest, since: int, noted_there: list[Any]) -> Received:
+def collect_arrivals(settings: Settings, api: Api, since: int, noted_there: list[Any]) -> Arrivals:
     """What came after a change; `noted_there` is its mark."""
-    came, last, last_mark, gap = changes(rest, since, noted_there)
+    came, last, last_mark, gap = read_changes(api, since, noted_there)
     series: dict[str, Study | None] = {}
     found: dict[tuple[str, str, str], Study] = {}
 
     def add(image: str, number: int, date: str) -> None:
-        instance = rest.get(f"/instances/{image}")
+        instance = api.get(f"/instances/{image}")
         if instance is None:  # deleted since
             return
         parent = instance["ParentSeries"]
         if parent not in series:
-            series[parent] = study_of(rest, parent)
+            series[parent] = read_study(api, parent)
         study = series[parent]
         if study:
             one = study._replace(number=number, time=date or study.time)
             found[one.time[:8], one.study, one.aet] = one
-        elif rest.get(f"/instances/{image}") is not None:
+        elif api.get(f"/instances/{image}") is not None:
             what = f"Orthanc does not tell to which study image {image} belongs"
             raise Refused(f"{what}. Remedy: see orthanc-backup reconcile, and Orthanc's log.")
 
     if gap:
-        there = images_in_backup(settings)
-        rest.connection.close()  # Orthanc does not keep one that waits
-        for image in sorted({*rest.get("/instances")} - {one[1] for one in came} - there):
+        there = list_images_in_backup(settings)
+        api.close()  # Orthanc does not keep one that waits
+        for image in sorted({*api.get("/instances")} - {one[1] for one in came} - there):
             add(image, last, "")
-        known = {one[1:] for path in settings.ledger.glob("*.csv") for one in studies_read(path)}
+        known = {one[1:] for path in settings.ledger.glob("*.csv") for one in read_studies(path)}
         for key in [key for key, one in found.items() if one[1:] in known]:
             del found[key]
     looked_up = len(found)
     for number, image, date in came:
         add(image, number, date)
-    return Received(last, last_mark, [*found.values()], gap, looked_up)
+    return Arrivals(last, last_mark, [*found.values()], gap, looked_up)
 
 
-def images_in_backup(settings: Settings) -> set[str]:
+def list_images_in_backup(settings: Settings) -> set[str]:
     """Orthanc's ids of the images in the newest proven snapshot of this archive: what is not in it came afterwards."""
-    identity = archive(settings)
-    found = of_archive(settings, identity) if identity else []
-    newest = history.choose_latest(map(seen, found), past_of(settings), tomorrow())
-    return {image for one in found if newest and one["id"] == newest.id for image in content_of(settings, one).images}
+    identity = read_archive(settings)
+    found = list_archive(settings, identity) if identity else []
+    newest = history.choose_latest(map(identify_snapshot, found), read_past(settings), stamp_tomorrow())
+    return {image for one in found if newest and one["id"] == newest.id for image in read_content(settings, one).images}
 
 
-def device(aet: str) -> str:
+def name_device(aet: str) -> str:
+    """A device as a sentence names it."""
     return aet or "an application"
 
 
-def study_of(rest: Rest, series: str) -> Study | None:
+def read_study(api: Api, series: str) -> Study | None:
     """The series' study as it was last changed; None when it is gone."""
-    study, metadata = rest.get(f"/series/{series}/study"), rest.get(f"/series/{series}/metadata?expand")
+    study, metadata = api.get(f"/series/{series}/study"), api.get(f"/series/{series}/metadata?expand")
     if study is None or metadata is None:
         return None
     tags = study["MainDicomTags"]
-    aet, updated = metadata.get("RemoteAET", ""), metadata.get("LastUpdate", "") or now()[:15]
+    aet, updated = metadata.get("RemoteAET", ""), metadata.get("LastUpdate", "") or stamp_now()[:15]
     return Study(0, updated, aet, tags["StudyInstanceUID"], tags.get("AccessionNumber", ""))
 
 
-def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
+def find_received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     """From the newest ledgers that the repository has, and the one on this machine."""
     found = []
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         for tag in ("ledger", "orthanc", "unproven"):
-            there = snapshots(settings, f"{tag},archive={manifest['archive']}")
+            there = list_snapshots(settings, f"{tag},archive={manifest['archive']}")
             for one in ledger_history.find_current(there, datetime.now(timezone.utc), 1):
                 only = [path for path in one["paths"] if path.endswith("/ledger")]
-                fetched(settings, one, scratch / one["short_id"], only)
+                fetch_files(settings, one, scratch / one["short_id"], only)
         for path in [*scratch.rglob("ledger/*.csv"), *settings.ledger.glob("*.csv")]:
-            found += studies_read(path)
+            found += read_studies(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     last, moment = manifest["counts"]["last_change"], manifest["moment"][:15]
@@ -252,25 +254,25 @@ def received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
     return [one for one in found if one.number > last or one.time > moment]
 
 
-def by_device(studies: Iterable[Study]) -> list[dict[str, Any]]:
+def group_by_device(studies: Iterable[Study]) -> list[dict[str, Any]]:
     """Each once, with the time of its last image."""
     last = {(one.aet, one.study): one for one in sorted(studies, key=lambda one: one.time)}
     return [one._asdict() for one in sorted(last.values(), key=lambda one: (one.aet, one.time))]
 
 
-def ledger_placed(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
+def put_ledger(settings: Settings, work: Path, aside: Path, manifest: dict[str, Any]) -> None:
     """The snapshot's rows, and this machine's that came later: by their time alone, since numbers begin anew."""
     if settings.ledger.exists() and not (aside / "ledger").exists():
         shutil.copytree(settings.ledger, aside / "ledger.part", dirs_exist_ok=True)
         (aside / "ledger.part").rename(aside / "ledger")
     shutil.rmtree(settings.ledger, ignore_errors=True)
     settings.ledger.mkdir(mode=0o700)
-    for path in below(work, manifest["ledger"]).glob("*.csv"):
-        rows = [one for one in studies_read(path) if one.number <= manifest["counts"]["last_change"]]
-        rows_written(settings.ledger / path.name, rows)
+    for path in join_below(work, manifest["ledger"]).glob("*.csv"):
+        rows = [one for one in read_studies(path) if one.number <= manifest["counts"]["last_change"]]
+        write_rows(settings.ledger / path.name, rows)
     # what is to be sent again stays on the list of another restore; its numbers are of the index that went
-    noted_down(settings, [Study(*one)._replace(number=0) for one in state(settings, "restore").get("came", [])])
+    write_studies(settings, [Study(*one)._replace(number=0) for one in read_state(settings, "restore").get("came", [])])
     since = {"last_change": manifest["counts"]["last_change"], "last_archive": manifest["archive"]}
     # for the monitor: the ledger did run
-    kept = {name: value for name, value in state(settings, "ledger").items() if name.startswith("last_success")}
-    note(settings, "ledger", {**kept, **since})
+    kept = {name: value for name, value in read_state(settings, "ledger").items() if name.startswith("last_success")}
+    write_state(settings, "ledger", {**kept, **since})

@@ -20,25 +20,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.errors import Refused
+from ..core.files import write_atomic
 from . import history
-from .freeze import image_of, index_copy, index_version
-from .listing import chosen, seen
-from .restic import files_in, restic
+from .freeze import copy_index, read_index_version
+from .listing import choose_snapshot, identify_snapshot
+from .output import show_progress, summarize
+from .restic import call_restic, list_files
 from .settings import (
     ANOTHER,
     COUNTED,
     FORMATS,
     SETTLE_SECONDS,
     WITHOUT,
-    Refused,
     Settings,
-    archive,
-    bar,
-    below,
-    hashed,
-    name_of,
-    shortened,
-    written,
+    hash_file,
+    join_below,
+    read_archive,
+    read_name,
 )
 
 HEX = "[0-9a-f][0-9a-f]"
@@ -74,7 +73,8 @@ class Defect(NamedTuple):
     path: str
 
 
-def attachments_of(index: Path) -> list[Attachment]:
+def list_attachments(index: Path) -> list[Attachment]:
+    """Every attachment of an index, by its internal ids."""
     query = (
         "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId, id"
         " FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
@@ -83,13 +83,13 @@ def attachments_of(index: Path) -> list[Attachment]:
         return [*map(Attachment._make, database.execute(query))]
 
 
-def present_of(settings: Settings, index: Path, names: list[Attachment], begin: float) -> history.Present:
+def read_present(settings: Settings, index: Path, names: list[Attachment], begin: float) -> history.Present:
     """What the copy of the index says, and the files in the images' directory say, since a second of the clock."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
         sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
     listed, known, unknown, young = {one.uuid for one in names}, 0, 0, 0
-    for path in images(settings.storage):
+    for path in find_images(settings.storage):
         if path.name in listed:
             known += 1
         else:
@@ -99,7 +99,8 @@ def present_of(settings: Settings, index: Path, names: list[Attachment], begin: 
     return history.Present(resources, sequence.get("Resources", 0), sequence.get("Changes", 0), known, unknown, young)
 
 
-def counts_of(index: Path) -> dict[str, int]:
+def count_resources(index: Path) -> dict[str, int]:
+    """How many patients, studies, series, instances, attachments and bytes an index has, and its last change."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         found = dict(database.execute("SELECT resourceType, COUNT(*) FROM Resources GROUP BY resourceType"))
         files, size = database.execute("SELECT COUNT(*), ifnull(SUM(compressedSize), 0) FROM AttachedFiles").fetchone()
@@ -108,13 +109,14 @@ def counts_of(index: Path) -> dict[str, int]:
         return {**counts, "attachments": files, "bytes": size, "last_change": last.fetchone()[0]}
 
 
-def rows_written(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+def write_rows(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes a CSV file, whole or not at all."""
     content = io.StringIO()
     csv.writer(content, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)  # a device may send a CR
-    written(path, content.getvalue())
+    write_atomic(path, content.getvalue(), 0o600)
 
 
-def shortfall(wanted: list[Attachment], size_of: Callable[[Attachment], int | None]) -> dict[str, Defect]:
+def compare_sizes(wanted: list[Attachment], size_of: Callable[[Attachment], int | None]) -> dict[str, Defect]:
     """What is missing or has another size, by its uuid."""
     found = {}
     for one in wanted:
@@ -124,16 +126,18 @@ def shortfall(wanted: list[Attachment], size_of: Callable[[Attachment], int | No
     return found
 
 
-def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list[Defect]:
+def find_defects(data: Path, wanted: list[Attachment], what: str = "verify") -> list[Defect]:
     """What is wrong with the attachments: every size and MD5."""
     found = []
     for number, one in enumerate(wanted, 1):
         path = data / one.path
         if number % 100 == 0 or number == len(wanted):
-            bar(number / len(wanted), what)
+            show_progress(number / len(wanted), what)
         try:
             size = path.stat().st_size
-            kind = "truncated" if size != one.size else "altered" if one.md5 and hashed(path, "md5") != one.md5 else ""
+            kind = (
+                "truncated" if size != one.size else "altered" if one.md5 and hash_file(path, "md5") != one.md5 else ""
+            )
         except FileNotFoundError:
             kind = "missing"
         if kind:
@@ -141,17 +145,19 @@ def verified(data: Path, wanted: list[Attachment], what: str = "verify") -> list
     return found
 
 
-def described(defects: Iterable[Defect], what: str, remedy: str) -> list[str]:
-    return shortened(what, [f"{one.path} is {one.kind}" for one in defects], remedy)
+def describe_defects(defects: Iterable[Defect], what: str, remedy: str) -> list[str]:
+    """One sentence for defects, or none where there are none."""
+    return summarize(what, [f"{one.path} is {one.kind}" for one in defects], remedy)
 
 
-def images(data: Path) -> Iterator[Path]:
+def find_images(data: Path) -> Iterator[Path]:
+    """The files in a storage directory that are named as attachments."""
     for path in data.glob(f"{HEX}/{HEX}/*"):
         if ATTACHMENT.fullmatch(path.name):
             yield path
 
 
-def strangers(settings: Settings) -> list[str]:
+def find_foreign_files(settings: Settings) -> list[str]:
     """What Orthanc's account does not own: Orthanc starts, looks healthy and refuses every image."""
     owner = settings.account.pw_uid
     found = []
@@ -163,76 +169,78 @@ def strangers(settings: Settings) -> list[str]:
             if path.stat().st_uid != owner:
                 found.append(str(path))
     remedy = f"chown -R {settings.owner}: {settings.storage}"
-    return shortened(f"Not owned by {settings.owner}, so that images are refused", found, remedy)
+    return summarize(f"Not owned by {settings.owner}, so that images are refused", found, remedy)
 
 
-def attachments_now(settings: Settings) -> tuple[list[Attachment], float]:
+def list_current_attachments(settings: Settings) -> tuple[list[Attachment], float]:
     """What the index has at this moment, and how long Orthanc stood still for it."""
     settings.staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = settings.staging / "now"
     try:
-        pause = index_copy(settings, copy)["pause"]
-        return attachments_of(copy), pause
+        pause = copy_index(settings, copy)["pause"]
+        return list_attachments(copy), pause
     finally:
         copy.unlink(missing_ok=True)
 
 
-def manifest_of(
+def build_manifest(
     settings: Settings, moment: str, names: list[Attachment], present: list[str], **more: Any
 ) -> dict[str, Any]:
+    """The manifest of a snapshot, whose files it puts into the staging directory."""
     index, attachments = settings.staging / "index", settings.staging / "attachments.csv"
-    rows_written(attachments, names)
+    write_rows(attachments, names)
     return {
         "format": FORMATS[-1],
-        "archive": archive(settings),
+        "archive": read_archive(settings),
         **more,
         "collection": settings.collection,
-        "orthanc": index_version(settings),
+        "orthanc": read_index_version(settings),
         "method": settings.method,
-        "image": image_of(settings),
+        "image": settings.runtime.image,
         "inventory": settings.fingerprint,
         "host": settings.host,
         "moment": moment,
         "storage": str(settings.storage),
         "staging": str(settings.staging),
         "ledger": str(settings.ledger),
-        "counts": counts_of(index),
-        "index": {"size": index.stat().st_size, "sha256": hashed(index)},
-        "attachments": hashed(attachments),
-        "paths": staged(settings, present),
+        "counts": count_resources(index),
+        "index": {"size": index.stat().st_size, "sha256": hash_file(index)},
+        "attachments": hash_file(attachments),
+        "paths": stage_paths(settings, present),
     }
 
 
-def staged(settings: Settings, present: list[str]) -> dict[str, list[Any]]:
+def stage_paths(settings: Settings, present: list[str]) -> dict[str, list[Any]]:
     """Copies of what is no image, by owner, group, mode and SHA-256: a worklist item may go while restic reads."""
     found, target = {}, settings.staging / "paths"
     shutil.rmtree(target, ignore_errors=True)
-    for path in files_below(present):
-        copy = below(target, str(path))
+    for path in find_files(present):
+        copy = join_below(target, str(path))
         copy.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.copy2(path, copy)
             mode = copy.stat().st_mode & 0o7777
-            found[str(path)] = [name_of(path.owner), name_of(path.group), mode, hashed(copy)]
+            found[str(path)] = [read_name(path.owner), read_name(path.group), mode, hash_file(copy)]
     return found
 
 
-def files_below(paths: Iterable[str]) -> Iterator[Path]:
+def find_files(paths: Iterable[str]) -> Iterator[Path]:
+    """Every regular file below these paths, or at them; no link is followed."""
     for path in map(Path, paths):
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (one for one in found if one.is_file() and not one.is_symlink())
 
 
-def manifest_in(settings: Settings, snapshot: dict[str, Any]) -> tuple[dict[str, Any], list[Attachment]]:
+def read_manifest(settings: Settings, snapshot: dict[str, Any]) -> tuple[dict[str, Any], list[Attachment]]:
     """The manifest of a snapshot, of either format, and its attachments; Refused where it cannot be read."""
     what = f"snapshot {snapshot['short_id']}"
     staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
     manifest = {}
     with contextlib.suppress(ValueError):
-        manifest = json.loads(restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
+        manifest = json.loads(call_restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
     if manifest.get("format") not in FORMATS:
         raise Refused(f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the collection that made it.")
-    text = restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
+    text = call_restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
     if hashlib.sha256(text.encode()).hexdigest() != manifest["attachments"]:
         raise Refused(f"The list of attachments in {what} is not the manifest's. Remedy: {ANOTHER}.")
     rows = csv.reader(text.splitlines())
@@ -249,15 +257,16 @@ class Proof(NamedTuple):
     problems: list[str]
 
 
-def proved(settings: Settings, wanted: str) -> Proof:
-    snapshot = chosen(settings, wanted)
+def prove_snapshot(settings: Settings, wanted: str) -> Proof:
+    """The snapshot with this id (or `latest`), compared with the files that it has. Refused where it cannot be read."""
+    snapshot = choose_snapshot(settings, wanted)
     what = f"snapshot {snapshot['short_id']}"
-    manifest, names = manifest_in(settings, snapshot)
-    staging, files = manifest["staging"], files_in(settings, snapshot["id"])
-    defects = shortfall(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
+    manifest, names = read_manifest(settings, snapshot)
+    staging, files = manifest["staging"], list_files(settings, snapshot["id"])
+    defects = compare_sizes(names, lambda one: files.get(f"{manifest['storage']}/{one.path}"))
     remedy = f"{ANOTHER}, or {WITHOUT}"
-    problems = described(defects.values(), f"In {what}", remedy)
-    problems += shortened(
+    problems = describe_defects(defects.values(), f"In {what}", remedy)
+    problems += summarize(
         f"In {what} is no", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
     )
     if files.get(f"{staging}/index") != manifest["index"]["size"]:
@@ -265,22 +274,21 @@ def proved(settings: Settings, wanted: str) -> Proof:
     return Proof(snapshot, manifest, names, {*defects}, problems)
 
 
-def content_kept(settings: Settings, token: str, content: history.Content) -> None:
+def keep_content(settings: Settings, token: str, content: history.Content) -> None:
     """Here, for the next run and the retention: the repository may be slow."""
     path = settings.directory / "contents" / f"{token}.json.gz"
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    waiting = path.with_name(f"{token}.{os.getpid()}.part")  # a backup, a restore check and the ledger at once
-    waiting.write_bytes(gzip.compress(json.dumps(asdict(content)).encode(), 1, mtime=0))
-    waiting.rename(path)
+    part = path.with_name(f"{token}.{os.getpid()}.part")  # a backup, a restore check and the ledger at once
+    write_atomic(path, gzip.compress(json.dumps(asdict(content)).encode(), 1, mtime=0), 0o600, part=part)
 
 
-def content_of(settings: Settings, snapshot: dict[str, Any]) -> history.Content:
+def read_content(settings: Settings, snapshot: dict[str, Any]) -> history.Content:
     """What the index held at a snapshot's moment, from the copy here or from the snapshot; Refused."""
-    token = seen(snapshot).token
+    token = identify_snapshot(snapshot).token
     path = settings.directory / "contents" / f"{token}.json.gz"
     with contextlib.suppress(OSError, EOFError, ValueError, TypeError, zlib.error):
         return history.Content(**json.loads(gzip.decompress(path.read_bytes())))
-    manifest, names = manifest_in(settings, snapshot)
+    manifest, names = read_manifest(settings, snapshot)
     content = history.parse_content(manifest, [[str(field) for field in one] for one in names])
-    content_kept(settings, token, content)
+    keep_content(settings, token, content)
     return content

@@ -101,6 +101,6 @@ def judge(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verd
     return Verdict("duplicate", f"duplicate of {one.path}")
 
 
-def by_instance(rows: Iterable[Stored]) -> Mapping[str, Stored]:
+def index_by_instance(rows: Iterable[Stored]) -> Mapping[str, Stored]:
     """The images of an index by Orthanc's identifier."""
     return {one.instance: one for one in rows if one.type == DICOM}

@@ -37,7 +37,7 @@ class Placing(NamedTuple):
     digest: str
 
 
-class Kept(NamedTuple):
+class KeptFile(NamedTuple):
     """A path that stays as it is on this machine although the snapshot has another, or has it alone; and why."""
 
     path: str
@@ -52,19 +52,19 @@ class Machine(NamedTuple):
     digests: dict[str, str]
 
 
-def storage_of(options: dict[str, Any]) -> tuple[str, str]:
+def find_storage_paths(options: dict[str, Any]) -> tuple[str, str]:
     """Where an Orthanc with these options has images and index."""
     storage = str(options.get("StorageDirectory", ""))
     return storage, str(options.get("IndexDirectory", storage))
 
 
-def served_of(options: dict[str, Any]) -> str:
+def find_served_directory(options: dict[str, Any]) -> str:
     """The directory of the worklist."""
     worklists = options.get("Worklists", {})
     return str(worklists.get("Database") or worklists.get("Directory") or "")
 
 
-def last_day(item: bytes) -> str:
+def find_last_day(item: bytes) -> str:
     """The last day of a worklist item, YYYYMMDD; nothing where it says none."""
     return max((day.decode() for day in ITEM_DAY.findall(item)), default="")
 
@@ -77,7 +77,7 @@ def plan_paths(
     received: set[str],
     today: str,
     orthanc: str,
-) -> tuple[list[Placing], list[Kept]]:
+) -> tuple[list[Placing], list[KeptFile]]:
     """What of the manifest's paths is put where, and what stays.
 
     `former` are the snapshot's options of Orthanc, `copies` the directory that has its files, `received` the studies
@@ -86,8 +86,8 @@ def plan_paths(
     placings, kept = [], []
     # a new machine has made a CA of its own, which no device trusts; where it is the same one, this machine's list of
     # revoked certificates and the keys that it has made since are the newer ones
-    ca = machine.new and has_other_ca(paths, machine) and same_name(paths, copies)
-    theirs, ours = served_of(former), served_of(machine.options or former)
+    ca = machine.new and has_other_ca(paths, machine) and has_same_name(paths, copies)
+    theirs, ours = find_served_directory(former), find_served_directory(machine.options or former)
     for path, (owner, group, mode, digest) in sorted(paths.items()):
         item = bool(theirs) and path.startswith(f"{theirs}/")
         target = f"{ours}{path.removeprefix(theirs)}" if item else path
@@ -106,7 +106,7 @@ def plan_paths(
         elif here:
             why = "this machine has its own"
         if why:
-            kept.append(Kept(target, why))
+            kept.append(KeptFile(target, why))
         else:
             placings.append(Placing(path, target, owner, group, mode, digest))
     # one that says who may log in comes last: what it names is there by then
@@ -119,7 +119,7 @@ def keep_item(copy: Path, here: bool, received: set[str], today: str) -> str:
         return "this machine's is newer"
     if copy.name.partition("_")[0] in received:
         return "its study has been received"
-    if not copy.exists() or last_day(copy.read_bytes()) < today:
+    if not copy.exists() or find_last_day(copy.read_bytes()) < today:
         return "its day is past"
     return ""
 
@@ -129,27 +129,28 @@ def has_other_ca(paths: dict[str, list[Any]], machine: Machine) -> bool:
     return CA_KEY in paths and machine.digests.get(CA_KEY, "") not in ("", paths[CA_KEY][3])
 
 
-def same_name(paths: dict[str, list[Any]], copies: Path) -> bool:
+def has_same_name(paths: dict[str, list[Any]], copies: Path) -> bool:
     """Whether the server's certificate of the snapshot is for the name that this machine has."""
     name = f"{CA}/self_signed.crt"
     if name not in paths:
         return not Path(name).exists()
-    return Path(name).exists() and subject_of(Path(name)) == subject_of(copies / name.lstrip("/"))
+    return Path(name).exists() and read_subject(Path(name)) == read_subject(copies / name.lstrip("/"))
 
 
-def subject_of(path: Path) -> str:
+def read_subject(path: Path) -> str:
+    """The name in a certificate."""
     command = ["openssl", "x509", "-noout", "-subject", "-ext", "subjectAltName", "-in", str(path)]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
 
 
-def revoked_in(path: Path) -> set[str]:
+def read_revoked(path: Path) -> set[str]:
     """Serial numbers of a revocation list, hexadecimal; none where there is no list."""
     command = ["openssl", "crl", "-noout", "-text", "-in", str(path)]
     said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
     return {number.upper() for number in re.findall(r"Serial Number: *([0-9A-Fa-f]+)", said)}
 
 
-def valid_again(
+def find_valid_again(
     placings: Iterable[Placing], copies: Path, before: dict[str, Any], revoked: set[str], orthanc: str
 ) -> list[str]:
     """What opens a door after the restore that was closed before, never with a secret in it.
@@ -159,16 +160,16 @@ def valid_again(
     found = []
     placed = {one.target: copies / one.path.lstrip("/") for one in placings}
     if orthanc in placed:
-        found += changed_users(before, json.loads(placed[orthanc].read_text()))
+        found += find_changed_users(before, json.loads(placed[orthanc].read_text()))
     if f"{CA}/ca.crl" in placed:
-        gone = sorted(revoked - revoked_in(placed[f"{CA}/ca.crl"]))
+        gone = sorted(revoked - read_revoked(placed[f"{CA}/ca.crl"]))
         found += [f"certificate {serial}, which is revoked on this machine" for serial in gone]
     keys = [path for path in sorted(placed) if path.startswith("/etc/") and path.endswith((".key", "privkey.pem"))]
     found += [f"key {path}" for path in keys]
     return found
 
 
-def changed_users(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def find_changed_users(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Users who can log in after and could not before, and those with another password or role."""
     old, new = before.get("RegisteredUsers", {}), after.get("RegisteredUsers", {})
     roles, others = before.get("ClinicopsRoles", {}), after.get("ClinicopsRoles", {})
@@ -183,14 +184,14 @@ def changed_users(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return found
 
 
-def studies_in(index: Path) -> set[str]:
+def list_studies(index: Path) -> set[str]:
     """StudyInstanceUIDs of an index."""
     query = "SELECT DISTINCT value FROM MainDicomTags WHERE tagGroup = 32 AND tagElement = 13"
     with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
         return {str(row[0]).rstrip(" \0") for row in database.execute(query)}
 
 
-def studies_with(index: Path, instances: Iterable[str]) -> list[tuple[str, str, str, str]]:
+def list_studies_with(index: Path, instances: Iterable[str]) -> list[tuple[str, str, str, str]]:
     """Time of reception, sender, StudyInstanceUID and AccessionNumber of instances (Orthanc's identifiers), each
     study and sender once, with the latest time."""
     query = """

@@ -13,28 +13,31 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import Refused
+from ..core.files import write_atomic
 from ..core.journal import say
 from ..dicom import dataset
+from ..orthanc.api import Api
+from ..orthanc.runtime import STOP_SECONDS
 from . import orphans
-from .freeze import service, started, watchdog
-from .manifest import Attachment, attachments_now, images, manifest_in, verified
-from .restic import fetched, snapshots, storage_in
-from .restored_orthanc import Rest
-from .settings import SETTLE_SECONDS, STOP_SECONDS, STOPPED, Refused, Settings, below, now, run, set_aside, written
+from .freeze import command_orthanc, run_at_end, start_orthanc
+from .manifest import Attachment, find_defects, find_images, list_current_attachments, read_manifest
+from .restic import fetch_files, find_storage, list_snapshots
+from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, stamp_now
 
 
-def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
+def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
     """The index against the files; a repair moves files and never deletes one."""
     begin = time.time()
-    names, _ = attachments_now(settings)
+    names, _ = list_current_attachments(settings)
     listed = {one.uuid for one in names}
     lost = [
-        path for path in images(settings.storage)
+        path for path in find_images(settings.storage)
         if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
     ]  # fmt: skip
-    defects = verified(settings.storage, names, "compare")
+    defects = find_defects(settings.storage, names, "compare")
     if defects:
-        listed_now = {one.path for one in attachments_now(settings)[0]}
+        listed_now = {one.path for one in list_current_attachments(settings)[0]}
         defects = [one for one in defects if one.path in listed_now]
     result: dict[str, Any] = {"attachments": len(names)}
     for kind in ("missing", "truncated", "altered"):
@@ -42,22 +45,22 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     result["orphaned"] = [str(path.relative_to(settings.storage)) for path in lost]
     left = [*(one.path for one in defects), *result["orphaned"]]
     if repair:
-        quarantine = settings.storage / f".quarantine-{now()[:15]}"
+        quarantine = settings.storage / f".quarantine-{stamp_now()[:15]}"
         wanted = {one.path: one for one in names}
         # first what is surely right: an orphan with the same UIDs may be another image
-        back = brought_back(settings, [wanted[one.path] for one in defects], quarantine)
+        back = bring_back(settings, [wanted[one.path] for one in defects], quarantine)
         defects = [one for one in defects if wanted[one.path].uuid not in back]
-        damaged = {one.uuid: one for one in damaged_orphans(settings, lost)}
-        for uuid in brought_back(settings, [*damaged.values()], quarantine, listed=False):
+        damaged = {one.uuid: one for one in find_damaged_orphans(settings, lost)}
+        for uuid in bring_back(settings, [*damaged.values()], quarantine, listed=False):
             del damaged[uuid]
         whole = [path for path in lost if path.name not in damaged]
-        result["repaired"], result["unresolved"] = imported(settings, whole, quarantine)
+        result["repaired"], result["unresolved"] = import_orphans(settings, whole, quarantine)
         result["repaired"] |= back
         result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has it as it was")
         # an orphan may have come into the place of what could not be read, as a new image or as its file
-        still = {one.path: one for one in (attachments_now(settings)[0] if lost else names)}
+        still = {one.path: one for one in (list_current_attachments(settings)[0] if lost else names)}
         rest = [still[one.path] for one in defects if one.path in still]
-        defects = verified(settings.storage, rest, "compare")
+        defects = find_defects(settings.storage, rest, "compare")
         healed = {one.path: one for one in rest}.keys() - {one.path for one in defects}
         result["repaired"] |= {still[path].uuid: "from an orphan" for path in healed}
         left = [*(one.path for one in defects), *result["orphaned"]]
@@ -65,43 +68,43 @@ def reconcile(settings: Settings, repair: bool) -> dict[str, Any]:
     return {**result, "left": left}
 
 
-def damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
+def find_damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
     """Orphans that are not what the newest snapshot that names them says: the index tells their MD5 no more."""
     names, found = {path.name for path in lost}, dict[str, Attachment]()
     try:
-        for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if names else ():
+        for snapshot in reversed(list_snapshots(settings, "orthanc", "unproven")) if names else ():
             with contextlib.suppress(Refused):  # another one may tell
-                for one in manifest_in(settings, snapshot)[1]:
+                for one in read_manifest(settings, snapshot)[1]:
                     if one.uuid in names:
                         found.setdefault(one.uuid, one)
             if len(found) == len(names):
                 break
     except Refused as refused:  # the images that lie there do not wait for the repository
         say(f"Files are imported without a comparison with the snapshots. {refused}", 4)
-    wrong = {defect.path for defect in verified(settings.storage, [*found.values()], "compare")}
+    wrong = {defect.path for defect in find_defects(settings.storage, [*found.values()], "compare")}
     return [one for one in found.values() if one.path in wrong]
 
 
-def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
+def import_orphans(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
     """What became of orphans, and why others stay where they are.
 
     An orphan is an image again when its copy was read back from the disk; then the file goes aside.
     """
     repaired: dict[str, str] = {}
     unresolved: dict[str, str] = {}
-    rest, waiting = Rest(settings), lost
+    api, waiting = Api.as_administrator(settings.orthanc), lost
     for last in (False, True):
         answers: dict[Path, dict[str, str]] = {}
         for path in waiting:
             try:
-                status, body, _ = rest.ask("POST", "/instances", orphans.read_image(path))
+                status, body, _ = api.ask("POST", "/instances", orphans.read_image(path))
                 if status == 200:
                     answers[path] = json.loads(body)
                 else:
                     unresolved[path.name] = f"Orthanc refuses it ({status})"
             except dataset.NotDicom as error:
                 unresolved[path.name] = f"not an image: {error}"
-        stored = orphans.by_instance(attachments_now(settings)[0]) if answers else {}
+        stored = orphans.index_by_instance(list_current_attachments(settings)[0]) if answers else {}
         waiting = []
         for path, answer in answers.items():
             one = stored.get(answer["ID"])
@@ -113,36 +116,40 @@ def imported(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[di
                 # an Orthanc without the filter of images that arrive: the damaged one makes way, and nothing is lost
                 if (settings.storage / one.path).exists():
                     set_aside(settings.storage / one.path, quarantine)
-                rest.ask("DELETE", f"/instances/{one.instance}")
+                api.ask("DELETE", f"/instances/{one.instance}")
                 waiting.append(path)
             else:
                 unresolved[path.name] = f"{verdict.word}: {verdict.text}"
     return repaired, unresolved
 
 
-def is_given(rest: Rest, one: Attachment) -> bool | None:
+def is_given_out(api: Api, one: Attachment) -> bool | None:
     """Whether Orthanc gives it out as it was written; what it read of a damaged file stays in its cache for hours.
 
     None: it is not there any more.
     """
-    status, body, _ = rest.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
+    status, body, _ = api.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
     if status == 404:
         return None
     return status == 200 and one.uncompressed_md5 in ("", hashlib.md5(body, usedforsecurity=False).hexdigest())
 
 
-def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:
+def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:
     """Attachments with a defect come from the newest snapshot that has them as they were, and are read in place:
     through Orthanc, where its index lists them."""
     done: dict[str, str] = {}
-    account, scratch, rest = settings.account, settings.storage / ".restore-attachments", Rest(settings)
-    for snapshot in reversed(snapshots(settings, "orthanc", "unproven")) if wanted else ():
+    account, scratch, api = (
+        settings.account,
+        settings.storage / ".restore-attachments",
+        Api.as_administrator(settings.orthanc),
+    )
+    for snapshot in reversed(list_snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
-        storage = storage_in(snapshot)
+        storage = find_storage(snapshot)
         for first in range(0, len(wanted), 1000):  # a command line has an end
             part = wanted[first : first + 1000]
-            fetched(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
-        data, placed = below(scratch, storage), list[Attachment]()
+            fetch_files(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
+        data, placed = join_below(scratch, storage), list[Attachment]()
         for one in [one for one in wanted if orphans.is_whole(data, one)]:
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,17 +163,17 @@ def brought_back(settings: Settings, wanted: list[Attachment], quarantine: Path,
             os.sync()
             (data / one.path).rename(path)
             placed.append(one)
-        if listed and any(is_given(rest, one) is False for one in placed):
+        if listed and any(is_given_out(api, one) is False for one in placed):
             say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
-            with watchdog(STOP_SECONDS * 2, *service(settings, "start")):
+            with run_at_end(STOP_SECONDS * 2, *settings.runtime.build_command("start")):
                 try:
-                    written(settings.directory / STOPPED, "")  # for whoever comes after a kill
-                    run(*service(settings, "stop"))
+                    write_atomic(settings.directory / STOPPED, "", 0o600)  # for whoever comes after a kill
+                    command_orthanc(settings, "stop")
                 finally:
-                    started(settings)
-            rest.awaited()
+                    start_orthanc(settings)
+            api.await_answer()
         for one in placed:
-            if (not listed or is_given(rest, one)) and orphans.is_whole(settings.storage, one):
+            if (not listed or is_given_out(api, one)) and orphans.is_whole(settings.storage, one):
                 unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
                 done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
         wanted = [one for one in wanted if one.uuid not in done]

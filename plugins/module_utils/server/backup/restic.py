@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ..core.errors import Refused
 from . import ledger_history, ssh
-from .settings import Refused, Settings
+from .settings import Settings
 
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
 SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon after it
@@ -32,7 +33,7 @@ REMEDIES = {
 }
 
 
-def environment(settings: Settings) -> dict[str, str]:
+def build_environment(settings: Settings) -> dict[str, str]:
     """The secrets' only way to restic. Before 0.16 it reads those of a REST server from its URL alone."""
     user, password = (
         quote(settings.environment.get(f"RESTIC_REST_{name}", ""), safe="") for name in ("USERNAME", "PASSWORD")
@@ -48,30 +49,30 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def restic_command(settings: Settings, command: str, *arguments: str) -> list[str]:
+def build_restic_command(settings: Settings, command: str, *arguments: str) -> list[str]:
     """restic with the way to its repository; it has no terminal, and its ssh asks nobody."""
     options = ssh.build_options(settings.repository, settings.known_hosts, settings.ssh_key)
     return ["restic", command, *options, *arguments]
 
 
-def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
+def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
     """Lines of restic's, and its complaints where it went on. It ends with this program, and takes its lock away."""
     end = time.monotonic() + LOCK_SECONDS
     while True:
-        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *restic_command(settings, *arguments)]
+        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *build_restic_command(settings, *arguments)]
         # a file, since a pipe that nobody reads would stop restic; in memory, since the disk may be full
         with (
             os.fdopen(os.memfd_create("restic"), "w+") as errors,
             subprocess.Popen(
                 command,
-                env=environment(settings),
+                env=build_environment(settings),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 start_new_session=True,  # without a terminal nobody is asked
             ) as restic,
-            attended(settings, restic) as lost,
+            watch_ssh(settings, restic) as lost,
         ):
             assert restic.stdout is not None
             try:
@@ -90,21 +91,28 @@ def stream(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) ->
             break
         # takes locks away whose process is gone from this machine, or which are half an hour old
         subprocess.run(
-            restic_command(settings, "unlock", "--quiet"), env=environment(settings), stdin=subprocess.DEVNULL,
-            capture_output=True, check=False, start_new_session=True,
-        )  # fmt: skip
+            build_restic_command(settings, "unlock", "--quiet"),
+            env=build_environment(settings),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            start_new_session=True,
+        )
         time.sleep(1)
-    for secret in (*settings.environment.values(), *re.findall(r"//(.+)@", environment(settings)["RESTIC_REPOSITORY"])):
+    for secret in (
+        *settings.environment.values(),
+        *re.findall(r"//(.+)@", build_environment(settings)["RESTIC_REPOSITORY"]),
+    ):
         said = said.replace(secret, "***") if secret else said
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "")
-    if not remedy and (why := refused_by_ssh(settings)):
+    if not remedy and (why := explain_ssh(settings)):
         raise Refused(why)
     remedy = remedy or "see that the repository answers"
     raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
 
 
-def refused_by_ssh(settings: Settings) -> str:
+def explain_ssh(settings: Settings) -> str:
     """Why ssh does not get to the repository, which restic does not always tell; empty for anything else."""
     known_hosts, key = settings.known_hosts, settings.ssh_key
     with contextlib.suppress(OSError):
@@ -114,7 +122,7 @@ def refused_by_ssh(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def attended(settings: Settings, restic: subprocess.Popen[str]) -> Iterator[threading.Event]:
+def watch_ssh(settings: Settings, restic: subprocess.Popen[str]) -> Iterator[threading.Event]:
     """restic 0.14 waits for ever when its ssh ends: without one for a while it is ended, and the event set."""
     over, lost = threading.Event(), threading.Event()
 
@@ -138,50 +146,54 @@ def attended(settings: Settings, restic: subprocess.Popen[str]) -> Iterator[thre
         over.set()
 
 
-def restic(settings: Settings, *arguments: str) -> str:
-    return "".join(stream(settings, *arguments))
+def call_restic(settings: Settings, *arguments: str) -> str:
+    """What restic says on its standard output; Refused where it fails."""
+    return "".join(stream_restic(settings, *arguments))
 
 
-def snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
+def list_snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
     """Those with one of the tags, oldest first.
 
     A mark gives a snapshot another id: `id` is restic's, and `short_id`, which people see, is of the one at first.
     """
     wanted = [f"--tag={tag}" for tag in tags]
-    found = json.loads(restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted)) or []
+    found = (
+        json.loads(call_restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted)) or []
+    )
     for one in found:
         one["short_id"] = (one.get("original") or one["id"])[:8]
-    return sorted(found, key=moment_of)
+    return sorted(found, key=read_moment)
 
 
-def moment_of(snapshot: dict[str, Any]) -> str:
+def read_moment(snapshot: dict[str, Any]) -> str:
     """UTC, to the second."""
     return f"{ledger_history.read_time(snapshot):%Y%m%dT%H%M%S}"
 
 
-def storage_in(snapshot: dict[str, Any]) -> str:
+def find_storage(snapshot: dict[str, Any]) -> str:
     """The storage directory that the snapshot was made of, which may not be this machine's by now."""
     paths: list[str] = snapshot["paths"]
     return next(path for path in paths if not path.endswith(("/staging", "/ledger")))
 
 
-def wanted_by(snapshot: dict[str, Any], wanted: str) -> bool:
+def has_identity(snapshot: dict[str, Any], wanted: str) -> bool:
     """Whether a snapshot has this id, or had it before it was marked."""
     return any(identity.startswith(wanted) for identity in (snapshot["id"], snapshot.get("original") or snapshot["id"]))
 
 
-def forgotten(settings: Settings, ids: list[str]) -> None:
+def forget_snapshots(settings: Settings, ids: list[str]) -> None:
+    """Takes snapshots out of the list of the repository; their data go with the next prune."""
     for first in range(0, len(ids), 500):  # a command line has an end
-        restic(settings, "forget", "--quiet", *ids[first : first + 500])
+        call_restic(settings, "forget", "--quiet", *ids[first : first + 500])
 
 
-def files_in(settings: Settings, snapshot: str) -> dict[str, int]:
+def list_files(settings: Settings, snapshot: str) -> dict[str, int]:
     """The sizes of the files in a snapshot."""
-    nodes = map(json.loads, stream(settings, "ls", "--json", "--no-lock", snapshot))
+    nodes = map(json.loads, stream_restic(settings, "ls", "--json", "--no-lock", snapshot))
     return {node["path"]: node.get("size", 0) for node in nodes if node.get("type") == "file"}
 
 
-def fetched(
+def fetch_files(
     settings: Settings, snapshot: dict[str, Any], target: Path, only: Iterable[str] = (), incomplete: bool = False
 ) -> None:
     """`incomplete` goes on with what restic cannot restore; who calls it verifies."""
@@ -189,5 +201,5 @@ def fetched(
         raise Refused(f"{target} is not {pwd.getpwuid(os.getuid()).pw_name}'s own directory. Remedy: remove it.")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["restore", "--no-lock", "--quiet", "--target", str(target), *(f"--include={path}" for path in only)]
-    for _ in stream(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
+    for _ in stream_restic(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
         pass

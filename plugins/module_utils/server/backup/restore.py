@@ -15,33 +15,37 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import Refused
+from ..core.process import read_output
 from . import history, placing
-from .exchange import placed
-from .freeze import numbers, orthanc_version
-from .ledger import Study, by_device, received_after
-from .listing import of_archive, seen
-from .manifest import Attachment, Proof, described, images, proved
-from .restic import fetched, restic
-from .restored_orthanc import assembled, second
-from .settings import Refused, Settings, archive, below, hashed, now, run, set_aside
-from .state import given_up, note, state
+from .exchange import exchange_data
+from .freeze import parse_version
+from .ledger import Study, find_received_after, group_by_device
+from .listing import identify_snapshot, list_archive
+from .manifest import Attachment, Proof, describe_defects, find_images, prove_snapshot
+from .restic import call_restic, fetch_files
+from .restored_orthanc import assemble_data, remove_images, require_counts, require_image, start_second_orthanc
+from .settings import Settings, hash_file, join_below, read_archive, set_aside, stamp_now
+from .state import read_state, remove_abandoned_restores, write_state
 
 
-def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool) -> dict[str, Any]:
+def restore_snapshot(
+    settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool
+) -> dict[str, Any]:
     """Proves, fetches, verifies and starts it beside production; then it takes production's place by renames."""
-    under_way = state(settings, "restore") if target is None else {}
+    under_way = read_state(settings, "restore") if target is None else {}
     if under_way and dry_run:
         return {"would": f"end the restore of snapshot {under_way['snapshot']} that was interrupted"}
     if under_way:
-        ended = placed(settings, under_way)
+        ended = exchange_data(settings, under_way)
         if wanted == "latest" or under_way["snapshot"].startswith(wanted[:8]):
             return ended
     begin, problems = time.time(), []
     try:
-        restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
+        call_restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
     except Refused as refused:
         problems = refused.problems
-    proof = proved(settings, wanted)
+    proof = prove_snapshot(settings, wanted)
     identity, manifest = proof.snapshot["short_id"], proof.manifest
     problems += proof.problems
     if problems and not incomplete:
@@ -50,13 +54,13 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
         raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
     if not target:
         require_place(settings, proof)
-    installed = orthanc_version(settings)
-    if not target and numbers(installed) < numbers(manifest["orthanc"]):
+    installed = settings.runtime.read_version()
+    if not target and parse_version(installed) < parse_version(manifest["orthanc"]):
         what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
         raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
     work = target or settings.storage / f".restore-{identity}"
     if not dry_run and not target:
-        given_up(settings, work)
+        remove_abandoned_restores(settings, work)
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
     needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
     parent = next(path for path in (work, *work.parents) if path.exists())
@@ -64,56 +68,58 @@ def restore(settings: Settings, wanted: str, target: Path | None, dry_run: bool,
     if needed > free * 0.95:
         what = f"Snapshot {identity} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
         raise Refused(f"{what}. Remedy: make space, or a larger disk.")
-    came = received_after(settings, manifest)
+    came = find_received_after(settings, manifest)
     result: dict[str, Any] = {
         "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": problems
     }  # fmt: skip
     if dry_run:
         would = f"restore it into {target or settings.storage}"
         if not target:
-            result |= foretold(settings, proof, came)
-        return {**result, "would": would, "resend": by_device(came)}
+            result |= preview_placings(settings, proof, came)
+        return {**result, "would": would, "resend": group_by_device(came)}
     names = [one for one in proof.names if one.uuid not in proof.bad]
-    data, defects = assembled(settings, proof, work, names, incomplete=incomplete)
-    problems += described(defects, "Not in the restored data", "send them again; what there was of them is set aside")
+    data, defects = assemble_data(settings, proof, work, names, incomplete=incomplete)
+    problems += describe_defects(
+        defects, "Not in the restored data", "send them again; what there was of them is set aside"
+    )
     names = [one for one in names if one.path not in {defect.path for defect in defects}]
     named = {one.uuid for one in names}
-    for path in images(data):
+    for path in find_images(data):
         if path.name not in named:  # it came after the moment: the index does not know it
             set_aside(path, data.with_name("not-in-the-index"))
     result["verified"] = len(names)
     if target:
-        return {**result, "data": str(data), "resend": by_device(came)}
+        return {**result, "data": str(data), "resend": group_by_device(came)}
     gone = {one.instance for one in proof.names if one.type == 1} - {one.instance for one in names if one.type == 1}
-    lost = [Study(0, *one) for one in placing.studies_with(data / "index", sorted(gone))]
-    result |= planned(settings, manifest, below(work, f"{manifest['staging']}/paths"), data / "index", came)
+    lost = [Study(0, *one) for one in placing.list_studies_with(data / "index", sorted(gone))]
+    result |= plan_placings(settings, manifest, join_below(work, f"{manifest['staging']}/paths"), data / "index", came)
     sample = next((one for one in names if one.type == 1), None)
-    with second(settings, data) as (rest, dicomweb):
-        rest.counted(manifest["counts"])
+    with start_second_orthanc(settings, data) as (api, dicomweb):
+        require_counts(api, manifest["counts"])
         if gone:
-            result["counts"] = rest.without(gone, manifest["counts"])
+            result["counts"] = remove_images(api, gone, manifest["counts"])
         if sample:
-            rest.shown(sample, dicomweb)
+            require_image(api, sample, dicomweb)
     under_way = {
-        **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": now()[:15],
+        **result, "manifest": manifest, "work": str(work), "begin": begin, "stamp": stamp_now()[:15],
         "came": came, "lost": lost, "sample": sample, "phase": "aside",
-        "history": past_restored(settings, proof, names), "history_before": state(settings, "history"),
+        "history": build_restored_past(settings, proof, names), "history_before": read_state(settings, "history"),
     }  # fmt: skip
     os.sync()  # what was verified is on the disk before anything depends on it
-    note(settings, "restore", under_way, 0o600)
-    return placed(settings, state(settings, "restore"))
+    write_state(settings, "restore", under_way, 0o600)
+    return exchange_data(settings, read_state(settings, "restore"))
 
 
-def past_restored(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:
+def build_restored_past(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:
     """What history.json says once these attachments of the snapshot are in place."""
     identity = proof.manifest["archive"]
-    past = history.Past.parse(state(settings, "history"), identity)
-    found = [seen(one) for one in of_archive(settings, identity)]
+    past = history.Past.parse(read_state(settings, "history"), identity)
+    found = [identify_snapshot(one) for one in list_archive(settings, identity)]
     whole, token = len(names) == len(proof.names), secrets.token_hex(8)
-    return asdict(history.record_restored(proof.manifest, seen(proof.snapshot), found, past, token, whole))
+    return asdict(history.record_restored(proof.manifest, identify_snapshot(proof.snapshot), found, past, token, whole))
 
 
-def options_of(settings: Settings) -> dict[str, Any]:
+def read_own_options(settings: Settings) -> dict[str, Any]:
     """orthanc.json of this machine; nothing where none was deployed."""
     try:
         found: dict[str, Any] = json.loads(settings.orthanc.read_text())
@@ -126,59 +132,61 @@ def options_of(settings: Settings) -> dict[str, Any]:
 
 def require_place(settings: Settings, proof: Proof) -> None:
     """Refuses a machine on which Orthanc would not come up with the restored data, before anything is stopped."""
-    manifest, options, whose = proof.manifest, options_of(settings), "this machine's"
+    manifest, options, whose = proof.manifest, read_own_options(settings), "this machine's"
     if not options:
         whose = "the snapshot's"
         if str(settings.orthanc) in manifest["paths"]:
             path = f"{manifest['staging']}/paths{settings.orthanc}"
             with contextlib.suppress(ValueError):
-                options = json.loads(restic(settings, "dump", "--no-lock", proof.snapshot["id"], path))
+                options = json.loads(call_restic(settings, "dump", "--no-lock", proof.snapshot["id"], path))
         if not options or manifest["method"] != settings.method:
             what = f"This machine has no {settings.orthanc}, and the snapshot has none for the method {settings.method}"
             raise Refused(f"{what} (orthanc_install_method). Remedy: deploy this machine first, then restore.")
     storage = settings.storage.resolve()
-    for option, path in zip(("StorageDirectory", "IndexDirectory"), placing.storage_of(options), strict=True):
+    for option, path in zip(("StorageDirectory", "IndexDirectory"), placing.find_storage_paths(options), strict=True):
         if Path(path).resolve() != storage:
             what = f"{option} in {whose} {settings.orthanc} is {path!r}, and orthanc_storage_dir is {settings.storage}"
             raise Refused(f"{what}: Orthanc would not find what is restored. Remedy: deploy this machine again.")
     if settings.method == "docker":
-        mounts = json.loads(run("docker", "inspect", "--format", "{{json .Mounts}}", settings.name))
+        mounts = json.loads(read_output("docker", "inspect", "--format", "{{json .Mounts}}", settings.name))
         if not any(Path(one["Source"]).resolve() == storage and one["RW"] for one in mounts):
             what = f"The container {settings.name} does not have {settings.storage} (orthanc_storage_dir)"
             raise Refused(f"{what}. Remedy: deploy this machine again.")
-    elif (loaded := run("systemctl", "show", "--property", "LoadState", "--value", settings.name)) != "loaded":
+    elif (loaded := read_output("systemctl", "show", "--property", "LoadState", "--value", settings.name)) != "loaded":
         what = f"The unit {settings.name} is {loaded} (orthanc_install_method is package)"
         raise Refused(f"{what}. Remedy: deploy this machine again.")
 
 
-def planned(
+def plan_placings(
     settings: Settings, manifest: dict[str, Any], copies: Path, index: Path | None, came: list[Study]
 ) -> dict[str, Any]:
     """What of the snapshot's files is put in place, what stays, and what is valid again for it."""
-    options, orthanc = options_of(settings), str(settings.orthanc)
+    options, orthanc = read_own_options(settings), str(settings.orthanc)
     paths, former = manifest["paths"], {}
     with contextlib.suppress(OSError, ValueError):
-        former = json.loads(below(copies, orthanc).read_text())
-    theirs, ours = placing.served_of(former), placing.served_of(options or former)
+        former = json.loads(join_below(copies, orthanc).read_text())
+    theirs, ours = placing.find_served_directory(former), placing.find_served_directory(options or former)
     targets = {*paths, *(path.replace(theirs, ours, 1) for path in paths if theirs and path.startswith(f"{theirs}/"))}
-    digests = {path: hashed(Path(path)) for path in targets if Path(path).is_file()}
-    machine = placing.Machine(options, not archive(settings), digests)
-    received = {one.study for one in came} | (placing.studies_in(index) if index else set())
+    digests = {path: hash_file(Path(path)) for path in targets if Path(path).is_file()}
+    machine = placing.Machine(options, not read_archive(settings), digests)
+    received = {one.study for one in came} | (placing.list_studies(index) if index else set())
     today = f"{datetime.now():%Y%m%d}"  # the clinic's, as in the worklist
     placings, kept = placing.plan_paths(paths, former, copies, machine, received, today, orthanc)
-    again = placing.valid_again(placings, copies, options, placing.revoked_in(Path(placing.CA) / "ca.crl"), orthanc)
+    again = placing.find_valid_again(
+        placings, copies, options, placing.read_revoked(Path(placing.CA) / "ca.crl"), orthanc
+    )
     return {
         "placings": placings, "kept": [one._asdict() for one in kept], "valid_again": again,
         "put_in_place": [one.target for one in placings],
     }  # fmt: skip
 
 
-def foretold(settings: Settings, proof: Proof, came: list[Study]) -> dict[str, Any]:
+def preview_placings(settings: Settings, proof: Proof, came: list[Study]) -> dict[str, Any]:
     """The same without anything in its place, for a person who only asks."""
     scratch, copies = settings.directory / "paths", f"{proof.manifest['staging']}/paths"
     try:
-        fetched(settings, proof.snapshot, scratch, [copies], incomplete=True)
-        found = planned(settings, proof.manifest, below(scratch, copies), None, came)
+        fetch_files(settings, proof.snapshot, scratch, [copies], incomplete=True)
+        found = plan_placings(settings, proof.manifest, join_below(scratch, copies), None, came)
         return {name: value for name, value in found.items() if name != "placings"}
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

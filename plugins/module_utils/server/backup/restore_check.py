@@ -11,41 +11,43 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+from ..core.errors import Refused
 from ..core.journal import say
 from . import history, ledger_history, retention
-from .freeze import watchdog
-from .listing import mark_verified, of_archive, past_of, remember, seen
-from .manifest import Proof, content_of, proved, strangers
-from .restic import forgotten, restic, snapshots
-from .restored_orthanc import assembled, second
-from .settings import Refused, Settings, archive, now, tomorrow
-from .state import noted
+from .freeze import run_at_end
+from .listing import identify_snapshot, list_archive, mark_verified, read_past, save_past
+from .manifest import Proof, find_foreign_files, prove_snapshot, read_content
+from .restic import call_restic, forget_snapshots, list_snapshots
+from .restored_orthanc import assemble_data, require_counts, require_image, start_second_orthanc
+from .settings import Settings, read_archive, stamp_now, stamp_tomorrow
+from .state import record_outcome
 
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 
 
-def check(settings: Settings) -> dict[str, Any]:
+def check_restore(settings: Settings) -> dict[str, Any]:
     """The newest snapshot in a scratch directory, and an Orthanc that reads it; only then old snapshots go."""
-    with noted(settings, "restore_check") as result:
+    with record_outcome(settings, "restore_check") as result:
         os.nice(10)
-        with watchdog(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
+        with run_at_end(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
             shutil.rmtree(settings.scratch, ignore_errors=True)
-            checked(settings, result, time.monotonic())
+            restore_on_trial(settings, result, time.monotonic())
         mark_verified(settings, result)
-        tended(settings, result)
-        problems = strangers(settings)
+        maintain_repository(settings, result)
+        problems = find_foreign_files(settings)
         if problems:
             raise Refused(*problems)
     return result
 
 
-def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
-    proof = proved(settings, "latest")
+def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -> None:
+    """Restores the newest snapshot, or as large a part of it as there is room for, and has an Orthanc read it."""
+    proof = prove_snapshot(settings, "latest")
     manifest, counts = proof.manifest, proof.manifest["counts"]
     result.update(snapshot=proof.snapshot["short_id"], moment=manifest["moment"], counts=counts)
     if proof.problems:
         raise Refused(*proof.problems)
-    result["warnings"] = unproved(proof)
+    result["warnings"] = find_unproven(proof)
     settings.scratch.mkdir(mode=0o711, parents=True)
     room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
     room -= 2 * manifest["index"]["size"]
@@ -64,11 +66,11 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
     only = [] if parts == 256 else [f"{manifest['staging']}/index", *(
         f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
     )]  # fmt: skip
-    data, _ = assembled(settings, proof, settings.scratch, sample, only)
-    result.update(verified=len(sample), of=len(proof.names), day=now()[:8])
-    with second(settings, data) as (rest, dicomweb):
-        rest.counted(counts)
-        result["read"] = [rest.shown(one, dicomweb) for one in shown]
+    data, _ = assemble_data(settings, proof, settings.scratch, sample, only)
+    result.update(verified=len(sample), of=len(proof.names), day=stamp_now()[:8])
+    with start_second_orthanc(settings, data) as (api, dicomweb):
+        require_counts(api, counts)
+        result["read"] = [require_image(api, one, dicomweb) for one in shown]
     moment = datetime.strptime(manifest["moment"], "%Y%m%dT%H%M%S.%f").replace(tzinfo=timezone.utc)
     result.update(
         recovery_seconds=round(time.monotonic() - begin, 2),
@@ -76,7 +78,7 @@ def checked(settings: Settings, result: dict[str, Any], begin: float) -> None:
     )
 
 
-def unproved(proof: Proof) -> list[str]:
+def find_unproven(proof: Proof) -> list[str]:
     """What a restore check that succeeds does not say."""
     what, unhashed = f"Snapshot {proof.snapshot['short_id']}", [one for one in proof.names if not one.md5]
     if not proof.names:
@@ -89,46 +91,46 @@ def unproved(proof: Proof) -> list[str]:
     return []
 
 
-def tended(settings: Settings, result: dict[str, Any]) -> None:
+def maintain_repository(settings: Settings, result: dict[str, Any]) -> None:
     """What is superseded goes, which no machine may do that can only append; and a part of the repository is read."""
     if not settings.append_only:
-        retained(settings, result)
-        restic(settings, "prune", "--quiet")
+        apply_retention(settings, result)
+        call_restic(settings, "prune", "--quiet")
     part = int(time.time()) // (7 * 86400) % settings.subset + 1
-    restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
+    call_restic(settings, "check", "--quiet", f"--read-data-subset={part}/{settings.subset}")
 
 
-def retained(settings: Settings, result: dict[str, Any]) -> None:
+def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     """Old snapshots of this archive go, but for those that hold what no other one does, and those of other machines.
 
     What is not proven never stands for what is.
     """
-    identity, at = archive(settings), datetime.now(timezone.utc)
+    identity, at = read_archive(settings), datetime.now(timezone.utc)
     if not identity:  # the images' disk is not mounted, or nothing was restored yet
         result.update(forgotten=0, held=0)
         return
-    past, found = past_of(settings), of_archive(settings, identity)
-    by_token = {seen(one).token: one for one in found}
+    past, found = read_past(settings), list_archive(settings, identity)
+    by_token = {identify_snapshot(one).token: one for one in found}
     if not past.archive:
-        past = history.adopt(identity, map(seen, found), tomorrow())
-    undecided = {one.token for one in history.find_strangers(map(seen, found), past)}
-    newest = history.choose_latest(map(seen, found), past, "9")
+        past = history.adopt(identity, map(identify_snapshot, found), stamp_tomorrow())
+    undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
+    newest = history.choose_latest(map(identify_snapshot, found), past, "9")
 
     def dated(one: dict[str, Any]) -> retention.Dated:
-        return retention.Dated(one["id"], seen(one).token, ledger_history.read_local_time(one))
+        return retention.Dated(one["id"], identify_snapshot(one).token, ledger_history.read_local_time(one))
 
     def content(token: str) -> history.Content | None:
         try:
-            known = content_of(settings, by_token[token])
+            known = read_content(settings, by_token[token])
             # another machine may have gone on in the same line: nobody here can say what was deleted there
             return replace(known, lineage={}) if token in past.foreign else known
         except Refused as refused:
             say(f"{refused} The snapshot stays.", 4)
             return None
 
-    ours = [one for one in found if seen(one).token not in undecided]
-    proven = [dated(one) for one in ours if history.is_proven(seen(one), past)]
-    unproven = [dated(one) for one in ours if not history.is_proven(seen(one), past)]
+    ours = [one for one in found if identify_snapshot(one).token not in undecided]
+    proven = [dated(one) for one in ours if history.is_proven(identify_snapshot(one), past)]
+    unproven = [dated(one) for one in ours if not history.is_proven(identify_snapshot(one), past)]
     stays = {past.restored, newest.token if newest else ""}
     superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
     kept = {one.token for one in proven} - {one.token for one in superseded}
@@ -137,10 +139,10 @@ def retained(settings: Settings, result: dict[str, Any]) -> None:
         one for one in retention.apply_policy(unproven, {"last": KEPT_UNPROVEN}, at) if one.token not in stays
     ]
     failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
-    going = ledger_history.find_superseded(snapshots(settings, f"ledger,archive={identity}"), at)
-    forgotten(settings, [*old.going, *failed.going, *going])
-    held, noted_since = {**old.held, **failed.held}, past_of(settings)  # a backup may have gone on meanwhile
-    remember(settings, replace(noted_since if noted_since.archive else past, held=held))
+    going = ledger_history.find_superseded(list_snapshots(settings, f"ledger,archive={identity}"), at)
+    forget_snapshots(settings, [*old.going, *failed.going, *going])
+    held, noted_since = {**old.held, **failed.held}, read_past(settings)  # a backup may have gone on meanwhile
+    save_past(settings, replace(noted_since if noted_since.archive else past, held=held))
     result.update(forgotten=len(old.going) + len(failed.going), held=len(held))
     for path in (settings.directory / "contents").glob("*"):
         if path.name.partition(".")[0] not in by_token:

@@ -9,35 +9,41 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import Refused
 from ..core.escaping import escape
 from ..core.journal import say
-from .listing import chosen, proven_first
-from .manifest import attachments_now, verified
-from .restic import fetched, moment_of
-from .restored_orthanc import Rest
-from .settings import BRAKE, Refused, Settings, bar, below, hashed, loud, now, set_aside
-from .state import state
+from ..orthanc.api import Api
+from .listing import choose_snapshot, list_proven
+from .manifest import find_defects, list_current_attachments
+from .output import say_problem, show_progress
+from .restic import fetch_files, read_moment
+from .settings import BRAKE, Settings, hash_file, join_below, set_aside, stamp_now
+from .state import read_state
 from .study import BRAKED, Source, StudyRefused, restore_study
 
 
-def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
+def restore_one_study(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
     """A study from a proven snapshot through Orthanc; nothing stops, and no other data are touched."""
-    if state(settings, "restore"):
+    if read_state(settings, "restore"):
         raise Refused("A restore was interrupted. Remedy: end it with orthanc-backup restore, then call this again.")
     if (settings.storage / BRAKE).exists() and not dry_run:
         raise Refused(BRAKED)
-    found = proven_first(settings) if wanted == "latest" else [chosen(settings, wanted)]
-    rest, scratch, quarantine = Rest(settings), settings.directory / "study", f".quarantine-{now()[:15]}"
+    found = list_proven(settings) if wanted == "latest" else [choose_snapshot(settings, wanted)]
+    api, scratch, quarantine = (
+        Api.as_administrator(settings.orthanc),
+        settings.directory / "study",
+        f".quarantine-{stamp_now()[:15]}",
+    )
     manifests: dict[str, dict[str, Any]] = {}
 
     def read_index(snapshot: dict[str, Any]) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
         staging = next((path for path in snapshot["paths"] if path.endswith("/staging")), "")
         try:
-            fetched(settings, snapshot, scratch, [f"{staging}/index", f"{staging}/manifest.json"])
-            manifest = json.loads(below(scratch, f"{staging}/manifest.json").read_text())
-            index = below(scratch, f"{staging}/index")
-            if hashed(index) != manifest["index"]["sha256"]:
+            fetch_files(settings, snapshot, scratch, [f"{staging}/index", f"{staging}/manifest.json"])
+            manifest = json.loads(join_below(scratch, f"{staging}/manifest.json").read_text())
+            index = join_below(scratch, f"{staging}/index")
+            if hash_file(index) != manifest["index"]["sha256"]:
                 raise StudyRefused("it is not the manifest's")
         except (Refused, OSError, ValueError, KeyError) as error:
             raise StudyRefused(str(error)) from None
@@ -47,31 +53,31 @@ def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -
     def fetch(snapshot: dict[str, Any], paths: list[str]) -> Path:
         storage = manifests[snapshot["id"]]["storage"]
         only = [f"{storage}/{path}" for path in paths]
-        fetched(settings, snapshot, scratch / "images", only, incomplete=True)
-        data = below(scratch / "images", storage)
+        fetch_files(settings, snapshot, scratch / "images", only, incomplete=True)
+        data = join_below(scratch / "images", storage)
         data.mkdir(parents=True, exist_ok=True)
         return data
 
     def check_files(instances: set[str]) -> dict[str, tuple[Path, bool]]:
-        names = [one for one in attachments_now(settings)[0] if one.type == 1 and one.instance in instances]
-        defects = {one.path for one in verified(settings.storage, names, "compare")}
+        names = [one for one in list_current_attachments(settings)[0] if one.type == 1 and one.instance in instances]
+        defects = {one.path for one in find_defects(settings.storage, names, "compare")}
         return {one.instance: (settings.storage / one.path, one.path not in defects) for one in names}
 
     def ask(method: str, path: str, body: bytes) -> tuple[int, bytes]:
         try:
-            return rest.ask(method, path, body)[:2]
+            return api.ask(method, path, body)[:2]
         except Refused:  # Orthanc ends connections that rest for a second
-            return rest.ask(method, path, body)[:2]
+            return api.ask(method, path, body)[:2]
 
     source = Source(
-        snapshots=[{**one, "moment": moment_of(one)} for one in found],
+        snapshots=[{**one, "moment": read_moment(one)} for one in found],
         read_index=read_index,
         fetch=fetch,
         ask=ask,
         check_files=check_files,
         set_aside=lambda path: set_aside(path, settings.storage / quarantine),
         free_bytes=lambda: shutil.disk_usage(settings.directory).free,
-        progress=bar,
+        progress=show_progress,
         warn=lambda text: say(text, 4),
     )
     try:
@@ -82,5 +88,5 @@ def study_restored(settings: Settings, value: str, wanted: str, dry_run: bool) -
         shutil.rmtree(scratch, ignore_errors=True)
     if result.get("left"):
         remedy = "see the reasons; try an older snapshot with --snapshot, or orthanc-backup reconcile"
-        loud(f"{len(result['left'])} images of study {escape(value)} are not as they were. Remedy: {remedy}.")
+        say_problem(f"{len(result['left'])} images of study {escape(value)} are not as they were. Remedy: {remedy}.")
     return result

@@ -4,132 +4,83 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import http.client
 import json
 import os
 import re
 import secrets
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from .freeze import START_SECONDS, watchdog
-from .manifest import Attachment, Defect, Proof, described, verified
-from .restic import fetched
-from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Refused, Settings, bar, below, hashed, set_aside
-
-REST_SECONDS = 0.5  # Orthanc ends a connection that rests for a second
-
-
-class Rest:
-    """Orthanc on this machine; `port` and `token` for another one than production."""
-
-    def __init__(self, settings: Settings, port: int = 0, token: str = "") -> None:
-        if not port:
-            options = json.loads(settings.orthanc.read_text())
-            users, roles = options["RegisteredUsers"], options.get("ClinicopsRoles", {})
-            admin = next((name for name in users if roles.get(name) == "admin"), next(iter(users)))
-            port, token = options["HttpPort"], f"{admin}:{users[admin]}"
-        self.headers = {"Authorization": "Basic " + base64.b64encode(token.encode()).decode()}
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-        self.asked = 0.0
-
-    def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> tuple[int, bytes, str]:
-        if time.monotonic() >= self.asked + REST_SECONDS:
-            self.connection.close()
-        try:
-            self.connection.request(method, path, body or None, {**self.headers, "Accept": accept})
-            answer = self.connection.getresponse()
-            content = answer.read()
-            self.asked = time.monotonic()
-            return answer.status, content, answer.getheader("Content-Type", "")
-        except (OSError, http.client.HTTPException) as error:
-            self.connection.close()
-            what = f"Orthanc does not answer ({error})"
-            raise Refused(f"{what}. Remedy: see journalctl -u orthanc, or docker logs orthanc.") from None
-
-    def get(self, path: str) -> Any:
-        """None when it is gone."""
-        status, body, _ = self.ask("GET", path)
-        if status == 404:
-            return None
-        if status != 200:
-            raise Refused(f"Orthanc answers {status} to {path}. Remedy: deploy again.")
-        return json.loads(body)
-
-    def awaited(self, alive: Callable[[], bool] = lambda: True) -> None:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self.get("/changes?last")
-                return
-            except Refused:
-                if time.monotonic() > end or not alive():
-                    raise
-                time.sleep(0.2)
-
-    def counted(self, counts: dict[str, int], more: bool = False) -> None:
-        """Whether it has what the manifest has; production may have received more."""
-        found = self.get("/statistics")
-        for name in COUNTED:
-            number = found[f"Count{name.capitalize()}"]
-            if number < counts[name] or (number > counts[name] and not more):
-                what = f"Orthanc counts {number} {name} in the restored data instead of {counts[name]}"
-                raise Refused(f"{what}. Remedy: make a new backup, or {ANOTHER}.")
-
-    def without(self, instances: set[str], counts: dict[str, int]) -> dict[str, int]:
-        """The counts after rows whose file is not there went: Orthanc would answer "already stored" to their image."""
-        for number, one in enumerate(sorted(instances), 1):
-            bar(number / len(instances), "clear")
-            status, _, _ = self.ask("DELETE", f"/instances/{one}")
-            if status not in (200, 404) or self.ask("GET", f"/instances/{one}")[0] != 404:
-                what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
-                raise Refused(f"{what}. Remedy: {ANOTHER}.")
-        found = self.get("/statistics")
-        return {**counts, **{name: found[f"Count{name.capitalize()}"] for name in COUNTED}}
-
-    def shown(self, one: Attachment, dicomweb: bool) -> str:
-        """An image's bytes as they came; by which path."""
-        path = f"/instances/{one.instance}/file"
-        if dicomweb:
-            tags = self.get(f"/instances/{one.instance}/simplified-tags")
-            path = f"/dicom-web/studies/{tags['StudyInstanceUID']}/series/{tags['SeriesInstanceUID']}"
-            path += f"/instances/{tags['SOPInstanceUID']}"
-        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*' if dicomweb else "*/*"
-        status, body, kind = self.ask("GET", path, accept=accept)
-        boundary = re.search(r'boundary="?([^";]+)', kind)
-        if dicomweb and status == 200 and boundary:
-            body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
-        if status != 200 or (
-            one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
-        ):
-            what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
-            raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
-        return path
-
-    def takes(self, storage: Path) -> None:
-        """Refuses unless it stores an image that can be read back; the image goes again."""
-        image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
-        status, body, _ = self.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
-        if status != 200:
-            remedy = (
-                f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
-            )
-            raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
-        path = f"/instances/{json.loads(body)['ID']}"
-        read, deleted = self.ask("GET", f"{path}/file")[0], self.ask("DELETE", path)[0]
-        if (read, deleted) != (200, 200):
-            what = f"Orthanc stored an image, and answers {read} when it is read and {deleted} when it is deleted"
-            raise Refused(f"{what}. Remedy: see its log, and that {storage} is its own.")
+from ..core.errors import Refused
+from ..orthanc.api import Account, Api
+from .freeze import run_at_end
+from .manifest import Attachment, Defect, Proof, describe_defects, find_defects
+from .output import show_progress
+from .restic import fetch_files
+from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Settings, hash_file, join_below, set_aside
 
 
-def assembled(
+def require_counts(api: Api, counts: dict[str, int], more: bool = False) -> None:
+    """Refuses unless it has what the manifest has; production may have received more."""
+    found = api.get("/statistics")
+    for name in COUNTED:
+        number = found[f"Count{name.capitalize()}"]
+        if number < counts[name] or (number > counts[name] and not more):
+            what = f"Orthanc counts {number} {name} in the restored data instead of {counts[name]}"
+            raise Refused(f"{what}. Remedy: make a new backup, or {ANOTHER}.")
+
+
+def remove_images(api: Api, instances: set[str], counts: dict[str, int]) -> dict[str, int]:
+    """The counts after rows whose file is not there went: Orthanc would answer "already stored" to their image."""
+    for number, one in enumerate(sorted(instances), 1):
+        show_progress(number / len(instances), "clear")
+        status, _, _ = api.ask("DELETE", f"/instances/{one}")
+        if status not in (200, 404) or api.ask("GET", f"/instances/{one}")[0] != 404:
+            what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
+            raise Refused(f"{what}. Remedy: {ANOTHER}.")
+    found = api.get("/statistics")
+    return {**counts, **{name: found[f"Count{name.capitalize()}"] for name in COUNTED}}
+
+
+def require_image(api: Api, one: Attachment, dicomweb: bool) -> str:
+    """The path under which it gives an image as it came; Refused where it does not."""
+    path = f"/instances/{one.instance}/file"
+    if dicomweb:
+        tags = api.get(f"/instances/{one.instance}/simplified-tags")
+        path = f"/dicom-web/studies/{tags['StudyInstanceUID']}/series/{tags['SeriesInstanceUID']}"
+        path += f"/instances/{tags['SOPInstanceUID']}"
+    accept = 'multipart/related; type="application/dicom"; transfer-syntax=*' if dicomweb else "*/*"
+    status, body, kind = api.ask("GET", path, accept=accept)
+    boundary = re.search(r'boundary="?([^";]+)', kind)
+    if dicomweb and status == 200 and boundary:
+        body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
+    if status != 200 or (
+        one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
+    ):
+        what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
+        raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
+    return path
+
+
+def require_storing(api: Api, storage: Path) -> None:
+    """Refuses unless it stores an image that can be read back; the image goes again."""
+    image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
+    status, body, _ = api.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
+    if status != 200:
+        remedy = f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
+        raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
+    path = f"/instances/{json.loads(body)['ID']}"
+    read, deleted = api.ask("GET", f"{path}/file")[0], api.ask("DELETE", path)[0]
+    if (read, deleted) != (200, 200):
+        what = f"Orthanc stored an image, and answers {read} when it is read and {deleted} when it is deleted"
+        raise Refused(f"{what}. Remedy: see its log, and that {storage} is its own.")
+
+
+def assemble_data(
     settings: Settings,
     proof: Proof,
     work: Path,
@@ -138,20 +89,20 @@ def assembled(
     incomplete: bool = False,
 ) -> tuple[Path, list[Defect]]:
     """Index and attachments as Orthanc has them, every size and MD5 verified, and Orthanc's own; what is set aside."""
-    bar(0, "fetch")
-    fetched(settings, proof.snapshot, work, only, incomplete)
-    data = below(work, proof.manifest["storage"])
+    show_progress(0, "fetch")
+    fetch_files(settings, proof.snapshot, work, only, incomplete)
+    data = join_below(work, proof.manifest["storage"])
     data.mkdir(parents=True, exist_ok=True)
-    index, restored = data / "index", below(work, f"{proof.manifest['staging']}/index")
+    index, restored = data / "index", join_below(work, f"{proof.manifest['staging']}/index")
     what = f"Restored from snapshot {proof.snapshot['short_id']}"
-    if not restored.exists() or hashed(restored) != proof.manifest["index"]["sha256"]:
+    if not restored.exists() or hash_file(restored) != proof.manifest["index"]["sha256"]:
         raise Refused(f"{what}: the index is altered. Remedy: {ANOTHER}.")
     restored.replace(index)
     for end in ("wal", "shm", "journal"):  # of an attempt that was interrupted
         index.with_name(f"index-{end}").unlink(missing_ok=True)
-    defects = verified(data, wanted)
+    defects = find_defects(data, wanted)
     if defects and not incomplete:
-        raise Refused(*described(defects, what, f"orthanc-backup reconcile; {ANOTHER}; or {WITHOUT}"))
+        raise Refused(*describe_defects(defects, what, f"orthanc-backup reconcile; {ANOTHER}; or {WITHOUT}"))
     for path in [data / one.path for one in defects if (data / one.path).exists()]:
         set_aside(path, data.with_name("damaged"))
     account = settings.account
@@ -170,7 +121,7 @@ def assembled(
     return data, defects
 
 
-def beside(settings: Settings) -> list[str]:
+def build_second_command(settings: Settings) -> list[str]:
     """The command of an Orthanc beside production: its account, and nothing that it does not need."""
     account = settings.account
     if settings.method == "package":
@@ -187,18 +138,18 @@ def beside(settings: Settings) -> list[str]:
     ]  # fmt: skip
 
 
-def stopping(settings: Settings, pid: int) -> list[str]:
+def build_stop_command(settings: Settings, pid: int) -> list[str]:
     """The command that ends it."""
     return ["docker", "stop", "--time", "60", SECOND] if settings.method == "docker" else ["kill", str(pid)]
 
 
 @contextlib.contextmanager
-def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
+def start_second_orthanc(settings: Settings, data: Path) -> Iterator[tuple[Api, bool]]:
     """An Orthanc of its own on restored data: loopback, no DICOM, no plugin but DICOMweb; whether it has that."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    token = f"check:{secrets.token_hex(16)}"
+    account = Account(port, "check", secrets.token_hex(16))
     plugins = []
     if settings.orthanc.exists():
         plugins = [one for one in json.loads(settings.orthanc.read_text()).get("Plugins", []) if "DicomWeb" in one]
@@ -206,7 +157,8 @@ def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
         "Name": "Restore check", "StorageDirectory": str(data), "IndexDirectory": str(data),
         "TemporaryDirectory": str(data), "HttpPort": port, "HttpBindAddresses": ["127.0.0.1"],
         "DicomServerEnabled": False, "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
-        "RegisteredUsers": dict([token.split(":")]), "Plugins": plugins, "WebDavEnabled": False, "SaveJobs": False,
+        "RegisteredUsers": {account.name: account.password}, "Plugins": plugins, "WebDavEnabled": False,
+        "SaveJobs": False,
     }  # fmt: skip
     configuration, log = data.with_name("restore-check.json"), data.with_name("restore-check.log")
     configuration.touch(mode=0o600)
@@ -217,14 +169,17 @@ def second(settings: Settings, data: Path) -> Iterator[tuple[Rest, bool]]:
     with (
         log.open("w") as output,
         subprocess.Popen(
-            [*beside(settings), str(configuration)], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            [*build_second_command(settings), str(configuration)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
         ) as process,
-        watchdog(86400, *stopping(settings, process.pid)),
+        run_at_end(86400, *build_stop_command(settings, process.pid)),
     ):
-        rest = Rest(settings, port, token)
+        api = Api(account)
         try:
-            rest.awaited(lambda: process.poll() is None)
+            api.await_answer(lambda: process.poll() is None)
         except Refused:
             said = " ".join(log.read_text(errors="replace").splitlines()[-3:])
             raise Refused(f"Orthanc does not start on the restored data: {said}. Remedy: {ANOTHER}.") from None
-        yield rest, bool(plugins)
+        yield api, bool(plugins)

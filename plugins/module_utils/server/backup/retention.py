@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from .history import Content, owner_of
+from .history import Content, find_owner
 
 PERIODS: dict[str, Callable[[datetime], object]] = {
     "hourly": lambda time: (time.date(), time.hour),
@@ -91,5 +91,5 @@ def protect(
 
 def is_deleted(content: Content, number: int, lines: Iterable[Content]) -> bool:
     """Whether a kept index had already given the internal id in the same line, and does not hold the image."""
-    owner = owner_of(content.lineage, number)
+    owner = find_owner(content.lineage, number)
     return bool(owner) and any(line.covers(owner, number) for line in lines)

@@ -15,59 +15,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.errors import Refused
+from ..core.files import write_atomic
 from ..core.journal import say
 from . import history
-from .freeze import index_copy
-from .listing import disowned, of_archive, past_of, present_id, remember, seen
+from .freeze import copy_index
+from .listing import find_present_id, identify_snapshot, list_archive, mark_unproven, read_past, save_past
 from .manifest import (
     Attachment,
-    attachments_now,
-    attachments_of,
-    content_kept,
-    content_of,
-    described,
-    manifest_of,
-    present_of,
-    proved,
-    shortfall,
-    strangers,
-    verified,
+    build_manifest,
+    compare_sizes,
+    describe_defects,
+    find_defects,
+    find_foreign_files,
+    keep_content,
+    list_attachments,
+    list_current_attachments,
+    prove_snapshot,
+    read_content,
+    read_present,
 )
-from .restic import files_in, forgotten, restic, snapshots, stream
-from .settings import (
-    ARCHIVE,
-    COUNTED,
-    OURS,
-    Refused,
-    Settings,
-    archive,
-    bar,
-    loud,
-    now,
-    shortened,
-    tomorrow,
-    written,
-)
-from .state import given_up, note, noted, state
+from .output import say_problem, show_progress, summarize
+from .restic import call_restic, forget_snapshots, list_files, list_snapshots, stream_restic
+from .settings import ARCHIVE, COUNTED, OURS, Settings, read_archive, stamp_now, stamp_tomorrow
+from .state import read_state, record_outcome, remove_abandoned_restores, write_state
 
 DUE_SECONDS = 20 * 3600
 TRIES = 5  # of a backup during which studies are deleted
 
 
-def known(settings: Settings, anew: bool) -> None:
+def require_same_archive(settings: Settings, anew: bool) -> None:
     """An archive that is new never takes the place of the one that the repository holds."""
-    if not archive(settings):
-        found = snapshots(settings, "orthanc", "unproven")
+    if not read_archive(settings):
+        found = list_snapshots(settings, "orthanc", "unproven")
         if found and not anew:
             raise Refused(
                 f"{settings.storage} is another archive than the {len(found)} snapshots of {settings.host}. "
                 "Remedy: restore the last one; if this archive is to begin anew, orthanc-backup run --new-archive."
             )
-    if anew or not archive(settings):
-        written(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
+    if anew or not read_archive(settings):
+        write_atomic(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
 
 
-def disks(device: int) -> set[str]:
+def find_disks(device: int) -> set[str]:
     """The disks below a file system, through partitions, LVM, RAID and encryption (sysfs)."""
     node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
     if not node.exists():  # btrfs, ZFS and a network have a number of their own
@@ -75,72 +65,74 @@ def disks(device: int) -> set[str]:
     if (node / "partition").exists():
         node = node.parent
     below = [*node.glob("slaves/*/dev")]
-    return {disk for one in below for disk in disks(os.makedev(*map(int, one.read_text().split(":"))))} or {node.name}
+    return {disk for one in below for disk in find_disks(os.makedev(*map(int, one.read_text().split(":"))))} or {
+        node.name
+    }
 
 
-def same_disk(settings: Settings) -> list[str]:
+def find_shared_disk(settings: Settings) -> list[str]:
     """The warning for a repository that dies with the images."""
     path = Path(settings.repository.removeprefix("local:"))
     if not path.is_absolute() or not settings.storage.exists():
         return []
     while not path.exists():
         path = path.parent
-    if not disks(path.stat().st_dev) & disks(settings.storage.stat().st_dev):
+    if not find_disks(path.stat().st_dev) & find_disks(settings.storage.stat().st_dev):
         return []
     what = f"The only repository {settings.repository} is on the disk that holds the images: one defect takes both"
     return [f"{what}. Remedy: set orthanc_backup_repository to another machine or disk."]
 
 
-def backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
+def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     """One snapshot; success is said only when all of it was read."""
-    former = state(settings, "backup")
+    former = read_state(settings, "backup")
     if due and 0 <= time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:  # the clock may have been wrong
         return {"result": "not due"}
     cut = former.get("result", "success") != "success"
     unsettled = former.get("unsettled") or (cut and former.get("run")) or ""
-    with noted(settings, "backup", run=secrets.token_hex(8), unsettled=unsettled) as result:
+    with record_outcome(settings, "backup", run=secrets.token_hex(8), unsettled=unsettled) as result:
         if unsettled:
-            if unsettled not in past_of(settings).accepted:
-                disowned(settings, unsettled)
+            if unsettled not in read_past(settings).accepted:
+                mark_unproven(settings, unsettled)
             result["unsettled"] = ""
             # at once: when this run is killed as well, its own snapshot is the one to disown
-            note(settings, "backup", {**state(settings, "backup"), "unsettled": ""})
-        if not state(settings, "restore"):
-            given_up(settings)
-        known(settings, anew)
-        result["warnings"] = same_disk(settings) + strangers(settings)
+            write_state(settings, "backup", {**read_state(settings, "backup"), "unsettled": ""})
+        if not read_state(settings, "restore"):
+            remove_abandoned_restores(settings)
+        require_same_archive(settings, anew)
+        result["warnings"] = find_shared_disk(settings) + find_foreign_files(settings)
         for warning in result["warnings"]:
-            loud(warning)
+            say_problem(warning)
         kept = sorted(path.name for path in settings.storage.glob(".set-aside-*"))
-        result["warnings"] += shortened(
+        result["warnings"] += summarize(
             "A restore set aside", kept, f"remove it from {settings.storage} when you are sure"
         )
         for path in (settings.staging, settings.ledger):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         absent = sorted(path for path in settings.paths if not Path(path).exists())
-        result["warnings"] += shortened("There is no", absent, "correct orthanc_backup_paths")
+        result["warnings"] += summarize("There is no", absent, "correct orthanc_backup_paths")
         present = [path for path in settings.paths if path not in absent]
-        problems = attempted(settings, result, present, anew)
+        problems = take_complete_snapshot(settings, result, present, anew)
         if problems:
             raise Refused(*problems)
         result["last_moment"] = result["moment"]
     return result
 
 
-def attempted(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
+def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
     """A snapshot in which everything is that its manifest names; again while somebody deletes. Its problems."""
-    identity, tries = archive(settings), list[str]()
-    found = of_archive(settings, identity)
-    there = [seen(one) for one in found]
-    past = past_of(settings)
+    identity, tries = read_archive(settings), list[str]()
+    found = list_archive(settings, identity)
+    there = [identify_snapshot(one) for one in found]
+    past = read_past(settings)
     if not past.archive:
-        past = history.adopt(identity, there, tomorrow())
+        past = history.adopt(identity, there, stamp_tomorrow())
     others = history.find_strangers(there, past)
-    predecessor = history.choose_predecessor(there, past, tomorrow())
+    predecessor = history.choose_predecessor(there, past, stamp_tomorrow())
     before, unread = None, ""
     if predecessor:
         try:
-            before = content_of(settings, next(one for one in found if one["id"] == predecessor.id))
+            before = read_content(settings, next(one for one in found if one["id"] == predecessor.id))
             before = replace(before, lineage=past.lineage) if past.restored == predecessor.token else before
         except Refused as refused:  # data first: the snapshot is made
             unread = str(refused).partition(" Remedy: ")[0]
@@ -150,56 +142,56 @@ def attempted(settings: Settings, result: dict[str, Any], present: list[str], an
     while True:
         begin, index = time.time(), settings.staging / "index"
         result["tries"] = len(tries) + 1
-        result.update(index_copy(settings, index))
-        names = attachments_of(index)
-        now_there = present_of(settings, index, names, begin)
+        result.update(copy_index(settings, index))
+        names = list_attachments(index)
+        now_there = read_present(settings, index, names, begin)
         judgement = history.judge(before, now_there, anew)
         if unread:
             judgement = history.Judgement(unread, "unread", 0)
-        manifest = manifest_of(
+        manifest = build_manifest(
             settings, result["moment"], names, present, run=result["run"],
             sequence={"resources": now_there.last_resource, "changes": now_there.last_change},
             lineage=history.continue_lineage(before, judgement, bool(others), result["run"]),
             unknown_files=now_there.unknown_files + now_there.young_files,  # each of them is old one day
         )  # fmt: skip
-        written(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        write_atomic(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n", 0o600)
         result.update(counts=manifest["counts"], deleted_since=judgement.deleted)
         why = judgement.tag or ("others" if others else "")
         past.note_own(result["run"])
-        remember(settings, past)
-        taking = taken(settings, manifest, result, why, present_id(settings, parent))
+        save_past(settings, past)
+        taking = take_snapshot(settings, manifest, result, why, find_present_id(settings, parent))
         rows = ([str(field) for field in one] for one in names)
-        content_kept(settings, result["run"], history.parse_content(manifest, rows))
-        problems, absent = proof(settings, result, names, taking)
+        keep_content(settings, result["run"], history.parse_content(manifest, rows))
+        problems, absent = verify_snapshot(settings, result, names, taking)
         # a copy of this machine begins at the same minute: with what it added meanwhile this line is not the only one
-        late = [] if others else history.find_strangers(map(seen, of_archive(settings, identity)), past)
+        late = [] if others else history.find_strangers(map(identify_snapshot, list_archive(settings, identity)), past)
         others = others or late
         if problems or not (absent or late) or len(tries) + 1 == TRIES:
             break
-        disowned(settings, result["run"])
+        mark_unproven(settings, result["run"])
         tries.append(result["run"])
         result["run"] = secrets.token_hex(8)
-        note(settings, "backup", {**state(settings, "backup"), **result})
+        write_state(settings, "backup", {**read_state(settings, "backup"), **result})
     if absent:
         what = f"In each of {TRIES} tries images were deleted before they were read, {absent} of them in the last"
         problems.append(f"{what}. Remedy: run orthanc-backup run when nobody deletes.")
     if not problems:
         past.note_checked(result["run"])
-    problems = [*interpreted(settings, judgement, predecessor, others, result), *problems]
+    problems = [*explain_unproven(settings, judgement, predecessor, others, result), *problems]
     if problems:
-        remember(settings, past)
+        save_past(settings, past)
         with contextlib.suppress(Refused):  # the next run does it otherwise
-            disowned(settings, result["run"])
+            mark_unproven(settings, result["run"])
         return problems
     past.note_proven(result["run"])
-    remember(settings, past)
+    save_past(settings, past)
     with contextlib.suppress(Refused):  # otherwise the retention does it
         superseded = [] if settings.append_only else [f"unproven,run={token}" for token in tries]
-        forgotten(settings, [one["id"] for one in snapshots(settings, *superseded)] if superseded else [])
+        forget_snapshots(settings, [one["id"] for one in list_snapshots(settings, *superseded)] if superseded else [])
     return []
 
 
-def interpreted(
+def explain_unproven(
     settings: Settings,
     judgement: history.Judgement,
     predecessor: history.Snapshot | None,
@@ -239,7 +231,9 @@ class Taking(NamedTuple):
     lost: list[str]
 
 
-def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any], why: str, parent: str) -> Taking:
+def take_snapshot(
+    settings: Settings, manifest: dict[str, Any], result: dict[str, Any], why: str, parent: str
+) -> Taking:
     """A snapshot. It never stands for a success if there is a `why`, since a repository may not let a tag be changed
     later. Without a `parent`, a snapshot in which everything is verified, every file is fresh."""
     counts = manifest["counts"]
@@ -255,7 +249,7 @@ def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any], 
         arguments += ["--limit-upload", str(settings.limit_upload)]
     arguments += [str(settings.staging), str(settings.ledger), str(settings.storage)]
     taking = Taking(set(), set(), [])
-    for line in stream(settings, *arguments, good=(0, 3)):
+    for line in stream_restic(settings, *arguments, good=(0, 3)):
         if not line.startswith("{"):
             taking.lost.extend([] if "at least one source file" in line else [line.strip()])
             continue
@@ -265,18 +259,20 @@ def taken(settings: Settings, manifest: dict[str, Any], result: dict[str, Any], 
             if not parent or said["action"] != "unchanged":
                 taking.fresh.add(said["item"])
         elif said["message_type"] == "status":
-            bar(min(0.99, said.get("percent_done", 0)), "backup")
+            show_progress(min(0.99, said.get("percent_done", 0)), "backup")
         elif said["message_type"] == "error":
             taking.lost.append(str(said.get("item", "")))
         elif said["message_type"] == "summary":
-            bar(1, "backup")
+            show_progress(1, "backup")
             result.update(
                 snapshot=said["snapshot_id"][:8], added=said["data_added"], files=said["total_files_processed"]
             )
     return taking
 
 
-def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], taking: Taking) -> tuple[list[str], int]:
+def verify_snapshot(
+    settings: Settings, result: dict[str, Any], names: list[Attachment], taking: Taking
+) -> tuple[list[str], int]:
     """Everything is in the snapshot, byte by byte, that was there at the moment: what is not, and of how much else a
     user deleted it before it was read."""
 
@@ -284,18 +280,18 @@ def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], t
         path = settings.storage / one.path
         return path.stat().st_size if str(path) in taking.read and path.exists() else None
 
-    defects, absent = shortfall(names, size_of), 0
+    defects, absent = compare_sizes(names, size_of), 0
     fresh = [one for one in names if one.uuid not in defects and str(settings.storage / one.path) in taking.fresh]
     by_path = {one.path: one.uuid for one in fresh}
-    altered = {by_path[one.path]: one for one in verified(settings.storage, fresh)}
+    altered = {by_path[one.path]: one for one in find_defects(settings.storage, fresh)}
     defects |= altered
     if defects:  # a second look tells what a user deleted meanwhile
-        still, pause = attachments_now(settings)
+        still, pause = list_current_attachments(settings)
         result["pause"] = max(result["pause"], pause)
         missed = {one.uuid: defects[one.uuid] for one in still if one.uuid in defects}
         result["deleted"] = result.get("deleted", 0) + len(defects) - len(missed)
         if not missed:
-            absent = len({*shortfall(names, snapshot_sizes(settings, result["snapshot"])), *altered})
+            absent = len({*compare_sizes(names, read_sizes(settings, result["snapshot"])), *altered})
         defects = missed
     unread = [path for path in taking.lost if not path.startswith("/") or Path(path).exists()]
     unread += [
@@ -304,25 +300,25 @@ def proof(settings: Settings, result: dict[str, Any], names: list[Attachment], t
     ]  # fmt: skip
     remedy = "orthanc-backup reconcile --repair brings back what a snapshot has, and what none has is to be sent again "
     remedy += "or deleted in Orthanc; until then each snapshot has everything else, and is marked unproven"
-    problems = described(defects.values(), "In Orthanc", remedy)
-    return problems + shortened("restic could not read", unread, "see that root may read it"), absent
+    problems = describe_defects(defects.values(), "In Orthanc", remedy)
+    return problems + summarize("restic could not read", unread, "see that root may read it"), absent
 
 
-def snapshot_sizes(settings: Settings, snapshot: str) -> Callable[[Attachment], int | None]:
+def read_sizes(settings: Settings, snapshot: str) -> Callable[[Attachment], int | None]:
     """The size of an attachment in a snapshot."""
-    files = files_in(settings, snapshot)
+    files = list_files(settings, snapshot)
     return lambda one: files.get(f"{settings.storage}/{one.path}")
 
 
-def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
+def accept_snapshot(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
     """A person says that a snapshot is as it should be, though it does not go on from its predecessor."""
-    proof = proved(settings, wanted)
-    one, identity = seen(proof.snapshot), archive(settings)
-    named, found = proof.snapshot["short_id"], of_archive(settings, identity)
-    there = [seen(each) for each in found]
-    past = past_of(settings)
+    proof = prove_snapshot(settings, wanted)
+    one, identity = identify_snapshot(proof.snapshot), read_archive(settings)
+    named, found = proof.snapshot["short_id"], list_archive(settings, identity)
+    there = [identify_snapshot(each) for each in found]
+    past = read_past(settings)
     if not past.archive:
-        past = history.adopt(identity, there, tomorrow())
+        past = history.adopt(identity, there, stamp_tomorrow())
     if proof.manifest["archive"] != identity or one.token not in past.ours:
         what = f"Snapshot {named} was not made by this machine in its present archive"
         raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine has made.")
@@ -337,11 +333,11 @@ def accepted(settings: Settings, wanted: str, reason: str) -> dict[str, Any]:
     others = history.find_strangers(there, past)
     others += [each for each in there if each.token in past.foreign and each.tagged_proven]
     by = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    remember(settings, history.accept(past, one, there, {"by": by, "at": now(), "reason": reason}))
+    save_past(settings, history.accept(past, one, there, {"by": by, "at": stamp_now(), "reason": reason}))
     if not settings.append_only:
         for each in others:
-            restic(settings, "tag", "--add=unproven", "--remove=orthanc", each.id)
+            call_restic(settings, "tag", "--add=unproven", "--remove=orthanc", each.id)
         why = ["--remove=unproven", *(f"--remove={tag}" for tag in proof.snapshot["tags"] if tag.startswith("why="))]
-        restic(settings, "tag", "--add=orthanc", f"--add=accepted={now()[:8]}", *why, one.id)
+        call_restic(settings, "tag", "--add=orthanc", f"--add=accepted={stamp_now()[:8]}", *why, one.id)
     say(f"Snapshot {named} was accepted by {by}: {reason or 'no reason given'}.", 4)
     return {"accepted": named, "by": by, "reason": reason, "others": [each.name for each in others]}

@@ -7,23 +7,19 @@ The settings stand in /etc/orthanc-backup.json. What is wrong is raised as Refus
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import json
-import os
 import pwd
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from ..core import journal
+from ..core.settings import read_settings
+from ..orthanc.runtime import Container, Unit, choose_runtime
 
 CONFIGURATION = Path("/etc/orthanc-backup.json")
-STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 FORMATS = (1, 2)  # of the manifest: 2 has internal ids, sequence and lineage
 SECOND = "orthanc-restore-check"  # the container, and the directory
@@ -35,29 +31,8 @@ MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
 COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType
 ANOTHER = "use another of orthanc-backup list"
+MAKE_SPACE = "make space where the images are, and in /var/lib/orthanc-backup"
 WITHOUT = "add --incomplete to go without them"
-SYSTEM_REMEDIES = {
-    errno.EACCES: "run it as root",
-    errno.EPERM: "run it as root",
-    errno.ENOSPC: "make space where the images are, and in /var/lib/orthanc-backup",
-}
-CONFIGURED: list[str] = []  # --config as it was given, for the program that goes on
-
-
-class Refused(Exception):
-    """What is wrong: sentences with their remedies."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
-
-
-class Busy(Refused):
-    """Another one is at work."""
-
-
-class Interrupted(BaseException):
-    """A signal: everything is put right on the way out."""
 
 
 @dataclass(frozen=True)
@@ -90,86 +65,52 @@ class Settings:
     known_hosts: str = ""
     ssh_key: str = ""
 
+    file: Path = CONFIGURATION
+
     @classmethod
     def read(cls, path: Path) -> Settings:
-        try:
-            content = json.loads(path.read_text())
-            paths = {name: Path(content[name]) for name in ("storage", "orthanc", "directory", "scratch")}
-            paths["scratch"] /= SECOND  # what is in it is removed
-            return cls(**{**content, **paths})
-        except (ValueError, KeyError, TypeError) as error:
-            raise Refused(f"{path} is not this version's ({error}). Remedy: deploy again.") from None
+        """The settings in a file, as it was given with --config. Misused for a file of another release."""
+        found = read_settings(cls, path, "orthanc_backup")
+        return replace(found, file=path, scratch=found.scratch / SECOND)  # what is in it is removed
+
+    def build_command(self, *arguments: str) -> list[str]:
+        """The command by which this program calls itself once more."""
+        given = [] if self.file == CONFIGURATION else ["--config", str(self.file)]
+        return [str(Path(sys.argv[0]).resolve()), *given, *arguments]
+
+    @property
+    def runtime(self) -> Unit | Container:
+        """How Orthanc runs on this machine."""
+        return choose_runtime(self.method, self.name)
 
     @property
     def staging(self) -> Path:
+        """What goes into the next snapshot beside the images: the copy of the index, the manifest, other files."""
         return self.directory / "staging"
 
     @property
     def ledger(self) -> Path:
+        """The ledger's files, one a day."""
         return self.directory / "ledger"
 
     @property
     def account(self) -> pwd.struct_passwd:
+        """Orthanc's."""
         return pwd.getpwnam(self.owner)
 
 
-def loud(text: str) -> None:
-    """A line at priority 3, wherever the program was called from."""
-    journal.say_loudly(text, "orthanc-backup")
-
-
-def find_program() -> str:
-    """The path of the command that runs, to call it once more."""
-    return str(Path(sys.argv[0]).resolve())
-
-
-def bar(done: float, what: str) -> None:
-    """Progress, for a person who watches."""
-    if sys.stderr.isatty():
-        end = "\n" if done >= 1 else ""
-        print(f"\r{what:12} [{'#' * int(30 * done):30}] {done:4.0%}", end=end, file=sys.stderr, flush=True)
-
-
-def written(path: Path, content: str, mode: int = 0o600, owner: str = "root") -> None:
-    """The whole file or the one of before; no link is followed, since a directory may be Orthanc's."""
-    waiting = path.with_name(f"{path.name}.part")
-    waiting.unlink(missing_ok=True)
-    with waiting.open("x") as file:
-        file.write(content)
-        file.flush()
-        os.fchmod(file.fileno(), mode)
-        if owner != "root":
-            account = pwd.getpwnam(owner)
-            os.fchown(file.fileno(), account.pw_uid, account.pw_gid)
-        os.fsync(file.fileno())
-    waiting.rename(path)
-
-
-def now() -> str:
+def stamp_now() -> str:
     """UTC, in the form in which Orthanc writes it, and milliseconds."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%f")[:-3]
 
 
-def tomorrow() -> str:
+def stamp_tomorrow() -> str:
     """A snapshot that is dated later was made with a wrong clock. UTC, to the second."""
     return f"{datetime.now(timezone.utc) + timedelta(days=1):%Y%m%dT%H%M%S}"
 
 
-def run(*command: str) -> str:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Refused(f"{command[0]} {command[1]}: {done.stderr.strip()}. Remedy: see what it says.")
-    return done.stdout.strip()
-
-
-def shortened(what: str, found: Iterable[str], remedy: str) -> list[str]:
-    """One sentence for a few or many of a kind."""
-    found = list(found)
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    return [f"{what}: {', '.join(found[:5])}{more}. Remedy: {remedy}."] if found else []
-
-
-def hashed(path: Path, method: str = "sha256") -> str:
+def hash_file(path: Path, method: str = "sha256") -> str:
+    """The hexadecimal hash of a file, SHA-256 if nothing else is said."""
     digest = hashlib.new(method, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -177,12 +118,13 @@ def hashed(path: Path, method: str = "sha256") -> str:
     return digest.hexdigest()
 
 
-def below(target: Path, path: str) -> Path:
+def join_below(target: Path, path: str) -> Path:
     """Where restic restores a path of the snapshot."""
     return target / path.lstrip("/")
 
 
-def name_of(look: Callable[[], str]) -> str:
+def read_name(look: Callable[[], str]) -> str:
+    """A name of an account or group; empty for a number that has none."""
     try:
         return look()
     except KeyError:
@@ -190,11 +132,13 @@ def name_of(look: Callable[[], str]) -> str:
 
 
 def set_aside(path: Path, directory: Path) -> None:
+    """Moves a file into a directory that is made for it."""
     directory.mkdir(mode=0o700, exist_ok=True)
     path.rename(directory / path.name)
 
 
-def archive(settings: Settings) -> str:
+def read_archive(settings: Settings) -> str:
+    """Which archive is in the storage directory, 16 hexadecimal digits; empty for none."""
     path = settings.storage / ARCHIVE
     found = re.fullmatch(r"([0-9a-f]{16})\n", path.read_text()) if path.is_file() and not path.is_symlink() else None
     return found[1] if found else ""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import time
@@ -13,60 +12,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .settings import Busy, Settings, now, written
+from ..core.files import read_object, write_atomic
+from ..core.locks import hold_lock
+from .output import PROGRAM
+from .settings import Settings, stamp_now
 
 LEDGER_SECONDS = 20 * 60  # it ends sooner, though its repository does not answer
 
 
-def state(settings: Settings, name: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((settings.directory / f"{name}.json").read_text())
-        return content
-    except (OSError, ValueError):
-        return {}
+def read_state(settings: Settings, name: str) -> dict[str, Any]:
+    """A state file; empty where there is none that can be read."""
+    return read_object(settings.directory / f"{name}.json")
 
 
-def note(settings: Settings, name: str, content: dict[str, Any], mode: int = 0o644) -> None:
+def write_state(settings: Settings, name: str, content: dict[str, Any], mode: int = 0o644) -> None:
     """A state file; the monitor reads those of backup, restore check and ledger."""
-    written(settings.directory / f"{name}.json", json.dumps(content, indent=2) + "\n", mode)
+    write_atomic(settings.directory / f"{name}.json", json.dumps(content, indent=2) + "\n", mode)
 
 
 @contextlib.contextmanager
-def noted(settings: Settings, name: str, **more: Any) -> Iterator[dict[str, Any]]:
+def record_outcome(settings: Settings, name: str, **more: Any) -> Iterator[dict[str, Any]]:
     """How it went, in a state file; what the last success was stays true when this attempt fails."""
     begin = time.monotonic()
-    kept = {key: value for key, value in state(settings, name).items() if key.startswith("last_")}
-    result: dict[str, Any] = {"result": "running", "reason": "", "started": now(), **more}
-    note(settings, name, {**kept, **result})
+    kept = {key: value for key, value in read_state(settings, name).items() if key.startswith("last_")}
+    result: dict[str, Any] = {"result": "running", "reason": "", "started": stamp_now(), **more}
+    write_state(settings, name, {**kept, **result})
     try:
         yield result
-        result.update(result="success", last_success=now(), last_success_epoch=int(time.time()))
+        result.update(result="success", last_success=stamp_now(), last_success_epoch=int(time.time()))
     except BaseException as error:
         result.update(result="failed", reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         result["seconds"] = round(time.monotonic() - begin, 2)
-        note(settings, name, {**kept, **result})
+        write_state(settings, name, {**kept, **result})
 
 
-@contextlib.contextmanager
-def alone(settings: Settings, name: str) -> Iterator[None]:
-    """Nobody else does this at the same time. The ledger takes a moment, and comes every quarter of an hour."""
-    end = time.monotonic() + (LEDGER_SECONDS if name == "ledger" else 0)
-    with (settings.directory / f"{name}.lock").open("w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    what = f"Another orthanc-backup ({name}) is at work"
-                    raise Busy(f"{what}. Remedy: wait until it has ended.") from None
-                time.sleep(0.1)
-        yield
+def hold_program_lock(settings: Settings, name: str) -> contextlib.AbstractContextManager[None]:
+    """Nobody else does this at the same time; Busy. The ledger takes a moment, and comes every quarter of an hour."""
+    seconds = LEDGER_SECONDS if name == "ledger" else 0
+    return hold_lock(settings.directory / f"{name}.lock", f"{PROGRAM} ({name})", seconds)
 
 
-def given_up(settings: Settings, but: Path | None = None) -> None:
+def remove_abandoned_restores(settings: Settings, but: Path | None = None) -> None:
     """The copies of restores that nobody ended go."""
     for left in {*settings.storage.glob(".restore-*")} - {but}:
         shutil.rmtree(left)

@@ -138,7 +138,7 @@ def read_image(path: Path, image: Image) -> bytes:
     data = path.read_bytes()
     if len(data) != image.size:
         raise Damaged("is truncated in the snapshot")
-    if image.md5 and md5_of(data) != image.md5:
+    if image.md5 and hash_data(data) != image.md5:
         raise Damaged("is altered in the snapshot")
     if image.compression == ZLIB_WITH_SIZE:
         try:
@@ -147,12 +147,12 @@ def read_image(path: Path, image: Image) -> bytes:
             raise Damaged("cannot be decompressed") from None
         if len(data) != size:
             raise Damaged("cannot be decompressed")
-    if image.uncompressed_md5 and md5_of(data) != image.uncompressed_md5:
+    if image.uncompressed_md5 and hash_data(data) != image.uncompressed_md5:
         raise Damaged("is altered in the snapshot")
     return data
 
 
-def md5_of(data: bytes) -> str:
+def hash_data(data: bytes) -> str:
     """Hexadecimal, as in the index."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
@@ -212,7 +212,7 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     snapshot, study = choose_study(source, value)
     instances = {one.instance for one in study.images}
     files = source.check_files(instances)
-    states = {one.instance: look_at(source, one, files) for one in study.images}
+    states = {one.instance: compare_image(source, one, files) for one in study.images}
     wanted = [one for one in study.images if states[one.instance] in ("absent", "unreadable", "not compared")]
     result: dict[str, Any] = {
         "snapshot": snapshot["short_id"], "moment": snapshot["moment"], "study": study.uid,
@@ -221,7 +221,7 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     if dry_run:
         series = Counter(one.series for one in wanted)
         result["would"] = f"put in {len(wanted)} of {len(study.images)} images"
-        return {**result, "series": dict(series), "images": listed(study, states)}
+        return {**result, "series": dict(series), "images": describe_states(study, states)}
     needed = min(sum(one.size for one in wanted), PART_BYTES + max([one.size for one in wanted], default=0))
     if needed > source.free_bytes() * 0.95:
         raise StudyRefused(
@@ -239,10 +239,11 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     left = [
         f"{one.uid} {states[one.instance]}" for one in study.images if states[one.instance] not in ("restored", "there")
     ]
-    return {**result, **counts, "images": listed(study, states), "left": left}
+    return {**result, **counts, "images": describe_states(study, states), "left": left}
 
 
-def listed(study: Study, states: dict[str, str]) -> list[dict[str, str]]:
+def describe_states(study: Study, states: dict[str, str]) -> list[dict[str, str]]:
+    """The state of each image, for whoever called the program."""
     return [{"uid": one.uid, "series": one.series, "state": states[one.instance]} for one in study.images]
 
 
@@ -259,7 +260,7 @@ def fetch_images(source: Source, snapshot: dict[str, Any], wanted: list[Image]) 
             part = []
 
 
-def look_at(source: Source, image: Image, files: dict[str, tuple[Path, bool]]) -> str:
+def compare_image(source: Source, image: Image, files: dict[str, tuple[Path, bool]]) -> str:
     """What Orthanc has in an image's place: nothing (absent), it (there), another one (differs), or a damaged file
     (unreadable); "not compared" where the index keeps no MD5."""
     if image.instance not in files:
@@ -269,7 +270,7 @@ def look_at(source: Source, image: Image, files: dict[str, tuple[Path, bool]]) -
         return "unreadable"
     if not image.uncompressed_md5:
         return "not compared"
-    return "there" if md5_of(data) == image.uncompressed_md5 else "differs"
+    return "there" if hash_data(data) == image.uncompressed_md5 else "differs"
 
 
 def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str, tuple[Path, bool]]) -> str:
@@ -279,7 +280,7 @@ def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str
     except Damaged as damaged:
         return f"failed: {damaged}"
     if state == "not compared":
-        return "there" if reads(source, image, data) else "differs"
+        return "there" if is_read_back(source, image, data) else "differs"
     if state == "unreadable":
         # Orthanc would keep row and file, and answer "already stored": the file goes aside, and the row goes
         if files[image.instance][0].exists():
@@ -290,10 +291,10 @@ def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str
         raise StudyRefused(BRAKED)
     if status != 200:
         return f"failed: Orthanc answers {status}"
-    return "restored" if reads(source, image, data) else "failed: Orthanc does not give it back as it was"
+    return "restored" if is_read_back(source, image, data) else "failed: Orthanc does not give it back as it was"
 
 
-def reads(source: Source, image: Image, data: bytes) -> bool:
+def is_read_back(source: Source, image: Image, data: bytes) -> bool:
     """Whether Orthanc gives out these bytes."""
     return source.ask("GET", f"/instances/{image.instance}/file", b"") == (200, data)
 
