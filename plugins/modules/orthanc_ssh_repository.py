@@ -71,10 +71,10 @@ def find_problem(repository: str, known_hosts: str, key: str) -> str:
             file.write_text(content.replace("\r\n", "\n").strip() + "\n")
             files.append(str(file) if content else "")
         try:
-            said = ssh.probe(place, files[0], files[1])
+            said = ssh.probe_repository(place, files[0], files[1])
         except OSError:
             return ""
-    problem: str = ssh.explain(said, place, bool(known_hosts), bool(key))
+    problem: str = ssh.explain_failure(said, place, bool(known_hosts), bool(key))
     return problem
 
 

@@ -242,7 +242,7 @@ def test_one_of_the_future_is_not_the_newest_where_nothing_is_remembered(own: An
     repository.add(LATE)
     repository.found[1]["time"] = "2090-01-01T00:00:00Z"
     there = [identify_snapshot(one) for one in repository.found]
-    past = history.adopt(ARCHIVE, there, stamp_tomorrow())
+    past = history.adopt_snapshots(ARCHIVE, there, stamp_tomorrow())
     newest = history.choose_latest(there, past, stamp_tomorrow())
     assert newest is not None
     assert newest.token == GOOD

@@ -47,18 +47,18 @@ def snapshot(token: str, time: str = "20260101T000000", proven: bool = True) -> 
     ],
 )
 def test_what_is_missing_was_deleted_or_is_lost(now: Present, reason: str, deleted: int) -> None:
-    found = history.judge(BEFORE, now)
+    found = history.judge_index(BEFORE, now)
     assert (found.reason[: len(reason)], bool(found.reason), found.deleted) == (reason, bool(reason), deleted)
     assert found.tag.isalpha() or not found.reason
 
 
 def test_files_that_a_person_accepted_are_no_surprise() -> None:
     now = present({4: A, 8: B}, known=0, unknown=3)
-    assert history.judge(None, now).tag == "files"
-    assert history.judge(None, now, begun_anew=True).reason == ""
+    assert history.judge_index(None, now).tag == "files"
+    assert history.judge_index(None, now, begun_anew=True).reason == ""
     accepted = Content(BEFORE.images, 8, 20, BEFORE.lineage, unknown_files=3)
-    assert history.judge(accepted, now).reason == ""
-    assert history.judge(accepted, present({4: A, 8: B}, known=0, unknown=4)).tag == "files"
+    assert history.judge_index(accepted, now).reason == ""
+    assert history.judge_index(accepted, present({4: A, 8: B}, known=0, unknown=4)).tag == "files"
 
 
 def test_a_predecessor_of_format_1_is_judged_by_its_last_change() -> None:
@@ -66,9 +66,9 @@ def test_a_predecessor_of_format_1_is_judged_by_its_last_change() -> None:
     row = ["uuid", "1", "10", "md5", "md5", A]
     content = history.parse_content(manifest, [row, ["uuid", "2", "5", "md5", "md5", B]])
     assert content == Content({A: 0}, -1, 20, {})
-    assert history.judge(content, present({})).reason == ""
-    assert history.judge(content, present({}, change=19)).tag == "fell"
-    assert history.continue_lineage(content, history.judge(content, present({})), False, "new") == {"new": None}
+    assert history.judge_index(content, present({})).reason == ""
+    assert history.judge_index(content, present({}, change=19)).tag == "fell"
+    assert history.continue_lineage(content, history.judge_index(content, present({})), False, "new") == {"new": None}
     more = {"sequence": {"resources": 8, "changes": 21}, "lineage": {"x": 5, "y": None}, "unknown_files": 2}
     assert history.parse_content({**manifest, **more}, [[*row, "7"]]) == Content({A: 7}, 8, 21, {"x": 5, "y": None}, 2)
 
@@ -90,7 +90,7 @@ def test_an_index_that_only_grows_and_deletes_always_goes_on(data: st.DataObject
         elif action == "look":
             moments.append(Content({name: number for number, name in resources.items()}, last, change, {"x": None}))
     for before in moments:
-        found = history.judge(before, Present(resources, last, change, 1, 0))
+        found = history.judge_index(before, Present(resources, last, change, 1, 0))
         assert found.reason == ""
         assert found.deleted == len(before.images.keys() - {*resources.values()})
 
@@ -98,16 +98,16 @@ def test_an_index_that_only_grows_and_deletes_always_goes_on(data: st.DataObject
 # --- lines ---------------------------------------------------------------------------------------
 def test_an_internal_id_belongs_to_the_line_in_which_it_was_given() -> None:
     line: history.Lineage = {"first": None}
-    second = history.fork(line, 100, "second")
-    third = history.fork(second, 150, "third")
+    second = history.fork_lineage(line, 100, "second")
+    third = history.fork_lineage(second, 150, "third")
     assert third == {"first": 100, "second": 150, "third": None}
     assert [history.find_owner(third, number) for number in (1, 100, 101, 150, 151)] == [
         *("first", "first", "second", "second", "third")
     ]
     assert history.find_owner({}, 5) == history.find_owner(third, 0) == ""
     # a restore of something older ends more than one line
-    assert history.fork(third, 90, "fourth") == {"first": 90, "second": 90, "third": 90, "fourth": None}
-    assert history.fork({}, -1, "only") == {"only": None}
+    assert history.fork_lineage(third, 90, "fourth") == {"first": 90, "second": 90, "third": 90, "fourth": None}
+    assert history.fork_lineage({}, -1, "only") == {"only": None}
     content = Content({}, 160, 0, third)
     assert content.covers("first", 100)
     assert not content.covers("first", 101)
@@ -125,7 +125,7 @@ def test_a_snapshot_carries_its_line_on_or_begins_one() -> None:
 
 # --- whose they are ------------------------------------------------------------------------------
 def test_what_this_machine_does_not_know_is_another_s() -> None:
-    past = history.adopt("archive", [snapshot("2", "20260102T000000"), snapshot("1")])
+    past = history.adopt_snapshots("archive", [snapshot("2", "20260102T000000"), snapshot("1")])
     assert past.ours == ["1", "2"]
     past.note_own("3")
     assert past.unproven == past.unchecked == ["3"]
@@ -154,7 +154,7 @@ def test_without_a_memory_the_latest_is_by_time_and_not_of_the_future() -> None:
     latest = history.choose_latest(there, Past(), "20260301T000000")
     assert latest == there[0]
     assert history.choose_latest([], Past(), "2") is None
-    assert history.adopt("archive", there).unchecked == ["3"]
+    assert history.adopt_snapshots("archive", there).unchecked == ["3"]
 
 
 def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:
@@ -181,13 +181,13 @@ def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:
 def test_an_accepted_snapshot_is_proven_and_others_are_not() -> None:
     past = Past("archive", ours=["1", "2"], unproven=["2"])
     there = [snapshot("1"), snapshot("2", proven=False), snapshot("3")]
-    new = history.accept(past, there[1], there, {"by": "it"})
+    new = history.record_accepted(past, there[1], there, {"by": "it"})
     assert [history.is_proven(one, new) for one in there] == [True, True, False]
     assert history.find_strangers(there, new) == []
     assert history.choose_latest(there, new, "9") == there[1]
     # one from before a restore does not end what the restore began
     past = Past("archive", ours=["1", "2", "0"], unproven=["1"], restored="0", lineage={"x": 1})
-    assert history.accept(past, there[0], there, {}).restored == "0"
+    assert history.record_accepted(past, there[0], there, {}).restored == "0"
 
 
 # --- what may go ---------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_a_snapshot_of_the_future_stands_for_none() -> None:
 def decide(
     contents: dict[str, Content | None], old: list[str], kept: list[str], proven: bool = True
 ) -> retention.Decision:
-    return retention.protect([dated(token, 1) for token in old], kept, contents.get, proven)
+    return retention.protect_images([dated(token, 1) for token in old], kept, contents.get, proven)
 
 
 def test_the_last_that_holds_an_image_stays_unless_it_was_deleted() -> None:
@@ -284,7 +284,7 @@ def test_nothing_that_was_not_deleted_is_missing_from_what_stays(data: st.DataOb
             content = contents[data.draw(st.sampled_from(sorted(contents)))]
             images, last = dict(content.images), content.last_resource
             deleted -= {*images}
-            lines = history.fork(content.lineage, last, str(number))
+            lines = history.fork_lineage(content.lineage, last, str(number))
         elif action == "lose":
             images, last, lines = {}, 0, {str(number): None}
     newest_first = sorted(contents, key=int, reverse=True)

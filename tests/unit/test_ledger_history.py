@@ -62,6 +62,6 @@ def test_another_machine_is_known_by_its_number() -> None:
 def test_the_newest_true_ones_always_stay(made: list[tuple[float, int | None]]) -> None:
     found = [snapshot(str(number), days, serial) for number, (days, serial) in enumerate(made)]
     superseded = {*history.find_superseded(found, NOW)}
-    true = [one for one in history.rank(found, NOW) if history.read_time(one) <= NOW + history.AHEAD]
+    true = [one for one in history.rank_snapshots(found, NOW) if history.read_time(one) <= NOW + history.AHEAD]
     assert superseded.isdisjoint(one["id"] for one in true[:2])
     assert len(found) - len(superseded) <= 4

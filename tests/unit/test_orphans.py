@@ -48,12 +48,12 @@ IMAGE = packed(small())
     ],
 )
 def test_what_became_of_an_orphan(tmp_path: Path, stored: bytes, status: str, word: str) -> None:
-    verdict = orphans.judge(tmp_path, IMAGE, status, row(tmp_path, stored))
+    verdict = orphans.judge_orphan(tmp_path, IMAGE, status, row(tmp_path, stored))
     assert verdict.word == word, verdict.text
 
 
 def test_a_stored_file_that_is_not_what_was_written_is_damaged(tmp_path: Path) -> None:
     one = row(tmp_path, IMAGE)
     (tmp_path / one.path).write_bytes(IMAGE[:-1] + b"x")
-    assert orphans.judge(tmp_path, IMAGE, "AlreadyStored", one).word == "damaged"
-    assert orphans.judge(tmp_path, IMAGE, "Success", None).word == "refused"
+    assert orphans.judge_orphan(tmp_path, IMAGE, "AlreadyStored", one).word == "damaged"
+    assert orphans.judge_orphan(tmp_path, IMAGE, "Success", None).word == "refused"

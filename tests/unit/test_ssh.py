@@ -189,11 +189,11 @@ def test_whatever_is_written_is_answered(known_hosts: Any, key: Any) -> None:
     ],
 )
 def test_each_refusal_has_its_sentence(said: str, sentence: str, remedy: str) -> None:
-    told = ssh.explain(said, ssh.Place("backup", "nas", ""), False, False)
+    told = ssh.explain_failure(said, ssh.Place("backup", "nas", ""), False, False)
     assert sentence in told
     assert remedy in told.partition(" Remedy: ")[2]
 
 
 def test_what_is_not_ssh_refusing_is_not_explained() -> None:
     for said in ("", "ssh: connect to host nas port 22: Connection refused", "Fatal: wrong password or no key found"):
-        assert ssh.explain(said, ssh.Place("backup", "nas", ""), True, True) == ""
+        assert ssh.explain_failure(said, ssh.Place("backup", "nas", ""), True, True) == ""

@@ -63,7 +63,7 @@ def find_owner(lineage: Lineage, number: int) -> str:
     return ""
 
 
-def fork(lineage: Lineage, at: int, token: str) -> Lineage:
+def fork_lineage(lineage: Lineage, at: int, token: str) -> Lineage:
     """A line of its own from this internal id on: what is given from now on is not what the other line gives."""
     kept = {name: min(at, at if bound is None else bound) for name, bound in lineage.items()} if at >= 0 else {}
     return {**kept, token: None}
@@ -92,7 +92,7 @@ class Judgement(NamedTuple):
     deleted: int
 
 
-def judge(before: Content | None, now: Present, begun_anew: bool = False) -> Judgement:
+def judge_index(before: Content | None, now: Present, begun_anew: bool = False) -> Judgement:
     """Whether the index goes on from its predecessor in the archive, and explains by deletions what it lacks.
 
     `begun_anew`: a person said so, and files that the index does not know are no surprise.
@@ -134,7 +134,7 @@ def continue_lineage(before: Content | None, judgement: Judgement, others: bool,
     `others` write into the archive it leaves them at its predecessor's last internal id."""
     if before is None or judgement.reason or not before.lineage:
         return {token: None}
-    return fork(before.lineage, before.last_resource, token) if others else before.lineage
+    return fork_lineage(before.lineage, before.last_resource, token) if others else before.lineage
 
 
 # --- whose snapshots they are --------------------------------------------------------------------
@@ -227,7 +227,7 @@ def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> S
     return restored or choose_latest(found, past, horizon)
 
 
-def adopt(archive: str, found: Iterable[Snapshot], horizon: str = "9") -> Past:
+def adopt_snapshots(archive: str, found: Iterable[Snapshot], horizon: str = "9") -> Past:
     """The past of a machine that remembers none: everything that is there is taken over, in the order of time; what is
     dated later than `horizon` stands for nothing newer."""
     by_time = sorted(found, key=lambda one: (one.time <= horizon, one.time))
@@ -250,11 +250,11 @@ def record_restored(
         ours=[*(one for one in before.ours if one != restored.token), *new, restored.token],
         foreign=[one for one in before.foreign if one != restored.token],
         restored=restored.token,
-        lineage=fork(dict(manifest.get("lineage", {})) if whole else {}, number, token),
+        lineage=fork_lineage(dict(manifest.get("lineage", {})) if whole else {}, number, token),
     )
 
 
-def accept(past: Past, accepted: Snapshot, found: Iterable[Snapshot], how: dict[str, str]) -> Past:
+def record_accepted(past: Past, accepted: Snapshot, found: Iterable[Snapshot], how: dict[str, str]) -> Past:
     """The past after a person accepted a snapshot of this machine's: what others wrote into the archive is theirs."""
     others = [one.token for one in find_strangers(found, past)]
     new = replace(past, foreign=[*past.foreign, *others], accepted={**past.accepted, accepted.token: how})

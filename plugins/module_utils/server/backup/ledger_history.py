@@ -35,7 +35,7 @@ def read_time(snapshot: Snapshot) -> datetime:
     return read_local_time(snapshot).astimezone(timezone.utc)
 
 
-def rank(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapshot]:
+def rank_snapshots(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapshot]:
     """The newest first: by number; those without one by time, and what is dated in the future last."""
 
     def order(snapshot: Snapshot) -> tuple[int, bool, datetime]:
@@ -47,7 +47,7 @@ def rank(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapshot]:
 
 def find_current(snapshots: Iterable[Snapshot], now: datetime, kept: int = KEPT) -> list[Snapshot]:
     """The newest ones that stay, newest first. One that is dated in the future never takes the place of a true one."""
-    ranked = rank(snapshots, now)
+    ranked = rank_snapshots(snapshots, now)
     true = [one for one in ranked if read_time(one) <= now + AHEAD]
     wanted = {one["id"] for one in (*ranked[:kept], *true[:kept])}
     return [one for one in ranked if one["id"] in wanted]

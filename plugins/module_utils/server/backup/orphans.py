@@ -81,7 +81,7 @@ def is_whole(storage: Path, one: Stored) -> bool:
         return False
 
 
-def judge(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verdict:
+def judge_orphan(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verdict:
     """What became of an orphan that Orthanc was given; `one` is what the index has now under its identity."""
     if one is None:
         return Verdict("refused", "Orthanc took it, and does not have it")

@@ -108,7 +108,7 @@ def import_orphans(settings: Settings, lost: list[Path], quarantine: Path) -> tu
         waiting = []
         for path, answer in answers.items():
             one = stored.get(answer["ID"])
-            verdict = orphans.judge(settings.storage, orphans.read_image(path), answer["Status"], one)
+            verdict = orphans.judge_orphan(settings.storage, orphans.read_image(path), answer["Status"], one)
             if verdict.is_done:
                 set_aside(path, quarantine)
                 repaired[path.name] = verdict.text

@@ -117,7 +117,9 @@ def explain_ssh(settings: Settings) -> str:
     known_hosts, key = settings.known_hosts, settings.ssh_key
     with contextlib.suppress(OSError):
         if place := ssh.find_place(settings.repository):
-            return ssh.explain(ssh.probe(place, known_hosts, key), place, bool(known_hosts), bool(key))
+            return ssh.explain_failure(
+                ssh.probe_repository(place, known_hosts, key), place, bool(known_hosts), bool(key)
+            )
     return ""
 
 

@@ -112,7 +112,7 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     past, found = read_past(settings), list_archive(settings, identity)
     by_token = {identify_snapshot(one).token: one for one in found}
     if not past.archive:
-        past = history.adopt(identity, map(identify_snapshot, found), stamp_tomorrow())
+        past = history.adopt_snapshots(identity, map(identify_snapshot, found), stamp_tomorrow())
     undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
     newest = history.choose_latest(map(identify_snapshot, found), past, "9")
 
@@ -134,11 +134,11 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     stays = {past.restored, newest.token if newest else ""}
     superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
     kept = {one.token for one in proven} - {one.token for one in superseded}
-    old = retention.protect(superseded, kept, content, proven=True)
+    old = retention.protect_images(superseded, kept, content, proven=True)
     superseded = [
         one for one in retention.apply_policy(unproven, {"last": KEPT_UNPROVEN}, at) if one.token not in stays
     ]
-    failed = retention.protect(superseded, kept | {*old.held}, content, proven=False)
+    failed = retention.protect_images(superseded, kept | {*old.held}, content, proven=False)
     going = ledger_history.find_superseded(list_snapshots(settings, f"ledger,archive={identity}"), at)
     forget_snapshots(settings, [*old.going, *failed.going, *going])
     held, noted_since = {**old.held, **failed.held}, read_past(settings)  # a backup may have gone on meanwhile

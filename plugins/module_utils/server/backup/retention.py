@@ -55,7 +55,7 @@ def apply_policy(found: Iterable[Dated], keep: dict[str, int], now: datetime) ->
     return superseded
 
 
-def protect(
+def protect_images(
     superseded: Iterable[Dated], kept: Iterable[str], content_of: Callable[[str], Content | None], proven: bool
 ) -> Decision:
     """What of the superseded (the newest first) may go: each image in it is in a proven snapshot that stays (`kept`, or

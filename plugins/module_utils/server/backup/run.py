@@ -126,7 +126,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
     there = [identify_snapshot(one) for one in found]
     past = read_past(settings)
     if not past.archive:
-        past = history.adopt(identity, there, stamp_tomorrow())
+        past = history.adopt_snapshots(identity, there, stamp_tomorrow())
     others = history.find_strangers(there, past)
     predecessor = history.choose_predecessor(there, past, stamp_tomorrow())
     before, unread = None, ""
@@ -145,7 +145,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         result.update(copy_index(settings, index))
         names = list_attachments(index)
         now_there = read_present(settings, index, names, begin)
-        judgement = history.judge(before, now_there, anew)
+        judgement = history.judge_index(before, now_there, anew)
         if unread:
             judgement = history.Judgement(unread, "unread", 0)
         manifest = build_manifest(
@@ -318,7 +318,7 @@ def accept_snapshot(settings: Settings, wanted: str, reason: str) -> dict[str, A
     there = [identify_snapshot(each) for each in found]
     past = read_past(settings)
     if not past.archive:
-        past = history.adopt(identity, there, stamp_tomorrow())
+        past = history.adopt_snapshots(identity, there, stamp_tomorrow())
     if proof.manifest["archive"] != identity or one.token not in past.ours:
         what = f"Snapshot {named} was not made by this machine in its present archive"
         raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine has made.")
@@ -333,7 +333,7 @@ def accept_snapshot(settings: Settings, wanted: str, reason: str) -> dict[str, A
     others = history.find_strangers(there, past)
     others += [each for each in there if each.token in past.foreign and each.tagged_proven]
     by = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    save_past(settings, history.accept(past, one, there, {"by": by, "at": stamp_now(), "reason": reason}))
+    save_past(settings, history.record_accepted(past, one, there, {"by": by, "at": stamp_now(), "reason": reason}))
     if not settings.append_only:
         for each in others:
             call_restic(settings, "tag", "--add=unproven", "--remove=orthanc", each.id)

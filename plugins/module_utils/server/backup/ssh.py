@@ -87,7 +87,7 @@ def build_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "SSH_ASKPASS_REQUIRE": "never", "RCLONE_ASK_PASSWORD": "false"}
 
 
-def probe(place: Place, known_hosts: str, key: str) -> str:
+def probe_repository(place: Place, known_hosts: str, key: str) -> str:
     """What ssh complains of on the way to the repository; empty where it complains of nothing. OSError where it is not
     installed."""
     try:
@@ -101,7 +101,7 @@ def probe(place: Place, known_hosts: str, key: str) -> str:
     return done.stderr.strip() if done.returncode else ""
 
 
-def explain(said: str, place: Place, known_hosts: bool, key: bool) -> str:
+def explain_failure(said: str, place: Place, known_hosts: bool, key: bool) -> str:
     """A sentence with its remedy for what ssh refused by host key, key or subsystem; empty where it was something else.
 
     `known_hosts` and `key` say whether the settings of these names are there.
