@@ -1,11 +1,12 @@
 # make demo: a deployed Orthanc to look at. make test: everything that proves it. make campaign: what takes longer.
-# make bench: how long things take.
+# make bench: how long things take. make release-check: what Galaxy would say of the collection as it is built.
 SHELL := /bin/bash
 VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean
+.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios \
+  release-check sanity changelog
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
 .collections/ansible_collections/clinicops/orthanc:
@@ -52,15 +53,21 @@ lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 	yamllint --strict .
 	ansible-lint --offline
 
-# what is said of the settings: docs/variables.md, the READMEs of the roles, the comments of their defaults
+# what is said of the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults), and
+# docs/measurements.md from bench/results/*.json
 docs: $(VENV)/requirements-test.stamp
 	python3 tools/settings_docs.py
+	python3 tools/measurements.py
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit -m "not campaign"
 
 unit-campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit --hypothesis-profile=campaign
+
+# the names of make test's scenarios, for ONLY
+scenarios:
+	@python3 tests/testbed/suite.py --list | grep -vxE 'lint|unit|release-check'
 
 # One scenario of molecule/; BED_TESTS=campaign runs its tests for the campaign.
 scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
@@ -70,6 +77,28 @@ scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/cli
 # What takes how long; each program writes bench/results/<program>.json.
 bench: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	PYTHONPATH=.collections python3 bench/configuration.py --json bench/results/configuration.json
+	@python3 tools/measurements.py
+
+# --- a release: see docs/releasing.md ---
+# Its tools have an environment of their own, since galaxy-importer asks for old releases of what others need new.
+RELEASE := .bed/release
+$(RELEASE)/requirements.stamp: requirements-release.txt $(VENV)/requirements-demo.stamp
+	@python3 -m venv $(RELEASE)
+	@echo "installing $< (a minute or two the first time)"
+	@$(RELEASE)/bin/pip install --quiet --quiet --requirement $<
+	@touch $@
+
+release-check: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
+	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py
+
+# ansible-test sanity on what is built; some minutes, and it fetches its own requirements
+sanity: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
+	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py sanity
+
+# moves the fragments into changelogs/changelog.yaml, under the version of galaxy.yml, and writes CHANGELOG.md
+changelog: $(RELEASE)/requirements.stamp
+	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog release --update-existing
+	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog generate --reload-plugins --refresh-plugins allow-removal
 
 clean:
 	@$(BED) engine-down

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
 import tracemalloc
 from datetime import UTC, datetime
@@ -38,6 +37,18 @@ def deploy(number: int) -> str:
     return json.dumps(configuration.build(settings))
 
 
+def describe(figures: list[dict[str, Any]]) -> str:
+    """The figures as docs/measurements.md shows them: milliseconds and KiB a clinic."""
+    last = figures[-1]
+    each = ", ".join(f"{one['seconds'] / one['clinics'] * 1000:.1f}" for one in figures)
+    numbers = ", ".join(f"{one['clinics']:,}" for one in figures)
+    kib = sorted(one["peak_kib_per_clinic"] for one in figures)
+    return (
+        f"{last['seconds'] / last['clinics'] * 1000:.1f} ms and {last['peak_kib_per_clinic']:.1f} KiB a clinic"
+        f" ({numbers} clinics: {each} ms; {kib[0]:.0f} to {kib[-1]:.0f} KiB)"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, with date and versions")
@@ -58,9 +69,18 @@ def main() -> None:
         figures.append({"clinics": clinics, "seconds": round(seconds, 3), "peak_kib_per_clinic": round(peak, 1)})
     if chosen.json:
         versions = {"python": platform.python_version(), "jsonschema": version("jsonschema")}
-        result = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "command": " ".join(sys.argv), "versions": versions}
+        result = {
+            "id": "configuration",
+            "section": "measurement",
+            "date": f"{datetime.now(UTC):%Y-%m-%d}",
+            "versions": versions,
+            "command": "`make bench`",
+            "what": "check and build orthanc.json, a clinic of 50 devices",
+            "figure": describe(figures),
+            "promised": "",
+        }
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps({**result, "figures": figures}, indent=2) + "\n")
+        chosen.json.write_text(json.dumps({**result, "figures": figures}, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:
             "README.md",
             "LICENSE",
             "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "SECURITY.md",
             "requirements.txt",
             "requirements.yml",
         ),

@@ -182,7 +182,7 @@ def test_a_scenario_joins_by_itself() -> None:
     there = {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")}
     names = [job.name for job in suite.jobs_of_test()]
     assert len(names) == len(set(names))
-    assert set(names) == {*there, "lint", "unit"} - {*suite.CAMPAIGN_ONLY}
+    assert set(names) == {*there, "lint", "unit", "release-check"} - {*suite.CAMPAIGN_ONLY}
     campaign = {job.name: job for job in suite.jobs_of_campaign()}
     assert (
         {*suite.CAMPAIGN_ONLY, "worklist", "unit-campaign", "bench"}
