@@ -99,6 +99,7 @@ sanity: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops
 changelog: $(RELEASE)/requirements.stamp
 	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog release --update-existing
 	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog generate --reload-plugins --refresh-plugins allow-removal
+	@rm -f changelogs/.plugin-cache.yaml
 
 clean:
 	@$(BED) engine-down

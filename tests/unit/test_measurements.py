@@ -16,9 +16,7 @@ RESULT: dict[str, Any] = {
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert measurements.PAGE.read_text() == measurements.write_page(measurements.read_results()), (
-        "Remedy: make docs"
-    )
+    assert measurements.PAGE.read_text() == measurements.write_page(measurements.read_results()), "Remedy: make docs"
 
 
 def test_the_newest_of_each_is_shown_where_the_oldest_stood() -> None:
