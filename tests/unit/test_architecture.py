@@ -22,7 +22,7 @@ def test_an_import_of_another_room_is_an_arrow(tmp_path: Path) -> None:
         "core/files.py": "import os\n",
         "backup/run.py": "from ..core.files import write_atomic\nfrom . import restic\n",
         "backup/restic.py": "",
-        "monitor/probes/disk.py": "def probe() -> None:\n    from ...core import files\n    from ..rules import RULES\n",
+        "monitor/probes/disk.py": "def probe():\n    from ...core import files\nfrom ..rules import RULES\n",
         "monitor/rules.py": "RULES = ()\n",
     }
     for name, text in files.items():
