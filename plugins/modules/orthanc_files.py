@@ -1,0 +1,260 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_files
+short_description: Write files, make directories and links, and remove what is obsolete, all in one call
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Brings many paths into the state that is asked for. A deploy that changes nothing costs one run of a module for
+    all files of a role instead of one or two for each.
+  - A file is replaced as a whole, so that no program reads half of it. Directories above it are not made by themselves.
+  - In check mode a path below a directory that would be made is told as one that would be made as well.
+options:
+  files:
+    description: The paths, in the order in which they are dealt with.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path:
+        description: The path.
+        type: path
+        required: true
+      state:
+        description: What it is to be.
+        type: str
+        choices: [file, directory, link, absent]
+        default: file
+      content:
+        description: Text of a file, with its last line break. Without it a file that is there keeps what is in it.
+        type: str
+      target:
+        description: What a link points to.
+        type: str
+      owner:
+        description: Name of the account that owns it.
+        type: str
+        default: root
+      group:
+        description: Name of its group.
+        type: str
+        default: root
+      mode:
+        description: Its permissions, in octal; C(0644) for a file and C(0755) for a directory without it.
+        type: str
+      secret:
+        description: Whether its content is kept out of the diff.
+        type: bool
+        default: false
+      validate:
+        description: A command that must succeed before a file is replaced; C(%s) in it is the new one.
+        type: str
+attributes:
+  check_mode:
+    description: Says what would change, and changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the content of each file that is not secret, and the state of each path that changes.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Write the units
+  clinicops.orthanc.orthanc_files:
+    files:
+      - {path: /etc/systemd/system/example.service.d, state: directory}
+      - path: /etc/systemd/system/example.service.d/limits.conf
+        content: "{{ lookup('ansible.builtin.template', 'limits.conf.j2') }}"
+      - {path: /etc/systemd/system/old.service, state: absent}
+"""
+
+RETURN = r"""
+paths:
+  description: The paths that changed, or would in check mode.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import grp
+import os
+import pwd
+import shlex
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.files import write_atomic
+
+SUBOPTIONS = {
+    "path": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
+    "content": {"type": "str"},
+    "target": {"type": "str"},
+    "owner": {"type": "str", "default": "root"},
+    "group": {"type": "str", "default": "root"},
+    "mode": {"type": "str"},
+    "secret": {"type": "bool", "default": False},
+    "validate": {"type": "str"},
+}
+KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+MODES = {"file": "0644", "directory": "0755"}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What is there, no link followed: its kind and what a deploy decides of it; empty where nothing is."""
+    try:
+        known = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    kind = KINDS.get(stat.S_IFMT(known.st_mode), "something else")
+    if kind == "link":
+        return {"kind": kind, "target": os.readlink(path)}
+    return {"kind": kind, "owner": known.st_uid, "group": known.st_gid, "mode": f"{stat.S_IMODE(known.st_mode):04o}"}
+
+
+def find_number(module: AnsibleModule, name: str, group: bool) -> int:
+    """Of an account or a group. In check mode it may be one that would be made: -1."""
+    try:
+        return grp.getgrnam(name).gr_gid if group else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        if module.check_mode:
+            return -1
+        kind = "group" if group else "account"
+        module.fail_json(f"There is no {kind} {name}. Remedy: make it before its files.")
+        raise  # fail_json has ended the module
+
+
+def describe_state(module: AnsibleModule, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The state that is asked for, in the form of read_state."""
+    kind = wanted["state"]
+    if kind == "absent":
+        return {}
+    if kind == "link":
+        return {"kind": kind, "target": wanted["target"]}
+    owner, group = find_number(module, wanted["owner"], False), find_number(module, wanted["group"], True)
+    mode = f"{int(wanted['mode'] or MODES[kind], 8):04o}"
+    return {"kind": kind, "owner": owner, "group": group, "mode": mode}
+
+
+def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]) -> None:
+    """Brings a path into its state; OSError where the system refuses."""
+    path, kind = Path(wanted["path"]), wanted["state"]
+    if present and present["kind"] != kind:
+        if kind != "absent" and present["kind"] != "link" and kind != "link":
+            module.fail_json(
+                f"{path} is a {present['kind']}, and is to be a {kind}. Remedy: see whose it is, and move it."
+            )
+        remove(path)
+    if kind == "link":
+        link(path, wanted["target"])
+    if kind in ("absent", "link"):
+        return
+    owner, group = find_number(module, wanted["owner"], False), find_number(module, wanted["group"], True)
+    mode = int(wanted["mode"] or MODES[kind], 8)
+    if kind == "directory":
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif wanted["content"] is not None or not path.exists():
+        validate(module, wanted)
+        write_atomic(path, wanted["content"] or "", mode, wanted["owner"], wanted["group"])
+        return
+    os.chown(path, owner, group)
+    os.chmod(path, mode)  # after the owner, whose change takes some bits away
+
+
+def remove(path: Path) -> None:
+    """Whatever is there; a directory with what is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def link(path: Path, target: str) -> None:
+    """Replaces a link, or makes it, in one step."""
+    waiting = path.with_name(f".{path.name}.part")
+    waiting.unlink(missing_ok=True)
+    waiting.symlink_to(target)
+    waiting.replace(path)
+
+
+def validate(module: AnsibleModule, wanted: dict[str, Any]) -> None:
+    """Fails, with what the command says, where it refuses the new file."""
+    if not wanted["validate"]:
+        return
+    with tempfile.NamedTemporaryFile("w", dir=module.tmpdir, encoding="utf-8") as file:
+        file.write(wanted["content"] or "")
+        file.flush()
+        status, output, errors = module.run_command(
+            [part.replace("%s", file.name) for part in shlex.split(wanted["validate"])]
+        )
+    if status:
+        module.fail_json(f"{wanted['path']} is refused: {(output + errors).strip()}. Remedy: correct its settings.")
+
+
+def read_text(path: Path) -> str:
+    """The content of a file, as far as it is text; empty where there is none."""
+    return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
+
+
+def compare(module: AnsibleModule, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What is there and what is to be, as a diff of Ansible's; None where they are the same."""
+    path = Path(wanted["path"])
+    present, intended = read_state(path), describe_state(module, wanted)
+    if present and -1 in intended.values():
+        present = {**present, **{key: -1 for key, value in intended.items() if value == -1}}
+    before = read_text(path) if present.get("kind") == "file" else ""
+    changes_text = wanted["state"] == "file" and wanted["content"] is not None and before != wanted["content"]
+    if present == intended and not changes_text:
+        return None
+    shown = changes_text and not wanted["secret"]
+    return present, {
+        "before_header": f"{path} {format_state(present)}",
+        "after_header": f"{path} {format_state(intended)}",
+        "before": before if shown else format_state(present) + "\n",
+        "after": wanted["content"] if shown else format_state(intended) + "\n",
+    }
+
+
+def format_state(state: dict[str, Any]) -> str:
+    """`file 0:0 0644`, `link to /dev/null`, `absent`."""
+    if not state:
+        return "absent"
+    if state["kind"] == "link":
+        return f"link to {state['target']}"
+    return f"{state['kind']} {state['owner']}:{state['group']} {state['mode']}"
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"files": {"type": "list", "elements": "dict", "required": True, "options": SUBOPTIONS}},
+        supports_check_mode=True,
+        no_log=True,  # the journal would get every file; the result has them
+    )
+    changed, diffs = [], []
+    for wanted in module.params["files"]:
+        try:
+            found = compare(module, wanted)
+            if found is None:
+                continue
+            present, diff = found
+            if not module.check_mode:
+                apply(module, wanted, present)
+        except OSError as error:
+            module.fail_json(
+                f"{wanted['path']}: {error.strerror or error}. Remedy: see what is there, and deploy again."
+            )
+        changed.append(wanted["path"])
+        diffs.append(diff)
+    module.exit_json(changed=bool(changed), paths=changed, diff=diffs)
+
+
+if __name__ == "__main__":
+    main()

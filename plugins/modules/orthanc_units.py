@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_units
+short_description: Enable, start and restart several units of systemd in one call
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Asks systemd once how all units are, lets it read their files again where these are newer than what it knows, and
+    changes what is to be changed.
+options:
+  enabled:
+    description: Units that start at boot.
+    type: list
+    elements: str
+    default: []
+  started:
+    description: Units that run.
+    type: list
+    elements: str
+    default: []
+  restarted:
+    description: Those of them that are started anew, running or not.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Says what would change, and changes nothing. A unit that is not there yet is told as one that would.
+    support: full
+  diff_mode:
+    description: Names what changes.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Start the timers
+  clinicops.orthanc.orthanc_units:
+    enabled: [orthanc-ledger.timer, orthanc-restore.service]
+    started: [orthanc-ledger.timer]
+  become: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, such as C(enable orthanc-ledger.timer).
+  type: list
+  elements: str
+  returned: always
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+PROPERTIES = "LoadState,ActiveState,UnitFileState"
+LISTS = ("enabled", "started", "restarted")
+RUNNING = ("active", "activating", "reloading")
+AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generated")
+
+
+def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, str]]:
+    """What systemd says of each unit, by its name."""
+    _, output, _ = module.run_command(["systemctl", "show", f"--property={PROPERTIES}", "--", *names], check_rc=True)
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
+    return dict(zip(names, blocks, strict=True))
+
+
+def is_stale(module: AnsibleModule, units: dict[str, dict[str, str]]) -> bool:
+    """Whether files of units are newer than what systemd knows; of one whose drop-in is new as well."""
+    command = ["systemctl", "show", "--property=NeedDaemonReload", "--", "*.service", "*.timer", "*.path", "*.mount"]
+    return "yes" in module.run_command(command, check_rc=True)[1] or any(
+        one["LoadState"] == "not-found" for one in units.values()
+    )
+
+
+def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """The verbs for systemctl, each with its units, in their order."""
+    enable = [name for name in wanted["enabled"] if units[name]["UnitFileState"] not in AT_BOOT]
+    start = [
+        name
+        for name in wanted["started"]
+        if name not in wanted["restarted"] and units[name]["ActiveState"] not in RUNNING
+    ]
+    steps = [("enable", enable), ("restart", wanted["restarted"]), ("start", start)]
+    return [(verb, names) for verb, names in steps if names]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={name: {"type": "list", "elements": "str", "default": []} for name in LISTS},
+        supports_check_mode=True,
+    )
+    wanted = {name: module.params[name] for name in LISTS}
+    names = list(dict.fromkeys(name for name in LISTS for name in wanted[name]))
+    units = read_units(module, names) if names else {}
+    if not module.check_mode and is_stale(module, units):
+        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+        units = read_units(module, names)
+    steps = plan(wanted, units)
+    for verb, of in [] if module.check_mode else steps:
+        status, output, errors = module.run_command(["systemctl", verb, "--", *of])
+        if status:
+            what = f"systemctl {verb} {' '.join(of)}: {(errors or output).strip()}"
+            module.fail_json(f"{what}. Remedy: see journalctl -u {of[0]}.")
+    actions = [" ".join([verb, *of]) for verb, of in steps]
+    diff = {"before": "", "after": "".join(f"{one}\n" for one in actions)}
+    module.exit_json(changed=bool(steps), actions=actions, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
