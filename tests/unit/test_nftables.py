@@ -254,7 +254,7 @@ def test_a_rule_that_opens_nothing_is_not_accused(other: str) -> None:
 def test_a_kernel_without_network_namespaces_is_told_from_a_file_that_nft_refuses(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, unseen: bool
 ) -> None:
-    monkeypatch.setattr(nftables, "run", lambda *_: (status, "", "it says no"))
+    monkeypatch.setattr(nftables, "ask_program", lambda *_, **_more: (status, "", "it says no"))
     (tmp_path / "orthanc.nft").write_text("")
     with pytest.raises(OSError, match="it says no") as found:
         nftables.read_deployed(tmp_path / "orthanc.nft")
@@ -267,7 +267,7 @@ def test_the_shell_tells_nft_s_failure_apart(monkeypatch: pytest.MonkeyPatch, tm
     nft.write_text(f'#!/bin/sh\ncase "$*" in *{failing}*) exit 1 ;; esac\n')
     nft.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert nftables.run("sh", "-c", nftables.LOAD_APART, "sh", "file")[0] == nftables.NFT_FAILED
+    assert nftables.ask_program("sh", "-c", nftables.LOAD_APART, "sh", "file").status == nftables.NFT_FAILED
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from typing import NamedTuple
+
+from .process import ask_program
 
 KEEPERS = ("chrony", "ntpsec", "openntpd", "ntp", "systemd-timesyncd")  # Debian's units, as their packages
 OFF_SECONDS = 1  # by so much a clock that chrony keeps may be off
@@ -24,11 +25,14 @@ class Clock(NamedTuple):
 def read_clock() -> Clock:
     """What chrony says of the clock, else the kernel (timedatectl). OSError where neither answers."""
     if shutil.which("chronyc"):
-        synchronised, offset = parse_tracking(*run("chronyc", "-n", "-c", "tracking"))
+        synchronised, offset = parse_tracking(*read_answer("chronyc", "-n", "-c", "tracking"))
     else:
-        synchronised, offset = run("timedatectl", "show", "--property=NTPSynchronized", "--value")[1] == "yes", None
+        synchronised, offset = (
+            read_answer("timedatectl", "show", "--property=NTPSynchronized", "--value")[1] == "yes",
+            None,
+        )
     keeper = "" if synchronised else find_keeper()
-    container = not synchronised and run("systemd-detect-virt", "--quiet", "--container")[0] == 0
+    container = not synchronised and read_answer("systemd-detect-virt", "--quiet", "--container")[0] == 0
     return Clock(synchronised, offset, describe(synchronised, keeper, container))
 
 
@@ -43,7 +47,9 @@ def parse_tracking(status: int, said: str) -> tuple[bool, float | None]:
 
 def find_keeper() -> str:
     """The unit that keeps the clock now; empty without one."""
-    return next((name for name in KEEPERS if run("systemctl", "is-active", "--quiet", f"{name}.service")[0] == 0), "")
+    return next(
+        (name for name in KEEPERS if read_answer("systemctl", "is-active", "--quiet", f"{name}.service")[0] == 0), ""
+    )
 
 
 def describe(synchronised: bool, keeper: str, container: bool) -> str:
@@ -57,15 +63,7 @@ def describe(synchronised: bool, keeper: str, container: bool) -> str:
     return "no time service runs"
 
 
-def run(*command: str) -> tuple[int, str]:
-    """Exit code and what it says."""
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-    return done.returncode, done.stdout.strip()
+def read_answer(*command: str) -> tuple[int, str]:
+    """Exit code and output of a program. OSError where it is not there, or hangs."""
+    done = ask_program(*command, seconds=WAIT_SECONDS)
+    return done.status, done.output.strip()

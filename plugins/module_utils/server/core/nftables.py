@@ -13,11 +13,11 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+from .process import ask_program
 
 TABLE = "table inet orthanc"
 FILE = Path("/etc/nftables.d/orthanc.nft")
@@ -61,29 +61,10 @@ class Rule(NamedTuple):
     hooks: frozenset[str] = frozenset()  # from which packets come to it
 
 
-def run(*command: str) -> tuple[int, str, str]:
-    """Exit code, output and complaints. OSError where the program is not there, or hangs."""
-    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env=environment,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} has not answered for {SECONDS} seconds") from None
-    return done.returncode, done.stdout, done.stderr.strip()
-
-
 # --- the table itself ---------------------------------------------------------------------------
 def read_held() -> str:
     """nft's listing of the table in the kernel, without counters; empty where there is none. OSError else."""
-    status, listing, said = run("nft", "--stateless", *f"list {TABLE}".split())
+    status, listing, said = ask_program("nft", "--stateless", *f"list {TABLE}".split(), seconds=SECONDS)
     if status and "No such file or directory" not in said:
         raise OSError(f"nft cannot list the firewall's table: {said}")
     return "" if status else listing
@@ -93,7 +74,7 @@ def read_deployed(path: Path = FILE) -> str:
     """nft's listing of the table that the file makes, by the same kernel. OSError where it makes none, or Unseen."""
     if not path.exists():
         raise OSError(f"{path} is not there")
-    status, listing, said = run("unshare", "--net", "sh", "-c", LOAD_APART, "sh", str(path))
+    status, listing, said = ask_program("unshare", "--net", "sh", "-c", LOAD_APART, "sh", str(path), seconds=SECONDS)
     if status == NFT_FAILED:
         raise OSError(f"nft cannot load {path}: {said}")
     if status:
@@ -103,7 +84,7 @@ def read_deployed(path: Path = FILE) -> str:
 
 def load(path: Path = FILE) -> None:
     """Replaces the table in one transaction. OSError where nft does not take the file."""
-    status, _, said = run("nft", "--file", str(path))
+    status, _, said = ask_program("nft", "--file", str(path), seconds=SECONDS)
     if status:
         raise OSError(f"nft cannot load {path}: {said}")
 
@@ -154,7 +135,7 @@ def tell_some(found: list[str], most: int = 3) -> str:
 # --- what leads past it -------------------------------------------------------------------------
 def find_detours() -> list[str]:
     """Rules of other tables that lead strangers past the firewall. OSError where they cannot be listed."""
-    status, listing, said = run("nft", "--stateless", "list", "ruleset")
+    status, listing, said = ask_program("nft", "--stateless", "list", "ruleset", seconds=SECONDS)
     if status:
         raise OSError(f"nft cannot list its rules: {said}")
     return list_detours(listing, local_addresses())
@@ -162,7 +143,7 @@ def find_detours() -> list[str]:
 
 def local_addresses() -> set[str]:
     """This machine's."""
-    status, listing, said = run("ip", "-json", "address", "show")
+    status, listing, said = ask_program("ip", "-json", "address", "show", seconds=SECONDS)
     if status:
         raise OSError(f"ip cannot list this machine's addresses: {said}")
     return {info["local"] for interface in json.loads(listing) for info in interface["addr_info"] if "local" in info}

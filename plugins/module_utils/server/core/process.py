@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .errors import Refused
@@ -35,21 +36,40 @@ def run_program(
 ) -> Finished:
     """Runs a program with `text` as its input, or with none. After so many seconds it is killed; None is no limit."""
     try:
-        done = subprocess.run(
-            command,
-            input="" if text is None else text,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=seconds,
-            env=environment,
-            check=False,
-        )
+        done = start_program(command, seconds, text, environment)
     except FileNotFoundError:
         return Finished(MISSING, "", f"{command[0]} is not installed")
     except subprocess.TimeoutExpired as hung:
         return Finished(HUNG, decode(hung.stdout), f"{command[0]} did not end within {seconds:g} s")
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def ask_program(*command: str, seconds: float = WAIT_SECONDS) -> Finished:
+    """The same in English, of a program that may lie in /usr/sbin; its complaints are without space around them.
+
+    OSError where it is not there, or hangs."""
+    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
+    try:
+        done = start_program(command, seconds, None, environment)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} did not end within {seconds:g} s") from None
+    return Finished(done.returncode, done.stdout, done.stderr.strip())
+
+
+def start_program(
+    command: Sequence[str], seconds: float | None, text: str | None, environment: Mapping[str, str] | None
+) -> subprocess.CompletedProcess[str]:
+    """What subprocess.run gives, and raises."""
+    return subprocess.run(
+        command,
+        input="" if text is None else text,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=seconds,
+        env=environment,
+        check=False,
+    )
 
 
 def decode(content: bytes | str | None) -> str:

@@ -12,11 +12,12 @@ import hashlib
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from ..core.process import ask_program
 
 MACHINE = Path("/")
 STATUS = Path("var/lib/dpkg/status")
@@ -50,12 +51,10 @@ class Upgrade(NamedTuple):
 @lru_cache(maxsize=1024)
 def is_older(version: str, other: str) -> bool:
     """Whether a version comes before another in the order of deb-version(7). ValueError for what is not a version."""
-    done = subprocess.run(
-        ["dpkg", "--compare-versions", version, "lt", other], stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    if done.returncode > 1 or done.stderr:
-        raise ValueError(f"dpkg cannot compare {version!r} with {other!r}: {done.stderr.decode(errors='replace')}")
-    return done.returncode == 0
+    done = ask_program("dpkg", "--compare-versions", version, "lt", other)
+    if done.status > 1 or done.errors:
+        raise ValueError(f"dpkg cannot compare {version!r} with {other!r}: {done.errors}")
+    return done.status == 0
 
 
 # --- what is installed ------------------------------------------------------------------------------
@@ -142,20 +141,10 @@ def parse_simulation(text: str) -> dict[str, Upgrade]:
 
 def simulate_upgrade(*options: str) -> dict[str, Upgrade]:
     """The upgrades that apt would make now, from the lists that it has. OSError with its words where it makes none."""
-    command = ["apt-get", "--simulate", "-o", "Debug::NoLocking=1", *options, "dist-upgrade"]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=60,
-        check=False,
-        env={**os.environ, "LC_ALL": "C"},
-    )
-    if done.returncode:
-        raise OSError(f"apt cannot plan updates: {' '.join(done.stderr.split())[:300]}")
-    return parse_simulation(done.stdout)
+    done = ask_program("apt-get", "--simulate", "-o", "Debug::NoLocking=1", *options, "dist-upgrade")
+    if done.status:
+        raise OSError(f"apt cannot plan updates: {' '.join(done.errors.split())[:300]}")
+    return parse_simulation(done.output)
 
 
 def find_changed_conffiles(root: Path, package: Package) -> list[str]:

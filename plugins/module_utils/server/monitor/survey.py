@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..core.process import ask_program
 from . import packages, vulnerabilities
 from .packages import MACHINE, Package
 
@@ -80,9 +80,8 @@ def is_unattended(installed: dict[str, Package]) -> bool:
     """Whether the machine installs security updates by itself."""
     if "unattended-upgrades" not in installed:
         return False
-    command = ["apt-config", "shell", "ON", "APT::Periodic::Unattended-Upgrade"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
-    return done.returncode == 0 and done.stdout.strip() not in ("", "ON='0'")
+    done = ask_program("apt-config", "shell", "ON", "APT::Periodic::Unattended-Upgrade")
+    return done.status == 0 and done.output.strip() not in ("", "ON='0'")
 
 
 def survey_updates(watched: Iterable[str]) -> dict[str, Any]:

@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import NamedTuple
+
+from ..core.process import run_program
 
 EVERY = {4: ("0.0.0.0", "*"), 6: ("::", "*")}  # what ss says of them
 Listener = tuple[str, int, list[str]]  # address, port and processes
@@ -60,8 +61,4 @@ def read_published(text: str) -> list[Listener]:
 def find_published() -> list[Listener]:
     """What Docker publishes of the container orthanc; nothing where there is none."""
     command = ["docker", "inspect", "--type=container", "--format={{json .NetworkSettings.Ports}}", "orthanc"]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return []
-    return read_published(done.stdout)
+    return read_published(run_program(*command).output)
