@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present
 
+from .server.core.process import try_output
+
 EVERYBODY = ("0.0.0.0/0", "::/0")
 OTHER_FIREWALL = "other_firewall"  # the name of the waiver
 # another number than the port's own, by the name of the port
@@ -61,7 +63,7 @@ class Listener(NamedTuple):
 def list_listeners() -> list[Listener]:
     """Every process that accepts TCP connections, at each of its ports once."""
     found = set()
-    for line in present.text(present.run("ss", "-H", "-l", "-t", "-n", "-p")).splitlines():
+    for line in try_output("ss", "-H", "-l", "-t", "-n", "-p").splitlines():
         address = line.split()[3]
         for pid in re.findall(r"pid=(\d+)", line)[:1]:
             found.add(Listener(int(address.rpartition(":")[2]), int(pid), unit_of(int(pid))))
@@ -98,7 +100,7 @@ def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
         stop = f"systemctl disable --now {one.unit}" if one.unit.endswith(".service") else f"kill {one.pid}"
         if Path(command_of(one.pid).partition(" ")[0]).name == "docker-proxy":
             published = ("docker", "ps", "--filter", f"publish={one.port}", "--format", "{{.Names}}")
-            names = present.text(present.run(*published)).split()
+            names = try_output(*published).split()
             if set(names) & set(containers):
                 continue
             who = f"the container {', '.join(names)}"
@@ -130,7 +132,7 @@ def check_firewalls(ports: list[Port]) -> list[Problem]:
     """What each active firewall of somebody else's keeps from those whom the settings let in."""
     found = check_ufw(ports)
     found += check_firewalld(ports)
-    return found + check_chains(ports, json.loads(present.run("nft", "--json", "list", "ruleset") or "{}"))
+    return found + check_chains(ports, json.loads(try_output("nft", "--json", "list", "ruleset") or "{}"))
 
 
 def tell_ports(ports: list[Port]) -> str:
@@ -206,12 +208,10 @@ def names_port(ports: str, port: int) -> bool:
 
 def check_firewalld(ports: list[Port]) -> list[Problem]:
     """A port that no active zone names, as a port, by a service or in a rich rule."""
-    if present.text(present.run("firewall-cmd", "--state")).strip() != "running":
+    if try_output("firewall-cmd", "--state").strip() != "running":
         return []
-    active = present.text(present.run("firewall-cmd", "--get-active-zones"))
-    zones = re.findall(r"(?m)^(\S+)", active) or [
-        present.text(present.run("firewall-cmd", "--get-default-zone")).strip()
-    ]
+    active = try_output("firewall-cmd", "--get-active-zones")
+    zones = re.findall(r"(?m)^(\S+)", active) or [try_output("firewall-cmd", "--get-default-zone").strip()]
     wanted = [port for port in ports if port.sources]
     missing = [port for port in wanted if not any(zone_names(zone, port.number) for zone in zones)]
     if not missing:
@@ -223,11 +223,11 @@ def check_firewalld(ports: list[Port]) -> list[Problem]:
 
 
 def zone_names(zone: str, port: int) -> bool:
-    listing = present.text(present.run("firewall-cmd", f"--zone={zone}", "--list-all"))
+    listing = try_output("firewall-cmd", f"--zone={zone}", "--list-all")
     lines = dict(re.findall(r"(?m)^ +([\w-]+): *(.*)$", listing))
     texts = [lines.get("ports", "")]
     for service in lines.get("services", "").split():
-        texts.append(present.text(present.run("firewall-cmd", f"--info-service={service}")))
+        texts.append(try_output("firewall-cmd", f"--info-service={service}"))
     named = [part for text in texts for part in re.findall(r"([\d-]+)/tcp", text)]
     rich = re.findall(r'port port="([\d-]+)" protocol="tcp".* accept', listing)
     return lines.get("target") == "ACCEPT" or any(names_port(part, port) for part in [*named, *rich])

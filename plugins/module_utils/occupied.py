@@ -24,7 +24,9 @@ from typing import NamedTuple
 from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, present
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify.exposure import OWN_SITES
+
+from .server.core.process import try_output
+from .server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")
@@ -234,8 +236,6 @@ def is_vendors(site: Path) -> bool:
     page = site.resolve()
     if page.parent.name != "sites-available" or not page.is_file():
         return False
-    conffiles = present.text(
-        present.run("dpkg-query", "--show", "--showformat", "${Conffiles}", "nginx-common")
-    ).split()
+    conffiles = try_output("dpkg-query", "--show", "--showformat", "${Conffiles}", "nginx-common").split()
     digest = hashlib.md5(page.read_bytes(), usedforsecurity=False).hexdigest()
     return (str(page), digest) in itertools.pairwise(conffiles)

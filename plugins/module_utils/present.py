@@ -15,10 +15,11 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+from .server.core.process import WAIT_SECONDS, try_output
+
 OURS = "/etc/orthanc/site"
 CONFIGURATION = f"{OURS}/orthanc.json"
 NAME = "orthanc"  # of the account and of the container that a deploy makes
-SECONDS = 60  # within which an engine answers
 # The entry point of orthancteam/orthanc makes the configuration with this program.
 GENERATOR = "/startup/generateConfiguration.py"
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
@@ -56,15 +57,6 @@ def look(path: str, container: str) -> dict[str, Any]:
     }
 
 
-def run(*command: str) -> bytes:
-    """What the command says, or nothing where it fails or is not there."""
-    try:
-        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=SECONDS)
-    except (OSError, subprocess.TimeoutExpired):
-        return b""
-    return done.stdout if done.returncode == 0 else b""
-
-
 def text(content: bytes) -> str:
     """A file of Windows may be in Latin 1; the names of options are ASCII."""
     try:
@@ -75,20 +67,21 @@ def text(content: bytes) -> str:
 
 def version_of(command: list[str]) -> str:
     """'1.12.7', or '' where it is not known."""
-    return (text(run(*command, "--version")).splitlines() or [""])[0].rpartition(" ")[2]
+    said: str = try_output(*command, "--version")
+    return (said.splitlines() or [""])[0].rpartition(" ")[2]
 
 
 # --- the machine --------------------------------------------------------------------------------
 def unit_paths() -> list[str]:
     """The files and directories in the command of orthanc.service, after the binary and its switches."""
-    shown = text(run("systemctl", "show", "--property", "ExecStart", "--value", "orthanc.service"))
+    shown = try_output("systemctl", "show", "--property", "ExecStart", "--value", "orthanc.service")
     command = re.search(r"argv\[\]=([^;]*) ;", shown)
     return [word for word in command[1].split()[1:] if not word.startswith("-")] if command else []
 
 
 def unit_environment() -> dict[str, str] | None:
     """The environment of the unit's process, or None where it does not run."""
-    number = text(run("systemctl", "show", "--property", "MainPID", "--value", "orthanc.service")).strip()
+    number = try_output("systemctl", "show", "--property", "MainPID", "--value", "orthanc.service").strip()
     try:
         return variables(text(Path(f"/proc/{number}/environ").read_bytes()).split("\0")) if int(number or 0) else None
     except OSError:
@@ -108,7 +101,7 @@ def of_machine(paths: list[str]) -> dict[str, str]:
 def inspect(name: str) -> dict[str, Any]:
     """What `docker inspect` says of a container; empty where there is none."""
     shown: list[dict[str, Any]] = (
-        json.loads(run("docker", "inspect", "--type", "container", name) or "[]") if name else []
+        json.loads(try_output("docker", "inspect", "--type", "container", name) or "[]") if name else []
     )
     return shown[0] if shown else {}
 
@@ -116,7 +109,7 @@ def inspect(name: str) -> dict[str, Any]:
 def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
     """What `docker inspect` says of those whose image or command is Orthanc's, or that have a deploy's name."""
     every = ["--all"] if stopped else []
-    listed = text(run("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}"))
+    listed = try_output("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")
     found = []
     for name, image, command in (line.split("\t", 2) for line in listed.splitlines()):
         if name == NAME or NAME in f"{image.rpartition('/')[2]} {command}".lower():
@@ -135,7 +128,7 @@ def running() -> str:
 def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     """The same of a container, running or not."""
     config, name = inspected["Config"], inspected["Name"].lstrip("/")
-    image: dict[str, Any] = json.loads(run("docker", "image", "inspect", inspected["Image"]) or "[{}]")[0]
+    image: dict[str, Any] = json.loads(try_output("docker", "image", "inspect", inspected["Image"]) or "[{}]")[0]
     own = {key: image.get("Config", {}).get(key) for key in ("Entrypoint", "Cmd")}
     # with another command, what the image would make is not read
     generated = bool(copied(name, GENERATOR)) and own == {key: config.get(key) for key in own}
@@ -146,9 +139,7 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     # a secret is a file by any name; below /etc/orthanc stand certificates and scripts as well
     files = {path: files[path] for path in files if path.endswith(".json") or (generated and "/secrets/" in path)}
     exec_in = ["docker", "exec", name]
-    listed = text(
-        run(*exec_in, "sh", "-c", "ls " + " ".join(f"{folder}*" for folder in PLUGINS) + " 2>/dev/null || true")
-    )
+    listed = try_output(*exec_in, "sh", "-c", f"ls {' '.join(f'{folder}*' for folder in PLUGINS)} 2>/dev/null || true")
     return {
         "files": files,
         "environment": variables(config.get("Env") or []),
@@ -162,11 +153,15 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
 
 def copied(name: str, path: str) -> dict[str, str]:
     """The texts of a file or of the files in a directory of a container, by their paths."""
-    content = run("docker", "cp", "--follow-link", f"{name}:{path}", "-")
-    if not content:
+    command = ["docker", "cp", "--follow-link", f"{name}:{path}", "-"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    if done.returncode:
         return {}
     found: dict[str, str] = {}
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         for member in archive.getmembers():
             _first, _, rest = member.name.partition("/")
             file = archive.extractfile(member) if member.isfile() and "/" not in rest else None

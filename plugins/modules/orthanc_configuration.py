@@ -131,16 +131,16 @@ def main() -> None:
         "interruption_ms": 0,
     }
     try:
-        if differs and runner.installed():
-            result["trial_ms"] = service.trial(runner, configuration, plugins)
+        if differs and runner.is_installed():
+            result["trial_ms"] = service.try_configuration(runner, configuration, plugins)
     except service.Failure as failure:
         module.fail_json(
             msg=f"Orthanc does not come up on this configuration; nothing was changed. {failure}", **result
         )
     try:
-        if not module.check_mode and (differs or service.unfinished(runner, path)):
+        if not module.check_mode and (differs or service.is_unfinished(runner, path)):
             result["changed"] = True
-            result["interruption_ms"] = service.apply(runner, path, content, plugins, limit)
+            result["interruption_ms"] = service.apply_configuration(runner, path, content, plugins, limit)
     except service.Failure as failure:
         module.fail_json(msg=str(failure), **result)
     module.exit_json(changes=describe(present, content, result["interruption_ms"]), **result)

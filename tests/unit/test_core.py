@@ -41,6 +41,20 @@ def test_what_fails_is_refused_with_what_it_says() -> None:
         process.read_output("sh", "-c", "echo it broke >&2; exit 3")
 
 
+def test_who_cannot_go_on_without_a_program_hears_of_it_as_an_error() -> None:
+    assert process.ask_program("sh", "-c", "echo $LC_ALL; echo no >&2; exit 3") == (3, "C\n", "no")
+    with pytest.raises(OSError, match=r"did not end within 0.5 s"):
+        process.ask_program("sleep", "60", seconds=0.5)
+    with pytest.raises(FileNotFoundError):
+        process.ask_program("no-such-program")
+
+
+def test_who_can_go_on_without_a_program_reads_nothing() -> None:
+    assert process.try_output("echo", "one") == "one\n"
+    assert process.try_output("sh", "-c", "echo one; exit 3") == ""
+    assert process.try_output("no-such-program") == ""
+
+
 # --- files --------------------------------------------------------------------------------------
 def test_a_file_is_whole_and_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)

@@ -56,6 +56,15 @@ def ask_program(*command: str, seconds: float = WAIT_SECONDS) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr.strip())
 
 
+def try_output(*command: str, seconds: float = WAIT_SECONDS) -> str:
+    """What such a program says on its standard output; empty where it fails, hangs or is not there."""
+    try:
+        done = ask_program(*command, seconds=seconds)
+    except OSError:
+        return ""
+    return "" if done.status else done.output
+
+
 def start_program(
     command: Sequence[str], seconds: float | None, text: str | None, environment: Mapping[str, str] | None
 ) -> subprocess.CompletedProcess[str]:

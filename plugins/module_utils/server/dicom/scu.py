@@ -12,11 +12,13 @@ import json
 import os
 import re
 import secrets
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.process import HUNG, MISSING, Finished, run_program
+
+DCMTK_SECONDS = 300
 ACCEPTED, REJECTED, ABORTED, FAILED, UNREACHABLE = "accepted", "rejected", "aborted", "failed", "unreachable"
 UID_ROOT = "2.25."
 # DICOM PS3.4 B.2.3 and C.4.1.1.4, by DCMTK's words
@@ -74,8 +76,8 @@ class Scu(NamedTuple):
     def call(self, tool: str, *arguments: str) -> str:
         title = ("-aet", self.calling, "-aec", self.called)
         limits = ("-to", str(self.timeout), "-ta", str(self.patience), "-td", str(self.patience))
-        done = dcmtk(tool, "-v", *title, *limits, *self.tls, self.host, str(self.port), *arguments)
-        return done.stdout + done.stderr
+        done = run_dcmtk(tool, "-v", *title, *limits, *self.tls, self.host, str(self.port), *arguments)
+        return done.said
 
     def echo(self) -> Answer:
         """C-ECHO, DICOM PS3.4 A.4."""
@@ -101,19 +103,14 @@ def tls_options(ca: str, certificate: str = "", key: str = "") -> tuple[str, ...
     return (*(("+tls", key, certificate) if certificate else ("+tla",)), "+cf", ca)
 
 
-def dcmtk(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """One of Debian's tools; OSError where it is not installed."""
-    return subprocess.run(
-        [f"/usr/bin/{tool}", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=300,
-        check=False,
-        # without it Nagle's algorithm adds 40 ms to each message
-        env={**os.environ, "TCP_NODELAY": "1"},
-    )
+def run_dcmtk(tool: str, *arguments: str) -> Finished:
+    """One of Debian's tools. OSError where it is not installed, or hangs."""
+    # without it Nagle's algorithm adds 40 ms to each message
+    environment = {**os.environ, "TCP_NODELAY": "1"}
+    done = run_program(f"/usr/bin/{tool}", *arguments, seconds=DCMTK_SECONDS, environment=environment)
+    if done.status in (HUNG, MISSING):
+        raise OSError(done.errors)
+    return done
 
 
 # --- data sets ----------------------------------------------------------------------------------
@@ -126,19 +123,19 @@ def made(text: str, path: Path) -> Path:
     """A DICOM file out of a dump."""
     dump = path.with_name(f"{path.name}.txt")
     dump.write_text(text, encoding="utf-8")
-    done = dcmtk("dump2dcm", "+te", str(dump), str(path))
+    done = run_dcmtk("dump2dcm", "+te", str(dump), str(path))
     dump.unlink()
-    if done.returncode:
-        raise RuntimeError(f"dump2dcm: {done.stderr.strip()}")
+    if done.status:
+        raise RuntimeError(f"dump2dcm: {done.errors.strip()}")
     return path
 
 
 def data_set(path: Path | str) -> dict[str, Any]:
     """Everything in the file but its meta header, pixel data included, by the JSON model of PS3.18 F.2."""
-    done = dcmtk("dcm2json", str(path))
-    if done.returncode:
-        raise RuntimeError(f"dcm2json: {done.stderr.strip()}")
-    return {tag: value for tag, value in json.loads(done.stdout).items() if not tag.startswith("0002")}
+    done = run_dcmtk("dcm2json", str(path))
+    if done.status:
+        raise RuntimeError(f"dcm2json: {done.errors.strip()}")
+    return {tag: value for tag, value in json.loads(done.output).items() if not tag.startswith("0002")}
 
 
 def value(item: dict[str, Any], tag: str) -> str:

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
+from datetime import datetime
 from typing import NamedTuple
 
 from ..core.errors import Refused
@@ -44,6 +47,18 @@ class Unit:
         """The command that does start, stop, restart or kill with it."""
         return ["systemctl", verb, self.name]
 
+    def read_started(self) -> float:
+        """When the process that runs now began, in seconds since 1970."""
+        shown = read_output("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", "--value", self.name)
+        return time.time() - time.monotonic() + int(shown) / 1_000_000
+
+    def read_log(self, since: float, of_now: bool = False) -> str:
+        """What it wrote since a moment in seconds since 1970; `of_now`: the process that runs now alone."""
+        shown = ("systemctl", "show", "--property=InvocationID", "--value", self.name)
+        run = run_program(*shown).output.strip() if of_now else ""
+        only = f"_SYSTEMD_INVOCATION_ID={run}" if run else f"--unit={self.name}.service"
+        return run_program("journalctl", only, f"--since=@{since:.0f}", "--output=cat", "--no-pager").output
+
     def read_version(self) -> str:
         """What the program that is installed says of itself, such as 1.12.7; mainline for an unnamed build."""
         return find_version(read_output("Orthanc", "--version").partition("\n")[0]) or "mainline"
@@ -81,6 +96,19 @@ class Container:
     def build_command(self, verb: str) -> list[str]:
         """The command that does start, stop, restart or kill with it."""
         return ["docker", verb, *(["--time", str(STOP_SECONDS)] if verb == "stop" else []), self.name]
+
+    def read_started(self) -> float:
+        """When the process that runs now began, in seconds since 1970."""
+        # to the microsecond, which is all that Python 3.10 reads
+        started = re.sub(r"(\.\d{6})\d*", r"\1", self.inspect("{{.State.StartedAt}}")).replace("Z", "+00:00")
+        return datetime.fromisoformat(started).timestamp()
+
+    def read_log(self, since: float, of_now: bool = False) -> str:
+        """What it wrote since a moment in seconds since 1970; `of_now`: the process that runs now alone."""
+        if of_now:
+            with contextlib.suppress(Refused, ValueError):
+                since = max(since, self.read_started())
+        return run_program("docker", "logs", f"--since={since:.3f}", self.name).said
 
     def read_version(self) -> str:
         """The same of the image that the container was made of; a container of its own is started for that."""

@@ -9,13 +9,15 @@ import json
 import secrets
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import SEE_LOG
+from ..core.files import read_object
 from ..core.limits import SILENT_MINUTES, describe, read_limits
+from ..core.process import ask_program, run_program
 from ..dicom import scu, web
 from ..dicom.web import User
 from . import exposure
@@ -45,7 +47,6 @@ RIGHTS = {
     "storage_commitment": "AllowNAction",  # as Orthanc lists it
 }
 DEPLOY = "deploy again: ansible-playbook clinicops.orthanc.deploy"
-LOGS = "see journalctl -u orthanc, or docker logs orthanc"
 
 IMAGE = """\
 (0008,0005) CS [ISO_IR 192]
@@ -87,7 +88,7 @@ ITEM = """\
 (fffe,e0dd) -
 """
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ERRORS = (OSError, RuntimeError, ValueError, KeyError, IndexError, StopIteration, subprocess.SubprocessError)
+ERRORS = (OSError, RuntimeError, ValueError, KeyError, IndexError, StopIteration)
 
 
 def said(error: BaseException) -> str:
@@ -115,19 +116,10 @@ def rest(settings: dict[str, Any], method: str, path: str, body: Any = None) -> 
 
 def local_addresses() -> list[str]:
     """Of this machine, those of Docker's bridges included."""
-    done = subprocess.run(
-        ["ip", "-json", "address", "show", "up"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
-    )
-    return [info["local"] for interface in json.loads(done.stdout) for info in interface["addr_info"]]
-
-
-def state(path: Path) -> dict[str, Any]:
-    """A state file of another program's; empty without one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    done = ask_program("ip", "-json", "address", "show", "up")
+    if done.status:
+        raise OSError(f"ip cannot list this machine's addresses: {done.errors}")
+    return [info["local"] for interface in json.loads(done.output) for info in interface["addr_info"]]
 
 
 class Day:
@@ -191,7 +183,7 @@ class Day:
                     part()
                 except ERRORS as error:
                     name = f"the part {part.__name__.replace('_', ' ')} of the test runs to its end"
-                    self.check(group, name, "the checks of this part", "no error", said(error), LOGS)
+                    self.check(group, name, "the checks of this part", "no error", said(error), SEE_LOG)
         finally:
             self.clean_up()
 
@@ -228,7 +220,7 @@ class Day:
         tried = f"GET /changes?last at 127.0.0.1:{port} as an administrator"
         remedy = {
             "401": f"the password of an administrator is another one in Orthanc; {DEPLOY}",
-        }.get(status, f"start Orthanc (systemctl start orthanc, or docker start orthanc), and {LOGS}")
+        }.get(status, f"start Orthanc (systemctl start orthanc, or docker start orthanc), and {SEE_LOG}")
         self.check("Service", "Orthanc answers on this machine", tried, "200", status, remedy)
         plugins = rest(self.settings, "GET", "/plugins") if status == "200" else []
         for name, known in (("dicom-web", {"dicom-web"}), ("worklists", {"worklists", "orthanc-worklists"})):
@@ -362,12 +354,7 @@ class Day:
 
     @staticmethod
     def is_active(unit: str) -> bool:
-        return (
-            subprocess.run(
-                ["systemctl", "is-active", "--quiet", unit], stdin=subprocess.DEVNULL, check=False
-            ).returncode
-            == 0
-        )
+        return ask_program("systemctl", "is-active", "--quiet", unit).status == 0
 
     def gate_waits(self) -> bool:
         return self.is_active("orthanc-worklist.path")
@@ -395,7 +382,7 @@ class Day:
             seen = "the gate did not take it" if self.gate_waits() else "the gate is stopped"
             return seen, "start the gate: systemctl start orthanc-worklist.path, and see journalctl -u orthanc-worklist"
         if found:
-            return f"{len(found)} other items", f"{LOGS}"
+            return f"{len(found)} other items", f"{SEE_LOG}"
         if self.served():
             seen = f"the gate served it, and the query was {answer} without it"
             return seen, f"let Orthanc's account read {served}, or {DEPLOY}"
@@ -409,7 +396,7 @@ class Day:
     def images(self) -> None:
         image, sop = self.image("image.dcm")
         answer = self.client().store(image)
-        remedy = f"{LOGS}; {DEPLOY}"
+        remedy = f"{SEE_LOG}; {DEPLOY}"
         # Orthanc 1.13.0 does not answer at all where it may not even look into the directory
         if "A700" in answer.detail or "no answer" in answer.detail:
             storage = self.settings["storage_dir"]
@@ -538,7 +525,7 @@ class Day:
                 *(SCHEDULES["ledger"], "orthanc-backup ledger"),
             )
         if self.settings["monitor"]:
-            age = time.time() - float(state(MONITOR).get("time", 0))
+            age = time.time() - float(read_object(MONITOR).get("time", 0))
             good = age < SILENT_MINUTES * 60
             seen = f"{int(age / 60)} minutes ago" if MONITOR.exists() else "never"
             expected = f"in the last {SILENT_MINUTES} minutes"
@@ -547,7 +534,7 @@ class Day:
 
     def recent(self, name: str, file: str, limit: str, seconds: float, schedule: Path, remedy: str) -> None:
         """A success that is not too old, and one more to come; on a new machine the first may still be to come."""
-        noted = state(BACKUP / f"{file}.json")
+        noted = read_object(BACKUP / f"{file}.json")
         last, result = float(noted.get("last_success_epoch", 0)), noted.get("result", "")
         now = time.time()
         planned = schedule.stat().st_mtime if schedule.exists() else 0.0
@@ -613,16 +600,9 @@ def clean_files(settings: dict[str, Any]) -> int:
 def clean_worklist(_settings: dict[str, Any]) -> int:
     items = scheduled()
     if items:
-        done = subprocess.run(
-            [WORKLIST, "remove", *items],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_program(WORKLIST, "remove", *items)
         if scheduled():  # what a run that was killed left at work may have removed it first
-            raise OSError(f"the worklist still has the synthetic patient: {done.stderr.strip()}")
+            raise OSError(f"the worklist still has the synthetic patient: {done.errors.strip()}")
     return len(items)
 
 
@@ -639,10 +619,8 @@ def clean_orthanc(settings: dict[str, Any]) -> int:
 
 def scheduled() -> list[str]:
     """Studies of the synthetic patient on the worklist."""
-    done = subprocess.run(
-        [WORKLIST, "list", "--json"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-    )
-    if done.returncode:
-        raise OSError(done.stderr.strip() or "orthanc-worklist list failed")
-    items = json.loads(done.stdout)["items"]
+    done = run_program(WORKLIST, "list", "--json")
+    if done.status:
+        raise OSError(done.errors.strip() or "orthanc-worklist list failed")
+    items = json.loads(done.output)["items"]
     return [item["study_instance_uid"] for item in items if item["patient_id"].startswith(PREFIX)]

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ from typing import Any
 from ..core import cli, clock, journal
 from ..core.errors import DONE, WRONG, Misused, Refused
 from ..core.escaping import escape
-from ..core.files import write_atomic
+from ..core.files import read_object, write_atomic
 from ..core.locks import hold_lock
 from ..core.settings import read_file
 from ..orthanc import address, api
@@ -69,7 +68,7 @@ def make_scratch(scratch: Path) -> Path:
 def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
     """Everything that a clinic files; no passwords."""
     now = time.time()
-    noted = acceptance.state(acceptance.MONITOR) if settings["monitor"] else {}
+    noted = read_object(acceptance.MONITOR) if settings["monitor"] else {}
     over_tls = day.certificates("device")
     days = int(day.certificate_until - now) // 86400
     until = [{"name": "proxy", "not_after": acceptance.iso(day.certificate_until), "days": days}]
@@ -118,7 +117,7 @@ def versions(settings: dict[str, Any]) -> dict[str, str]:
         release = dict(line.split("=", 1) for line in lines if "=" in line)
         system = (release["ID"].strip('"').capitalize(), release["VERSION_ID"].strip('"'))
         found["System"] = " ".join(system)
-    image = doctor.image()
+    image = doctor.find_image()
     return {**found, **({"Image": image} if image else {})}
 
 
@@ -139,22 +138,22 @@ def clock_now() -> dict[str, Any] | None:
     """Whether the clock is synchronised, and why not; None where nobody can say."""
     try:
         seen = clock.read_clock()
-    except (OSError, ValueError, subprocess.SubprocessError):
+    except (OSError, ValueError):
         return None  # the monitor tells that it is blind
     return {"synchronised": seen.synchronised, "said": seen.said}
 
 
 def backup() -> dict[str, Any]:
     def of(name: str) -> dict[str, Any]:
-        noted = acceptance.state(acceptance.BACKUP / f"{name}.json")
+        noted = read_object(acceptance.BACKUP / f"{name}.json")
         last, schedule = noted.get("last_success_epoch"), acceptance.SCHEDULES[name]
         planned = acceptance.iso(schedule.stat().st_mtime) if schedule.exists() else None
         last_success = acceptance.iso(last) if last else None
         return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 
-    noted = acceptance.state(acceptance.BACKUP / "backup.json")
+    noted = read_object(acceptance.BACKUP / "backup.json")
     proven = noted.get("last_moment")
-    verified = acceptance.state(acceptance.BACKUP / "restore_check.json").get("last_verified")
+    verified = read_object(acceptance.BACKUP / "restore_check.json").get("last_verified")
     return {
         **of("backup"),
         "warnings": noted.get("warnings", []),

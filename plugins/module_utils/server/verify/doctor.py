@@ -8,19 +8,22 @@ hour, a TCP connection to the device, and a C-ECHO from Orthanc to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shutil
 import socket
-import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.errors import Refused
+from ..core.process import try_output
 from ..dicom import web
 from ..orthanc.log import RIGHTS, Event, describe_title, events
+from ..orthanc.runtime import Container, Unit, choose_runtime
 from . import acceptance, exposure
 
 HOUR = 3600
@@ -218,48 +221,18 @@ def reason(said: str) -> str:
 
 
 # --- looking ------------------------------------------------------------------------------------
-def run(*command: str) -> str:
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout
-
-
-def in_container() -> bool:
+def find_runtime() -> Unit | Container:
     """Orthanc runs as a container where its unit is masked or absent."""
-    return run("systemctl", "is-enabled", "orthanc.service").strip() != "enabled" and bool(shutil.which("docker"))
+    enabled = try_output("systemctl", "is-enabled", "orthanc.service").strip() == "enabled"
+    return choose_runtime("docker" if not enabled and shutil.which("docker") else "package")
 
 
-def image() -> str:
-    """What the container was made of; empty with the package."""
-    if not in_container():
-        return ""
-    done = run("docker", "inspect", "--type=container", "--format={{.Config.Image}}", "orthanc").strip()
-    return "" if done.startswith("Error") else done
-
-
-def log() -> str:
-    """Orthanc's in the last hour, of the process that runs now: another one had another configuration."""
-    now = time.time()
-    if in_container():
-        started = run("docker", "inspect", "--type=container", "--format={{.State.StartedAt}}", "orthanc").strip()
-        try:
-            begin = datetime.fromisoformat(started).timestamp()
-        except ValueError:
-            begin = 0.0
-        return run("docker", "logs", f"--since={max(begin, now - HOUR):.3f}", "orthanc")
-    shown = run("systemctl", "show", "--property=InvocationID", "--value", "orthanc.service").strip()
-    only = [f"_SYSTEMD_INVOCATION_ID={shown}"] if shown else ["--unit=orthanc.service"]
-    return run("journalctl", *only, f"--since=@{now - HOUR:.0f}", "--output=cat", "--no-pager")
+def find_image() -> str:
+    """The name of the image that the container was made of; empty with the package."""
+    runtime = find_runtime()
+    with contextlib.suppress(Refused):
+        return runtime.inspect("{{.Config.Image}}") if isinstance(runtime, Container) else ""
+    return ""
 
 
 def tcp(host: str, port: int) -> str:
@@ -298,9 +271,10 @@ def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
         if not exposure.is_let_in(table, {"port": port}, device["host"]):
             known.firewall = exposure.dropped(table)[1] or "its address is not among the sources"
         known.packets = exposure.refused_packets(table)
-        kernel = run("journalctl", "-k", "--since=-1h", "--output=cat", "--no-pager", "--grep=orthanc refused")
+        kernel = try_output("journalctl", "-k", "--since=-1h", "--output=cat", "--no-pager", "--grep=orthanc refused")
         known.knocked = [match["ip"] for match in KERNEL.finditer(kernel) if int(match["port"]) == port]
-    known.refusals = events(log())
+    # another process had another configuration
+    known.refusals = events(find_runtime().read_log(time.time() - HOUR, of_now=True))
     if NGINX_LOG.exists():
         known.refusals += handshakes(NGINX_LOG.read_text(errors="replace"), port, time.time() - HOUR)
     known.tcp = tcp(device["host"], int(device["port"]))

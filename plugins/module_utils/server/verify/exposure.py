@@ -11,15 +11,14 @@ import concurrent.futures
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core import nftables
+from ..core.process import try_output
 
 Check = dict[str, Any]
 LIMIT = 2.0
@@ -135,21 +134,9 @@ def look(
 
 
 # --- on the server ------------------------------------------------------------------------------
-def output(*command: str) -> str:
-    """What a command of Debian's says; nothing where it is not installed."""
-    try:
-        environment = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env=environment
-        )
-    except FileNotFoundError:
-        return ""
-    return done.stdout
-
-
 def table() -> str:
     """The firewall's table in the kernel; a server whose firewall is waived need not have nft."""
-    return output("nft", "--json", "list", "table", "inet", "orthanc")
+    return try_output("nft", "--json", "list", "table", "inet", "orthanc")
 
 
 def changes() -> str:
@@ -182,7 +169,7 @@ def held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
 
 
 def listening() -> list[tuple[str, int, list[str]]]:
-    return listeners(output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
+    return listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
 
 
 def neighbours(directory: Path = NGINX) -> list[int]:
@@ -197,7 +184,7 @@ def neighbours(directory: Path = NGINX) -> list[int]:
 
 
 def known() -> str:
-    return output("ip", "-json", "address", "show", "up")
+    return try_output("ip", "-json", "address", "show", "up")
 
 
 def numbers(right: Any, sets: dict[str, Any]) -> set[int]:
