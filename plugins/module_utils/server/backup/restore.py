@@ -54,20 +54,11 @@ def restore_snapshot(
         raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
     if not target:
         require_place(settings, proof)
-    installed = settings.runtime.read_version()
-    if not target and parse_version(installed) < parse_version(manifest["orthanc"]):
-        what = f"The index is of Orthanc {manifest['orthanc']}, and {installed} is installed, which would lose images"
-        raise Refused(f"{what}. Remedy: install {manifest['orthanc']} or newer.")
+        require_version(settings, manifest["orthanc"])
     work = target or settings.storage / f".restore-{identity}"
     if not dry_run and not target:
         remove_abandoned_restores(settings, work)
-    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
-    needed = manifest["counts"]["bytes"] + 2 * manifest["index"]["size"] - there
-    parent = next(path for path in (work, *work.parents) if path.exists())
-    free = shutil.disk_usage(parent).free
-    if needed > free * 0.95:
-        what = f"Snapshot {identity} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
-        raise Refused(f"{what}. Remedy: make space, or a larger disk.")
+    require_space(work, proof)
     came = find_received_after(settings, manifest)
     result: dict[str, Any] = {
         "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": problems
@@ -108,6 +99,27 @@ def restore_snapshot(
     os.sync()  # what was verified is on the disk before anything depends on it
     write_state(settings, "restore", under_way, 0o600)
     return exchange_data(settings, read_state(settings, "restore"))
+
+
+def require_version(settings: Settings, version: str) -> None:
+    """Refuses an Orthanc that is older than the one that opened the snapshot's index last."""
+    installed = settings.runtime.read_version()
+    if parse_version(installed) < parse_version(version):
+        what = f"The index is of Orthanc {version}, and {installed} is installed, which would lose images"
+        raise Refused(f"{what}. Remedy: install {version} or newer.")
+
+
+def require_space(work: Path, proof: Proof) -> None:
+    """Refuses a disk without space for the snapshot, of which a part may be there already."""
+    there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
+    needed = proof.manifest["counts"]["bytes"] + 2 * proof.manifest["index"]["size"] - there
+    parent = next(path for path in (work, *work.parents) if path.exists())
+    free = shutil.disk_usage(parent).free
+    if needed > free * 0.95:
+        what = (
+            f"Snapshot {proof.snapshot['short_id']} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
+        )
+        raise Refused(f"{what}. Remedy: make space, or a larger disk.")
 
 
 def build_restored_past(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:

@@ -119,6 +119,32 @@ def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
     return result
 
 
+class Predecessor(NamedTuple):
+    """What a snapshot goes on from: the one before it, what it held, and why that cannot be read. `parent` is that one
+    where restic need not read again what has not changed since."""
+
+    snapshot: history.Snapshot | None
+    content: history.Content | None
+    unread: str
+    parent: history.Snapshot | None
+
+
+def read_predecessor(
+    settings: Settings, found: list[dict[str, Any]], there: list[history.Snapshot], past: history.Past
+) -> Predecessor:
+    """What the next snapshot goes on from, of those that the archive has."""
+    one = history.choose_predecessor(there, past, stamp_tomorrow())
+    if not one:
+        return Predecessor(None, None, "", None)
+    try:
+        content = read_content(settings, next(each for each in found if each["id"] == one.id))
+    except Refused as refused:  # data first: the snapshot is made
+        return Predecessor(one, None, str(refused).partition(" Remedy: ")[0], None)
+    content = replace(content, lineage=past.lineage) if past.restored == one.token else content
+    # what has not changed since a snapshot whose every MD5 was compared need not be read again
+    return Predecessor(one, content, "", one if content.lineage and history.is_proven(one, past) else None)
+
+
 def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
     """A snapshot in which everything is that its manifest names; again while somebody deletes. Its problems."""
     identity, tries = read_archive(settings), list[str]()
@@ -128,30 +154,20 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
     if not past.archive:
         past = history.adopt_snapshots(identity, there, stamp_tomorrow())
     others = history.find_strangers(there, past)
-    predecessor = history.choose_predecessor(there, past, stamp_tomorrow())
-    before, unread = None, ""
-    if predecessor:
-        try:
-            before = read_content(settings, next(one for one in found if one["id"] == predecessor.id))
-            before = replace(before, lineage=past.lineage) if past.restored == predecessor.token else before
-        except Refused as refused:  # data first: the snapshot is made
-            unread = str(refused).partition(" Remedy: ")[0]
-    # what has not changed since a snapshot whose every MD5 was compared need not be read again
-    compared = predecessor and before and before.lineage and history.is_proven(predecessor, past)
-    parent = predecessor if compared else None
+    predecessor = read_predecessor(settings, found, there, past)
     while True:
         begin, index = time.time(), settings.staging / "index"
         result["tries"] = len(tries) + 1
         result.update(copy_index(settings, index))
         names = list_attachments(index)
         now_there = read_present(settings, index, names, begin)
-        judgement = history.judge_index(before, now_there, anew)
-        if unread:
-            judgement = history.Judgement(unread, "unread", 0)
+        judgement = history.judge_index(predecessor.content, now_there, anew)
+        if predecessor.unread:
+            judgement = history.Judgement(predecessor.unread, "unread", 0)
         manifest = build_manifest(
             settings, result["moment"], names, present, run=result["run"],
             sequence={"resources": now_there.last_resource, "changes": now_there.last_change},
-            lineage=history.continue_lineage(before, judgement, bool(others), result["run"]),
+            lineage=history.continue_lineage(predecessor.content, judgement, bool(others), result["run"]),
             unknown_files=now_there.unknown_files + now_there.young_files,  # each of them is old one day
         )  # fmt: skip
         write_atomic(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n", 0o600)
@@ -159,7 +175,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         why = judgement.tag or ("others" if others else "")
         past.note_own(result["run"])
         save_past(settings, past)
-        taking = take_snapshot(settings, manifest, result, why, find_present_id(settings, parent))
+        taking = take_snapshot(settings, manifest, result, why, find_present_id(settings, predecessor.parent))
         rows = ([str(field) for field in one] for one in names)
         keep_content(settings, result["run"], history.parse_content(manifest, rows))
         problems, absent = verify_snapshot(settings, result, names, taking)
@@ -177,7 +193,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         problems.append(f"{what}. Remedy: run orthanc-backup run when nobody deletes.")
     if not problems:
         past.note_checked(result["run"])
-    problems = [*explain_unproven(settings, judgement, predecessor, others, result), *problems]
+    problems = [*explain_unproven(settings, judgement, predecessor.snapshot, others, result), *problems]
     if problems:
         save_past(settings, past)
         with contextlib.suppress(Refused):  # the next run does it otherwise
