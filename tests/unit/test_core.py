@@ -221,6 +221,19 @@ def test_a_defect_is_said_to_be_one() -> None:
     assert "Traceback" in said
 
 
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    source = PROGRAM.format(path=str(ROOT / "plugins/module_utils"), body="print('one'); return 0", as_json=False)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        stdin=subprocess.DEVNULL, stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_problems_as_json() -> None:
     status, output, _ = run_example("raise errors.Refused('A.', 'B.')", as_json=True)
     assert (status, json.loads(output)) == (1, {"problems": ["A.", "B."]})

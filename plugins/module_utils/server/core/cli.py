@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ def run_command(
         signal.signal(number, interrupt)
     status = WRONG
     try:
-        return action()
+        done = action()
+        sys.stdout.flush()  # here, where a reader who has gone is no error
+        return done
     except Refused as refused:
         problems, status = refused.problems, refused.status
     except Interrupted as interrupted:
