@@ -30,7 +30,8 @@ INTRODUCTION = """# Settings
 What a clinic may write in its inventory. The first three or four are enough."""
 CLOSING = """`orthanc_config_settings` is checked as [configuration.md](configuration.md) describes; options that are
 made of a variable above are set there. Names that begin with `orthanc_` belong to this collection: one that it does not
-know is refused as a misspelling, or named in a warning.
+know is refused as a misspelling, or named in a warning, and one that the playbooks set themselves is refused with the
+settings that it is made of.
 
 When `orthanc_backup_repository` is emptied later, the schedule stays: remove `/etc/cron.d/orthanc-backup`, and disable
 `orthanc-restore-check.timer` and `orthanc-ledger.timer`.

@@ -44,7 +44,7 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import writers
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import writers
 
 
 def orthanc_sftp_problems(value: list[str], name: str, drop_in: str, shut_in: dict[str, str]) -> Any:

@@ -37,24 +37,13 @@ _value:
   type: list
 """
 
-import textwrap
 from collections.abc import Callable
 
-from ansible.utils.display import Display
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.warn import warn_of_host
 
 
 def orthanc_warned(value: list[str], host: str) -> list[str]:
-    display = Display()
-    before = len("[WARNING]: ")
-    for sentence in value:
-        lines = textwrap.wrap(
-            f"{host}: {sentence}",
-            min(display.columns, 100),
-            initial_indent=" " * before,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        display.warning("\n".join(lines)[before:])
+    warn_of_host(value, host)
     return value
 
 

@@ -31,7 +31,7 @@ _value:
 from collections.abc import Callable
 from typing import Any
 
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import writers
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import writers
 
 
 def orthanc_writer_names(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import backups
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import backups
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import acme, certificate
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import acme, certificate
 from certificates import NOW, Authority
 from cryptography.hazmat.primitives.asymmetric import rsa
 

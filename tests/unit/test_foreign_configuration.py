@@ -368,7 +368,7 @@ def test_a_guess_looks_past_capitals(written: str, meant: str) -> None:
 
 
 def test_every_guess_looks_past_capitals() -> None:
-    from ansible_collections.clinicops.orthanc.plugins.plugin_utils import monitoring, variables
+    from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import monitoring, variables
 
     assert rules.nearest("ALLOWSTORE", ["AllowEcho", "AllowStore"]) == "did you mean AllowStore?"
     assert "did you mean orthanc_modalities?" in variables.problems(["orthanc_MODALITIES"])[0]["remedy"]

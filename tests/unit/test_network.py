@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import network
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import network
 
 
 def ports(source: object) -> list[dict[str, object]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, reading, rules, variables
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, reading, rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import variables
 from hypothesis import given
 from hypothesis import strategies as st
 from test_configuration import GOOD, with_change

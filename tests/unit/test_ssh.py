@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import ssh_settings
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import ssh_settings
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import writers
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "SFTP account of orthanc_worklist"

@@ -26,9 +26,12 @@ def names(writers: Any) -> list[str]:
     return [name for name in found if isinstance(name, str) and NAME.fullmatch(name)]
 
 
-def problems(settings: dict[str, Any], passwd: list[str], mark: str) -> list[Problem]:
-    """`passwd` has lines as in /etc/passwd; `mark` is the comment of the accounts that the role made itself."""
-    comments = {fields[0]: fields[4] for fields in (line.split(":") for line in passwd) if len(fields) > 4}
+def problems(settings: dict[str, Any], passwd: list[str] | None, mark: str) -> list[Problem]:
+    """`passwd` has lines as in /etc/passwd, or is None where the machine was not asked for its accounts; `mark` is the
+    comment of the accounts that the role made itself."""
+    comments = None
+    if passwd is not None:
+        comments = {fields[0]: fields[4] for fields in (line.split(":") for line in passwd) if len(fields) > 4}
     found = _writers(settings["writers"], comments, mark)
     for name, least, most in (("keep_days", 0, 3650), ("max_items", 1, 100_000)):
         if not re.fullmatch(r"[0-9]{1,6}", str(settings[name])) or not least <= int(settings[name]) <= most:
@@ -40,7 +43,7 @@ def problems(settings: dict[str, Any], passwd: list[str], mark: str) -> list[Pro
     return found
 
 
-def _writers(writers: Any, comments: dict[str, str], mark: str) -> list[Problem]:
+def _writers(writers: Any, comments: dict[str, str] | None, mark: str) -> list[Problem]:
     if not isinstance(writers, list):
         return [problem(VARIABLE, "is not a list", "list name, and for SFTP keys, of each writer")]
     found = []
@@ -61,9 +64,11 @@ def _writers(writers: Any, comments: dict[str, str], mark: str) -> list[Problem]
         seen.add(name)
         if "keys" in writer:
             found += _keys(f"{path}.keys", writer["keys"])
-            if name in comments and comments[name] != mark:
+            if comments and comments.get(name, mark) != mark:
                 message = f"{name!r} is an account of this machine, which would have SFTP alone from then on"
                 found.append(problem(f"{path}.name", message, "choose a name that is free, or take its keys out"))
+        elif comments is None:
+            continue
         elif name not in comments:
             message = f"{name!r} is no user of this machine"
             found.append(problem(f"{path}.name", message, "make the account first, or give keys for SFTP"))

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import ssh_settings
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import ssh_settings
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")

@@ -1,0 +1,86 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Certificates, users and origins of the proxy: what is wrong with the settings. Without Ansible."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import acme, certificate
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+CERTIFICATES = ("self_signed", "provided", "acme")
+LISTS = {
+    "sources": "orthanc_https_sources",
+    "admin_sources": "orthanc_admin_sources",
+    "allowed_origins": "orthanc_proxy_allowed_origins",
+    "certificate_users": "orthanc_proxy_certificate_users",
+    "revoked_certificates": "orthanc_proxy_revoked_certificates",
+}
+# what a browser sends as Origin
+ORIGIN = re.compile(r"https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+SERIAL = re.compile(r"[0-9A-Fa-f:]{16,}")
+
+
+def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
+    """The settings by their names without `orthanc_proxy_`; `now` is aware of its time zone."""
+    found = []
+    kind = settings["certificate"]
+    if kind not in CERTIFICATES:
+        found.append(problem("orthanc_proxy_certificate", f"is {kind}", "use self_signed, provided or acme"))
+    remedy = "write each item on a line of its own, after a hyphen"
+    wrong = {name for name in LISTS if not isinstance(settings[name], list)}
+    found += [problem(path, "is not a list", remedy) for name, path in LISTS.items() if name in wrong]
+    for name, items in _find_wrong_items({**settings, **{name: [] for name in wrong}}):
+        found.append(problem(LISTS[name], *items))
+    if kind == "provided":
+        found += _check_certificate(settings, now)
+    if kind == "acme":
+        found += _check_acme(settings)
+    return found
+
+
+def _find_wrong_items(settings: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """The name of a list, and message and remedy for what it must not hold."""
+    if held := [str(one) for one in settings["allowed_origins"] if not ORIGIN.fullmatch(str(one))]:
+        remedy = "write what a browser sends as Origin, in small letters and without a path, such as"
+        yield "allowed_origins", (f"holds {', '.join(held)}", f"{remedy} https://viewer.clinic.example")
+    users, devices = _list_names(settings["users"]), _list_names(settings["dicom_devices"])
+    if named := [str(one) for one in settings["certificate_users"] if one not in users]:
+        message = f"names {', '.join(named)}, who is not in orthanc_users"
+        yield "certificate_users", (message, "correct the name")
+    if held := [str(one) for one in settings["revoked_certificates"] if not SERIAL.fullmatch(str(one))]:
+        remedy = "write serial numbers as openssl x509 -noout -serial prints them, in quotes"
+        yield "revoked_certificates", (f"holds {', '.join(held)}", remedy)
+    if named := [str(one) for one in settings["certificate_users"] if one in devices]:
+        message = f"names {', '.join(named)}, and a device over TLS has that name"
+        yield "certificate_users", (message, "rename one of them")
+
+
+def _list_names(items: Any) -> list[Any]:
+    return [item.get("name") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+
+
+def _check_certificate(settings: dict[str, Any], now: datetime) -> list[Problem]:
+    pair = {certificate.CHAIN: settings["certificate_chain"], certificate.KEY: settings["certificate_key"]}
+    if wrong := [path for path, value in pair.items() if not isinstance(value, str)]:
+        return [problem(path, "must be text", "write it in PEM") for path in wrong]
+    found: list[Problem] = certificate.problems(*pair.values(), str(settings["hostname"]), now)
+    return found
+
+
+def _check_acme(settings: dict[str, Any]) -> list[Problem]:
+    texts = {name: settings[name] for name in ("acme_directory", "acme_email", "acme_dns_hook", "acme_ca")}
+    if wrong := [name for name, value in texts.items() if not isinstance(value, str)]:
+        return [problem(f"orthanc_proxy_{name}", "must be text", "write it in quotes") for name in wrong]
+    found: list[Problem] = acme.problems(
+        texts["acme_directory"],
+        str(settings["hostname"]),
+        texts["acme_email"],
+        texts["acme_dns_hook"],
+        texts["acme_ca"],
+    )
+    return found

@@ -1,0 +1,238 @@
+"""One check of all settings, before a machine is asked for anything; by the real ansible-playbook."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.clinicops.orthanc.plugins.modules import check_settings
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import proxy
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks.settings import CHECKS, Given, find_problems
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = list(CHECKS)
+SECRET = "s3cret-that-nobody-guesses"
+VAULT = {f"vault_orthanc_{name}_password": f"{SECRET}-{name}" for name in ("it", "viewer", "gateway")}
+# one in each of seven roles: what is said of it, and what to do
+FAULTS: list[tuple[str, Any, str, str]] = [
+    ("orthanc_install_method", "podman", "orthanc_install_method is podman", "use package or docker"),
+    ("orthanc_aet", "MORE_THAN_SIXTEEN", "orthanc_aet 'MORE_THAN_SIXTEEN' is not an AE title", "use 1 to 16"),
+    ("orthanc_worklist_keep_days", -1, "orthanc_worklist_keep_days -1 ", "Remedy: "),
+    ("orthanc_proxy_certificate_users", ["gatway"], "names gatway, who is not in orthanc_users", "correct the name"),
+    ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) hold 0.0.0.0/0", "name the clinic's networks"),
+    ("orthanc_backup_repository", "nowhere", "orthanc_backup_repository 'nowhere' is neither", "rest:https://host/"),
+    ("orthanc_monitor_brake_percent", 60, "orthanc_monitor_brake_percent 60 ", "such as 5"),
+]
+
+
+def say(playbook: str, tmp_path: Path, settings: dict[str, Any]) -> tuple[int, str]:
+    """Exit code and output, each run of white space one space, of a playbook with settings that its inventory has."""
+    (tmp_path / "group_vars").mkdir(exist_ok=True)
+    example = yaml.safe_load((ROOT / "inventories/single_clinic/group_vars/orthanc/main.yml").read_text())
+    (tmp_path / "group_vars/orthanc.yml").write_text(json.dumps({**example, **VAULT, **settings}))
+    (tmp_path / "hosts").write_text("[orthanc]\npacs ansible_connection=local ansible_become=false\n")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(tmp_path / "hosts"), "--check", playbook],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "clinicops.orthanc.deploy",
+            "COLUMNS": "100",
+        },
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_one_fault_in_each_of_seven_roles_is_seven_problems_in_one_run(tmp_path: Path) -> None:
+    faults = {name: value for name, value, _message, _remedy in FAULTS}
+    status, said = say("clinicops.orthanc.deploy", tmp_path, {**faults, "orthanc_backup_password": SECRET})
+    assert status == 2
+    assert "7 setting(s) to correct; nothing was changed." in said
+    for _name, _value, message, remedy in FAULTS:
+        assert said.count(message) == 1, message
+        assert remedy in said, remedy
+    assert "Would change nothing" in said
+    assert "Check all settings before anything changes (step 1 of" in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "verify"])
+def test_an_inventory_that_sets_what_the_playbooks_set_is_told_so(playbook: str, tmp_path: Path) -> None:
+    private = {"orthanc_backup_method": "docker", "orthanc_config_version": "1.0", "orthanc_proxy_ports": []}
+    status, said = say(f"clinicops.orthanc.{playbook}", tmp_path, private)
+    assert status == 2
+    assert "3 setting(s) to correct" in said
+    own = "is set by the playbooks themselves, from"
+    assert f"orthanc_backup_method {own} other settings. Remedy: take it out, and set orthanc_install_method." in said
+    assert f"orthanc_config_version {own} what is on the machine. Remedy: take it out." in said
+    assert (
+        f"orthanc_proxy_ports {own} other settings. Remedy: take it out; it is made of orthanc_https_sources," in said
+    )
+    assert "Would change nothing" in said
+
+
+def test_a_setting_that_cannot_be_read_is_named_once_with_the_others_problems(tmp_path: Path) -> None:
+    users = [{"name": "it", "role": "admin", "password": "{{ vault_of_nobody }}"}]
+    wrong = {"orthanc_users": users, "orthanc_proxy_certificate_users": ["it"], "orthanc_worklist_max_items": 0}
+    status, said = say("clinicops.orthanc.deploy", tmp_path, wrong)
+    assert status == 2
+    assert "2 setting(s) to correct" in said
+    assert said.count("orthanc_users cannot be read: 'vault_of_nobody' is undefined. Remedy: define it.") == 1
+    assert "--ask-vault-pass" in said
+    assert "orthanc_worklist_max_items 0 " in said
+
+
+def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    roles = [{"role": f"clinicops.orthanc.{role}", "when": False} for role in ALL]
+    check = {"name": "Check", "clinicops.orthanc.check_settings": {}, "register": "__orthanc_checked"}
+    alone = [
+        {"name": f"Check {role}", "ansible.builtin.import_role": {"name": f"clinicops.orthanc.{role}"}}
+        for role in ("orthanc_backup", "orthanc_config")
+    ]
+    for task in alone:
+        task["ansible.builtin.import_role"]["tasks_from"] = "preflight"  # type: ignore[index]
+    wiring = str(ROOT / "playbooks/vars/wiring.yml")
+    content = {"hosts": "orthanc", "gather_facts": False, "vars_files": [wiring], "pre_tasks": [check, *alone]}
+    play.write_text(json.dumps([{**content, "roles": roles}]))
+    device = {"name": "ct", "aet": "CT", "host": "198.51.100.21", "port": 104, "may": ["echo"]}
+    two = [device, {**device, "name": "ct2", "aet": "CT2"}]
+    waived = {"webdav": "the old viewer reads nothing else"}
+    given = {"orthanc_modalities": two, "clinic_own": 1, "orthanc_of_our_own_making": 1, "orthanc_waivers": waived}
+    status, said = say(str(play), tmp_path, {**given, "orthanc_config_settings": {"WebDavEnabled": True}})
+    assert status == 0, said
+    assert said.count("orthanc_backup_repository is not set: there is no backup") == 1
+    assert said.count("is used by orthanc_modalities[0] too") == 1
+    assert said.count("orthanc_of_our_own_making is no setting of this collection") == 1
+    assert said.count("Waived: orthanc_config_settings.WebDavEnabled") == 1
+    assert "clinic_own" not in said
+
+
+def test_a_role_alone_checks_its_own_settings(tmp_path: Path) -> None:
+    play = tmp_path / "play.yml"
+    settings = {"orthanc_firewall_ports": [{"name": "dicom", "port": 4242, "sources": ["office"]}]}
+    role = {"name": "clinicops.orthanc.orthanc_firewall", "tasks_from": "preflight"}
+    task = {"name": "Check the firewall", "ansible.builtin.import_role": role}
+    content = {"hosts": "orthanc", "gather_facts": False, "vars": settings, "tasks": [task]}
+    play.write_text(json.dumps([content]))
+    status, said = say(str(play), tmp_path, {"orthanc_aet": "MORE_THAN_SIXTEEN"})
+    assert status == 2
+    assert "1 setting(s) to correct" in said
+    assert said.count("are not all addresses") == 1
+
+
+def test_every_private_variable_is_made_of_public_settings_or_of_the_machine() -> None:
+    machine = {name for name in specs.read_wiring() if not specs.list_sources(name)}
+    assert "orthanc_config_plugins" in machine
+    assert len(machine) < 12
+    made = {source for name in specs.read_wiring() for source in specs.list_sources(name)}
+    assert not [name for name in made if specs.is_private(name)]
+    assert made <= {*map(specs.name_public, specs.read_all_defaults())}
+
+
+def test_every_role_is_checked_and_the_module_says_so() -> None:
+    assert set(ALL) == {path.name for path in (ROOT / "roles").iterdir()}
+    assert yaml.safe_load(check_settings.DOCUMENTATION)["options"]["roles"]["choices"] == ALL
+
+
+def test_no_playbook_wires_what_the_wiring_has() -> None:
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        for play in yaml.safe_load(path.read_text()):
+            assert "vars" not in play, path
+            assert play["vars_files"] == ["vars/wiring.yml"], path
+
+
+def give(**changed: Any) -> Given:
+    """The defaults of all roles, with a clinic's name and user."""
+    values: dict[str, Any] = {}
+    shared = {
+        "orthanc_hostname": "pacs.clinic.example",
+        "orthanc_users": [{"name": "it", "role": "admin", "password": SECRET}],
+        **changed,
+    }
+    for own in specs.read_all_defaults():
+        if specs.name_public(own) in shared:
+            values[own] = shared[specs.name_public(own)]
+    return Given(values)
+
+
+def test_what_the_specs_alone_say_is_said_with_the_rest() -> None:
+    wrong = {"orthanc_install_docker_pids": "many", "orthanc_install_docker_network": "none", "orthanc_backup_host": {}}
+    found = {one["path"]: one["message"] for one in find_problems(ALL, give(**wrong)) if one["severity"] == "error"}
+    assert found["orthanc_install_docker_pids"] == "must be a whole number"
+    assert found["orthanc_install_docker_network"] == "must be one of bridge, host"
+    assert set(found) <= set(wrong)
+
+
+def test_a_fault_of_a_shared_setting_is_said_once() -> None:
+    found = find_problems(ALL, give(orthanc_waivers={"webdav": ""}, orthanc_dicom_port="x"))
+    paths = [one["path"] for one in found if one["severity"] == "error"]
+    assert sorted(paths) == ["orthanc_dicom_port", "orthanc_waivers.webdav"]
+
+
+def test_whether_a_waiver_is_needed_is_not_said_before_the_version_is_known() -> None:
+    assert "idle_waiver" not in {one["rule"] for one in find_problems(ALL, give(orthanc_waivers={"webdav": "x" * 20}))}
+    known = give(orthanc_waivers={"webdav": "x" * 20}, orthanc_config_version="1.12.7")
+    assert "idle_waiver" in {one["rule"] for one in find_problems(ALL, known)}
+
+
+KINDS: tuple[Any, ...] = (None, "", "x", "1", 1, -1, True, [], ["x"], [None], [{}], {}, {"x": None}, [[1]])
+
+
+@pytest.mark.parametrize("role", ALL)
+def test_any_kind_of_value_gives_problems_not_a_traceback(role: str) -> None:
+    for own in specs.list_unwired(role) & specs.read_specs(role)["main"]["options"].keys():
+        for value in KINDS:
+            for one in find_problems(ALL, give(**{specs.name_public(own): value})):
+                assert set(one) == {"rule", "severity", "path", "message", "remedy"}
+
+
+PROXY = {
+    own.removeprefix("orthanc_proxy_"): value
+    for own, value in {**specs.read_defaults("orthanc_proxy"), "orthanc_proxy_hostname": "pacs.clinic.example"}.items()
+} | {"sources": [], "admin_sources": [], "users": [{"name": "it"}], "dicom_devices": [{"name": "us1"}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason", "remedy"),
+    [
+        ({"certificate": "bought"}, "is bought", "use self_signed, provided or acme"),
+        ({"sources": "198.51.100.0/24"}, "is not a list", "after a hyphen"),
+        ({"certificate_users": "it"}, "is not a list", "after a hyphen"),
+        ({"allowed_origins": ["*"]}, "holds *", "sends as Origin"),
+        ({"allowed_origins": ["https://a.example/"]}, "holds https://a.example/", "without a path"),
+        ({"allowed_origins": ["https://a.example\n"]}, "holds https://a.example\n", "without a path"),
+        ({"certificate_users": ["gatway"]}, "names gatway, who is not in orthanc_users", "correct the name"),
+        (
+            {"certificate_users": ["it", "us1"], "users": [{"name": "it"}, {"name": "us1"}]},
+            "names us1, and a",
+            "rename",
+        ),
+        ({"revoked_certificates": ["us1"]}, "holds us1", "openssl x509"),
+        ({"certificate": "provided", "certificate_chain": None}, "must be text", "write it in PEM"),
+        ({"certificate": "provided"}, "is no certificate in PEM", "the server's certificate"),
+        ({"certificate": "acme", "acme_email": 1}, "must be text", "write it in quotes"),
+        ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "an own ACME server, or self_signed"),
+    ],
+)
+def test_a_wrong_setting_of_the_proxy_is_named(settings: dict[str, Any], reason: str, remedy: str) -> None:
+    [found] = proxy.problems({**PROXY, **settings}, datetime.datetime.now(datetime.UTC))
+    assert reason in found["message"]
+    assert remedy in found["remedy"]
+
+
+def test_right_settings_of_the_proxy_have_no_problem() -> None:
+    right = {"allowed_origins": ["https://viewer.clinic.example:8443"], "certificate_users": ["it"]}
+    right["revoked_certificates"] = ["0A:1B:2C:3D:4E:5F:60:71"]
+    assert proxy.problems({**PROXY, **right}, datetime.datetime.now(datetime.UTC)) == []
