@@ -47,13 +47,13 @@ class ActionModule(ActionBase):
         found = [one for one in find_problems(roles, given) if one not in asked["told"]]
         errors = [say(one) for one in found if one["severity"] == "error"]
         warn_of_host((say(one) for one in found if one["severity"] == "warning"), host)
-        result: dict[str, Any] = {"changed": False, "problems": found}
         if errors:
             title = f"{len(errors)} setting(s) to correct; nothing was changed."
-            return {**result, "failed": True, "msg": "\n".join([title, *errors])}
+            return {"failed": True, "msg": "\n".join([title, *errors])}
         waived = [f"Waived: {say(one)}" for one in found if one["severity"] == "waived"]
         # without any there is nothing to read
-        return {**result, "msg": "\n".join(waived), **({"_ansible_verbose_always": True} if waived else {})}
+        shown = {"_ansible_verbose_always": True} if waived else {}
+        return {"changed": False, "problems": found, "msg": "\n".join(waived), **shown}
 
     def _read(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """The values of the settings that can be evaluated, and why the others cannot."""

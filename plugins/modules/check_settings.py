@@ -69,8 +69,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 problems:
-  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each problem; empty when there is none.
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each warning and of what is waived.
   type: list
   elements: dict
-  returned: always
+  returned: success
 """
