@@ -32,10 +32,10 @@ from server.backup.output import print_result
 from server.backup.restic import fetch_files, watch_ssh
 from server.backup.restore_check import apply_retention, find_unproven
 from server.backup.run import find_shared_disk, make_backup
-from server.backup.settings import Settings, hash_file, read_archive
+from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
 from server.core.errors import Refused
-from server.core.files import write_atomic
+from server.core.files import hash_file, write_atomic
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 

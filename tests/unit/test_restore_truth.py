@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from server.backup import placing, study
+from server.core.files import hash_md5
 
 SITE, CRL = "/etc/orthanc/site/orthanc.json", f"{placing.CA}/ca.crl"
 THEIRS = {"Worklists": {"Database": "/var/lib/orthanc/worklists"}, "RegisteredUsers": {"it": "old"}}
@@ -135,8 +136,8 @@ def test_a_study_of_two_patients_comes_back_whole(tmp_path: Path) -> None:
             INSERT INTO Resources VALUES (5, 1, 'q', NULL), (6, 2, 't', 5), (7, 3, 'f', 6), (8, 4, 'j', 7);
             INSERT INTO MainDicomTags VALUES (5, 16, 32, 'P2'), (6, 32, 13, '1.2.3'), (7, 32, 14, '1.2.3.4'),
                                              (8, 8, 24, '1.2.3.4.5');
-            INSERT INTO AttachedFiles VALUES (8, 1, 'bbccddee', 1, 1, 1, '{study.hash_data(b"j")}', '');
-            UPDATE AttachedFiles SET compressedSize = 1, uncompressedMD5 = '{study.hash_data(b"i")}' WHERE id = 4;
+            INSERT INTO AttachedFiles VALUES (8, 1, 'bbccddee', 1, 1, 1, '{hash_md5(b"j")}', '');
+            UPDATE AttachedFiles SET compressedSize = 1, uncompressedMD5 = '{hash_md5(b"i")}' WHERE id = 4;
             """
         )
         database.commit()
@@ -175,7 +176,7 @@ def test_a_compressed_file_is_read_as_it_was_or_not_at_all(tmp_path: Path, damag
     stored = len(data).to_bytes(8, "little") + zlib.compress(data)
     if damage == "decompressed":
         stored = (len(data) + 1).to_bytes(8, "little") + zlib.compress(data)
-    image = study.Image("1", "2", "i", "uuid", len(stored), study.hash_data(stored), 2, hashlib.md5(data).hexdigest())
+    image = study.Image("1", "2", "i", "uuid", len(stored), hash_md5(stored), 2, hashlib.md5(data).hexdigest())
     path = tmp_path / "file"
     content = {"truncated": stored[:-1], "altered": stored[:-1] + b"\0"}.get(damage, stored)
     if damage != "missing":

@@ -7,12 +7,11 @@ It waits for a small backup, and leaves a large one at work.
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 from ..core.errors import Busy, Refused
 from ..core.limits import describe
-from ..core.process import read_output
+from ..core.process import read_output, run_program
 from ..orthanc.api import Api
 from .freeze import start_orthanc
 from .restic import call_restic, list_snapshots
@@ -84,9 +83,7 @@ def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
     except Busy:
         return {"first": "is at work"}
     # it may have been begun a moment ago, and have no lock yet
-    if not subprocess.run(
-        ["systemctl", "is-active", "--quiet", UNIT], stdin=subprocess.DEVNULL, check=False
-    ).returncode:
+    if run_program("systemctl", "is-active", "--quiet", UNIT).status == 0:
         return {"first": "is at work"}
     read_output(*LEAVE_AT_WORK, *settings.build_command("run"))
     return {"first": "begun", "warnings": [describe_first_backup(size, settings.limit_upload)]}

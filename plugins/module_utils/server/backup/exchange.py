@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.escaping import escape
-from ..core.files import write_atomic
+from ..core.files import hash_file, write_atomic
 from ..core.journal import say
-from ..core.process import read_output
+from ..core.process import read_output, run_program
 from ..orthanc.api import Api
 from . import placing
 from .freeze import command_orthanc, copy_file, run_at_end
@@ -26,7 +25,7 @@ from .ledger import Study, group_by_device, name_device, put_ledger, query_studi
 from .manifest import Attachment
 from .output import say_problem
 from .restored_orthanc import require_counts, require_image, require_storing
-from .settings import ARCHIVE, BRAKE, MARKER, OURS, Settings, hash_file, join_below, stamp_now
+from .settings import ARCHIVE, BRAKE, MARKER, OURS, Settings, join_below, stamp_now
 from .state import read_state, write_state
 
 
@@ -281,9 +280,4 @@ def copy_with_owner(source: Path, target: Path) -> None:
 def reload_services() -> None:
     """Has systemd and nginx read the files that were put in place."""
     read_output("systemctl", "daemon-reload")
-    subprocess.run(
-        ["systemctl", "try-reload-or-restart", "nginx.service"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-    )
+    run_program("systemctl", "try-reload-or-restart", "nginx.service")  # it may not be installed

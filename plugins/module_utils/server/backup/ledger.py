@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 from ..core.errors import Refused
 from ..core.journal import say
 from ..orthanc.api import Api
+from ..orthanc.index import open_index
 from . import history, ledger_history
 from .listing import identify_snapshot, list_archive, read_past
 from .manifest import read_content, write_rows
@@ -53,7 +52,7 @@ def query_studies(index: Path, since: int, moment: str) -> list[Study]:
         FROM Resources AS study JOIN Resources AS series ON series.parentId = study.internalId
         WHERE study.resourceType = 2 AND (number > ? OR time > ?)
         ORDER BY number"""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         return [*map(Study._make, database.execute(query, (NEW_INSTANCE, since, moment[:15])))]
 
 

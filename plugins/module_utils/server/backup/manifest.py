@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import Refused
-from ..core.files import write_atomic
+from ..core.files import hash_file, write_atomic
+from ..orthanc.index import open_index
 from . import history
 from .freeze import copy_index, read_index_version
 from .listing import choose_snapshot, identify_snapshot
@@ -34,7 +34,6 @@ from .settings import (
     SETTLE_SECONDS,
     WITHOUT,
     Settings,
-    hash_file,
     join_below,
     read_archive,
     read_name,
@@ -79,13 +78,13 @@ def list_attachments(index: Path) -> list[Attachment]:
         "SELECT uuid, fileType, compressedSize, ifnull(compressedMD5, ''), ifnull(uncompressedMD5, ''), publicId, id"
         " FROM AttachedFiles JOIN Resources ON internalId = id ORDER BY id, fileType"
     )
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         return [*map(Attachment._make, database.execute(query))]
 
 
 def read_present(settings: Settings, index: Path, names: list[Attachment], begin: float) -> history.Present:
     """What the copy of the index says, and the files in the images' directory say, since a second of the clock."""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
         sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
     listed, known, unknown, young = {one.uuid for one in names}, 0, 0, 0
@@ -101,7 +100,7 @@ def read_present(settings: Settings, index: Path, names: list[Attachment], begin
 
 def count_resources(index: Path) -> dict[str, int]:
     """How many patients, studies, series, instances, attachments and bytes an index has, and its last change."""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         found = dict(database.execute("SELECT resourceType, COUNT(*) FROM Resources GROUP BY resourceType"))
         files, size = database.execute("SELECT COUNT(*), ifnull(SUM(compressedSize), 0) FROM AttachedFiles").fetchone()
         last = database.execute("SELECT ifnull(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'Changes'")

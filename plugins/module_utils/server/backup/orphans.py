@@ -7,12 +7,12 @@ Orthanc's answer decides nothing: it says "success" to an image that it has alre
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ..core.files import hash_file
 from ..dicom import dataset
 
 DICOM = 1  # the fileType of the index
@@ -76,7 +76,7 @@ def is_whole(storage: Path, one: Stored) -> bool:
             return False
         if not one.md5:
             return bool(one.type != DICOM or read_image(path))
-        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == one.md5
+        return hash_file(path, "md5") == one.md5
     except (OSError, dataset.NotDicom):
         return False
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-import subprocess
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..core.process import run_program
+from ..orthanc.index import open_index
 
 CA = "/etc/nginx/orthanc"
 CA_KEY = f"{CA}/ca.key"
@@ -140,13 +140,13 @@ def has_same_name(paths: dict[str, list[Any]], copies: Path) -> bool:
 def read_subject(path: Path) -> str:
     """The name in a certificate."""
     command = ["openssl", "x509", "-noout", "-subject", "-ext", "subjectAltName", "-in", str(path)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
+    return run_program(*command).output
 
 
 def read_revoked(path: Path) -> set[str]:
     """Serial numbers of a revocation list, hexadecimal; none where there is no list."""
     command = ["openssl", "crl", "-noout", "-text", "-in", str(path)]
-    said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False).stdout
+    said = run_program(*command).output
     return {number.upper() for number in re.findall(r"Serial Number: *([0-9A-Fa-f]+)", said)}
 
 
@@ -187,7 +187,7 @@ def find_changed_users(before: dict[str, Any], after: dict[str, Any]) -> list[st
 def list_studies(index: Path) -> set[str]:
     """StudyInstanceUIDs of an index."""
     query = "SELECT DISTINCT value FROM MainDicomTags WHERE tagGroup = 32 AND tagElement = 13"
-    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         return {str(row[0]).rstrip(" \0") for row in database.execute(query)}
 
 
@@ -204,7 +204,7 @@ def list_studies_with(index: Path, instances: Iterable[str]) -> list[tuple[str, 
              JOIN Resources AS study ON study.internalId = series.parentId
         WHERE image.publicId = ?"""
     found: dict[tuple[str, str], tuple[str, str, str, str]] = {}
-    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         for instance in instances:
             for time, aet, study, accession in database.execute(query, (instance,)):
                 last = max(time, found.get((aet, study), ("",))[0])

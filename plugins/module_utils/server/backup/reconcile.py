@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Refused
-from ..core.files import write_atomic
+from ..core.files import hash_md5, write_atomic
 from ..core.journal import say
 from ..dicom import dataset
 from ..orthanc.api import Api
@@ -131,7 +130,7 @@ def is_given_out(api: Api, one: Attachment) -> bool | None:
     status, body, _ = api.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
     if status == 404:
         return None
-    return status == 200 and one.uncompressed_md5 in ("", hashlib.md5(body, usedforsecurity=False).hexdigest())
+    return status == 200 and one.uncompressed_md5 in ("", hash_md5(body))
 
 
 def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, listed: bool = True) -> dict[str, str]:

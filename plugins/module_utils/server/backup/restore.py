@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Refused
+from ..core.files import hash_file
 from ..core.process import read_output
 from . import history, placing
 from .exchange import exchange_data
@@ -25,7 +26,7 @@ from .listing import identify_snapshot, list_archive
 from .manifest import Attachment, Proof, describe_defects, find_images, prove_snapshot
 from .restic import call_restic, fetch_files
 from .restored_orthanc import assemble_data, remove_images, require_counts, require_image, start_second_orthanc
-from .settings import Settings, hash_file, join_below, read_archive, set_aside, stamp_now
+from .settings import Settings, join_below, read_archive, set_aside, stamp_now
 from .state import read_state, remove_abandoned_restores, write_state
 
 

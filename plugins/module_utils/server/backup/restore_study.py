@@ -11,13 +11,14 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.escaping import escape
+from ..core.files import hash_file
 from ..core.journal import say
 from ..orthanc.api import Api
 from .listing import choose_snapshot, list_proven
 from .manifest import find_defects, list_current_attachments
 from .output import say_problem, show_progress
 from .restic import fetch_files, read_moment
-from .settings import BRAKE, Settings, hash_file, join_below, set_aside, stamp_now
+from .settings import BRAKE, Settings, join_below, set_aside, stamp_now
 from .state import read_state
 from .study import BRAKED, Source, StudyRefused, restore_study
 

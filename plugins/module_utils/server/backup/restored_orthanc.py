@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -16,12 +15,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..core.errors import Refused
+from ..core.files import hash_file, hash_md5
+from ..core.process import run_program
 from ..orthanc.api import Account, Api
 from .freeze import run_at_end
 from .manifest import Attachment, Defect, Proof, describe_defects, find_defects
 from .output import show_progress
 from .restic import fetch_files
-from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Settings, hash_file, join_below, set_aside
+from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Settings, join_below, set_aside
 
 
 def require_counts(api: Api, counts: dict[str, int], more: bool = False) -> None:
@@ -58,9 +59,7 @@ def require_image(api: Api, one: Attachment, dicomweb: bool) -> str:
     boundary = re.search(r'boundary="?([^";]+)', kind)
     if dicomweb and status == 200 and boundary:
         body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
-    if status != 200 or (
-        one.uncompressed_md5 and hashlib.md5(body, usedforsecurity=False).hexdigest() != one.uncompressed_md5
-    ):
+    if status != 200 or (one.uncompressed_md5 and hash_md5(body) != one.uncompressed_md5):
         what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
         raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
     return path
@@ -165,7 +164,7 @@ def start_second_orthanc(settings: Settings, data: Path) -> Iterator[tuple[Api, 
     os.chown(configuration, settings.account.pw_uid, -1)
     configuration.write_text(json.dumps(options))
     if settings.method == "docker":  # of a machine whose power went
-        subprocess.run(["docker", "rm", "--force", SECOND], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        run_program("docker", "rm", "--force", SECOND)
     with (
         log.open("w") as output,
         subprocess.Popen(

@@ -7,7 +7,6 @@ The settings stand in /etc/orthanc-backup.json. What is wrong is raised as Refus
 
 from __future__ import annotations
 
-import hashlib
 import pwd
 import re
 import sys
@@ -107,15 +106,6 @@ def stamp_now() -> str:
 def stamp_tomorrow() -> str:
     """A snapshot that is dated later was made with a wrong clock. UTC, to the second."""
     return f"{datetime.now(timezone.utc) + timedelta(days=1):%Y%m%dT%H%M%S}"
-
-
-def hash_file(path: Path, method: str = "sha256") -> str:
-    """The hexadecimal hash of a file, SHA-256 if nothing else is said."""
-    digest = hashlib.new(method, usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def join_below(target: Path, path: str) -> Path:

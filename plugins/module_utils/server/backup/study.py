@@ -7,8 +7,6 @@ Whoever calls it brings the snapshots, restic and Orthanc along (`Source`).
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import shutil
 import sqlite3
 import zlib
@@ -20,6 +18,8 @@ from typing import Any, NamedTuple
 
 from ..core import words
 from ..core.escaping import escape
+from ..core.files import hash_md5
+from ..orthanc.index import open_index
 
 ZLIB_WITH_SIZE = 2  # a compressionType of the index: 8 bytes little-endian with the size, then zlib
 PART_FILES, PART_BYTES = 500, 1 << 30  # what is fetched at a time: a command line and a disk have an end
@@ -120,7 +120,7 @@ class Source:
 # --- what the index of a snapshot knows --------------------------------------------------------
 def find_studies(index: Path, value: str) -> list[Study]:
     """The studies with this StudyInstanceUID or AccessionNumber, exactly as written."""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+    with open_index(index) as database:
         found: dict[str, Study] = {}
         for *row, study in database.execute(QUERY, (value.strip(),)).fetchall():
             identifier, uid, accession, date, description, patient = (str(one).rstrip(" \0") for one in row)
@@ -138,7 +138,7 @@ def read_image(path: Path, image: Image) -> bytes:
     data = path.read_bytes()
     if len(data) != image.size:
         raise Damaged("is truncated in the snapshot")
-    if image.md5 and hash_data(data) != image.md5:
+    if image.md5 and hash_md5(data) != image.md5:
         raise Damaged("is altered in the snapshot")
     if image.compression == ZLIB_WITH_SIZE:
         try:
@@ -147,14 +147,9 @@ def read_image(path: Path, image: Image) -> bytes:
             raise Damaged("cannot be decompressed") from None
         if len(data) != size:
             raise Damaged("cannot be decompressed")
-    if image.uncompressed_md5 and hash_data(data) != image.uncompressed_md5:
+    if image.uncompressed_md5 and hash_md5(data) != image.uncompressed_md5:
         raise Damaged("is altered in the snapshot")
     return data
-
-
-def hash_data(data: bytes) -> str:
-    """Hexadecimal, as in the index."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 # --- choosing ----------------------------------------------------------------------------------
@@ -270,7 +265,7 @@ def compare_image(source: Source, image: Image, files: dict[str, tuple[Path, boo
         return "unreadable"
     if not image.uncompressed_md5:
         return "not compared"
-    return "there" if hash_data(data) == image.uncompressed_md5 else "differs"
+    return "there" if hash_md5(data) == image.uncompressed_md5 else "differs"
 
 
 def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str, tuple[Path, bool]]) -> str:

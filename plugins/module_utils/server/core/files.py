@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -52,3 +53,17 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_file(path: Path, method: str = "sha256") -> str:
+    """The hexadecimal hash of a file of any size."""
+    digest = hashlib.new(method, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_md5(data: bytes) -> str:
+    """The hexadecimal MD5, as Orthanc's index has it of an attachment."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
