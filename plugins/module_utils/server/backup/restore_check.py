@@ -116,7 +116,7 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
     newest = history.choose_latest(map(identify_snapshot, found), past, "9")
 
-    def dated(one: dict[str, Any]) -> retention.Dated:
+    def read_dated(one: dict[str, Any]) -> retention.Dated:
         return retention.Dated(one["id"], identify_snapshot(one).token, ledger_history.read_local_time(one))
 
     def content(token: str) -> history.Content | None:
@@ -129,8 +129,8 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
             return None
 
     ours = [one for one in found if identify_snapshot(one).token not in undecided]
-    proven = [dated(one) for one in ours if history.is_proven(identify_snapshot(one), past)]
-    unproven = [dated(one) for one in ours if not history.is_proven(identify_snapshot(one), past)]
+    proven = [read_dated(one) for one in ours if history.is_proven(identify_snapshot(one), past)]
+    unproven = [read_dated(one) for one in ours if not history.is_proven(identify_snapshot(one), past)]
     stays = {past.restored, newest.token if newest else ""}
     superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
     kept = {one.token for one in proven} - {one.token for one in superseded}
