@@ -5,7 +5,7 @@ VENV := .venv
 BED := python3 tests/testbed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios \
+.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios lines \
   release-check sanity changelog
 
 # Ansible finds the checkout as a collection; Galaxy is not asked.
@@ -65,6 +65,10 @@ unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 
 unit-campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit --hypothesis-profile=campaign
+
+# how many lines the product has, by room; BEFORE=<revision> beside them
+lines:
+	@python3 tools/lines.py $(BEFORE)
 
 # the names of make test's scenarios, for ONLY
 scenarios:
