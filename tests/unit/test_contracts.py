@@ -112,17 +112,6 @@ def test_every_rule_is_documented() -> None:
     assert {name for name in names if not re.search(rf"\b{name}\b", text)} == set()
 
 
-def test_imports_of_the_server_s_package_go_down_only() -> None:
-    package = ROOT / "plugins" / "module_utils" / "server"
-    rows = {"core": 0, "orthanc": 1, "dicom": 2}  # the rooms of programs are beside each other, above these
-    for path in package.rglob("*.py"):
-        room, *below = path.relative_to(package).parts
-        # from the package itself: one point for each directory on the way, so one more in a room's own rooms
-        up = rf"^\s*from \.{{{len(below) + 1}}}([a-z]+)"
-        for above in re.findall(up, path.read_text(), re.MULTILINE):
-            assert above == room or rows.get(above, 3) < rows.get(room, 3), f"{path} imports {above}"
-
-
 def test_the_proxy_hands_over_the_searches_that_orthanc_answers() -> None:
     site = (ROOT / "roles/orthanc_proxy/templates/orthanc.conf.j2").read_text()
     [handed] = re.findall(r"\(\?<orthanc_searched>(.*)\)/\?\[", site)

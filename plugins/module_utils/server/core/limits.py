@@ -11,7 +11,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-FILE = Path("/etc/clinicops-orthanc.json")
+from .settings import FACTS
+
 LIMITS: dict[str, float] = {
     "disk_warning_percent": 20,
     "disk_critical_percent": 10,
@@ -31,7 +32,7 @@ LIMITS: dict[str, float] = {
 SILENT_MINUTES = 5  # after so many without a look of the monitor, which looks each minute, what it saw is of before
 
 
-def read_limits(path: Path = FILE) -> dict[str, float]:
+def read_limits(path: Path = FACTS) -> dict[str, float]:
     """Each limit by its name, as the deploy left them; the defaults where it left none. ValueError for another file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

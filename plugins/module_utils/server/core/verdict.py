@@ -13,6 +13,7 @@ import math
 from typing import Any, NamedTuple
 
 from .limits import SILENT_MINUTES, merge_limits
+from .words import say_count
 
 Report = dict[str, Any]
 
@@ -73,18 +74,18 @@ def judge(report: Report) -> Verdict:
     aside = f", {waived} waived" if waived else ""
     reasons = find_reasons(report)
     if failed:
-        return Verdict(BAD, f"{failed} of {count(len(checks), 'check')} failed{aside}", reasons)
+        return Verdict(BAD, f"{failed} of {say_count(len(checks), 'check')} failed{aside}", reasons)
     if not checks:
         return Verdict(BAD, "Nothing was checked", reasons)
     if not report.get("passed"):
-        what = f"The test did not pass, though none of its {count(len(checks), 'check')} failed"
+        what = f"The test did not pass, though none of its {say_count(len(checks), 'check')} failed"
         return Verdict(BAD, f"{what}{aside}", reasons)
     if not reasons:
-        return Verdict(GOOD, f"Everything works: {count(passed, 'check')} passed{aside}", [])
+        return Verdict(GOOD, f"Everything works: {say_count(passed, 'check')} passed{aside}", [])
     state = reasons[0].state
     what = reasons[0].text + (f"; and {len(reasons) - 1} more" if len(reasons) > 1 else "")
     say = "act on" if state == BAD else "look at"
-    return Verdict(state, f"{count(passed, 'check')} passed{aside}; {say}: {what}", reasons)
+    return Verdict(state, f"{say_count(passed, 'check')} passed{aside}; {say}: {what}", reasons)
 
 
 def find_reasons(report: Report) -> list[Reason]:
@@ -175,7 +176,7 @@ def measured_before(report: Report) -> float:
 def describe_disk(disk: dict[str, Any]) -> str:
     """`the disk: 9 % free, full in 9 days`."""
     days = disk.get("days_until_full")
-    full = f", full in {count(int(days), 'day')}" if days is not None and days < 5 * 365 else ""
+    full = f", full in {say_count(int(days), 'day')}" if days is not None and days < 5 * 365 else ""
     return f"the disk: {free_percent(disk):.0f} % free{full}"
 
 
@@ -224,30 +225,25 @@ def rising(value: float, limits: tuple[float, float]) -> str:
     return BAD if value > limits[1] else SOON if value > limits[0] else GOOD
 
 
-def count(number: int, thing: str) -> str:
-    """`1 check`, `2 checks`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def left(days: int) -> str:
     """`12 days left`, `expired 3 days ago`."""
-    return f"{count(days, 'day')} left" if days >= 0 else f"expired {count(-days, 'day')} ago"
+    return f"{say_count(days, 'day')} left" if days >= 0 else f"expired {say_count(-days, 'day')} ago"
 
 
 def age(hours: float) -> str:
     """`less than an hour`, `30 hours`, `5 days`."""
     if hours < 1:
         return "less than an hour"
-    return count(int(hours), "hour") if hours < 48 else count(int(hours / 24), "day")
+    return say_count(int(hours), "hour") if hours < 48 else say_count(int(hours / 24), "day")
 
 
 def parse_time(text: Any) -> datetime.datetime | None:
     """A moment in UTC; None for what is none."""
     try:
-        moment = datetime.datetime.fromisoformat(str(text))
+        moment = datetime.datetime.fromisoformat(str(text).replace("Z", "+00:00"))  # as Python 3.10 reads it
     except ValueError:
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).astimezone(datetime.timezone.utc)
 
 
 def uncapitalise(text: str) -> str:

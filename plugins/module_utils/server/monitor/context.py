@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..core import process
 from ..core.files import read_object
-from ..core.process import HUNG, MISSING, Finished, run_program
+from ..core.process import Finished
 from .history import sum_increase
 from .settings import Settings
 
@@ -66,7 +67,4 @@ class Context:
 
 def ask_program(*command: str) -> Finished:
     """How a program ended. OSError for one that hangs or is not there: then its probe cannot see."""
-    done = run_program(*command, seconds=PROGRAM_SECONDS)
-    if done.status in (HUNG, MISSING):
-        raise OSError(done.errors)
-    return done
+    return process.ask_program(*command, seconds=PROGRAM_SECONDS)

@@ -124,9 +124,9 @@ def _disk(report: Report) -> dict[str, Any] | None:
     begin = history[-1][0] if history else now.timestamp() if now else None
     return {
         "path": disk["path"],
-        "total": _size(total),
-        "used": _size(total - free),
-        "free": _size(free),
+        "total": words.say_size(total),
+        "used": words.say_size(total - free),
+        "free": words.say_size(free),
         "used_percent": round(100 - verdicts.free_percent(disk)),
         "said": "full now" if days is not None and days <= 0 else f"full in {_days(days)}" if days is not None else "",
         "full": _day(begin + 86400 * days) if begin and days is not None else "",
@@ -241,9 +241,9 @@ def _summary(rows: list[dict[str, Any]]) -> str:
         return "There is no report yet"
     if bad:
         more = f", {soon} more to look at" if soon else ""
-        return f"{bad} of {verdicts.count(len(rows), 'clinic')} to act on{more}"
+        return f"{bad} of {words.say_count(len(rows), 'clinic')} to act on{more}"
     if soon:
-        return f"{soon} of {verdicts.count(len(rows), 'clinic')} to look at"
+        return f"{soon} of {words.say_count(len(rows), 'clinic')} to look at"
     return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
 
 
@@ -297,16 +297,7 @@ def _place(hostname: str, host: str) -> str:
 def _days(days: float) -> str:
     if days < 1:
         return "less than a day"
-    return f"{days / 365.25:.0f} years" if days > 5 * 365.25 else verdicts.count(int(days), "day")
-
-
-def _size(count: float) -> str:
-    units = ["B", "kB", "MB", "GB", "TB", "PB"]
-    while count >= 1000 and len(units) > 1:
-        count /= 1000
-        del units[0]
-    unit = units[0]
-    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+    return f"{days / 365.25:.0f} years" if days > 5 * 365.25 else words.say_count(int(days), "day")
 
 
 def _moment(text: Any) -> dict[str, str] | None:
@@ -316,11 +307,12 @@ def _moment(text: Any) -> dict[str, str] | None:
         return None
     return {
         "iso": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
-        "said": f"{words.say_moment(moment, datetime.UTC)} UTC",
+        "said": f"{words.say_moment(moment, datetime.timezone.utc)} UTC",
         "day": words.say_day(f"{moment:%Y%m%d}"),
     }
 
 
 def _day(epoch: float) -> str:
     # a forecast may lie beyond the year 9999, which Python cannot write
-    return words.say_day(f"{datetime.datetime.fromtimestamp(epoch, datetime.UTC):%Y%m%d}") if epoch < 4e9 else ""
+    day = datetime.datetime.fromtimestamp(min(epoch, 4e9), datetime.timezone.utc)
+    return words.say_day(f"{day:%Y%m%d}") if epoch < 4e9 else ""

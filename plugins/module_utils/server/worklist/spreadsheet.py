@@ -209,7 +209,8 @@ def read_workbook(data: bytes, name: str, sheet: str) -> Cells:
     except ImportError:
         raise Unreadable("The package python3-openpyxl is missing. Remedy: deploy again, or save as CSV.") from None
     try:
-        with warnings.catch_warnings(action="ignore"):  # of drop-down lists and the like, which it leaves out
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of drop-down lists and the like, which it leaves out
             # without its formulas: their results, as Excel saved them
             book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
             sheets: dict[str, Cells] = {}
