@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server.backup import run
 from server.backup.output import print_result, say_problem
-from server.core import journal
+from server.core import journal, monitor_state
 from server.core.errors import Refused
 from server.core.escaping import escape, escape_lines
 from server.monitor import cli as monitor
@@ -137,7 +137,7 @@ def test_what_the_worklist_shows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_the_monitor_shows_and_measures() -> None:
     state = {"alerts": {"one": EVENT}, "values": [], "time": 0}
     assert all(map(is_harmless, (escape(line) for line in describe.describe_state(state))))
-    assert is_harmless(notify.describe_event(EVENT))
+    assert is_harmless(monitor_state.describe_alert(EVENT))
     sample = next(iter(prometheus.HELP))
     text = prometheus.format_metrics([Sample(sample, "device", HOSTILE, 1)])
     assert len(text.splitlines()) == 3

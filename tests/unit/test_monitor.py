@@ -20,10 +20,10 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 from hypothesis import given
 from hypothesis import strategies as st
-from server.core import nftables, words
+from server.core import monitor_state, nftables, words
 from server.core.limits import LIMITS
 from server.monitor import alerts as alerts_of
-from server.monitor import cli, describe, history, notify, prometheus
+from server.monitor import cli, history, notify, prometheus
 from server.monitor.context import Context, Sample
 from server.monitor.probes import disk, firewall, log, orthanc, updates
 from server.monitor.rules import RULES
@@ -465,7 +465,7 @@ NOW = 1_795_644_000.0
     ],
 )
 def test_a_monitor_that_does_not_look_any_more_is_told(state: dict[str, Any], said: str) -> None:
-    sentence = describe.describe_silence(state, NOW)
+    sentence = monitor_state.describe_silence(state, NOW)
     assert said in sentence
     assert bool(said) == bool(sentence) == ("Remedy: systemctl enable --now orthanc-monitor.timer" in sentence)
 
@@ -483,7 +483,7 @@ def test_show_ends_with_the_exit_code_of_what_it_says(
     settings(tmp_path)
     state = {"time": int(time.time() - age), "alerts": {}, "values": []}
     (tmp_path / "state.json").write_text(json.dumps(state))
-    monkeypatch.setattr(history, "IN_MEMORY", tmp_path / "nowhere")
+    monkeypatch.setattr(monitor_state, "IN_MEMORY", tmp_path / "nowhere")
     monkeypatch.setattr(sys, "argv", ["orthanc-monitor", "--config", str(tmp_path / "monitor.json"), "show", *form])
     assert cli.main() == status
     said = capsys.readouterr().out
@@ -615,7 +615,7 @@ def test_what_an_older_look_left_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(history, "IN_MEMORY", tmp_path / "memory.json")
+    monkeypatch.setattr(monitor_state, "IN_MEMORY", tmp_path / "memory.json")
     own = settings(tmp_path)
     for text in (
         '{"time": 1, "alerts": {"DiskFilling/storage": []}, "series": 7}',

@@ -50,6 +50,13 @@ def say_duration(seconds: float) -> str:
     return " ".join(parts) or "0 s"
 
 
+def say_age(seconds: float) -> str:
+    """The age in the largest unit of which there are two: '90 seconds', '3 hours', '10 days'."""
+    units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+    size, name = next(((size, name) for size, name in units if seconds >= 2 * size), (1, "seconds"))
+    return f"{int(seconds / size)} {name}"
+
+
 def say_size(count: float) -> str:
     """The bytes as '812 B', '1.4 MB', '230 GB'."""
     units = ["B", "kB", "MB", "GB", "TB", "PB"]

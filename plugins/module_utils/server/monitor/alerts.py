@@ -98,10 +98,3 @@ def judge(
         if alert["firing"] or alert["looks"]:
             alerts[key] = alert
     return alerts, events
-
-
-def list_standing(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The alerts that stand after the last look and are no consequences, worst first."""
-    order = ["critical", "warning", "info"]
-    firing = [alert for alert in state.get("alerts", {}).values() if alert["firing"] and not alert["covered"]]
-    return sorted(firing, key=lambda one: order.index(one["severity"]))

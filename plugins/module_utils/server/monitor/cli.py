@@ -22,7 +22,8 @@ from ..core.escaping import escape
 from ..core.files import write_atomic
 from ..core.journal import ERROR, say
 from ..core.locks import hold_lock
-from .history import read_state, save_state
+from ..core.monitor_state import describe_silence, read_state
+from .history import save_state
 from .settings import FILE, Settings
 
 LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file can lock it
@@ -78,7 +79,7 @@ def look_from(settings: Settings, state: dict[str, Any], now: float) -> list[Any
 # --- commands -------------------------------------------------------------------------------------
 def show(state: dict[str, Any], as_json: bool) -> int:
     """Says what the last look saw; WRONG while something is wrong, or nobody looks."""
-    from .describe import describe_silence, describe_state
+    from .describe import describe_state
 
     silence = describe_silence(state, time.time())
     if as_json:

@@ -10,31 +10,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.files import read_object, write_atomic
+from ..core import monitor_state
+from ..core.files import write_atomic
 from ..core.journal import ERROR, say
 
-IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
 DAY = 86400
 FORECAST_DAYS, LEAST_DAYS = 28, 3
 IMPORT_FACTOR = 5  # a day with so many times the usual growth is an import, and no forecast
 
 
 # --- the state ------------------------------------------------------------------------------------
-def read_state(directory: Path) -> dict[str, Any]:
-    """What the last look left, on the disk or in memory; empty before the first one."""
-    return max(read_object(directory / "state.json"), read_object(IN_MEMORY), key=lambda state: state.get("time", 0))
-
-
 def save_state(directory: Path, state: dict[str, Any]) -> None:
     """Keeps what this look leaves: in memory where the disk takes nothing."""
     text = json.dumps(state) + "\n"
     try:
-        write_atomic(directory / "state.json", text)
-        IN_MEMORY.unlink(missing_ok=True)
+        write_atomic(directory / monitor_state.FILE, text)
+        monitor_state.IN_MEMORY.unlink(missing_ok=True)
     except OSError as error:
         # a disk that is full or read-only: without what was told, it would be told each minute
         say(f"the monitor keeps what it saw in memory alone: {error}", ERROR)
-        write_atomic(IN_MEMORY, text, 0o600)
+        write_atomic(monitor_state.IN_MEMORY, text, 0o600)
 
 
 # --- counters -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 from ..core import words
 from ..core.escaping import escape
 from ..core.journal import ERROR, INFORMATION, WARNING, say
+from ..core.monitor_state import describe_alert
 from .context import ANSWER_SECONDS
 from .settings import Settings
 
@@ -34,12 +35,6 @@ def describe_kind(event: Event) -> str:
     return WORDS[event["state"]]
 
 
-def describe_event(event: Event) -> str:
-    """The alert in one line, with its object and details, fit for a terminal."""
-    about = ": ".join(text for text in (event["object"], event.get("detail", "")) if text)
-    return escape(f"{event['summary']}{f' ({about})' if about else ''}")
-
-
 # --- ways -----------------------------------------------------------------------------------------
 def send_mail(settings: Settings, events: list[Event], now: float) -> None:
     """One mail for everything of one look, through the machine's sendmail; OSError with what that says."""
@@ -56,7 +51,7 @@ def send_mail(settings: Settings, events: list[Event], now: float) -> None:
     for event in events:
         since, severity = words.say_moment(event["since"]), event["severity"]
         kind = describe_kind(event) + ("" if severity == "info" else f", {severity}")
-        lines += [f"{kind}: {describe_event(event)}.", f"  {event['name']} since {since}"]
+        lines += [f"{kind}: {describe_alert(event)}.", f"  {event['name']} since {since}"]
         lines += [f"  Remedy: {event['remedy']}."] * (event["state"] != "resolved") + [""]
     lines.append(f"{settings.host} ({settings.hostname}). More on the machine: orthanc-monitor show")
     message.set_content("\n".join(lines))
@@ -76,7 +71,7 @@ def post_webhook(settings: Settings, events: list[Event], now: float) -> None:
     """The same as JSON, with a `text` that chat services show."""
     import urllib.request
 
-    alerts = [{"text": f"{describe_kind(event)}: {describe_event(event)}", **event} for event in events]
+    alerts = [{"text": f"{describe_kind(event)}: {describe_alert(event)}", **event} for event in events]
     content = {"clinic": settings.clinic, "host": settings.host, "time": int(now), "alerts": alerts}
     content["text"] = "\n".join(f"{settings.clinic}: {event['text']}" for event in alerts)
     request = urllib.request.Request(
@@ -104,7 +99,7 @@ def leave_out_resolved(waiting: list[Event]) -> list[Event]:
 def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: float) -> None:
     """Tells the journal, and whom the settings name. What could not be sent stays in `state` for the next look."""
     for event in events:
-        say(f"{describe_kind(event)}: {event['name']}: {describe_event(event)}", PRIORITIES[event["severity"]])
+        say(f"{describe_kind(event)}: {event['name']}: {describe_alert(event)}", PRIORITIES[event["severity"]])
     pending = state.setdefault("pending", {})
     for name, wanted, send in (
         ("mail", settings.mail_to, send_mail),

@@ -1,0 +1,12 @@
+#!/usr/bin/python3
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Starts orthanc-status, which lies in the package of the server's programs."""
+
+import sys
+
+sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
+
+from server.status.cli import main
+
+sys.exit(main())
