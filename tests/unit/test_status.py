@@ -100,7 +100,7 @@ def test_the_worst_alert_is_told_first_and_the_others_are_counted() -> None:
     standing = {name: alert(name) for name in ("SecurityUpdates", "KnownVulnerabilities", "OrthancStopped")}
     standing["covered"] = alert("DicomSilent", covered=True)
     monitor = see({**LOOK, "alerts": standing})["monitor"]
-    assert monitor.text.startswith("critical, 20 seconds ago: Orthanc does not run; and 1 more")
+    assert monitor.text.startswith("critical, 20 seconds ago: Orthanc is not running; and 1 more")
     assert [one["name"] for one in monitor.facts["alerts"]] == [
         "OrthancStopped",
         "SecurityUpdates",

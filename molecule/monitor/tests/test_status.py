@@ -120,7 +120,7 @@ def test_an_orthanc_that_is_stopped_is_wrong(machine: str) -> None:
         looks(machine, 2)
         found = wrong(machine)
         assert set(found) == {"monitor", "orthanc"}
-        assert "Orthanc does not run" in found["orthanc"]
+        assert "Orthanc is not running" in found["orthanc"]
     looks(machine, 3)
     assert status(machine)[0] == 0
 

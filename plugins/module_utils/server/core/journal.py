@@ -6,10 +6,8 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import sys
-import traceback
 import warnings
 from types import TracebackType
 
@@ -28,6 +26,8 @@ def say(text: object, level: int = INFORMATION) -> None:
 
 def say_loudly(text: object, program: str) -> None:
     """One line at priority 3, in the journal wherever the program was called from."""
+    import shutil  # costs more than all the rest of a short command, and is needed when something is wrong alone
+
     say(text, ERROR)
     if "INVOCATION_ID" not in os.environ and shutil.which("logger"):
         subprocess.run(
@@ -39,6 +39,8 @@ def say_loudly(text: object, program: str) -> None:
 
 def say_traceback(error: BaseException) -> None:
     """Where an error came from, each line by itself: its text may be from outside."""
+    import traceback  # as shutil
+
     for part in traceback.format_exception(error):
         for line in part.splitlines():
             say(line, ERROR)

@@ -38,7 +38,7 @@ RULES = (
     ),
     Rule(
         *("DiskBrake", "critical", "brake", "fs", "==", 1, 1, ()),
-        "New images are refused: the disk is full but for a rest that Orthanc needs",
+        "New images are refused: the disk is full except for the reserve that Orthanc needs",
         "make space or enlarge the disk; devices can send again as soon as there is space",
     ),
     Rule(
@@ -55,7 +55,7 @@ RULES = (
     Rule(
         *("InodesFew", "warning", "fs_inodes_free_percent", "fs", "<", "inodes_percent", 1, ()),
         "The disk has room for few more files",
-        "remove files that nobody needs (df -i), or make a file system with more inodes",
+        "remove files that are not needed (df -i), or create a file system with more inodes",
     ),
     Rule(
         *("FullSoon", "warning", "days_until_full", "fs", "<", "days_until_full", 1),
@@ -70,23 +70,23 @@ RULES = (
     ),
     Rule(
         *("RestartLoop", "critical", "restarts_hour", "", ">", "restarts_per_hour", 1, ("MountGone", "IndexLocked")),
-        "Orthanc ends again and again",
-        "see why in its last lines (journalctl -u orthanc, or docker logs orthanc), and deploy again",
+        "Orthanc keeps restarting",
+        "see the last lines of its log (journalctl -u orthanc, or docker logs orthanc), and deploy again",
     ),
     Rule(
         *("OrthancStopped", "critical", "process_up", "", "==", 0, 2, ("MountGone", "IndexLocked", "RestartLoop")),
-        "Orthanc does not run",
+        "Orthanc is not running",
         "systemctl start orthanc, or docker start orthanc; see its log for why",
     ),
     Rule(
         *("IndexSilent", "critical", "index_up", "", "==", 0, 2, DOWN),
-        "Orthanc runs and does not answer from its index",
+        "Orthanc runs but does not answer from its index",
         "see its log; then systemctl restart orthanc, or docker restart orthanc",
     ),
     Rule(
         *("DicomSilent", "critical", "dicom_up", "", "==", 0, 2, (*DOWN, "IndexSilent")),
         "Orthanc does not answer a C-ECHO",
-        "see its log, and whether another program has its DICOM port (ss -ltnp)",
+        "see its log, and whether another program uses its DICOM port (ss -ltnp)",
     ),
     Rule(
         *("PluginMissing", "critical", "plugin_up", "plugin", "==", 0, 2, (*DOWN, "IndexSilent")),
@@ -95,23 +95,23 @@ RULES = (
     ),
     Rule(
         *("ProxyDown", "critical", "proxy_up", "", "==", 0, 2, ()),
-        "Nobody answers HTTPS",
+        "The proxy does not answer on HTTPS",
         "nginx -t; systemctl restart nginx",
     ),
     Rule(
         *("FirewallGone", "critical", "firewall_ok", "", "==", 0, 1, ()),
-        "The firewall's table is not there: everybody reaches Orthanc's ports",
+        "The firewall table is missing: Orthanc's ports are open to everybody",
         "systemctl restart orthanc-firewall; where that fails, deploy again",
     ),
     Rule(
         # a deploy writes the file a moment before it loads it
         *("FirewallChanged", "critical", "firewall_changes", "", ">", 0, 2, ("FirewallGone",)),
-        "The firewall's table is not the one that was deployed: ports may be open, or closed to devices",
+        "The firewall table differs from the deployed one: ports may be open, or closed to devices",
         "systemctl restart orthanc-firewall; where that fails, deploy again",
     ),
     Rule(
         *("FirewallDetour", "critical", "firewall_detours", "", ">", 0, 1, ()),
-        "A rule outside the firewall's table leads past it",
+        "A rule outside the firewall table bypasses it",
         "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there",
     ),
     Rule(
@@ -132,13 +132,13 @@ RULES = (
     ),
     Rule(
         *("JobsFailed", "warning", "jobs_failed_day", "", ">", 0, 1, ()),
-        "Jobs of Orthanc failed within the last day",
+        "Orthanc jobs failed within the last day",
         "see which under /jobs?expand, as a user with the role admin",
     ),
     Rule(
         *("ThreadsExhausted", "warning", "threads_free", "kind", "==", 0, 3, (*DOWN, "IndexSilent")),
-        "Every thread of Orthanc is at work",
-        "see who keeps them busy; DicomThreadsCount and HttpThreadsCount make more",
+        "All of Orthanc's threads are busy",
+        "see what keeps them busy; DicomThreadsCount and HttpThreadsCount raise their number",
     ),
     Rule(
         *("BackupFailed", "critical", "backup_ok", "", "==", 0, 1, ()),
@@ -152,31 +152,31 @@ RULES = (
     ),
     Rule(
         *("RestoreCheckFailed", "critical", "restore_check_ok", "", "==", 0, 1, ()),
-        "The newest backup could not be restored on trial",
+        "The test restore of the newest backup failed",
         "see why: journalctl -u orthanc-restore-check; then orthanc-backup check",
     ),
     Rule(
         *("RestoreCheckOld", "warning", "restore_check_age_days", "", ">", "restore_check_days", 1),
         ("RestoreCheckFailed",),
-        "No backup was restored on trial for long",
+        "No test restore has succeeded recently",
         "systemctl start orthanc-restore-check; see systemctl list-timers",
     ),
     Rule(
         *("LedgerFailed", "critical", "ledger_ok", "", "==", 0, 1, (*DOWN, "IndexSilent")),
-        "The ledger of what was received cannot be kept: after a loss nobody could say what to send again",
+        "The ledger of received studies cannot be kept: after a loss nobody could tell what to send again",
         "see why: journalctl -u orthanc-ledger; then orthanc-backup ledger",
     ),
     Rule(
         # after a boot it has a while to run first
         *("LedgerOld", "warning", "ledger_age_hours", "", ">", "ledger_hours", 10),
         ("LedgerFailed", *DOWN, "IndexSilent"),
-        "The ledger of what was received has not run recently",
+        "The ledger of received studies has not run recently",
         "systemctl enable --now orthanc-ledger.timer; see systemctl list-timers",
     ),
     Rule(
         *("RestoreInterrupted", "critical", "restore_open_minutes", "", ">", 15, 1, ()),
-        "A restore was interrupted and has not been ended",
-        "end it: orthanc-backup restore; see journalctl -u orthanc-restore",
+        "A restore was interrupted and has not been completed",
+        "complete it: orthanc-backup restore; see journalctl -u orthanc-restore",
     ),
     Rule(
         *("UnitFailed", "warning", "unit_failed", "unit", "==", 1, 5, (*DOWN, "IndexSilent")),
@@ -185,7 +185,7 @@ RULES = (
     ),
     Rule(
         *("TimerOff", "warning", "unit_on", "unit", "==", 0, 3, ("UnitFailed",)),
-        "What starts a regular task is stopped, disabled or missing",
+        "A unit that starts a regular task is stopped, disabled or missing",
         "systemctl enable --now with its name; where it is missing, deploy again",
     ),
     Rule(
@@ -207,11 +207,11 @@ RULES = (
     Rule(
         *("WorklistQuarantine", "warning", "quarantined_day", "", ">", 0, 1, ()),
         "A worklist item was refused within the last day",
-        "see why: orthanc-worklist quarantine; have it handed over anew",
+        "see why: orthanc-worklist list --quarantine; then have it submitted again",
     ),
     Rule(
         *("WorklistStuck", "critical", "worklist_waiting_minutes", "", ">", "worklist_minutes", 2, ()),
-        "Worklist items wait, and nobody takes them in",
+        "Worklist items are waiting and are not picked up",
         "systemctl restart orthanc-worklist.path; journalctl -u orthanc-worklist",
     ),
     Rule(
@@ -228,48 +228,48 @@ RULES = (
     Rule(
         # while dpkg is at work a package is half configured
         *("PackageHeldBack", "warning", "packages_held", "", ">", 0, 3, ()),
-        "Something keeps updates of packages back",
+        "Package updates are held back",
         "apt-mark unhold and its name; dpkg --configure -a; apt install and its name, which asks about a changed file",
     ),
     Rule(
         *("ConfigurationLeft", "info", "conffiles_left", "", ">", 0, 1, ()),
-        "An update brought configuration files that were not taken",
+        "An update brought configuration files that were not installed",
         "compare each with the file beside it, then remove it",
     ),
     Rule(
         *("PackageListsOld", "warning", "package_lists_days", "", ">", "package_lists_days", 1, ()),
-        "Nobody has asked for updates for long, so none is known",
+        "The package lists are old, so new updates are not known",
         "apt update; apt install unattended-upgrades does it each day",
     ),
     Rule(
         *("RebootDue", "warning", "reboot_due", "", "==", 1, 1, ()),
-        "An update takes effect with the next start of the machine",
+        "The machine must be restarted for an update to take effect",
         "systemctl reboot, when no device is sending",
     ),
     Rule(
         *("RestartDue", "warning", "replaced_files", "service", ">", 0, 3, ("RebootDue",)),
-        "A service still runs what an update has replaced",
+        "A service still runs files that an update has replaced",
         "systemctl restart and its name; Orthanc when no device is sending",
     ),
     Rule(
         *("SystemEndOfLife", "critical", "support_days", "", "<", 0, 1, ()),
-        "This system gets no security updates any more",
+        "This system no longer receives security updates",
         "move to the next release of the system",
     ),
     Rule(
         *("SystemEndSoon", "warning", "support_days", "", "<", "support_days", 1, ("SystemEndOfLife",)),
-        "This system will soon get no security updates any more",
+        "This system will soon stop receiving security updates",
         "plan the move to the next release of the system",
     ),
     Rule(
         *("KnownVulnerabilities", "info", "known_cves", "", ">", 0, 1, ()),
-        "Vulnerabilities are known for which this system offers no update yet",
-        "orthanc-monitor vulnerabilities tells what each means; orthanc_monitor_accepted_cves lists those to live with",
+        "There are known vulnerabilities for which this system offers no update yet",
+        "orthanc-monitor vulnerabilities says what each means; list accepted ones in orthanc_monitor_accepted_cves",
         nothing_to_do=True,
     ),
     Rule(
         *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),
-        "The monitor cannot see something",
+        "The monitor cannot check something",
         "see why: journalctl -u orthanc-monitor",
     ),
 )
