@@ -114,7 +114,7 @@ def main() -> None:
             module.fail_json(msg=f"RetrieveURL is {url} and does not lead to {root}", retrieve_url=url)
         with tempfile.TemporaryDirectory() as scratch:
             path = f"{web.path_of(url)}/series/{series}/instances/{instance}"
-            compared = server.compared(path, asked["path"], user, Path(scratch))
+            compared = server.compare_image(path, asked["path"], user, Path(scratch))
     except (OSError, RuntimeError, ValueError) as error:
         module.fail_json(msg=f"{asked['hostname']}: {error}")
     result = {"changed": asked["store"], "retrieve_url": url, "compared": compared}

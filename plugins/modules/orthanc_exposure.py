@@ -138,11 +138,11 @@ def main() -> None:
         checks = exposure.look(*known, asked["neighbours"])
     else:
         neighbours = exposure.neighbours()
-        listening = exposure.listening()
+        listening = exposure.list_listening()
         checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"], neighbours)
-        checks += exposure.held(exposure.changes(), exposure.detours(), asked["waivers"])
+        checks += exposure.check_held(exposure.changes(), exposure.detours(), asked["waivers"])
         more = {
-            "addresses": exposure.addresses(exposure.known(), listening, asked["known_as"]),
+            "addresses": exposure.addresses(exposure.read_addresses(), listening, asked["known_as"]),
             "controller": exposure.ssh_client(os.getpid()),
             "neighbours": neighbours,
         }

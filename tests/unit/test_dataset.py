@@ -162,14 +162,14 @@ LINE = (
 
 
 def test_the_line_of_a_conflict_is_read_and_no_other() -> None:
-    found = log.received(LINE)
+    found = log.read_received(LINE)
     assert found is not None
     assert found[:5] == ("conflict", "1.2.3", "A\n1", "US1", "1.2.4")
-    assert log.received(LINE.replace("HTTP-4 ", "").replace("          ", " ")) is not None
+    assert log.read_received(LINE.replace("HTTP-4 ", "").replace("          ", " ")) is not None
     for forged in (
         LINE[1:],
         f"E{LINE[1:]}",
         f"W1128 10:00:00.1 file.cpp:1] Rejected AET {LINE}",
         LINE.replace('"US1"', "US1"),
     ):
-        assert log.received(forged) is None
+        assert log.read_received(forged) is None

@@ -157,13 +157,13 @@ REFUSE = {"jump": {"target": "refuse"}}
 
 
 def dropped(*rules: dict[str, Any]) -> set[int]:
-    found: set[int] = exposure.dropped(json.dumps({"nftables": [*TABLE, *rules]}))[0]
+    found: set[int] = exposure.find_dropped(json.dumps({"nftables": [*TABLE, *rules]}))[0]
     return found
 
 
 def test_a_table_that_nft_cannot_write_is_not_in_force() -> None:
     # Debian 12's nft, of a dormant table
-    assert exposure.dropped('{"nftables": [{"table": {"family": "inet", "name": "orthanc", "flags": ') == (
+    assert exposure.find_dropped('{"nftables": [{"table": {"family": "inet", "name": "orthanc", "flags": ') == (
         set(),
         "the table cannot be read; it may be dormant",
     )
@@ -296,14 +296,14 @@ def test_the_report_counts_and_names() -> None:
 
 
 def test_what_differs_in_the_kernel_and_what_leads_past_it_fail_each_on_its_own() -> None:
-    assert all(check["passed"] for check in exposure.held("", "", {}))
-    changed, past = exposure.held("chain prerouting has 'accept' besides", "", {})
+    assert all(check["passed"] for check in exposure.check_held("", "", {}))
+    changed, past = exposure.check_held("chain prerouting has 'accept' besides", "", {})
     assert (changed["passed"], past["passed"]) == (False, True)
     assert "systemctl reload-or-restart orthanc-firewall" in changed["remedy"]
-    changed, past = exposure.held("", "table ip nat, chain PREROUTING: redirect to :4242", {})
+    changed, past = exposure.check_held("", "table ip nat, chain PREROUTING: redirect to :4242", {})
     assert (changed["passed"], past["passed"]) == (True, False)
     assert "nft delete rule" in past["remedy"]
-    assert all(check["waiver"] for check in exposure.held("there is none", "one", WAIVERS))
+    assert all(check["waiver"] for check in exposure.check_held("there is none", "one", WAIVERS))
 
 
 def test_a_table_that_cannot_be_compared_is_not_called_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,5 +311,5 @@ def test_a_table_that_cannot_be_compared_is_not_called_changed(monkeypatch: pyte
         raise exposure.nftables.Unseen("unshare failed: not permitted")
 
     monkeypatch.setattr(exposure.nftables, "find_changes", fail)
-    [unseen, _] = exposure.held(exposure.changes(), "", {})
+    [unseen, _] = exposure.check_held(exposure.changes(), "", {})
     assert (unseen["passed"], unseen["seen"]) == (False, "not seen: unshare failed: not permitted")

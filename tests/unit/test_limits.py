@@ -61,9 +61,9 @@ def test_all_three_say_the_same_of_an_age(
         "ledger": "last ledger of what was received",
     }
     [check] = [check for check in day.checks if check["name"] == words[name]]
-    run = {"result": "success", "last_success": acceptance.iso(time.time() - age)}
+    run = {"result": "success", "last_success": acceptance.format_time(time.time() - age)}
     page = {
-        "time": acceptance.iso(time.time()),
+        "time": acceptance.format_time(time.time()),
         "limits": day.limits,
         "backup": {**run, "restore_check": run, "ledger": run},
     }

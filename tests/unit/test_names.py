@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "server"
-ROOMS = ["backup", "monitor", "worklist"]
+ROOMS = ["backup", "core", "dicom", "monitor", "orthanc", "verify", "worklist"]
 # those that do not end as others do; "read", "put", "set" and "cut" are verbs as well
 PARTICIPLES = {
     *("begun", "brought", "built", "chosen", "done", "drawn", "driven", "found", "given", "gone", "held", "hidden"),
@@ -40,7 +40,7 @@ def is_participle(name: str) -> bool:
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_function_is_named_by_a_lone_participle(room: str) -> None:
     modules = parse_room(room)
-    assert len(modules) > 5
+    assert len(modules) > 3
     found = [f"{path}: {one.name}" for path, module in modules.items() for one in find_functions(module)]
     assert [one for one in found if is_participle(one.rpartition(" ")[2])] == []
 

@@ -58,13 +58,13 @@ SAID = {
 
 @pytest.mark.parametrize("outcome", SAID)
 def test_the_answer_is_what_the_peer_said(outcome: str) -> None:
-    assert str(scu.parsed(SAID[outcome])) == outcome
+    assert str(scu.parse_answer(SAID[outcome])) == outcome
 
 
 def test_a_find_with_answers_is_judged_by_its_final_one() -> None:
     pending = "I: Find Response: 1 (Pending)\nI: # Dicom-Data-Set\n"
-    assert scu.parsed(f"{pending}I: Received Final Find Response (Success)\n").outcome == "accepted"
-    failed = scu.parsed(f"{pending}I: Received Final Find Response (Failed: UnableToProcess)\n")
+    assert scu.parse_answer(f"{pending}I: Received Final Find Response (Success)\n").outcome == "accepted"
+    failed = scu.parse_answer(f"{pending}I: Received Final Find Response (Failed: UnableToProcess)\n")
     assert str(failed) == "failed: status Failed: UnableToProcess"
 
 
@@ -105,7 +105,7 @@ W1125 22:49:50.850307     DICOM-SERVER CommandDispatcher.cpp:634] Rejected assoc
 
 def known(log: str = "", **more: Any) -> doctor.Evidence:
     found = doctor.Evidence(US1, "ORTHANC", "ACCEPTANCE_TEST", 4242, OWN, place="198.51.100.21", tcp="open")
-    found.refusals = doctor.events(log)
+    found.refusals = doctor.find_events(log)
     for name, value in more.items():
         setattr(found, name, value)
     return found
@@ -195,7 +195,7 @@ def test_what_nginx_says_of_tls(what: str, part: str) -> None:
     log = f"{now} [info] 812#812: *5 {what} while SSL handshaking, client: 198.51.100.21, server: 0.0.0.0:2762\n"
     other = log.replace("198.51.100.21", "198.51.100.99")
     log += log.replace(what, "SSL_shutdown() failed (SSL: error:0A000123:SSL routines::application data after close)")
-    refusals = doctor.handshakes(other + log, 2762, time.time() - 60)
+    refusals = doctor.find_handshakes(other + log, 2762, time.time() - 60)
     assert len(refusals) == 2
     device = {**US1, "tls": True}
     found = doctor.decide(
@@ -203,7 +203,7 @@ def test_what_nginx_says_of_tls(what: str, part: str) -> None:
     )
     assert found.kind == "tls"
     assert part in found.sentence
-    assert doctor.handshakes(log, 2762, time.time() + 60) == []
+    assert doctor.find_handshakes(log, 2762, time.time() + 60) == []
     assert "is not in orthanc_dicom_tls" in doctor.decide(known(refusals=refusals)).sentence
 
 

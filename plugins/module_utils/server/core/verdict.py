@@ -93,7 +93,12 @@ def find_reasons(report: Report) -> list[Reason]:
     limits, found = limits_of(report), []
     for certificate in report.get("certificates") or []:
         days = int(certificate["days"])
-        found.append(Reason(falling(days, limits.certificate_days), f"certificate {certificate['name']}: {left(days)}"))
+        found.append(
+            Reason(
+                judge_falling(days, limits.certificate_days),
+                f"certificate {certificate['name']}: {say_days_left(days)}",
+            )
+        )
     if not found:
         found.append(Reason(SOON, "no certificate was seen"))
     disk = report.get("disk")
@@ -154,8 +159,8 @@ def state_of_disk(report: Report) -> str:
     disk, limits = report["disk"], limits_of(report)
     days = disk.get("days_until_full")
     return max(
-        falling(free_percent(disk), limits.free_percent),
-        falling(days, limits.disk_days) if days is not None else GOOD,
+        judge_falling(free_percent(disk), limits.free_percent),
+        judge_falling(days, limits.disk_days) if days is not None else GOOD,
         SOON if measured_before(report) > 60 * SILENT_MINUTES else GOOD,
         key=weigh,
     )
@@ -204,9 +209,9 @@ def assess_run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float
             return Run(first, "the first one is " + ("running" if result == "running" else "due"))
         return Run(BAD, "no success yet" if result else "did not run yet")
     hours = (now - last).total_seconds() / 3600 if now else math.inf
-    state = BAD if result == "failed" else rising(hours, limits)
+    state = BAD if result == "failed" else judge_rising(hours, limits)
     why = "failed; the last success was " if result == "failed" else ""
-    return Run(state, why + (f"{age(hours)} before this report" if now else "at an unknown age"))
+    return Run(state, why + (f"{say_age(hours)} before this report" if now else "at an unknown age"))
 
 
 # --- words --------------------------------------------------------------------------------------
@@ -215,22 +220,22 @@ def weigh(state: str) -> int:
     return (NONE, GOOD, SOON, BAD).index(state)
 
 
-def falling(value: float, limits: tuple[float, float]) -> str:
+def judge_falling(value: float, limits: tuple[float, float]) -> str:
     """The state of a value that is worse the smaller it is."""
     return BAD if value < limits[1] else SOON if value < limits[0] else GOOD
 
 
-def rising(value: float, limits: tuple[float, float]) -> str:
+def judge_rising(value: float, limits: tuple[float, float]) -> str:
     """The state of a value that is worse the larger it is."""
     return BAD if value > limits[1] else SOON if value > limits[0] else GOOD
 
 
-def left(days: int) -> str:
+def say_days_left(days: int) -> str:
     """`12 days left`, `expired 3 days ago`."""
     return f"{say_count(days, 'day')} left" if days >= 0 else f"expired {say_count(-days, 'day')} ago"
 
 
-def age(hours: float) -> str:
+def say_age(hours: float) -> str:
     """`less than an hour`, `30 hours`, `5 days`."""
     if hours < 1:
         return "less than an hour"

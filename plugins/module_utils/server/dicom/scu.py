@@ -38,7 +38,7 @@ class Answer(NamedTuple):
         return f"{self.outcome}: {self.detail}" if self.detail else self.outcome
 
 
-def parsed(said: str) -> Answer:
+def parse_answer(said: str) -> Answer:
     """What a DCMTK tool with -v said of one request."""
     if "Association Rejected" in said:
         reason = REASON.search(said)
@@ -81,11 +81,11 @@ class Scu(NamedTuple):
 
     def echo(self) -> Answer:
         """C-ECHO, DICOM PS3.4 A.4."""
-        return parsed(self.call("echoscu"))
+        return parse_answer(self.call("echoscu"))
 
     def store(self, path: Path | str) -> Answer:
         """C-STORE of one file, DICOM PS3.4 B.2."""
-        return parsed(self.call("storescu", str(path)))
+        return parse_answer(self.call("storescu", str(path)))
 
     def find_worklist(self, keys: dict[str, str]) -> tuple[Answer, list[dict[str, Any]]]:
         """C-FIND of the Modality Worklist, DICOM PS3.4 K.4: and the items, by the JSON model of PS3.18 F.2.
@@ -94,7 +94,7 @@ class Scu(NamedTuple):
         """
         asked = [argument for name, value in keys.items() for argument in ("-k", f"{name}={value}" if value else name)]
         with tempfile.TemporaryDirectory(prefix="orthanc-worklist-") as answers:
-            answer = parsed(self.call("findscu", "-W", "-X", "-od", answers, *asked))
+            answer = parse_answer(self.call("findscu", "-W", "-X", "-od", answers, *asked))
             return answer, [data_set(path) for path in sorted(Path(answers).iterdir())]
 
 
@@ -119,7 +119,7 @@ def new_uid() -> str:
     return UID_ROOT + str(secrets.randbits(127))
 
 
-def made(text: str, path: Path) -> Path:
+def make_data_set(text: str, path: Path) -> Path:
     """A DICOM file out of a dump."""
     dump = path.with_name(f"{path.name}.txt")
     dump.write_text(text, encoding="utf-8")

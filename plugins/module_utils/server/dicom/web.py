@@ -107,7 +107,7 @@ class Https(NamedTuple):
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
         return self.ask("POST", f"{ROOT}/studies", user, body, Content_Type=kind).status
 
-    def compared(self, path: str, image: Path | str, user: User, scratch: Path) -> str:
+    def compare_image(self, path: str, image: Path | str, user: User, scratch: Path) -> str:
         """'bit-identical' when what WADO-RS gives is the data set of the file, pixel data included."""
         status, content = self.read(path, user)
         if status != 200:

@@ -56,7 +56,7 @@ class Received(NamedTuple):
     what: str
 
 
-def received(line: str) -> Received | None:
+def read_received(line: str) -> Received | None:
     """What the script tells in this line of an image that came a second time, if it tells of one."""
     found = RECEIVED.match(line)
     if not found:
@@ -75,7 +75,7 @@ class Event(NamedTuple):
     detail: str = ""  # the other address, the right or the called AE title; of an AE title, that it is invalid
 
 
-def events(log: str) -> list[Event]:
+def find_events(log: str) -> list[Event]:
     """Refusals in Orthanc's log."""
     found: list[Event] = []
     forbidden: dict[str, str] = {}  # what the line before said of an AE title
@@ -145,6 +145,6 @@ def list_rejections(log: str, devices: dict[str, tuple[str, str]], tester: str =
 
     `tester` is the AE title of the acceptance test, which has itself rejected under a device's certificate.
     """
-    others = (event for event in events(log) if not tester or event.aet.strip() != tester)
+    others = (event for event in find_events(log) if not tester or event.aet.strip() != tester)
     found = ((find_device(event, devices), event) for event in others)
     return [(name, describe_rejection(event, *devices[name])) for name, event in found if name]

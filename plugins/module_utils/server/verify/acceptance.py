@@ -91,24 +91,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ERRORS = (OSError, RuntimeError, ValueError, KeyError, IndexError, StopIteration)
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
 
 
-def iso(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def admin(settings: dict[str, Any]) -> User:
+def find_admin(settings: dict[str, Any]) -> User:
     found = next(user for user in settings["users"] if user["role"] == "admin")
     return User(found["name"], found["password"])
 
 
-def rest(settings: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
+def ask_orthanc(settings: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
     """Orthanc's own answer to an administrator on this machine; OSError where it is none."""
     content = b"" if body is None else json.dumps(body).encode()
-    reply = web.http_ask(settings["http_port"], method, path, admin(settings), content)
+    reply = web.http_ask(settings["http_port"], method, path, find_admin(settings), content)
     if reply.status != 200:
         raise OSError(f"Orthanc answers {method} {path} with status {reply.status}")
     return json.loads(reply.body) if reply.body else None
@@ -183,7 +183,7 @@ class Day:
                     part()
                 except ERRORS as error:
                     name = f"the part {part.__name__.replace('_', ' ')} of the test runs to its end"
-                    self.check(group, name, "the checks of this part", "no error", said(error), SEE_LOG)
+                    self.check(group, name, "the checks of this part", "no error", describe_error(error), SEE_LOG)
         finally:
             self.clean_up()
 
@@ -204,25 +204,25 @@ class Day:
         try:
             return str(self.proxy.ask(method, path, user).status)
         except OSError as error:
-            return said(error)
+            return describe_error(error)
 
     @staticmethod
     def local(port: int, path: str, user: User, address: str = "127.0.0.1") -> str:
         try:
             return str(web.http_ask(port, "GET", path, user, address=address).status)
         except OSError as error:
-            return said(error)
+            return describe_error(error)
 
     # --- Service ------------------------------------------------------------------------------
     def service(self) -> None:
         port = self.settings["http_port"]
-        status = self.local(port, "/changes?last", admin(self.settings))
+        status = self.local(port, "/changes?last", find_admin(self.settings))
         tried = f"GET /changes?last at 127.0.0.1:{port} as an administrator"
         remedy = {
             "401": f"the password of an administrator is another one in Orthanc; {DEPLOY}",
         }.get(status, f"start Orthanc (systemctl start orthanc, or docker start orthanc), and {SEE_LOG}")
         self.check("Service", "Orthanc answers on this machine", tried, "200", status, remedy)
-        plugins = rest(self.settings, "GET", "/plugins") if status == "200" else []
+        plugins = ask_orthanc(self.settings, "GET", "/plugins") if status == "200" else []
         for name, known in (("dicom-web", {"dicom-web"}), ("worklists", {"worklists", "orthanc-worklists"})):
             seen = "yes" if known & set(plugins) else "no"
             remedy = f"{DEPLOY}; where the plugin's file is gone, install the package or the image anew"
@@ -235,7 +235,7 @@ class Day:
             seen, good = f"trusted, valid for {describe(int(days), 'day')}", days >= least
             remedy = "renew it: systemctl start orthanc-certificate or certbot, or give a new one to the deploy"
         except OSError as error:
-            seen, good = said(error), False
+            seen, good = describe_error(error), False
             remedy = f"start nginx (systemctl start nginx); where its certificate is another one, {DEPLOY}"
         tried = f"a TLS handshake as {self.settings['hostname']}"
         self.check("Service", "certificate of the proxy", tried, expected, seen, remedy, passed=good)
@@ -251,12 +251,12 @@ class Day:
         tried = f"C-ECHO to {WRONG_CALLED}"
         remedy = f"set DicomCheckCalledAet to true again; {DEPLOY}"
         self.check("DICOM", "C-ECHO to a wrong called AE title", tried, "refused", seen, remedy, "any_called_aet")
-        listed = rest(self.settings, "GET", "/modalities?expand")
+        listed = ask_orthanc(self.settings, "GET", "/modalities?expand")
         for device in self.settings["devices"]:
             aet, name = device["aet"], device["name"]
             self.check(
                 *("DICOM", f"Orthanc lists {name} as the inventory does", "GET /modalities?expand"),
-                *(self.listing(device), self.listed(device, listed.get(name))),
+                *(self.describe_device(device), self.compare_listed(device, listed.get(name))),
                 f"Orthanc's list of devices is another one; {DEPLOY}",
             )
             seen = self.refusal(self.client(aet).echo())
@@ -265,16 +265,18 @@ class Day:
             name = f"C-ECHO as {aet} from an address that is not its own"
             self.check("DICOM", name, tried, "refused", seen, remedy, "any_address")
 
-    def listing(self, device: dict[str, Any]) -> str:
+    def describe_device(self, device: dict[str, Any]) -> str:
         # one over TLS comes from the proxy's own address
         place = "TLS" if device["name"] in self.certificates("device") else f"{device['host']}:{device['port']}"
         return f"{device['aet']} at {place}, may {', '.join(right for right in RIGHTS if right in device['may'])}"
 
-    def listed(self, device: dict[str, Any], found: dict[str, Any] | None) -> str:
+    def compare_listed(self, device: dict[str, Any], found: dict[str, Any] | None) -> str:
         if not found:
             return "not listed"
         may = [right for right, name in RIGHTS.items() if found.get(name)]
-        return self.listing({**device, "aet": found["AET"], "host": found["Host"], "port": found["Port"], "may": may})
+        return self.describe_device(
+            {**device, "aet": found["AET"], "host": found["Host"], "port": found["Port"], "may": may}
+        )
 
     def dicom_tls(self) -> None:
         """Devices that come over TLS: the certificate, and the AE title that belongs to it."""
@@ -319,7 +321,7 @@ class Day:
     def file(self, template: str, name: str, **values: str) -> Path:
         mine = {"accession": self.accession, "patient": PATIENT, "patient_id": self.patient_id}
         text = template.format(**mine, study=self.study, series=self.series, **values)
-        return scu.made(text, self.scratch / name)
+        return scu.make_data_set(text, self.scratch / name)
 
     def image(self, name: str) -> tuple[Path, str]:
         sop = scu.new_uid()
@@ -339,16 +341,16 @@ class Day:
         end = time.monotonic() + WORKLIST_SECONDS
         while handed.exists() and self.gate_waits() and time.monotonic() < end:
             time.sleep(0.1)
-        answer, found = self.scheduled()
+        answer, found = self.query_worklist()
         # an error is none of the item's once that is served
         while not found and time.monotonic() < end and not handed.exists():
-            if self.refused() or (answer.outcome != scu.ACCEPTED and self.served()):
+            if self.find_refused() or (answer.outcome != scu.ACCEPTED and self.is_served()):
                 break
             time.sleep(0.2)
-            answer, found = self.scheduled()
+            answer, found = self.query_worklist()
         seen, remedy = "found", ""
         if found != [self.study]:
-            seen, remedy = self.lost(handed, answer, found)
+            seen, remedy = self.explain_loss(handed, answer, found)
         tried = f"an item through {drop}, then C-FIND of the worklist as {self.settings['calling_aet']}"
         self.check("Worklist", "worklist query finds the patient", tried, "found", seen, remedy)
 
@@ -359,23 +361,23 @@ class Day:
     def gate_waits(self) -> bool:
         return self.is_active("orthanc-worklist.path")
 
-    def refused(self) -> list[Path]:
+    def find_refused(self) -> list[Path]:
         """Why the gate put the item aside."""
         return list(Path(self.settings["worklist_dir"], ".spool/quarantine").glob(f"*{self.patient_id}*.reason"))
 
-    def served(self) -> bool:
+    def is_served(self) -> bool:
         return bool(list(Path(self.settings["worklist_dir"]).glob(f"{self.study}_*.wl")))
 
-    def scheduled(self) -> tuple[scu.Answer, list[str]]:
+    def query_worklist(self) -> tuple[scu.Answer, list[str]]:
         """The studies of the synthetic patient in the answers to a worklist query."""
         keys = {"AccessionNumber": self.accession, "PatientName": "", "StudyInstanceUID": ""}
         answer, found = self.client().find_worklist({**keys, "ScheduledProcedureStepSequence[0].Modality": ""})
         return answer, [scu.value(item, "0020000D") for item in found]
 
-    def lost(self, handed: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
+    def explain_loss(self, handed: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
         """Where the item stayed that no query finds, and what helps."""
         served = Path(self.settings["worklist_dir"])
-        for reason in self.refused():
+        for reason in self.find_refused():
             text = " ".join(reason.read_text(encoding="utf-8", errors="replace").split())
             return f"the gate refused it: {text}", f"correct what it names; {DEPLOY}"
         if handed.exists():
@@ -383,7 +385,7 @@ class Day:
             return seen, "start the gate: systemctl start orthanc-worklist.path, and see journalctl -u orthanc-worklist"
         if found:
             return f"{len(found)} other items", f"{SEE_LOG}"
-        if self.served():
+        if self.is_served():
             seen = f"the gate served it, and the query was {answer} without it"
             return seen, f"let Orthanc's account read {served}, or {DEPLOY}"
         return f"it is nowhere; the query was {answer}", "see journalctl -u orthanc-worklist"
@@ -410,7 +412,7 @@ class Day:
             found = self.proxy.find(reader, StudyInstanceUID=self.study)
             named = self.proxy.find(reader, StudyDescription=f"Prüfung {self.accession[:-1]}*")
         except OSError as error:
-            self.check("DICOMweb", "QIDO-RS finds the study", "QIDO-RS", "1 study", said(error), broken)
+            self.check("DICOMweb", "QIDO-RS finds the study", "QIDO-RS", "1 study", describe_error(error), broken)
             return
         url = web.retrieve_url(found[0]) if found else ""
         tried = f"GET {web.ROOT}/studies?StudyInstanceUID=… as {reader.name}"
@@ -422,7 +424,7 @@ class Day:
         tried = f"GET {web.ROOT}/studies?StudyDescription=Pr%C3%BCfung%20…%2A as {reader.name}"
         remedy = f"this Orthanc does not decode a query, nor does /etc/orthanc/site/search.py for it; {DEPLOY}"
         self.check("DICOMweb", "QIDO-RS takes an encoded name", tried, "found", seen, remedy if url else stored)
-        seen = self.proxy.compared(web.path_of(url or start), image, reader, self.scratch)
+        seen = self.proxy.compare_image(web.path_of(url or start), image, reader, self.scratch)
         tried = f"GET its RetrieveURL as {reader.name}"
         self.check("DICOMweb", "WADO-RS gives it back", tried, "bit-identical", seen, stored)
         writers = [user for user, role in self.users if role != "dicomweb_reader"]
@@ -432,7 +434,7 @@ class Day:
             tried = f"POST {web.ROOT}/studies as {writers[0].name}"
             self.check("DICOMweb", "STOW-RS stores an image", tried, "200", str(status), broken)
             path = f"{web.ROOT}/studies/{self.study}/series/{self.series}/instances/{sop}"
-            seen = self.proxy.compared(path, second, reader, self.scratch)
+            seen = self.proxy.compare_image(path, second, reader, self.scratch)
             tried = f"GET the instance as {reader.name}"
             self.check("DICOMweb", "WADO-RS gives that back", tried, "bit-identical", seen, broken)
 
@@ -468,7 +470,7 @@ class Day:
         remedy = f"set AuthenticationEnabled to true again; {DEPLOY}"
         self.check("Access", f"port {port} without a password", tried, "401", seen, remedy)
         everywhere = [address for address in local_addresses() if not self.is_local(address)]
-        found = {address: self.local(port, "/system", admin(self.settings), address) for address in everywhere}
+        found = {address: self.local(port, "/system", find_admin(self.settings), address) for address in everywhere}
         answered = [f"{address} answers with {seen}" for address, seen in found.items() if seen == "200"]
         tried = f"GET /system as an administrator at each address of this machine but 127.0.0.1 ({len(everywhere)})"
         seen = ", ".join(answered) or "refused"
@@ -504,9 +506,9 @@ class Day:
         """What the kernel holds, and who listens."""
         ports, waivers = self.settings["ports"], self.settings["waivers"]
         table = exposure.table()
-        listening = exposure.listening()
+        listening = exposure.list_listening()
         self.checks += exposure.server(table, listening, ports, waivers, exposure.neighbours())
-        self.checks += exposure.held(exposure.changes(), exposure.detours(), waivers)
+        self.checks += exposure.check_held(exposure.changes(), exposure.detours(), waivers)
 
     # --- Safety -------------------------------------------------------------------------------
     def safety(self) -> None:
@@ -539,7 +541,11 @@ class Day:
         now = time.time()
         planned = schedule.stat().st_mtime if schedule.exists() else 0.0
         fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
-        seen = f"{iso(last)}, the last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
+        seen = (
+            f"{format_time(last)}, the last attempt: {result}"
+            if last
+            else f"none yet{', failed' * (result == 'failed')}"
+        )
         if result == "failed" and noted.get("reason"):
             seen += f": {noted['reason'].removeprefix('Refused: ')[:300]}"
         starts = schedule.name if schedule.suffix == ".timer" else "cron.service"
@@ -561,7 +567,7 @@ class Day:
             clean(self.settings, self.scratch)
             seen = "yes"
         except ERRORS as error:
-            seen = said(error)
+            seen = describe_error(error)
         tried = f"a search for patients {PREFIX}* in Orthanc, in the worklist and where items are handed over"
         remedy = "orthanc-verify clean, once Orthanc answers"
         self.check("Safety", "the synthetic patient is gone again", tried, "yes", seen, remedy)
@@ -577,7 +583,7 @@ def clean(settings: dict[str, Any], scratch: Path) -> dict[str, int]:
         try:
             removed[what] = remove(settings)
         except ERRORS as error:
-            problems.append(said(error))
+            problems.append(describe_error(error))
     if problems:
         raise OSError(", and ".join(problems))
     return removed
@@ -598,26 +604,26 @@ def clean_files(settings: dict[str, Any]) -> int:
 
 
 def clean_worklist(_settings: dict[str, Any]) -> int:
-    items = scheduled()
+    items = list_scheduled()
     if items:
         done = run_program(WORKLIST, "remove", *items)
-        if scheduled():  # what a run that was killed left at work may have removed it first
+        if list_scheduled():  # what a run that was killed left at work may have removed it first
             raise OSError(f"the worklist still has the synthetic patient: {done.errors.strip()}")
     return len(items)
 
 
 def clean_orthanc(settings: dict[str, Any]) -> int:
     query = {"Level": "Patient", "Query": {"PatientID": f"{PREFIX}*", "PatientName": PATIENT}}
-    found = rest(settings, "POST", "/tools/find", query)
+    found = ask_orthanc(settings, "POST", "/tools/find", query)
     for patient in found:
         with contextlib.suppress(OSError):  # somebody else may have deleted it first
-            rest(settings, "DELETE", f"/patients/{patient}")
-    if rest(settings, "POST", "/tools/find", query):
+            ask_orthanc(settings, "DELETE", f"/patients/{patient}")
+    if ask_orthanc(settings, "POST", "/tools/find", query):
         raise OSError("Orthanc still has the synthetic patient")
     return len(found)
 
 
-def scheduled() -> list[str]:
+def list_scheduled() -> list[str]:
     """Studies of the synthetic patient on the worklist."""
     done = run_program(WORKLIST, "list", "--json")
     if done.status:

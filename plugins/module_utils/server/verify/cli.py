@@ -71,16 +71,16 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
     noted = read_object(acceptance.MONITOR) if settings["monitor"] else {}
     over_tls = day.certificates("device")
     days = int(day.certificate_until - now) // 86400
-    until = [{"name": "proxy", "not_after": acceptance.iso(day.certificate_until), "days": days}]
+    until = [{"name": "proxy", "not_after": acceptance.format_time(day.certificate_until), "days": days}]
     return {
         **{"clinic": settings["clinic"], "host": settings["host"], "hostname": settings["hostname"]},
-        **{"time": acceptance.iso(now), "passed": all(check["passed"] for check in day.checks)},
+        **{"time": acceptance.format_time(now), "passed": all(check["passed"] for check in day.checks)},
         **{"collection": settings["collection"], "versions": versions(settings)},
         **{"checks": day.checks, "waivers": settings["waivers"]},
         "certificates": until if day.certificate_until else [],
         "limits": day.limits,
         **({"alerts": alerts(noted), "clock": clock_now()} if settings["monitor"] else {}),
-        "disk": {**noted["disk"], "time": acceptance.iso(noted.get("time", 0))} if noted.get("disk") else None,
+        "disk": {**noted["disk"], "time": acceptance.format_time(noted.get("time", 0))} if noted.get("disk") else None,
         "backup": backup() if settings["backup"] else None,
         "server": {
             **{"aet": settings["aet"]},
@@ -92,7 +92,7 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
 
 def described_devices(settings: dict[str, Any], over_tls: set[str]) -> list[dict[str, Any]]:
     """Each device, and where it reaches the server; `over_tls` are the names of those that speak TLS."""
-    listeners = exposure.listening() + address.find_published()
+    listeners = exposure.list_listening() + address.find_published()
     found = []
     for device in settings["devices"]:
         tls = device["name"] in over_tls
@@ -110,7 +110,7 @@ def versions(settings: dict[str, Any]) -> dict[str, str]:
     for name, path in asked.items():
         for one in (path, path.replace("/worklists", "/orthanc-worklists")):
             with contextlib.suppress(OSError, ValueError, KeyError, StopIteration):
-                found[name] = acceptance.rest(settings, "GET", one)["Version"]
+                found[name] = acceptance.ask_orthanc(settings, "GET", one)["Version"]
                 break
     with contextlib.suppress(OSError, KeyError, ValueError):
         lines = Path("/etc/os-release").read_text().splitlines()
@@ -130,7 +130,7 @@ def alerts(noted: dict[str, Any]) -> list[dict[str, Any]]:
             told = {key: one[key] for key in ("name", "object", "severity", "remedy")}
             standing = one.get("nothing_to_do", one["severity"] == "info")  # of which a clinic is told once
             text = f"{one['summary']} ({about})" if about else one["summary"]
-            found.append({**told, "text": text, "standing": standing, "since": acceptance.iso(one["since"])})
+            found.append({**told, "text": text, "standing": standing, "since": acceptance.format_time(one["since"])})
     return found
 
 
@@ -147,8 +147,8 @@ def backup() -> dict[str, Any]:
     def of(name: str) -> dict[str, Any]:
         noted = read_object(acceptance.BACKUP / f"{name}.json")
         last, schedule = noted.get("last_success_epoch"), acceptance.SCHEDULES[name]
-        planned = acceptance.iso(schedule.stat().st_mtime) if schedule.exists() else None
-        last_success = acceptance.iso(last) if last else None
+        planned = acceptance.format_time(schedule.stat().st_mtime) if schedule.exists() else None
+        last_success = acceptance.format_time(last) if last else None
         return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 
     noted = read_object(acceptance.BACKUP / "backup.json")
@@ -190,7 +190,7 @@ def clean_up(settings: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"removed": acceptance.clean(settings, scratch)}
         except acceptance.ERRORS as error:
-            why = f"{acceptance.said(error)}. Remedy: start Orthanc, and run it again."
+            why = f"{acceptance.describe_error(error)}. Remedy: start Orthanc, and run it again."
             raise Refused(f"The synthetic patient may still be there: {why}") from None
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ..core.errors import Refused
 from ..core.process import try_output
 from ..dicom import web
-from ..orthanc.log import RIGHTS, Event, describe_title, events
+from ..orthanc.log import RIGHTS, Event, describe_title, find_events
 from ..orthanc.runtime import Container, Unit, choose_runtime
 from . import acceptance, exposure
 
@@ -36,7 +36,7 @@ HANDSHAKE = re.compile(
 KERNEL = re.compile(r"orthanc refused: .*\bSRC=(?P<ip>\S+) .*\bDPT=(?P<port>\d+)")
 
 
-def handshakes(log: str, port: int, since: float) -> list[Event]:
+def find_handshakes(log: str, port: int, since: float) -> list[Event]:
     """Failures of TLS in nginx's log, at the port of DICOM over TLS."""
     found = []
     for line in log.splitlines():
@@ -76,7 +76,7 @@ class Diagnosis(NamedTuple):
     sentence: str
 
 
-def theirs(event: Event, known: Evidence) -> bool:
+def is_theirs(event: Event, known: Evidence) -> bool:
     """Whether an event is this device's, and not the acceptance test's own."""
     if event.kind == "called_aet":
         return event.detail != acceptance.WRONG_CALLED  # the line names nobody
@@ -91,7 +91,7 @@ def decide(known: Evidence) -> Diagnosis:
     """The first of these that holds: what nobody can come past goes before what was tried last."""
     name, host = known.device["name"], known.device["host"]
     place = f"{host}:{known.device['port']}"
-    mine = sorted((event for event in known.refusals if theirs(event, known)), key=lambda event: event.moment)
+    mine = sorted((event for event in known.refusals if is_theirs(event, known)), key=lambda event: event.moment)
     if known.orthanc:
         text = (
             f"Orthanc itself does not answer ({known.orthanc}), so that no device reaches it. Remedy: start it with "
@@ -112,9 +112,9 @@ def decide(known: Evidence) -> Diagnosis:
         if newest.kind == "address" and newest.aet != known.device["aet"]:
             # it came from this device, under the AE title of another one
             newest = newest._replace(kind="calling_aet")
-        return told(newest, known)
+        return explain_refusal(newest, known)
     if known.tcp in ("silent", "unreachable"):
-        return nobody(known)
+        return explain_silence(known)
     if known.tcp == "refused":
         text = (
             f"{name} is there at {host}, and nothing listens on its port {known.device['port']}: it may send, and "
@@ -142,7 +142,7 @@ def decide(known: Evidence) -> Diagnosis:
     return Diagnosis("fine", text)
 
 
-def nobody(known: Evidence) -> Diagnosis:
+def explain_silence(known: Evidence) -> Diagnosis:
     """No machine answers at the device's address: perhaps it has another, and the firewall keeps it out."""
     name, host, port = known.device["name"], known.device["host"], known.device["port"]
     how = "no machine has it" if known.tcp == "unreachable" else f"nothing comes back from port {port}"
@@ -160,7 +160,7 @@ def nobody(known: Evidence) -> Diagnosis:
     return Diagnosis("wrong_address", text)
 
 
-def told(event: Event, known: Evidence) -> Diagnosis:
+def explain_refusal(event: Event, known: Evidence) -> Diagnosis:
     """What a refusal means for this device."""
     device, when = known.device, f"at {event.moment.partition(' ')[2].partition('.')[0]}"
     name, host, aet = device["name"], device["host"], device["aet"]
@@ -190,7 +190,7 @@ def told(event: Event, known: Evidence) -> Diagnosis:
         if right in device["may"]:
             text = f"{name} asked for {right} {when}, which Orthanc does not let it do yet. Remedy: deploy again."
     else:
-        text = f"TLS with {name} ({event.ip}) failed {when}: {reason(event.detail)}"
+        text = f"TLS with {name} ({event.ip}) failed {when}: {explain_handshake(event.detail)}"
         if not device["tls"]:
             text = (
                 f"{name} ({event.ip}) speaks to the port of DICOM over TLS {when}, and is not in orthanc_dicom_tls. "
@@ -199,7 +199,7 @@ def told(event: Event, known: Evidence) -> Diagnosis:
     return Diagnosis(event.kind, text)
 
 
-def reason(said: str) -> str:
+def explain_handshake(said: str) -> str:
     """What nginx says of a handshake, for a person."""
     if "did not return a certificate" in said or "no required SSL certificate" in said:
         return (
@@ -235,7 +235,7 @@ def find_image() -> str:
     return ""
 
 
-def tcp(host: str, port: int) -> str:
+def probe_tcp(host: str, port: int) -> str:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as door:
         door.settimeout(TCP_SECONDS)
@@ -248,13 +248,13 @@ def tcp(host: str, port: int) -> str:
         return "open"
 
 
-def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
+def gather_evidence(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
     over_tls = device["tls"]
     port = settings["dicom_tls_port"] if over_tls else settings["dicom_port"]
     known = Evidence(device, settings["aet"], settings["calling_aet"], port, acceptance.local_addresses())
     known.others = [(one["aet"], one["host"]) for one in settings["devices"] if one["name"] != device["name"]]
     try:
-        found = acceptance.rest(settings, "GET", "/modalities?expand").get(device["name"])
+        found = acceptance.ask_orthanc(settings, "GET", "/modalities?expand").get(device["name"])
     except (OSError, ValueError) as error:
         known.orthanc = str(error)
         return known
@@ -269,25 +269,25 @@ def look(settings: dict[str, Any], device: dict[str, Any]) -> Evidence:
     if any(one["port"] == port for one in settings["ports"]) and "no_firewall" not in settings["waivers"]:
         table = exposure.table()
         if not exposure.is_let_in(table, {"port": port}, device["host"]):
-            known.firewall = exposure.dropped(table)[1] or "its address is not among the sources"
+            known.firewall = exposure.find_dropped(table)[1] or "its address is not among the sources"
         known.packets = exposure.refused_packets(table)
         kernel = try_output("journalctl", "-k", "--since=-1h", "--output=cat", "--no-pager", "--grep=orthanc refused")
         known.knocked = [match["ip"] for match in KERNEL.finditer(kernel) if int(match["port"]) == port]
     # another process had another configuration
-    known.refusals = events(find_runtime().read_log(time.time() - HOUR, of_now=True))
+    known.refusals = find_events(find_runtime().read_log(time.time() - HOUR, of_now=True))
     if NGINX_LOG.exists():
-        known.refusals += handshakes(NGINX_LOG.read_text(errors="replace"), port, time.time() - HOUR)
-    known.tcp = tcp(device["host"], int(device["port"]))
+        known.refusals += find_handshakes(NGINX_LOG.read_text(errors="replace"), port, time.time() - HOUR)
+    known.tcp = probe_tcp(device["host"], int(device["port"]))
     if known.tcp == "open":
         path, body = f"/modalities/{device['name']}/echo", b'{"Timeout": 5}'
         # over TLS Orthanc's own entry leads to the proxy: a device that comes over TLS is not called
         if not over_tls:
-            reply = web.http_ask(settings["http_port"], "POST", path, acceptance.admin(settings), body)
-            known.echo = "" if reply.status == 200 else detail(reply.body)
+            reply = web.http_ask(settings["http_port"], "POST", path, acceptance.find_admin(settings), body)
+            known.echo = "" if reply.status == 200 else read_detail(reply.body)
     return known
 
 
-def detail(body: bytes) -> str:
+def read_detail(body: bytes) -> str:
     """Orthanc's reason, without its own prefix; of older releases there is none."""
     match = re.search(rb'"Details" : "(.*)"', body)
     text = match[1].decode(errors="replace").replace('\\"', '"') if match else "no association"
@@ -300,4 +300,4 @@ def examine(settings: dict[str, Any], name: str) -> Diagnosis:
     if device is None:
         raise KeyError(name)
     tls = name in settings["certificates"].get("device", {})
-    return decide(look(settings, {**device, "tls": tls}))
+    return decide(gather_evidence(settings, {**device, "tls": tls}))

@@ -157,7 +157,7 @@ def detours() -> str:
         return str(error)
 
 
-def held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
+def check_held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
     """What `changes` and `detours` have found, as checks."""
     waiver = waivers.get(WAIVER, "")
     name, tried = "the kernel's table is the one that was deployed", "its listing beside that of its file"
@@ -168,7 +168,7 @@ def held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
     ]
 
 
-def listening() -> list[tuple[str, int, list[str]]]:
+def list_listening() -> list[tuple[str, int, list[str]]]:
     return listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
 
 
@@ -183,7 +183,7 @@ def neighbours(directory: Path = NGINX) -> list[int]:
     return sorted(found)
 
 
-def known() -> str:
+def read_addresses() -> str:
     return try_output("ip", "-json", "address", "show", "up")
 
 
@@ -200,7 +200,7 @@ def numbers(right: Any, sets: dict[str, Any]) -> set[int]:
     return set()
 
 
-def dropped(table: str) -> tuple[set[int], str]:
+def find_dropped(table: str) -> tuple[set[int], str]:
     """The ports at which the kernel drops whom no rule let in, and why there are none. `table` is nft's JSON."""
     try:
         objects = json.loads(table)["nftables"] if table else []
@@ -347,7 +347,7 @@ def server(
     """What the kernel holds, and who listens; `elsewhere` are the ports of other sites, as `neighbours` has them."""
     asked = sorted({port["port"] for port in ports})
     names = ", ".join(map(str, asked))
-    closed, reason = dropped(table)
+    closed, reason = find_dropped(table)
     missing = [str(number) for number in asked if number not in closed]
     seen = reason or (f"not at {', '.join(missing)}" if missing else "yes")
     strangers = {

@@ -108,9 +108,9 @@ def _render(template: str, **values: Any) -> str:
 # --- the parts of a report ------------------------------------------------------------------------
 def _certificate(certificate: dict[str, Any], limits: Limits) -> dict[str, Any]:
     days = int(certificate["days"])
-    state = verdicts.falling(days, limits.certificate_days)
+    state = verdicts.judge_falling(days, limits.certificate_days)
     until = _moment(certificate.get("not_after"))
-    return {"name": certificate["name"], "said": verdicts.left(days), "until": until, "state": state}
+    return {"name": certificate["name"], "said": verdicts.say_days_left(days), "until": until, "state": state}
 
 
 def _disk(report: Report) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ def _disk(report: Report) -> dict[str, Any] | None:
         "note": disk.get("note") or ("" if days is not None else "not enough history yet"),
         "plot": _plot(history, total, days),
         # a monitor that does not look any more sees nothing fill
-        "old": f"measured {verdicts.age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
+        "old": f"measured {verdicts.say_age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
         "state": verdicts.state_of_disk(report),
     }
 
@@ -174,7 +174,7 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
     if not backup:
         return None
     check = backup.get("restore_check")
-    known = {"last backup": (backup, _proven(backup)), "last restore check": (check, _verified(check))}
+    known = {"last backup": (backup, _proven(backup)), "last restore check": (check, _describe_verified(check))}
     found = []
     for name, run in verdicts.runs_of(report).items():
         noted, more = known.get(name, (backup.get("ledger"), ""))
@@ -201,7 +201,7 @@ def _proven(backup: dict[str, Any]) -> str:
     return f"newest proven snapshot: {moment['said']}" if moment else "no proven snapshot is known"
 
 
-def _verified(check: dict[str, Any] | None) -> str:
+def _describe_verified(check: dict[str, Any] | None) -> str:
     """Which snapshot was restored last, on which day, and how much of it."""
     seen = (check or {}).get("verified")
     if not seen:
@@ -265,7 +265,7 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
         if disk
         else ("not measured", SOON),
         "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
-        "time": (f"{verdicts.age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
+        "time": (f"{verdicts.say_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
     }
     if not moment:
         cells["time"] = ("not known", SOON)

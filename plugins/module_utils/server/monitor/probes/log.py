@@ -47,7 +47,7 @@ def find_rejections(context: Context, lines: list[str], pairs: dict[str, tuple[s
 def find_conflicts(context: Context, lines: list[str], names: dict[str, str]) -> Iterator[Sample]:
     """Images that came under the UIDs of another image; `names` are the devices by their AE titles."""
     latest = context.state.setdefault("conflicts", {})
-    for found in filter(None, map(orthanc_log.received, lines)):
+    for found in filter(None, map(orthanc_log.read_received, lines)):
         if found.kind == "conflict":
             senders = [names[aet] for aet in found.sender.split(" or ") if aet in names]
             for name in senders or ["applications"]:
