@@ -464,7 +464,10 @@ CONTENT: dict[str, tuple[Callable[[random.Random], bytes], str]] = {
     "no modality": (having("Modality", "", step=True), "Modality is missing or empty"),
     "no date": (having("ScheduledProcedureStepStartDate", "", step=True), "StartDate is missing or empty"),
     "a range of dates": (having("ScheduledProcedureStepStartDate", f"{day()}-{day(1)}", step=True), "write one day"),
-    "no day of the calendar": (having("ScheduledProcedureStepStartDate", "20260231", step=True), "which is no day"),
+    "no day of the calendar": (
+        having("ScheduledProcedureStepStartDate", "20260231", step=True),
+        "which is not a day of the calendar",
+    ),
     "no time of the day": (having("ScheduledProcedureStepStartTime", "2561", step=True), "write HHMMSS"),
     **{f"without {name}": (without(name), f"{name} is missing or empty") for name in NEEDED},
     **{f"without {name}": (without(name, step=True), f"{name} is missing or empty") for name in NEEDED_STEP},
@@ -526,9 +529,9 @@ def hostile(seed: int, count: int, gigabytes: bool = False) -> Hostile:
     made.refused("a hard link", linked)
     targets = ["good0000.wl", "/etc/shadow", "/etc/orthanc/site/orthanc.json", "nowhere", "/dev/zero", "."]
     for number, target in enumerate(targets):
-        made.refused("no regular file", {**plain(f"symlink{number}", b"", "symlink"), "target": target})
+        made.refused("not a regular file", {**plain(f"symlink{number}", b"", "symlink"), "target": target})
     for how in ("fifo", "socket", "directory"):
-        made.refused("no regular file", plain(how, Item("INSIDE").file(), how))
+        made.refused("not a regular file", plain(how, Item("INSIDE").file(), how))
     sparse = plain("sparse", b"", "zeros", size=2 << 30, sparse=True)
     made.refused("It has 2.1 GB, ", sparse)
     made.refused("It has 2.1 MB, ", plain("large", b"", "zeros", size=2 << 20, sparse=False))

@@ -136,7 +136,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         ({"ScheduledStationAETitle": ["US1", "US2"]}, "ScheduledStationAETitle has several values"),
         ({"ScheduledStationAETitle": "US9"}, "ScheduledStationAETitle is 'US9', which may ask for no worklist"),
         ({"Modality": ""}, "Modality is missing or empty"),
-        ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is no day"),
+        ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is not a day of the calendar"),
         ({"ScheduledProcedureStepStartDate": "20261125-20261126"}, "ScheduledProcedureStepStartDate is '20261125-2"),
         ({"ScheduledProcedureStepStartTime": ""}, "ScheduledProcedureStepStartTime is missing or empty"),
         ({"ScheduledProcedureStepStartTime": "25"}, "ScheduledProcedureStepStartTime is '25'"),
@@ -264,7 +264,7 @@ AccessionNumber=ACC0000001
     ids=["lines", "windows", "utf-16", "cp1252", "json", "xml", "csv", "hl7"],
 )
 def test_text_is_called_text(settings: Any, tmp_path: Path, capsys: Any, later: Any, data: bytes) -> None:
-    said = "It is text and no DICOM file. Remedy: write a DICOM data set"
+    said = "It is text, not a DICOM file. Remedy: write a DICOM data set"
     assert refusal(settings, data)[0].startswith(said)
     (tmp_path / "text.wl").write_bytes(data)
     assert command(settings, tmp_path, "check", str(tmp_path / "text.wl")) == 1
@@ -670,13 +670,13 @@ HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStar
         ),
         (f"{HEAD},PatientSex\n1,A,US1,2999-01-01,weiblich\n", "PatientSex is malformed"),
         (f'{HEAD}\n1,"A' + "x" * 200_000, "cannot be read as CSV"),
-        ("[" * 100_000, "is no JSON"),
-        ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is no text"),
+        ("[" * 100_000, "is not JSON"),
+        ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is not text"),
         ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
         ("PatientID,MODALITY\nP1,US\n", "do you mean Modality?"),
         ("PatientID\nP1\n", "Column PatientName is missing"),
         ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),
-        ("{broken", "is no JSON"),
+        ("{broken", "is not JSON"),
         ('["x"]', "is not an object"),
     ],
 )

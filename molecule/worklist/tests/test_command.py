@@ -75,7 +75,7 @@ def test_every_bad_row_is_named_and_nothing_is_written(machine: str) -> None:
         ("PatientID,PatientNam\n1,2\n", "PatientName"),
         ("", "no row"),
         (HEAD, "no row"),
-        ("{broken", "no JSON"),
+        ("{broken", "not JSON"),
         (HEAD.encode() + b"P1;M\xdcLLER^ANNA;US1;20260101;0800\n", "not UTF-8"),
     ],
 )

@@ -147,7 +147,7 @@ def test_what_is_not_clear_is_asked_back_with_its_row(machine: str) -> None:
 
 
 def test_a_text_file_is_called_text(machine: str) -> None:
-    said = "It is text and no DICOM file. Remedy: write a DICOM data set"
+    said = "It is text, not a DICOM file. Remedy: write a DICOM data set"
     put(machine, "/tmp/14-text.wl", TEXT.encode())
     status, output = command(machine, "check", "/tmp/14-text.wl")
     assert (status, said in output) == (1, True), output

@@ -103,15 +103,15 @@ class Gate:
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
             truncate_file(path)
             what = f"It has {words.say_size(seen.st_size)}, of which the first {words.say_size(MAX_BYTES)} are kept"
-            large = Refused(f"{what}. Remedy: hand over worklist items alone.")
+            large = Refused(f"{what}. Remedy: submit worklist items only.")
             return quarantine_file(self.settings, path, seen, large)
         if crowded:
-            what = f"More than {MAX_WAITING} files of its owner wait. Remedy: hand them over again, one after the other"
+            what = f"More than {MAX_WAITING} files of its owner wait. Remedy: submit them again, one after the other"
             return self.spend_token(seen.st_uid) and quarantine_file(self.settings, path, seen, Refused(f"{what}."))
         if not has_item_name(name):
             return False
         if not stat.S_ISREG(seen.st_mode):
-            what = "It is no regular file. Remedy: put a file there."
+            what = "It is not a regular file. Remedy: write a file there."
             return self.spend_token(seen.st_uid) and quarantine_file(self.settings, path, seen, Refused(what))
         if 0 <= age < SETTLE_SECONDS:
             return False

@@ -74,7 +74,7 @@ def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
         end = stream.tell()
         yield element
     if end != len(data):
-        raise Refused("The file is cut off. Remedy: hand it over again, whole.")
+        raise Refused("The file is cut off. Remedy: submit the whole file again.")
 
 
 def is_text(data: bytes) -> bool:
@@ -91,7 +91,7 @@ def read_data_set(data: bytes) -> Any:
 
     if is_text(data):
         remedy = "Remedy: write a DICOM data set, with a DICOM library; a spreadsheet goes to orthanc-worklist create"
-        raise Refused(f"It is text and no DICOM file. {remedy}.")
+        raise Refused(f"It is text, not a DICOM file. {remedy}.")
     body, implicit = data, True
     if data[128:132] == b"DICM":
         stream = io.BytesIO(data[132:])
@@ -123,7 +123,7 @@ def check_values(content: Any, declared: bool, depth: int = 1) -> None:
     declared = declared or bool({given} - ASCII if isinstance(given, str) else set(given) - ASCII)
     tags = sorted(content.keys())
     if any(tag.group in (0x0002, 0x7FE0) for tag in tags):
-        raise Refused("It is an image, or another file of DICOM's. Remedy: hand over worklist items alone.")
+        raise Refused("It is an image, or another file of DICOM's. Remedy: submit worklist items only.")
     for tag in tags:
         element = content[tag]
         if element.VR == "SQ":
@@ -201,7 +201,7 @@ class Check:
         try:
             return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
         except ValueError:
-            self.add_problem(keyword, f"is {text}, which is no day", "write one day as YYYYMMDD")
+            self.add_problem(keyword, f"is {text}, which is not a day of the calendar", "write one day as YYYYMMDD")
             return ""
 
     def read_step(self, number: int, step: Any) -> dict[str, str]:
@@ -296,7 +296,7 @@ def parse_item(data: bytes, settings: Settings) -> Item:
             warnings.simplefilter("ignore", DeprecationWarning)
             if len(data) > MAX_BYTES:
                 size = f"{words.say_size(len(data))}, more than {words.say_size(MAX_BYTES)}"
-                raise Refused(f"It has {size}. Remedy: hand over worklist items alone.")
+                raise Refused(f"It has {size}. Remedy: submit worklist items only.")
             content = read_data_set(data)
             item = Check(content, settings).read_item()
             item = replace(item, data=encode_item(content, item.name))

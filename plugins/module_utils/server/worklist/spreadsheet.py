@@ -128,7 +128,7 @@ def read_json(text: str, name: str) -> dict[int, dict[str, str]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Unreadable(f"{name} is no JSON: {error}. Remedy: correct it.") from None
+        raise Unreadable(f"{name} is not JSON: {error}. Remedy: correct it.") from None
     rows = dict(enumerate(content if isinstance(content, list) else [content], 1))
     rows = {number: row for number, row in rows.items() if not isinstance(row, dict) or any(row.values())}
     problems = []
@@ -137,7 +137,7 @@ def read_json(text: str, name: str) -> dict[int, dict[str, str]]:
             raise Unreadable(f"Row {number} is not an object. Remedy: write a list of objects.")
         for column, value in row.items():
             if not isinstance(value, (str, int, type(None))):
-                problems.append(f"Row {number}: {column} is no text. Remedy: write it in quotes.")
+                problems.append(f"Row {number}: {column} is not text. Remedy: write it in quotes.")
         problems += find_column_problems(list(row))
     problems = problems or find_emptiness(rows)
     if problems:
