@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from .context import DAY, Sample
 from .rules import COMPARISONS, RULES, Rule
@@ -54,47 +54,65 @@ def judge(
     wrong, covered = find_conditions(samples, settings, {key for key, alert in former.items() if alert["firing"]})
     seen = {(sample.metric, sample.object) for sample in samples}
     rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
-    moment = int(now)
     for key in sorted({*wrong, *former}):
         name, _, object_ = key.partition("/")
         if name not in rules:
             continue  # of an earlier release of this program
         rule = rules[name]
-        fresh = {"looks": 0, "good": 0, "firing": False, "since": moment, "told": 0, "seen": moment}
-        alert = {**fresh, **former.get(key, {})}
-        if key in covered or (rule.metric, object_) not in seen:
-            alert.update(looks=0)
-        elif key in wrong:
-            alert.update(looks=alert["looks"] + 1, good=0, seen=moment, value=wrong[key].value)
-            alert["detail"] = wrong[key].detail
-        else:
-            alert.update(looks=0, good=alert["good"] + 1, seen=moment)
-        alert["covered"] = key in covered
-        alert.update(name=name, object=object_, severity=rule.severity, summary=rule.summary, remedy=rule.remedy)
-        alert["nothing_to_do"] = rule.nothing_to_do
-        alert["told"] = min(alert["told"], moment)  # a clock that was wrong
-        # a device or a disk that is no more
-        lost = (rule.metric, object_) not in seen and now - alert["seen"] >= DAY
-        if not alert["firing"] and alert["looks"] >= rule.looks:
-            alert.update(firing=True, since=moment, told=moment)
-            events.append({**alert, "state": "firing"})
-        elif alert["firing"] and (alert["good"] >= CLEAR_LOOKS or lost):
-            events.append({**alert, "state": "resolved"})
-            continue
-        elif alert["nothing_to_do"] and alert["firing"] and key in wrong:
-            # no reminder; but what is new is news, also when something else has ended
-            if alert["value"] > alert.get("known", alert["value"]):
-                alert["told"] = moment
-                events.append({**alert, "state": "firing"})
-            alert["known"] = alert["value"]
-        elif (
-            alert["firing"]
-            and not alert["covered"]
-            and rule.severity != "info"
-            and now - alert["told"] >= REMIND_SECONDS
-        ):
-            alert["told"] = moment
-            events.append({**alert, "state": "reminder"})
-        if alert["firing"] or alert["looks"]:
+        is_seen = (rule.metric, object_) in seen
+        condition = Condition(rule, object_, wrong.get(key), key in covered, is_seen)
+        alert = update_alert(former.get(key, {}), condition, int(now))
+        news = advance_alert(alert, condition, now)
+        if news:
+            events.append({**alert, "state": news})
+        if news != "resolved" and (alert["firing"] or alert["looks"]):
             alerts[key] = alert
     return alerts, events
+
+
+class Condition(NamedTuple):
+    """What a look found of a rule and an object: the sample for which it holds, if it does, whether it is the
+    consequence of something else, and whether it was seen at all."""
+
+    rule: Rule
+    object: str
+    sample: Sample | None
+    covered: bool
+    seen: bool
+
+
+def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict[str, Any]:
+    """The alert with what this look found of it; `former` is as the last look left it, empty for a new one."""
+    rule, sample = condition.rule, condition.sample
+    alert = {"looks": 0, "good": 0, "firing": False, "since": now, "told": 0, "seen": now, **former}
+    if condition.covered or not condition.seen:
+        alert.update(looks=0)
+    elif sample:
+        alert.update(looks=alert["looks"] + 1, good=0, seen=now, value=sample.value, detail=sample.detail)
+    else:
+        alert.update(looks=0, good=alert["good"] + 1, seen=now)
+    alert.update(name=rule.name, object=condition.object, severity=rule.severity)
+    alert.update(summary=rule.summary, remedy=rule.remedy, nothing_to_do=rule.nothing_to_do)
+    alert.update(covered=condition.covered, told=min(alert["told"], now))  # a clock that was wrong
+    return alert
+
+
+def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> str:
+    """What is news of an alert: firing, reminder or resolved; empty where nothing is. Notes when it was told."""
+    lost = not condition.seen and now - alert["seen"] >= DAY  # a device or a disk that is no more
+    news = ""
+    if not alert["firing"]:
+        if alert["looks"] >= condition.rule.looks:
+            alert.update(firing=True, since=int(now))
+            news = "firing"
+    elif alert["good"] >= CLEAR_LOOKS or lost:
+        return "resolved"
+    elif alert["nothing_to_do"] and condition.sample:
+        # no reminder; but what is new is news, also when something else has ended
+        news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
+        alert["known"] = alert["value"]
+    elif not alert["covered"] and condition.rule.severity != "info" and now - alert["told"] >= REMIND_SECONDS:
+        news = "reminder"
+    if news:
+        alert["told"] = int(now)
+    return news
