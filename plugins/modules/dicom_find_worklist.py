@@ -64,7 +64,7 @@ KEYS = {"PatientName": "", "PatientID": "", "AccessionNumber": "", "StudyInstanc
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={**scu.ARGUMENTS, "keys": {"type": "dict", "default": KEYS}},
+        argument_spec={**scu.ARGUMENTS, "keys": {"type": "dict", "default": KEYS, "no_log": False}},
         required_together=[("certificate_file", "key_file")],
     )
     asked = module.params

@@ -75,7 +75,6 @@ changes:
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +88,11 @@ def shown(text: str) -> str:
         return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
     except ValueError:
         return "(not plain JSON, and therefore not shown)\n"
+
+
+def end_module(_number: int, _frame: object) -> None:
+    """Ends the module at a signal, with what it began undone on the way out."""
+    raise SystemExit(1)
 
 
 def main() -> None:
@@ -106,7 +110,7 @@ def main() -> None:
     )
     # an interrupted play ends the trial on its way out
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(1))
+        signal.signal(number, end_module)
     content, path, plugins = module.params["content"], Path(module.params["path"]), module.params["plugins"]
     limit, image = float(module.params["timeout"]), module.params["image"]
     runner = service.Container(image, module.params["address"]) if image else service.Unit()

@@ -53,7 +53,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-FILE, DIRECTORY = 0o644, 0o755
+FILE = 0o644
+DIRECTORY = 0o755
 
 
 def list_files(package: Path) -> dict[str, str]:

@@ -87,7 +87,7 @@ DIRECTORY = "/etc/orthanc/site"
 
 def release(version: Any) -> tuple[int, ...]:
     """'1.12.7+dfsg-4' as (1, 12, 7); an unknown version counts as the newest."""
-    return tuple(int(part) for part in re.findall(r"\d+", str(version).split("+")[0])[:3]) or (999,)
+    return tuple(int(part) for part in re.findall(r"\d+", str(version).partition("+")[0])[:3]) or (999,)
 
 
 def problems(
