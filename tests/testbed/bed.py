@@ -17,6 +17,7 @@ import hashlib
 import ipaddress
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ PID_FILE = STATE / "dockerd.pid"
 MACHINE = [
     *("systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "iproute2", "nftables"),
     *("procps", "sudo", "cron", "ca-certificates", "tzdata"),
+    "openssh-server",  # for Ansible's connection alone (see `connect`): nothing listens
 ]
 # Orthanc 1.13.0 and DICOMweb 1.24, as in the image orthancteam/orthanc 26.8.x
 ORTHANC = ["orthanc", "orthanc-dicomweb", "orthanc-python", "python3", "ca-certificates", "tzdata"]
@@ -45,7 +47,7 @@ CLIENT = [
     *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
 ]
 # where backups go: a REST server of restic's, and SFTP
-REPOSITORY = [*MACHINE, "restic", "restic-rest-server", "apache2-utils", "openssh-server"]
+REPOSITORY = [*MACHINE, "restic", "restic-rest-server", "apache2-utils"]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
     "debian13": ("trixie", MACHINE),
@@ -58,6 +60,31 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "repository": ("trixie", REPOSITORY),
 }
 WITHOUT_SYSTEMD = ("client", "registry", "acme")
+# A clinic's machine: it is reached by SSH where a scenario starts that. Installing takes a third less time when dpkg
+# does not wait for the disk and apt fetches no descriptions.
+CLINIC = (
+    "systemctl disable ssh.service"
+    " && echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/bed"
+    ' && echo "Acquire::Languages { none; };" > /etc/apt/apt.conf.d/99bed'
+)
+AFTERWARDS = {"debian12": CLINIC, "debian13": CLINIC}
+# Ansible reaches a machine by an SSH server of its own connection, whatever becomes of the machine's network, SSH and
+# accounts. It writes into no log, and programs find no client's address that is none. /run is empty after each start.
+KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
+SERVE_SSH = """
+[ -x /usr/sbin/sshd ] || {  # a machine of before the images had it
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update && apt-get install -y --no-install-recommends openssh-server && systemctl disable --now ssh.service
+} >/dev/null 2>&1 </dev/null
+mkdir -p /run/sshd /run/bed && cd /run/bed || exit
+# two connections may begin at once
+echo "$BED_KEY" > $$.pub && mv $$.pub authorized_keys
+[ -e host_key ] || { ssh-keygen -q -t ed25519 -N '' -f $$ && mv $$ host_key; } || exit
+cd /
+exec /usr/sbin/sshd -i -f /dev/null -o HostKey=/run/bed/host_key -o AuthorizedKeysFile=/run/bed/authorized_keys \
+  -o StrictModes=no -o UsePAM=no -o MaxSessions=100 -o LogLevel=QUIET \
+  -o ForceCommand='exec env -u SSH_CLIENT -u SSH_CONNECTION -u SSH_ORIGINAL_COMMAND sh -c "$SSH_ORIGINAL_COMMAND"'
+"""
 # An RFC 5737 documentation network in three: the example inventory runs here as it is written. Each has a network of
 # IPv6 (RFC 3849) as well, and a machine the same last number in both.
 NETWORKS = {
@@ -237,11 +264,12 @@ def debian_sources(suite: str) -> list[str]:
     return sources
 
 
-def dockerfile(suite: str, packages: list[str]) -> str:
+def dockerfile(suite: str, packages: list[str], afterwards: str) -> str:
+    last = f" && {afterwards}" if afterwards else ""
     return (
         f"FROM {os.environ.get('BED_BASE', 'debian')}:{suite}\n"
         "RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq"
-        f" --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*\n"
+        f" --no-install-recommends {' '.join(packages)} && rm -rf /var/lib/apt/lists/*{last}\n"
         'CMD ["/lib/systemd/systemd"]\n'
     )
 
@@ -254,7 +282,8 @@ def image(name: str) -> str:
 
 def built(name: str) -> str:
     suite, packages = IMAGES[name]
-    recipe = hashlib.sha256(dockerfile(suite, packages).encode()).hexdigest()[:12]
+    afterwards = AFTERWARDS.get(name, "")
+    recipe = hashlib.sha256(dockerfile(suite, packages, afterwards).encode()).hexdigest()[:12]
     tag = f"clinicops-bed/{name}:{recipe}"
     if docker("image", "inspect", tag, check=False).returncode == 0:
         return tag
@@ -268,11 +297,13 @@ def built(name: str) -> str:
             options = ["--variant=minbase", f"--include={','.join(packages)}", '--aptopt=Acquire::Retries "3"']
             if suite == "forky":  # its lists outlive their date between two Debian releases
                 options.append('--aptopt=Acquire::Check-Valid-Until "false"')
+            if afterwards:
+                options.append(f'--customize-hook=chroot "$1" sh -c {shlex.quote(afterwards)}')
             run("mmdebstrap", *options, suite, tar, *debian_sources(suite))
             docker("import", "-c", 'CMD ["/lib/systemd/systemd"]', tar, tag)
         else:
             say(f"building image {name} on {os.environ.get('BED_BASE', 'debian')}:{suite}")
-            Path(scratch, "Dockerfile").write_text(dockerfile(suite, packages))
+            Path(scratch, "Dockerfile").write_text(dockerfile(suite, packages, afterwards))
             docker("build", "-t", tag, scratch)
     return tag
 
@@ -340,6 +371,22 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     sys.exit(f"bed: systemd in {name} did not come up: {state}")
 
 
+def connection_up() -> None:
+    """Make the key that .config/molecule/hosts.yml names, and the directory of the connections."""
+    KEY.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if KEY.exists():
+        return
+    if not shutil.which("ssh-keygen"):
+        apt_install("openssh-client", instead="No SSH client is installed. Install it")
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test bed", "-f", str(KEY))
+
+
+def connect(name: str) -> None:
+    """Become the way to an SSH server in a machine, by standard input and output: a ProxyCommand of ssh."""
+    key = KEY.with_suffix(".pub").read_text().strip()
+    os.execvp("docker", ["docker", "exec", "-i", f"--env=BED_KEY={key}", name, "sh", "-c", SERVE_SSH])
+
+
 def machine_down(name: str, *, keep_volume: bool = False) -> None:
     docker("rm", "--force", "--volumes", name, check=False)
     if not keep_volume:
@@ -356,6 +403,8 @@ def main() -> None:
     up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
     down = commands.add_parser("down", help="remove containers, their volumes, and networks without a container")
     down.add_argument("names", nargs="+")
+    way = commands.add_parser("connect", help="the way to a machine's SSH server, for ssh's ProxyCommand")
+    way.add_argument("name")
     chosen = parser.parse_args()
     if chosen.command == "engine":
         with alone():
@@ -370,9 +419,12 @@ def main() -> None:
         with alone():
             engine_up()
             networks_up()
+            connection_up()
             for platform in json.loads(chosen.platforms):
                 say(f"machine {platform['name']} ({platform['image']})")
                 machine_up(platform["name"], platform["image"], platform["addresses"])
+    elif chosen.command == "connect":
+        connect(chosen.name)
     else:
         with alone():
             for name in chosen.names:

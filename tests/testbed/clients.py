@@ -99,15 +99,17 @@ def https(
 ) -> tuple[int, str, bytes]:
     """Status, content type and body as the client `name` gets them, the CA verified."""
     machine = name_of(host)
-    put(name, f"/tmp/{machine}.crt", ca or host.file("/etc/nginx/orthanc/ca.crt").content)
     options = ["--silent", "--show-error", "--max-time", "300", "--cacert", f"/tmp/{machine}.crt"]
-    options += ["--resolve", f"{HOSTNAME}:443:{ADDRESSES[machine][1]}", "--output", "/tmp/body"]
-    options += ["--write-out", "%{http_code} %{content_type}", *(["--user", user] if user else []), *arguments]
+    options += ["--resolve", f"{HOSTNAME}:443:{ADDRESSES[machine][1]}", *(["--user", user] if user else [])]
+    # the body is what curl prints; what it says of it comes last on the other stream
+    options += ["--write-out", "%{stderr}\\n%{http_code} %{content_type}", *arguments]
     url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"
-    done = client(name, "curl", *options, url)
+    script = f'cat > /tmp/{machine}.crt && exec curl "$@"'
+    certificate = ca or host.file("/etc/nginx/orthanc/ca.crt").content
+    done = client(name, "sh", "-c", script, "curl", *options, url, stdin=certificate)
     assert done.returncode == 0, done.stderr
-    status, _, kind = done.stdout.decode().partition(" ")
-    return int(status), kind, client(name, "cat", "/tmp/body").stdout
+    status, _, kind = done.stderr.decode().splitlines()[-1].partition(" ")
+    return int(status), kind, done.stdout
 
 
 def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:

@@ -130,8 +130,7 @@ def prepare(machines: list[str]) -> None:
     key = client(OFFICE, "cat", "/tmp/ssh.key.pub").stdout
     for machine in machines:
         bed.say(f"SSH to {machine}, and knocks at its doors")
-        install = "apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y openssh-server"
-        bed.docker("exec", machine, "sh", "-c", f"{install} && mkdir -p -m 700 /root/.ssh")
+        bed.docker("exec", machine, "sh", "-c", "systemctl enable --now ssh.service && mkdir -p -m 700 /root/.ssh")
         put(machine, "/root/.ssh/authorized_keys", key)
         ssh_open(machine)
         assert ssh_stayed(machine)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import bed
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # each adds one to a number in a file, a hundred times, in a way that another one at work would spoil
@@ -49,3 +52,14 @@ def test_an_image_is_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bed, "built", built)
     assert bed.image("client") == "client"
     assert held == [1]
+
+
+def test_the_way_to_a_machine_that_the_inventory_names_is_the_bed_s() -> None:
+    hosts = yaml.safe_load((ROOT / ".config/molecule/hosts.yml").read_text())["orthanc"]["vars"]
+    written = shlex.split(hosts["ansible_ssh_common_args"])
+    options = dict(option.split("=", 1) for option in written if "=" in option)
+    assert Path(options["IdentityFile"]).expanduser() == bed.KEY
+    for environment in ({**os.environ, "MOLECULE_PROJECT_DIRECTORY": str(ROOT)}, None):
+        command = ["sh", "-c", options["ProxyCommand"].replace("%h", "--help")]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert "connect" in done.stdout, done.stderr
