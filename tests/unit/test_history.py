@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
@@ -191,7 +191,7 @@ def test_an_accepted_snapshot_is_proven_and_others_are_not() -> None:
 
 
 # --- what may go ---------------------------------------------------------------------------------
-NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+NOW = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 
 
 def dated(token: str, days: float) -> Dated:

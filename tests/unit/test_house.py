@@ -180,8 +180,6 @@ def find_later(source: str) -> Iterator[str]:
             pattern = first.value if isinstance(first, ast.Constant) else ""
             if ast.unparse(node.func).startswith("re.") and LATER_PATTERN.search(str(pattern)):
                 yield f"{node.lineno}: a regular expression"
-        elif isinstance(node, ast.TryStar):
-            yield f"{node.lineno}: except*"
 
 
 @pytest.mark.parametrize("name", MODULES)

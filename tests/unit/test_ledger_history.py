@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup im
 from hypothesis import given
 from hypothesis import strategies as st
 
-NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+NOW = datetime(2026, 11, 28, 12, tzinfo=timezone.utc)
 
 
 def snapshot(identity: str, days: float, serial: int | None = None) -> dict[str, Any]:

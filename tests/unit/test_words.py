@@ -8,14 +8,17 @@ import zoneinfo
 import pytest
 from server.core import words
 
-MOMENT = datetime.datetime(2026, 11, 28, 20, 14, 59, 123456, tzinfo=datetime.UTC)
+MOMENT = datetime.datetime(2026, 11, 28, 20, 14, 59, 123456, tzinfo=datetime.timezone.utc)
 
 
 def test_a_moment_is_local_and_without_seconds() -> None:
     berlin = zoneinfo.ZoneInfo("Europe/Berlin")
     assert words.say_moment(MOMENT, berlin) == "28 Nov 2026 21:14"
-    assert words.say_moment(MOMENT.timestamp(), datetime.UTC) == "28 Nov 2026 20:14"
-    assert words.say_moment(datetime.datetime(2026, 3, 1, 23, 5, tzinfo=datetime.UTC), berlin) == "2 Mar 2026 00:05"
+    assert words.say_moment(MOMENT.timestamp(), datetime.timezone.utc) == "28 Nov 2026 20:14"
+    assert (
+        words.say_moment(datetime.datetime(2026, 3, 1, 23, 5, tzinfo=datetime.timezone.utc), berlin)
+        == "2 Mar 2026 00:05"
+    )
 
 
 def test_a_noted_moment_is_of_utc_and_something_else_stays_as_it_is() -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from datetime import time as clock
 from pathlib import Path
 from typing import Any
@@ -951,7 +951,7 @@ def test_what_was_received_for_an_item(
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     scheduled = parse_item(written(item()), settings)
-    made = datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=UTC).timestamp()
+    made = datetime(2026, 11, 25, 8, 0, 0, 500_000, tzinfo=timezone.utc).timestamp()
     found = {"LastUpdate": last, "MainDicomTags": {"StudyInstanceUID": study, "StudyDate": dated}}
     assert is_study_of(scheduled, made, found) is is_its
 
