@@ -55,8 +55,8 @@ lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 
 # what is said of the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults),
 # docs/measurements.md from bench/results/*.json, and the drawing in docs/architecture.md from the imports
-docs: $(VENV)/requirements-test.stamp
-	python3 tools/settings_docs.py
+docs: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
+	PYTHONPATH=.collections python3 tools/settings_docs.py
 	python3 tools/measurements.py
 	python3 tools/architecture.py
 

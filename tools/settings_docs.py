@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 118
-# A default that reads a collection variable: `orthanc_config_aet: "{{ orthanc_aet | default('ORTHANC') }}"`.
-SHARED = re.compile(r"\{\{ (orthanc_[a-z_]+) \| default\((.*)\) \}\}")
 # The role whose spec has the text on a collection variable is the first of these that reads it.
 OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
 REQUIRED = ("orthanc_hostname", "orthanc_users")
@@ -33,8 +32,9 @@ made of a variable above are set there. Names that begin with `orthanc_` belong 
 know is refused as a misspelling, or named in a warning, and one that the playbooks set themselves is refused with the
 settings that it is made of.
 
-When `orthanc_backup_repository` is emptied later, the schedule stays: remove `/etc/cron.d/orthanc-backup`, and disable
-`orthanc-restore-check.timer` and `orthanc-ledger.timer`.
+What a setting made goes when the setting is emptied and deployed: schedule, settings and command of the backup,
+accounts of worklist writers, the settings of the mail server, node_exporter and its port. Backups, the ledger of
+studies and Debian's packages stay.
 
 A password that holds `{{` needs Ansible's tag `!unsafe`, or it is read as a template. The directories must be Orthanc's
 own: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
@@ -50,36 +50,26 @@ class Setting(NamedTuple):
     default: Any
 
 
-def read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 @cache
 def list_roles() -> list[str]:
     return sorted(path.name for path in (ROOT / "roles").iterdir())
 
 
 @cache
-def read_wired() -> frozenset[str]:
-    """Names that the playbooks set, and an inventory does not."""
-    return frozenset(read_yaml(ROOT / "playbooks/vars/wiring.yml"))
-
-
-@cache
 def read_groups() -> dict[str, Any]:
-    content: dict[str, Any] = read_yaml(ROOT / "tools/settings.yml")
+    content: dict[str, Any] = specs.read_yaml(ROOT / "tools/settings.yml")
     return content
 
 
 @cache
 def list_settings(role: str) -> list[Setting]:
     """The options of a role, each once, in the order of its defaults."""
-    defaults = read_yaml(ROOT / "roles" / role / "defaults/main.yml") or {}
+    defaults = specs.read_defaults(role)
     found: dict[str, Setting] = {}
-    for entry, spec in read_yaml(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"].items():
+    for entry, spec in specs.read_specs(role).items():
         for own, option in spec.get("options", {}).items():
             value = defaults[own]
-            shared = SHARED.fullmatch(value) if isinstance(value, str) else None
+            shared = specs.SHARED.fullmatch(value) if isinstance(value, str) else None
             if shared:
                 found.setdefault(own, Setting(shared[1], own, entry, option, yaml.safe_load(shared[2])))
             else:
@@ -93,7 +83,7 @@ def list_public() -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for role in [*OWNERS, *(role for role in list_roles() if role not in OWNERS)]:
         for setting in list_settings(role):
-            if setting.own not in read_wired():
+            if setting.own not in specs.read_wiring():
                 found.setdefault(setting.name, setting)
     return found
 
@@ -156,22 +146,25 @@ def write_variables() -> str:
 def write_readme(role: str) -> str:
     """The README of a role: what it is for, its settings, and a play with it."""
     docs = "../../docs/"
-    specs = read_yaml(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]
     settings = list_settings(role)
     parts = [f"# clinicops.orthanc.{role}", GENERATED]
-    for entry, spec in specs.items():
+    for entry, spec in specs.read_specs(role).items():
         if entry != "main":
             parts.append(f"## tasks_from: {entry}")
         parts += [f"{spec['short_description']}.", write_markdown(" ".join(spec["description"]), docs)]
-        public = [each for each in settings if each.entry == entry and each.own not in read_wired()]
+        public = [each for each in settings if each.entry == entry and each.own not in specs.read_wiring()]
         if public:
             parts += ["## Settings" if entry == "main" else "Its settings:", write_table(public, docs)]
-        wired = [each for each in settings if each.entry == entry and each.own in read_wired()]
+        wired = [each for each in settings if each.entry == entry and each.own in specs.read_wiring()]
         if wired:
             said = "The playbooks of the collection set these. Who uses the role alone sets them in the play."
             parts += ["## Settings that the playbooks wire", said, write_table(wired, docs)]
     example = read_groups()["examples"][role]
-    play: dict[str, Any] = {"name": specs["main"]["short_description"], "hosts": "orthanc", "become": True}
+    play: dict[str, Any] = {
+        "name": specs.read_specs(role)["main"]["short_description"],
+        "hosts": "orthanc",
+        "become": True,
+    }
     play["roles"] = [f"clinicops.orthanc.{role}"]
     if example:
         play["vars"] = {name: read_groups()["values"][name] for name in example}

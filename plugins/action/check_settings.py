@@ -14,6 +14,8 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks.settings import CHECKS, Given, find_problems
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.warn import warn_of_host
 
+FAILS = "its template fails"
+
 
 class ActionModule(ActionBase):
     _requires_connection = False
@@ -33,10 +35,14 @@ class ActionModule(ActionBase):
         )
         host = variables["inventory_hostname"]
         roles = asked["roles"] or [role for role in CHECKS if specs.list_unwired(role) <= variables.keys()]
-        values, unread = self._read(own for role in roles for own in specs.read_specs(role)["main"]["options"])
+        names = [own for role in roles for own in specs.read_specs(role)["main"]["options"]]
+        values, unread = self._read(names, variables)
+        # an inventory may make a setting of a fact of the machine, which nobody has gathered yet
+        later = frozenset() if variables.get("ansible_facts") else frozenset(filter_by_facts(unread))
         given = Given(
             values,
             unread,
+            later,
             names=sorted(variables),
             # a role alone is wired by the play that has it
             written=() if asked["roles"] else sorted(variables["hostvars"][host]),
@@ -53,20 +59,32 @@ class ActionModule(ActionBase):
         waived = [f"Waived: {say(one)}" for one in found if one["severity"] == "waived"]
         # without any there is nothing to read
         shown = {"_ansible_verbose_always": True} if waived else {}
-        return {"changed": False, "problems": found, "msg": "\n".join(waived), **shown}
+        return {"changed": False, "problems": found, "later": sorted(later), "msg": "\n".join(waived), **shown}
 
-    def _read(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _read(self, names: Iterable[str], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """The values of the settings that can be evaluated, and why the others cannot."""
         values: dict[str, Any] = {}
         unread: dict[str, str] = {}
         for name in names:
+            # a default would fall back where its collection variable is there and cannot be evaluated
+            falls_back = variables.get(name) == specs.read_all_defaults()[name] and specs.name_public(name) in variables
             try:
-                values[name] = copy_plain(self._templar.resolve_variable_expression(name))
+                value = self._templar.resolve_variable_expression(specs.name_public(name) if falls_back else name)
+                values[name] = copy_plain(value)
             except AnsibleError as error:
                 # the rest of what Ansible says may hold a value
                 why = re.search(r"'[^']*' is undefined", str(error))
-                unread[name] = why[0] if why else "its template fails"
+                unread[name] = why[0] if why else FAILS
         return values, unread
+
+
+def filter_by_facts(unread: dict[str, str]) -> list[str]:
+    """Those that may be read when there are facts: one that is missing, or a key of a dictionary that is empty yet."""
+    return [
+        name
+        for name, why in unread.items()
+        if name not in specs.read_wiring() and (why == FAILS or why.startswith("'ansible_"))
+    ]
 
 
 def copy_plain(value: Any) -> Any:

@@ -73,4 +73,9 @@ problems:
   type: list
   elements: dict
   returned: success
+later:
+  description: Settings that are made of facts of the machine, which nobody has gathered yet. Call it again with them.
+  type: list
+  elements: str
+  returned: success
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_units
-short_description: Enable, start and restart several units of systemd in one call
+short_description: Enable, start, restart, stop and disable several units of systemd in one call
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
@@ -24,6 +24,16 @@ options:
     default: []
   restarted:
     description: Those of them that are started anew, running or not.
+    type: list
+    elements: str
+    default: []
+  stopped:
+    description: Units that do not run, whether they are there or not.
+    type: list
+    elements: str
+    default: []
+  disabled:
+    description: Units that do not start at boot, whether they are there or not.
     type: list
     elements: str
     default: []
@@ -55,7 +65,7 @@ actions:
 from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = "LoadState,ActiveState,UnitFileState"
-LISTS = ("enabled", "started", "restarted")
+LISTS = ("enabled", "started", "restarted", "stopped", "disabled")
 RUNNING = ("active", "activating", "reloading")
 AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generated")
 
@@ -67,11 +77,12 @@ def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, s
     return dict(zip(names, blocks, strict=True))
 
 
-def is_stale(module: AnsibleModule, units: dict[str, dict[str, str]]) -> bool:
-    """Whether files of units are newer than what systemd knows; of one whose drop-in is new as well."""
+def is_stale(module: AnsibleModule, units: dict[str, dict[str, str]], needed: list[str]) -> bool:
+    """Whether files of units are newer than what systemd knows; of one whose drop-in is new as well. Or one of the
+    `needed` is not known at all."""
     command = ["systemctl", "show", "--property=NeedDaemonReload", "--", "*.service", "*.timer", "*.path", "*.mount"]
     return "yes" in module.run_command(command, check_rc=True)[1] or any(
-        one["LoadState"] == "not-found" for one in units.values()
+        units[name]["LoadState"] == "not-found" for name in needed
     )
 
 
@@ -83,7 +94,15 @@ def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list
         for name in wanted["started"]
         if name not in wanted["restarted"] and units[name]["ActiveState"] not in RUNNING
     ]
-    steps = [("enable", enable), ("restart", wanted["restarted"]), ("start", start)]
+    stop = [name for name in wanted["stopped"] if units[name]["ActiveState"] in RUNNING]
+    disable = [name for name in wanted["disabled"] if units[name]["UnitFileState"] in ("enabled", "enabled-runtime")]
+    steps = [
+        ("enable", enable),
+        ("restart", wanted["restarted"]),
+        ("start", start),
+        ("stop", stop),
+        ("disable", disable),
+    ]
     return [(verb, names) for verb, names in steps if names]
 
 
@@ -95,7 +114,8 @@ def main() -> None:
     wanted = {name: module.params[name] for name in LISTS}
     names = list(dict.fromkeys(name for name in LISTS for name in wanted[name]))
     units = read_units(module, names) if names else {}
-    if not module.check_mode and is_stale(module, units):
+    needed = [*wanted["enabled"], *wanted["started"], *wanted["restarted"]]
+    if not module.check_mode and is_stale(module, units, needed):
         module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         units = read_units(module, names)
     steps = plan(wanted, units)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import json
 import os
@@ -19,6 +20,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks.settings 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = list(CHECKS)
 SECRET = "s3cret-that-nobody-guesses"
+KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).decode()
 VAULT = {f"vault_orthanc_{name}_password": f"{SECRET}-{name}" for name in ("it", "viewer", "gateway")}
 # one in each of seven roles: what is said of it, and what to do
 FAULTS: list[tuple[str, Any, str, str]] = [
@@ -93,6 +95,16 @@ def test_a_setting_that_cannot_be_read_is_named_once_with_the_others_problems(tm
     assert "orthanc_worklist_max_items 0 " in said
 
 
+def test_a_setting_that_is_made_of_a_fact_is_checked_when_there_are_facts(tmp_path: Path) -> None:
+    name = "{{ ansible_facts.architecture.replace('_', '-') }}.clinic.example"
+    wrong = {"orthanc_hostname": name, "orthanc_aet": "{{ ansible_facts.kernel }}_MORE_THAN_SIXTEEN"}
+    status, said = say("clinicops.orthanc.deploy", tmp_path, wrong)
+    assert status == 2
+    assert "FAILED on pacs: Check the settings that the inventory makes of facts" in said
+    assert "1 setting(s) to correct" in said
+    assert "MORE_THAN_SIXTEEN' is not an AE title" in said
+
+
 def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
     play = tmp_path / "play.yml"
     roles = [{"role": f"clinicops.orthanc.{role}", "when": False} for role in ALL]
@@ -119,17 +131,28 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
     assert "clinic_own" not in said
 
 
-def test_a_role_alone_checks_its_own_settings(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("role", "settings", "message"),
+    [
+        ("firewall", {"orthanc_firewall_ports": [{"name": "dicom", "port": 1, "sources": ["office"]}]}, "not all addr"),
+        ("proxy", {"orthanc_proxy_certificate": "bought"}, "orthanc_proxy_certificate is bought"),
+        ("monitor", {"orthanc_monitor_brake_percent": 60}, "orthanc_monitor_brake_percent 60 "),
+        ("backup", {"orthanc_backup_repository": "nowhere", "orthanc_backup_password": SECRET}, "'nowhere' is neither"),
+        ("config", {"orthanc_config_settings": {"StabelAge": 60}}, "StabelAge is no option"),
+        ("worklist", {"orthanc_worklist_writers": [{"name": "root", "keys": [KEY]}]}, "'root' is an account of this"),
+    ],
+)
+def test_a_role_alone_checks_its_own_settings(
+    role: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     play = tmp_path / "play.yml"
-    settings = {"orthanc_firewall_ports": [{"name": "dicom", "port": 4242, "sources": ["office"]}]}
-    role = {"name": "clinicops.orthanc.orthanc_firewall", "tasks_from": "preflight"}
-    task = {"name": "Check the firewall", "ansible.builtin.import_role": role}
-    content = {"hosts": "orthanc", "gather_facts": False, "vars": settings, "tasks": [task]}
-    play.write_text(json.dumps([content]))
-    status, said = say(str(play), tmp_path, {"orthanc_aet": "MORE_THAN_SIXTEEN"})
+    imported = {"name": f"clinicops.orthanc.orthanc_{role}", "tasks_from": "preflight"}
+    task = {"name": "Check the role", "ansible.builtin.import_role": imported}
+    play.write_text(json.dumps([{"hosts": "orthanc", "gather_facts": False, "vars": settings, "tasks": [task]}]))
+    status, said = say(str(play), tmp_path, {"orthanc_install_method": "podman"})
     assert status == 2
-    assert "1 setting(s) to correct" in said
-    assert said.count("are not all addresses") == 1
+    assert "1 setting(s) to correct" in said, said
+    assert said.count(message) == 1
 
 
 def test_every_private_variable_is_made_of_public_settings_or_of_the_machine() -> None:

@@ -133,9 +133,14 @@ def unit(active: str, file: str, load: str = "loaded") -> dict[str, str]:
             {"enabled": ["a", "b"], "started": ["a", "b"], "restarted": ["a"]},
             [("enable", ["b"]), ("restart", ["a"]), ("start", ["b"])],
         ),
+        (
+            {"a": unit("active", "enabled"), "b": unit("inactive", "", "not-found"), "c": unit("inactive", "static")},
+            {"stopped": ["a", "b", "c"], "disabled": ["a", "b", "c"]},
+            [("stop", ["a"]), ("disable", ["a"])],
+        ),
     ],
 )
 def test_what_is_done_with_units(
     units: dict[str, dict[str, str]], wanted: dict[str, list[str]], steps: list[tuple[str, list[str]]]
 ) -> None:
-    assert orthanc_units.plan({"enabled": [], "started": [], "restarted": [], **wanted}, units) == steps
+    assert orthanc_units.plan({**{name: [] for name in orthanc_units.LISTS}, **wanted}, units) == steps

@@ -42,13 +42,14 @@ class Given:
     """What is known when the check runs.
 
     `values` are those of each role's settings by the role's own names, `unread` says of others why they cannot be
-    evaluated; `names` are all variables in scope, `written` those of the inventory and the command line, or none where
-    no playbook of the collection wires. `absent` are files that the machine does not have, `accounts` lines of its
-    passwd, or None where it was not asked.
+    evaluated, `later` names those of them that wait for the facts of the machine; `names` are all variables in scope,
+    `written` those of the inventory and the command line, or none where no playbook of the collection wires. `absent`
+    are files that the machine does not have, `accounts` lines of its passwd, or None where it was not asked.
     """
 
     values: dict[str, Any]
     unread: dict[str, str] = dataclasses.field(default_factory=dict)
+    later: frozenset[str] = frozenset()
     names: Iterable[str] = ()
     written: Iterable[str] = ()
     absent: Iterable[str] = ()
@@ -84,7 +85,7 @@ def find_problems(roles: Iterable[str], given: Given) -> list[Problem]:
     judged = {_root(one) for one in found}
     for role in roles:
         found += [one for one in _find_unspecified(role, given) if _root(one) not in judged]
-    if not any(one["severity"] == "error" for one in found):
+    if not given.later and not any(one["severity"] == "error" for one in found):
         found += [
             problem(own, f"cannot be made of other settings: {why}", "check the settings that it is made of")
             for own, why in given.unread.items()
@@ -119,7 +120,7 @@ def _find_unread(given: Given) -> list[Problem]:
     found = {
         specs.name_public(own): problem(specs.name_public(own), f"cannot be read: {why}", DEFINE, "unreadable")
         for own, why in given.unread.items()
-        if own not in specs.read_wiring()
+        if own not in specs.read_wiring() and own not in given.later
     }
     return list(found.values())
 
