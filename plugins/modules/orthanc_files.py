@@ -11,7 +11,10 @@ author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Brings many paths into the state that is asked for. A deploy that changes nothing costs one run of a module for
     all files of a role instead of one or two for each.
-  - A file is replaced as a whole, so that no program reads half of it. Directories above it are not made by themselves.
+  - A file is replaced as a whole, so that no program reads half of it. Directories above it are not made by themselves;
+    those above a directory are, like it.
+  - A link that leads to a directory counts as that directory. Nothing of another kind is replaced but a link by a file
+    or another link.
   - In check mode a path below a directory that would be made is told as one that would be made as well.
 options:
   files:
@@ -108,10 +111,11 @@ KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 MODES = {"file": "0644", "directory": "0755"}
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """What is there, no link followed: its kind and what a deploy decides of it; empty where nothing is."""
+def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
+    """What is there: its kind and what a deploy decides of it; empty where nothing is. A link is followed where it is
+    asked for and leads to a directory: people put directories on other disks so."""
     try:
-        known = path.lstat()
+        known = path.stat() if follow and path.is_dir() else path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     kind = KINDS.get(stat.S_IFMT(known.st_mode), "something else")
@@ -148,7 +152,7 @@ def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]
     """Brings a path into its state; OSError where the system refuses."""
     path, kind = Path(wanted["path"]), wanted["state"]
     if present and present["kind"] != kind:
-        if kind != "absent" and present["kind"] != "link" and kind != "link":
+        if kind != "absent" and (present["kind"] != "link" or kind == "directory"):
             module.fail_json(
                 f"{path} is a {present['kind']}, and is to be a {kind}. Remedy: see whose it is, and move it."
             )
@@ -160,11 +164,21 @@ def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]
     owner, group = find_number(module, wanted["owner"], False), find_number(module, wanted["group"], True)
     mode = int(wanted["mode"] or MODES[kind], 8)
     if kind == "directory":
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for parent in [one for one in reversed(path.parents) if not one.exists()]:
+            make_directory(parent, owner, group, mode)
+        make_directory(path, owner, group, mode)
+        return
     elif wanted["content"] is not None or not path.exists():
         validate(module, wanted)
         write_atomic(path, wanted["content"] or "", mode, wanted["owner"], wanted["group"])
         return
+    os.chown(path, owner, group)
+    os.chmod(path, mode)  # after the owner, whose change takes some bits away
+
+
+def make_directory(path: Path, owner: int, group: int, mode: int) -> None:
+    """Makes it where it is not there, whatever the umask, and puts it right."""
+    path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, owner, group)
     os.chmod(path, mode)  # after the owner, whose change takes some bits away
 
@@ -207,7 +221,7 @@ def read_text(path: Path) -> str:
 def compare(module: AnsibleModule, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """What is there and what is to be, as a diff of Ansible's; None where they are the same."""
     path = Path(wanted["path"])
-    present, intended = read_state(path), describe_state(module, wanted)
+    present, intended = read_state(path, wanted["state"] == "directory"), describe_state(module, wanted)
     if present and -1 in intended.values():
         present = {**present, **{key: -1 for key, value in intended.items() if value == -1}}
     before = read_text(path) if present.get("kind") == "file" else ""

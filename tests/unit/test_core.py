@@ -96,6 +96,14 @@ def test_owner_and_group_are_set(tmp_path: Path) -> None:
     assert (tmp_path / "two").group() == "daemon"
 
 
+def test_owner_and_group_may_have_no_name(tmp_path: Path) -> None:
+    files.write_atomic(tmp_path / "one", "a", 0o640, 54321, 54322)
+    seen = (tmp_path / "one").stat()
+    assert (seen.st_uid, seen.st_gid) == (54321, 54322)
+    files.write_atomic(tmp_path / "two", "a", 0o640, 0, 0)
+    assert (tmp_path / "two").owner() == "root"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null"])
 def test_what_is_no_object_is_empty(tmp_path: Path, content: str) -> None:
     (tmp_path / "state").write_text(content)
@@ -232,6 +240,20 @@ def test_a_reader_who_has_seen_enough_is_no_error() -> None:
     )  # fmt: skip
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_is_cut_off_in_the_middle_is_no_success() -> None:
+    source = PROGRAM.format(
+        path=str(ROOT / "plugins/module_utils"), as_json=False,
+        body="[print('at work', file=sys.stderr, flush=True) for _ in range(100_000)]; return 0",
+    )  # fmt: skip
+    reader, writer = os.pipe()
+    both = {"stdout": writer, "stderr": writer, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "INVOCATION_ID": "1"}, **both) as running:
+        os.close(writer)
+        os.read(reader, 10)
+        os.close(reader)
+        assert running.wait(60) == 1
 
 
 def test_problems_as_json() -> None:

@@ -116,6 +116,41 @@ def test_an_account_that_is_yet_to_be_made(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_directory_that_a_person_put_on_another_disk_stays_there(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir(mode=0o700)
+    (tmp_path / "disk" / "image").write_text("precious")
+    (tmp_path / "archive").symlink_to(tmp_path / "disk")
+    wanted = {"path": str(tmp_path / "archive"), "state": "directory", "group": "daemon", "mode": "0750"}
+    assert write(wanted)["changed"]
+    assert os.readlink(tmp_path / "archive") == str(tmp_path / "disk")
+    assert (tmp_path / "archive" / "image").read_text() == "precious"
+    assert ((tmp_path / "disk").group(), (tmp_path / "disk").stat().st_mode & 0o7777) == ("daemon", 0o750)
+    assert not write(wanted)["changed"]
+    (tmp_path / "lost").symlink_to(tmp_path / "unmounted")
+    answer = write({**wanted, "path": str(tmp_path / "lost")})
+    assert answer["failed"]
+    assert "lost is a link, and is to be a directory. Remedy: " in answer["msg"]
+
+
+def test_directories_above_one_can_be_entered_by_its_owner(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        wanted = {"path": str(tmp_path / "one" / "two"), "state": "directory", "owner": "daemon", "mode": "0750"}
+        assert write(wanted)["changed"]
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "one", tmp_path / "one" / "two"):
+        assert (path.owner(), path.stat().st_mode & 0o7777) == ("daemon", 0o750)
+
+
+def test_a_units_own_file_is_not_replaced_by_a_link(tmp_path: Path) -> None:
+    (tmp_path / "orthanc.service").write_text("a person's own")
+    answer = write({"path": str(tmp_path / "orthanc.service"), "state": "link", "target": "/dev/null"})
+    assert answer["failed"]
+    assert "is a file, and is to be a link. Remedy: " in answer["msg"]
+    assert (tmp_path / "orthanc.service").read_text() == "a person's own"
+
+
 # --- units ----------------------------------------------------------------------------------------
 def unit(active: str, file: str, load: str = "loaded") -> dict[str, str]:
     return {"LoadState": load, "ActiveState": active, "UnitFileState": file}

@@ -378,10 +378,16 @@ def test_without_a_configuration_it_could_not_run(program: list[str], tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-def test_a_user_whom_orthanc_does_not_know_is_told(program: list[str], tmp_path: Path) -> None:
-    (tmp_path / "orthanc.json").write_text(json.dumps({"RegisteredUsers": {"other": "hidden-password"}}))
-    done = called(program, "--config", str(tmp_path / "settings.json"), "run", "--json")
-    assert done.returncode == 2
-    assert json.loads(done.stdout)["problems"] == [done.stderr.strip()]
-    assert "does not know it of" in done.stderr
-    assert "Remedy: deploy again." in done.stderr
+def test_a_user_whom_orthanc_does_not_know_is_told_and_the_checks_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("INVOCATION_ID", "1")
+    monkeypatch.setattr(verify, "ORTHANC", tmp_path / "orthanc.json")
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "users": {"it": "admin"}}))
+    unknown = [{"name": "it", "role": "admin", "password": ""}]
+    for content, why in (('{"RegisteredUsers": {"other": "x"}}', "does not know it of"), ("{", "cannot be read")):
+        (tmp_path / "orthanc.json").write_text(content)
+        assert verify.read_settings(tmp_path / "settings.json")["users"] == unknown
+        said = capsys.readouterr().err
+        assert why in said
+        assert "Remedy: deploy again." in said

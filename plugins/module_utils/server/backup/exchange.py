@@ -131,9 +131,13 @@ def confirm_restored(settings: Settings, under_way: dict[str, Any], result: dict
 def is_coming_up(settings: Settings) -> bool:
     """Not when Orthanc ended, or was started again and again."""
     if settings.method == "docker":
-        said = read_output("docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name)
+        said = read_output(
+            "docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name, seconds=None
+        )
     else:
-        said = read_output("systemctl", "show", "--property", "ActiveState,NRestarts", "--value", settings.name)
+        said = read_output(
+            "systemctl", "show", "--property", "ActiveState,NRestarts", "--value", settings.name, seconds=None
+        )
     words = said.split()
     starts = sum(int(word) for word in words if word.isdigit())
     return not {*words} & {"failed", "inactive", "exited", "dead"} and starts < 3
@@ -279,5 +283,5 @@ def copy_with_owner(source: Path, target: Path) -> None:
 
 def reload_services() -> None:
     """Has systemd and nginx read the files that were put in place."""
-    read_output("systemctl", "daemon-reload")
-    run_program("systemctl", "try-reload-or-restart", "nginx.service")  # it may not be installed
+    read_output("systemctl", "daemon-reload", seconds=None)
+    run_program("systemctl", "try-reload-or-restart", "nginx.service", seconds=None)  # it may not be installed

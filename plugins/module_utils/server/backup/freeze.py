@@ -76,7 +76,10 @@ def raise_priority() -> Iterator[None]:
 @contextlib.contextmanager
 def freeze_orthanc(settings: Settings) -> Iterator[dict[str, float]]:
     """Orthanc stands still inside, and runs again afterwards whatever happens."""
-    pid, result = settings.runtime.read_state().pid, {"pause": 0.0}
+    state, result = settings.runtime.read_state(), {"pause": 0.0}
+    if state.restarts is None:  # the Orthanc that writes may have another name
+        raise Refused(f"There is no container {settings.name}. Remedy: deploy again.")
+    pid = state.pid
     if not pid:  # nobody writes, unless it is started just now
         yield result
         if settings.runtime.read_state().pid:

@@ -164,7 +164,7 @@ def start_second_orthanc(settings: Settings, data: Path) -> Iterator[tuple[Api, 
     os.chown(configuration, settings.account.pw_uid, -1)
     configuration.write_text(json.dumps(options))
     if settings.method == "docker":  # of a machine whose power went
-        run_program("docker", "rm", "--force", SECOND)
+        run_program("docker", "rm", "--force", SECOND, seconds=None)
     with (
         log.open("w") as output,
         subprocess.Popen(

@@ -8,6 +8,7 @@ import argparse
 import errno
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -47,6 +48,13 @@ def interrupt(number: int, _frame: Any) -> None:
     raise Interrupted(signal.Signals(number).name)
 
 
+def has_no_reader(descriptor: int) -> bool:
+    """Whether it is a pipe that nobody reads any more (poll(2))."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(seen & select.POLLERR for _descriptor, seen in poll.poll(0))
+
+
 def explain_system(error: Exception) -> str:
     """An error of the system as a sentence with its remedy; empty for anything else."""
     if not isinstance(error, OSError):
@@ -81,10 +89,10 @@ def run_command(
         problems, status = refused.problems, refused.status
     except Interrupted as interrupted:
         problems = [f"Interrupted ({interrupted}). Remedy: run it again."]
-    except BrokenPipeError:  # whoever reads it has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return DONE
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and has_no_reader(1) and not has_no_reader(2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # only results go there, and their reader has seen enough
+            return DONE
         said = (explain(error) if explain else "") or explain_system(error)
         if not said:
             journal.say_traceback(error)

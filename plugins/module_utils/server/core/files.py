@@ -14,13 +14,18 @@ from typing import Any
 
 
 def write_atomic(
-    path: Path, content: str | bytes, mode: int = 0o644, owner: str = "", group: str = "", part: Path | None = None
+    path: Path,
+    content: str | bytes,
+    mode: int = 0o644,
+    owner: str | int = "",
+    group: str | int = "",
+    part: Path | None = None,
 ) -> None:
     """Writes the whole file, or leaves the one of before. On the disk when it returns.
 
     `part` is where it is written first, on the same file system: `.<name>.part` beside it. No link is followed there,
     since the directory may be another account's. Whoever else may write this file is kept away by a lock of the
-    caller's. KeyError for an owner or group that the system does not know.
+    caller's. `owner` and `group` are names or numbers. KeyError for a name that the system does not know.
     """
     waiting = part or path.with_name(f".{path.name}.part")
     waiting.unlink(missing_ok=True)  # of a program that was killed
@@ -28,13 +33,20 @@ def write_atomic(
     with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
-        if owner or group:
-            account = pwd.getpwnam(owner) if owner else None
-            number = grp.getgrnam(group).gr_gid if group else account.pw_gid if account else -1
-            os.fchown(descriptor, account.pw_uid if account else -1, number)
+        os.fchown(descriptor, *find_numbers(owner, group))
         os.fchmod(descriptor, mode)  # whatever the umask; after the owner, whose change takes some bits away
         os.fsync(descriptor)
     waiting.rename(path)
+
+
+def find_numbers(owner: str | int, group: str | int) -> tuple[int, int]:
+    """Of an account and a group, by name or number; -1, which changes nothing, for none. Without a group, the owner's.
+
+    KeyError for a name that the system does not know."""
+    number = -1 if owner == "" else owner if isinstance(owner, int) else pwd.getpwnam(owner).pw_uid
+    if group == "":
+        return number, pwd.getpwnam(owner).pw_gid if owner and isinstance(owner, str) else -1
+    return number, group if isinstance(group, int) else grp.getgrnam(group).gr_gid
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Unit:
 
     def read_version(self) -> str:
         """What the program that is installed says of itself, such as 1.12.7; mainline for an unnamed build."""
-        return find_version(read_output("Orthanc", "--version").partition("\n")[0]) or "mainline"
+        return find_version(read_output("Orthanc", "--version", seconds=None).partition("\n")[0]) or "mainline"
 
 
 class Container:
@@ -113,7 +113,7 @@ class Container:
     def read_version(self) -> str:
         """The same of the image that the container was made of; a container of its own is started for that."""
         alone = ("--rm", "--network=none", "--entrypoint=Orthanc")
-        said = read_output("docker", "run", *alone, self.image, "--version")
+        said = read_output("docker", "run", *alone, self.image, "--version", seconds=None)
         return find_version(said.partition("\n")[0]) or "mainline"
 
 

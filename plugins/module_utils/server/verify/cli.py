@@ -39,13 +39,18 @@ REPORT_MODE = 0o640
 def read_settings(path: Path) -> dict[str, Any]:
     """What the deploy wrote for the acceptance test, and the users' passwords, which stand in Orthanc's configuration.
 
-    Misused for the files of another release, Refused for a configuration that cannot be read."""
+    Where that cannot be read, or lacks a user, it is said, and the checks show what follows. Misused for settings of
+    another release."""
     settings = read_file(path, "orthanc_verify")
-    known = api.read_options(ORTHANC).get("RegisteredUsers", {})
+    known: dict[str, str] = {}
+    try:
+        known = api.read_options(ORTHANC).get("RegisteredUsers", {})
+    except Refused as refused:
+        journal.say_loudly(refused, PROGRAM)
     roles = settings.get("users", {})
-    if lacking := [name for name in roles if name not in known]:
-        raise Misused(f"{ORTHANC} does not know {', '.join(lacking)} of {path}. Remedy: deploy again.")
-    users = [{"name": name, "role": role, "password": known[name]} for name, role in roles.items()]
+    if known and (lacking := [name for name in roles if name not in known]):
+        journal.say_loudly(f"{ORTHANC} does not know {', '.join(lacking)} of {path}. Remedy: deploy again.", PROGRAM)
+    users = [{"name": name, "role": role, "password": known.get(name, "")} for name, role in roles.items()]
     return {**settings, "users": users}
 
 

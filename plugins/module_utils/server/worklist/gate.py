@@ -184,7 +184,8 @@ class Gate:
         path = served / item.name
         # handed over once more it stays as it is: what came since it was served first may be its study
         if item.name not in names or path.read_bytes() != item.data:
-            orthanc = {"owner": served.owner(), "group": served.group()}
-            write_atomic(path, item.data, 0o640, **orthanc, part=self.settings.unfinished)
+            orthanc = served.stat()  # the owner of the directory, who need not have a name
+            part = self.settings.unfinished
+            write_atomic(path, item.data, 0o640, orthanc.st_uid, orthanc.st_gid, part)
         names.add(item.name)
         say(f"serves {item.name}")

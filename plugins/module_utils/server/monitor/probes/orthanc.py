@@ -57,8 +57,9 @@ def read_command(pid: int) -> str:
 # --- what it answers ------------------------------------------------------------------------------
 def probe_service(context: Context) -> Iterator[Sample]:
     """Whether it answers from its index, its plugins, jobs, threads and number of images."""
-    api = Api(find_administrator(context.options), ANSWER_SECONDS)
+    api = None
     try:
+        api = Api(find_administrator(context.options), ANSWER_SECONDS)
         # /system answers from memory; this one reads the index
         up = api.ask("GET", "/changes?last").status == 200
         loaded = set(json.loads(api.ask("GET", "/plugins").body)) if up else set()
@@ -66,7 +67,8 @@ def probe_service(context: Context) -> Iterator[Sample]:
     except (Refused, ValueError):
         up, loaded, metrics = False, set(), {}
     finally:
-        api.close()
+        if api:
+            api.close()
     yield observe("index_up", up)
     for plugin in context.settings.plugins:
         yield observe("plugin_up", plugin in loaded, "plugin", plugin)
