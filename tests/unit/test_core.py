@@ -248,7 +248,7 @@ def test_what_is_cut_off_in_the_middle_is_no_success() -> None:
         body="[print('at work', file=sys.stderr, flush=True) for _ in range(100_000)]; return 0",
     )  # fmt: skip
     reader, writer = os.pipe()
-    both = {"stdout": writer, "stderr": writer, "stdin": subprocess.DEVNULL}
+    both: dict[str, Any] = {"stdout": writer, "stderr": writer, "stdin": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "INVOCATION_ID": "1"}, **both) as running:
         os.close(writer)
         os.read(reader, 10)

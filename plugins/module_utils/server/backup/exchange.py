@@ -131,13 +131,10 @@ def confirm_restored(settings: Settings, under_way: dict[str, Any], result: dict
 def is_coming_up(settings: Settings) -> bool:
     """Not when Orthanc ended, or was started again and again."""
     if settings.method == "docker":
-        said = read_output(
-            "docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name, seconds=None
-        )
+        command = ["docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name]
     else:
-        said = read_output(
-            "systemctl", "show", "--property", "ActiveState,NRestarts", "--value", settings.name, seconds=None
-        )
+        command = ["systemctl", "show", "--property", "ActiveState,NRestarts", "--value", settings.name]
+    said = read_output(*command, seconds=None)  # the machine is busy with a restore
     words = said.split()
     starts = sum(int(word) for word in words if word.isdigit())
     return not {*words} & {"failed", "inactive", "exited", "dead"} and starts < 3
