@@ -2,7 +2,7 @@
 # make bench: how long things take. make release-check: what Galaxy would say of the collection as it is built.
 SHELL := /bin/bash
 VENV := .venv
-BED := python3 tests/testbed/bed.py
+BED := python3 tests/bed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 .PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios lines \
@@ -24,24 +24,24 @@ $(VENV)/%.stamp: %.txt
 
 demo: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
-	@python3 tests/testbed/demo.py up
+	@python3 tests/bed/demo.py up
 
 # a first deploy's text and picture in docs, from machines that are new
 first-deploy: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
-	@python3 tests/testbed/demo.py record
+	@python3 tests/bed/demo.py record
 
 demo-down:
-	@python3 tests/testbed/demo.py down
+	@python3 tests/bed/demo.py down
 	@$(BED) engine-down
 
 # Every job, whatever becomes of the others; ONLY="lint worklist" are some of them. See docs/test-bed.md.
 test: ready
-	@python3 tests/testbed/suite.py $(ONLY)
+	@python3 tests/bed/suite.py $(ONLY)
 
 # what would take make test too long, and what judges times; its results stand in docs/measurements.md
 campaign: ready
-	@python3 tests/testbed/suite.py --campaign $(ONLY)
+	@python3 tests/bed/suite.py --campaign $(ONLY)
 
 ready: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
@@ -72,7 +72,7 @@ lines:
 
 # the names of make test's scenarios, for ONLY
 scenarios:
-	@python3 tests/testbed/suite.py --list | grep -vxE 'lint|unit|release-check'
+	@python3 tests/bed/suite.py --list | grep -vxE 'lint|unit|release-check'
 
 # One scenario of molecule/; BED_TESTS=campaign runs its tests for the campaign.
 scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc

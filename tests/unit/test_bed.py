@@ -29,7 +29,7 @@ for _ in range(100):
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "number").write_text("0")
     command = [sys.executable, "-c", ADDS, str(tmp_path)]
-    running = [subprocess.Popen(command, cwd=ROOT / "tests/testbed") for _ in range(4)]
+    running = [subprocess.Popen(command, cwd=ROOT / "tests/bed") for _ in range(4)]
     assert [process.wait(timeout=300) for process in running] == [0] * 4
     assert (tmp_path / "number").read_text() == "400"
 

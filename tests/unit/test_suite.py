@@ -55,7 +55,7 @@ def number_in(path: Path) -> int:
 def test_a_second_run_in_one_checkout_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inner = "import sys; sys.path.insert(0, sys.argv[1]); import suite; from pathlib import Path;"
     inner += "sys.exit(suite.run([suite.Job('inner', ['true'])], 1, Path(sys.argv[2])))"
-    again = [sys.executable, "-c", inner, str(ROOT / "tests/testbed"), str(tmp_path)]
+    again = [sys.executable, "-c", inner, str(ROOT / "tests/bed"), str(tmp_path)]
     assert suite.run([Job("outer", again)], 1, tmp_path) == 1
     said = capsys.readouterr().out
     assert "outer: exit code 2" in said
@@ -146,7 +146,7 @@ def test_an_interrupt_ends_what_was_started_and_names_the_rest(tmp_path: Path, n
         f"jobs = [Job('quick', ['true'], 9), Job('long', ['sh', '-c', {script!r}], 5), Job('never', ['true'], 1)]\n"
         f"sys.exit(suite.run(jobs, 1, Path({str(tmp_path / 'logs')!r})))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/testbed")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/bed")}
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as running:
         pids = [number_in(tmp_path / name) for name in ("job", "child")]

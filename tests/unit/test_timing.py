@@ -14,7 +14,7 @@ from typing import TypeGuard
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = sorted([*ROOT.glob("molecule/*/tests/*.py"), *ROOT.glob("tests/unit/*.py"), *ROOT.glob("tests/testbed/*.py")])
+TESTS = sorted([*ROOT.glob("molecule/*/tests/*.py"), *ROOT.glob("tests/*/*.py")])
 CLOCKS = {"time", "monotonic", "perf_counter", "process_time", "time_ns", "monotonic_ns", "now", "utcnow"}
 # what devices, programs and tools call the time that something took
 DURATIONS = {

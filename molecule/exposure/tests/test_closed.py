@@ -55,7 +55,7 @@ def test_the_ssh_connection_of_before_the_first_deploy_is_open(host: Host, deplo
 
 def test_a_door_that_is_open_for_a_moment_is_noticed(host: Host, deploys: dict[str, Told]) -> None:
     door = doors(name_of(host), 0, (DICOM,), "4")
-    put(UNLISTED, "/tmp/moment.py", (ROOT / "tests/testbed/knock.py").read_bytes())
+    put(UNLISTED, "/tmp/moment.py", (ROOT / "tests/agents/knock.py").read_bytes())
     client(UNLISTED, "rm", "-f", "/tmp/moment.json", "/tmp/moment.pid")
     command = ["python3", "/tmp/moment.py", "--result", "/tmp/moment.json", "--pid", "/tmp/moment.pid", *door]
     bed.docker("exec", "--detach", UNLISTED, *command)

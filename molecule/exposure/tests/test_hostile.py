@@ -21,7 +21,7 @@ def processes(host: Host) -> str:
 
 
 def attack(host: Host, door: str, *options: str) -> dict[str, Any]:
-    """What tests/testbed/hostile.py tells, at the office's PC or at a listed device."""
+    """What tests/agents/hostile.py tells, at the office's PC or at a listed device."""
     machine = name_of(host)
     place, network, port = PLACES[door]
     store_marker(machine)
@@ -36,7 +36,7 @@ def attack(host: Host, door: str, *options: str) -> dict[str, Any]:
         "aet": "US2",
         "called": "ORTHANC",
     }
-    put(place, "/tmp/hostile.py", (ROOT / "tests/testbed/hostile.py").read_bytes())
+    put(place, "/tmp/hostile.py", (ROOT / "tests/agents/hostile.py").read_bytes())
     command = ["python3", "/tmp/hostile.py", door, ADDRESSES[machine][network], str(port), *options]
     done = client(place, *command, stdin=json.dumps(settings).encode())
     assert done.returncode == 0, done.stderr.decode()

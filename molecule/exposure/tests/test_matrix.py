@@ -236,7 +236,7 @@ def doors(host: Host) -> Doors:
         asked[place][f"{four}:{port}" if family == 4 else f"[{six}]:{port}"] = (place, family, port)
     for place, names in asked.items():
         where = place if place in NETWORK else machine
-        put(where, "/tmp/door.py", (ROOT / "tests/testbed/knock.py").read_bytes())
+        put(where, "/tmp/door.py", (ROOT / "tests/agents/knock.py").read_bytes())
         command = ["docker", "exec", where, "python3", "/tmp/door.py", "--seconds", "0", "--wait", "1.5", *names]
         knocking[place] = subprocess.Popen(command, stdout=subprocess.PIPE)
     seen: Doors = {}

@@ -26,7 +26,7 @@ MACHINES = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("ortha
 )
 def test_what_is_owed_is_there(sequences: int, seed: str, tmp_path: Path) -> None:
     seed = seed or str(int.from_bytes(os.urandom(3)))
-    command = [sys.executable, str(ROOT / "tests/testbed/model.py"), f"--sequences={sequences}", f"--seed={seed}"]
+    command = [sys.executable, str(ROOT / "tests/support/model.py"), f"--sequences={sequences}", f"--seed={seed}"]
     running = {}
     for machine in MACHINES:  # side by side
         with (tmp_path / machine).open("w") as log:

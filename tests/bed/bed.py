@@ -180,8 +180,8 @@ def browser() -> str:
 
 
 def libraries() -> Path:
-    """The directory of npm's packages that pages of the tests use, as tests/testbed/npm/package-lock.json pins them."""
-    wanted, home, part = Path(__file__).with_name("npm"), STATE / "npm", STATE / "npm.part"
+    """The directory of npm's packages that pages of the tests use, as tests/bed/npm/package-lock.json pins them."""
+    wanted, home, part = Path(__file__).resolve().with_name("npm"), STATE / "npm", STATE / "npm.part"
     lock = "package-lock.json"
     with alone():
         if not home.exists() or (home / lock).read_bytes() != (wanted / lock).read_bytes():

@@ -45,7 +45,7 @@ class Agent:
     def __init__(self, name: str) -> None:
         dicom_up(name)
         for file in ("model_agent.py", "held.py"):
-            put(name, f"/root/{file}", (ROOT / "tests/testbed" / file).read_bytes())
+            put(name, f"/root/{file}", (ROOT / "tests/agents" / file).read_bytes())
         command = ["docker", "exec", "-i", f"--env=PYTHONPATH={DICOM}", name, "python3", "/root/model_agent.py"]
         self.process = subprocess.Popen(
             [*command, f"it:{PASSWORDS['it']}", ADDRESSES[name][0]],

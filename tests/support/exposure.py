@@ -67,7 +67,7 @@ class Knocking:
     def start(self) -> None:
         for place, kind, families, every, network, ports in self.who:
             base = f"{self.base}-{kind}"
-            put(place, f"{base}.py", (ROOT / "tests/testbed/knock.py").read_bytes())
+            put(place, f"{base}.py", (ROOT / "tests/agents/knock.py").read_bytes())
             client(place, "rm", "-f", f"{base}.json", f"{base}.pid")
             options = ["--every", every, "--result", f"{base}.json", "--pid", f"{base}.pid"]
             at = doors(self.machine, network, ports, families)

@@ -163,7 +163,7 @@ def senders_up() -> None:
     backups.DEVICES = SENDERS
     backups.devices_up()
     for name in SENDERS.values():
-        put(name, "/opt/sender.py", Path(ROOT / "tests/testbed/sender.py").read_bytes())
+        put(name, "/opt/sender.py", Path(ROOT / "tests/agents/sender.py").read_bytes())
 
 
 if __name__ == "__main__":

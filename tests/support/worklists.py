@@ -158,7 +158,7 @@ def sh(name: str, script: str, user: str = "root", stdin: bytes = b"") -> tuple[
 
 def told(name: str, command: str, plan: Any = None, user: str = "root") -> Any:
     """What a command of spool.py tells in a container."""
-    put(name, "/tmp/spool.py", (ROOT / "tests/testbed/spool.py").read_bytes())
+    put(name, "/tmp/spool.py", (ROOT / "tests/agents/spool.py").read_bytes())
     run = ["docker", "exec", "-i", f"--user={user}", name, "python3", "/tmp/spool.py", *command.split()]
     done = subprocess.run(run, input=json.dumps(plan).encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -281,7 +281,7 @@ class Asking:
         path = f"/tmp/asking-{machine}.dcm"
         client(scanner, "rm", "-f", self.until)
         place_query(scanner, path, query)
-        put(scanner, "/tmp/spool.py", (ROOT / "tests/testbed/spool.py").read_bytes())
+        put(scanner, "/tmp/spool.py", (ROOT / "tests/agents/spool.py").read_bytes())
         plan = {"address": ADDRESSES[machine][0], "aet": aet, "query": path, "until": self.until, "least": 20}
         run = ["docker", "exec", "-i", scanner, "python3", "/tmp/spool.py", "ask"]
         self.process = subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

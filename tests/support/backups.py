@@ -103,7 +103,7 @@ def dicom_up(*names: str) -> None:
 def devices_up() -> None:
     dicom_up(*DEVICES.values())
     for name in DEVICES.values():
-        put(name, "/opt/device.py", (ROOT / "tests/testbed/device.py").read_bytes())
+        put(name, "/opt/device.py", (ROOT / "tests/agents/device.py").read_bytes())
 
 
 def machine_ready(machine: str) -> None:
@@ -138,7 +138,7 @@ def must(machine: str, script: str, stdin: bytes = b"") -> str:
 
 def python(machine: str, script: str, *arguments: str) -> Any:
     """What one of the test bed's programs tells in a container."""
-    put(machine, f"/root/{script}", (ROOT / "tests/testbed" / script).read_bytes())
+    put(machine, f"/root/{script}", (ROOT / "tests/agents" / script).read_bytes())
     command = ["docker", "exec", machine, "python3", f"/root/{script}", *arguments]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
@@ -323,7 +323,7 @@ def upload_small(machine: str, count: int) -> int:
         file = base64.b64encode(buffer.getvalue()).decode()
     plan = {"file": file, "uids": uids, "count": count, "threads": 4, "study": 50, "user": f"it:{PASSWORDS['it']}"}
     plan["seed"] = int(time.time()) % 10000
-    put(machine, "/root/fill.py", (ROOT / "tests/testbed/fill.py").read_bytes())
+    put(machine, "/root/fill.py", (ROOT / "tests/agents/fill.py").read_bytes())
     return int(must(machine, "python3 /root/fill.py", json.dumps(plan).encode()))
 
 
