@@ -28,18 +28,26 @@ def test_a_file_too_few_or_too_many_is_named() -> None:
     assert all("Remedy: " in line for line in found)
 
 
-@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: path.name)
-def test_a_fragment_has_sections_of_the_changelog_and_no_markup_of_plugins(path: Path) -> None:
-    content: dict[str, Any] = yaml.safe_load(path.read_text())
+def list_changes() -> dict[str, dict[str, Any]]:
+    """What each fragment, and each release that is out, says: entries by section, by the name of where it stands."""
+    releases = yaml.safe_load((ROOT / "changelogs" / "changelog.yaml").read_text())["releases"]
+    return {
+        **{name: of["changes"] for name, of in releases.items()},
+        **{path.name: yaml.safe_load(path.read_text()) for path in FRAGMENTS},
+    }
+
+
+@pytest.mark.parametrize("content", [pytest.param(of, id=name) for name, of in list_changes().items()])
+def test_changes_have_sections_of_the_changelog_and_no_markup_of_plugins(content: dict[str, Any]) -> None:
     for section, entries in content.items():
-        if section == CONFIG["prelude_section_name"]:
+        if section in (CONFIG["prelude_section_name"], "release_summary"):
             assert isinstance(entries, str)
             continue
         assert section in {name for name, _title in CONFIG["sections"]}
         assert entries
-        assert all(isinstance(entry, str) for entry in entries), path
-    # a fragment is reStructuredText: C(name) would be shown as it stands
-    assert re.findall(r"\b[CBIOVEM]\([^)]*\)", path.read_text()) == []
+        assert all(isinstance(entry, str) for entry in entries)
+        # they are reStructuredText: C(name) would be shown as it stands
+        assert re.findall(r"\b[CBIOVEM]\([^)]*\)", " ".join(entries)) == []
 
 
 def test_the_newest_release_is_the_version_of_the_collection() -> None:
