@@ -209,6 +209,9 @@ def write_all() -> dict[Path, str]:
 
 
 def main() -> None:
+    grouped = {name for group in read_groups()["groups"] for name in group["settings"]}
+    if lacking := sorted({*list_public()} - grouped):
+        sys.exit(f"{', '.join(lacking)}: in no group of docs/variables.md. Remedy: add it in tools/settings.yml.")
     for path, content in write_all().items():
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")

@@ -20,13 +20,13 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 from hypothesis import given
 from hypothesis import strategies as st
-from server.core import monitor_state, nftables, words
+from server.core import monitor_state, nftables, verdict, words
 from server.core.limits import LIMITS
 from server.monitor import alerts as alerts_of
 from server.monitor import cli, history, notify, prometheus
 from server.monitor.context import Context, Sample
 from server.monitor.probes import disk, firewall, log, orthanc, updates
-from server.monitor.rules import RULES
+from server.monitor.rules import RULES, Rule
 from server.monitor.settings import Settings
 from server.orthanc import log as orthanc_log
 
@@ -188,15 +188,33 @@ def test_a_clinic_may_have_other_limits(tmp_path: Path) -> None:
 def test_every_rule_has_a_metric_that_is_there_and_known_causes() -> None:
     names = {rule.name for rule in RULES}
     for rule in RULES:
-        assert rule.metric in prometheus.HELP, rule.name
+        assert rule.metric in prometheus.HELP, f"{rule.name}: Remedy: describe {rule.metric} in HELP of prometheus.py"
         assert set(rule.unless) <= names, rule.name
         assert isinstance(rule.limit, (int, float)) or rule.limit in LIMITS, rule.name
+
+
+def test_what_the_report_tells_by_its_own_facts_is_a_rule() -> None:
+    assert {*verdict.TOLD_BY} <= {rule.name for rule in RULES}
+
+
+@pytest.mark.parametrize(("compares", "standing", "over"), [("<", 11, 12), (">", 9, 8)])
+def test_an_alert_in_percent_ends_two_percent_after_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compares: str, standing: float, over: float
+) -> None:
+    rule = Rule("Share", "warning", "share_percent", "", compares, 10, 1, (), "It is so", "change it")
+    monkeypatch.setattr(alerts_of, "RULES", (rule,))
+    home = settings(tmp_path)
+
+    def holds(value: float, *firing: str) -> bool:
+        return bool(alerts_of.find_conditions([Sample("share_percent", "", "", value)], home, {*firing})[0])
+
+    assert (holds(10), holds(standing), holds(standing, "Share/"), holds(over, "Share/")) == (False, False, True, False)
 
 
 def test_every_rule_and_limit_is_documented() -> None:
     text = (ROOT / "docs/monitoring.md").read_text()
     for rule in RULES:
-        assert f"| {rule.name} |" in text, rule.name
+        assert f"| {rule.name} |" in text, f"Remedy: give {rule.name} a row in docs/monitoring.md"
     for name, value in LIMITS.items():
         assert f"| {name} | {value:g} |" in text, name
 

@@ -73,6 +73,8 @@ CASES = [
     ({"alerts": [alert("warning", standing=True)]}, "good", "Everything works: 81 checks passed"),
     # the report knows better than a look of a minute ago
     ({"alerts": [alert("critical", name="BackupOld")]}, "good", "Everything works: 81 checks passed"),
+    # but not of an alert that nobody thought of here
+    ({"alerts": [alert("warning", name="BackupSlow")]}, "soon", "81 checks passed; look at: something is wrong"),
     ({"alerts": [alert("critical", name="AcceptanceFailed")]}, "good", "Everything works: 81 checks passed"),
     # but not of another disk, nor of another certificate
     (

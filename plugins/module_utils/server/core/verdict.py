@@ -22,14 +22,12 @@ NONE = "none"  # there is nothing to do yet, or nothing that can be done: listed
 STATE_OF = {"critical": BAD, "warning": SOON, "info": NONE}  # by an alert's severity
 # alerts that tell what the report knows better, by its own facts; the part that tells it
 TOLD_BY = {
-    "Acceptance": "checks",
-    "Backup": "backup",
-    "RestoreCheck": "backup",
-    "Ledger": "backup",
-    "Certificate": "certificates",
-    "Disk": "disk",
-    "FullSoon": "disk",
-    "Clock": "clock",
+    **dict.fromkeys(("AcceptanceFailed", "AcceptanceOld"), "checks"),
+    **dict.fromkeys(("BackupFailed", "BackupOld", "RestoreCheckFailed", "RestoreCheckOld"), "backup"),
+    **dict.fromkeys(("LedgerFailed", "LedgerOld"), "backup"),
+    "CertificateExpires": "certificates",
+    **dict.fromkeys(("DiskBrake", "DiskAlmostFull", "DiskFilling", "FullSoon"), "disk"),
+    "ClockUnsynchronised": "clock",
 }
 
 
@@ -128,8 +126,7 @@ def alerts_of(report: Report) -> list[dict[str, Any]]:
     own = {"", "storage", *(certificate["name"] for certificate in report.get("certificates") or [])}
 
     def is_told(alert: dict[str, Any]) -> bool:
-        parts = [part for name, part in TOLD_BY.items() if alert["name"].startswith(name)]
-        return alert.get("object", "") in own and any(report.get(part) for part in parts)
+        return alert.get("object", "") in own and bool(report.get(TOLD_BY.get(alert["name"], "")))
 
     return [alert for alert in report.get("alerts") or [] if not is_told(alert)]
 

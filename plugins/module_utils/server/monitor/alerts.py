@@ -31,7 +31,7 @@ def find_conditions(
         for sample in by_metric.get(rule.metric, []):
             limit, key = settings.limit(rule), f"{rule.name}/{sample.object}"
             if key in firing and rule.metric.endswith("_percent"):
-                limit += CLEAR_PERCENT
+                limit += CLEAR_PERCENT if rule.compares == "<" else -CLEAR_PERCENT
             if COMPARISONS[rule.compares](sample.value, limit):
                 found[key] = (rule, sample)
 
