@@ -26,11 +26,21 @@ VAULT = {f"vault_orthanc_{name}_password": f"{SECRET}-{name}" for name in ("it",
 FAULTS: list[tuple[str, Any, str, str]] = [
     ("orthanc_install_method", "podman", "orthanc_install_method is podman", "use package or docker"),
     ("orthanc_aet", "MORE_THAN_SIXTEEN", "orthanc_aet 'MORE_THAN_SIXTEEN' is not an AE title", "use 1 to 16"),
-    ("orthanc_worklist_keep_days", -1, "orthanc_worklist_keep_days -1 ", "Remedy: "),
+    (
+        "orthanc_worklist_keep_days",
+        -1,
+        "orthanc_worklist_keep_days must be a whole number from 0 to 3650, not -1",
+        "Remedy: ",
+    ),
     ("orthanc_proxy_certificate_users", ["gatway"], "names gatway, who is not in orthanc_users", "correct the name"),
     ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) hold 0.0.0.0/0", "name the clinic's networks"),
     ("orthanc_backup_repository", "nowhere", "orthanc_backup_repository 'nowhere' is neither", "rest:https://host/"),
-    ("orthanc_monitor_brake_percent", 60, "orthanc_monitor_brake_percent 60 ", "such as 5"),
+    (
+        "orthanc_monitor_brake_percent",
+        60,
+        "orthanc_monitor_brake_percent must be a whole number from 0 to 50, not 60",
+        "such as 5",
+    ),
 ]
 
 
@@ -92,7 +102,7 @@ def test_a_setting_that_cannot_be_read_is_named_once_with_the_others_problems(tm
     assert "2 setting(s) to correct" in said
     assert said.count("orthanc_users cannot be read: 'vault_of_nobody' is undefined. Remedy: define it.") == 1
     assert "--ask-vault-pass" in said
-    assert "orthanc_worklist_max_items 0 " in said
+    assert "orthanc_worklist_max_items must be a whole number from 1 to 100000, not 0" in said
 
 
 def test_a_setting_that_is_made_of_a_fact_is_checked_when_there_are_facts(tmp_path: Path) -> None:
@@ -136,7 +146,11 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
     [
         ("firewall", {"orthanc_firewall_ports": [{"name": "dicom", "port": 1, "sources": ["office"]}]}, "not all addr"),
         ("proxy", {"orthanc_proxy_certificate": "bought"}, "orthanc_proxy_certificate is bought"),
-        ("monitor", {"orthanc_monitor_brake_percent": 60}, "orthanc_monitor_brake_percent 60 "),
+        (
+            "monitor",
+            {"orthanc_monitor_brake_percent": 60},
+            "orthanc_monitor_brake_percent must be a whole number from 0 to 50, not 60",
+        ),
         ("backup", {"orthanc_backup_repository": "nowhere", "orthanc_backup_password": SECRET}, "'nowhere' is neither"),
         ("config", {"orthanc_config_settings": {"StabelAge": 60}}, "StabelAge is no option"),
         ("worklist", {"orthanc_worklist_writers": [{"name": "root", "keys": [KEY]}]}, "'root' is an account of this"),

@@ -77,7 +77,7 @@ def _password(password: Any) -> list[Problem]:
     if isinstance(password, str) and len(password.strip()) >= LEAST_PASSWORD:
         return []
     remedy = "write what `openssl rand -base64 24` prints into the vault, and keep it outside the machine as well"
-    return [_wrong("password", f"is no text of {LEAST_PASSWORD} characters or more", remedy)]
+    return [_wrong("password", f"must be a text of {LEAST_PASSWORD} characters or more", remedy)]
 
 
 def _environment(environment: Any) -> list[Problem]:
@@ -92,7 +92,7 @@ def _environment(environment: Any) -> list[Problem]:
             remedy = "use orthanc_backup_repository and orthanc_backup_password"
             found.append(_wrong(f"environment.{name}", "is the role's own", remedy))
         elif not isinstance(value, str):
-            found.append(_wrong(f"environment.{name}", "is no text", "write it in quotes"))
+            found.append(_wrong(f"environment.{name}", "must be a text", "write it in quotes"))
     return found
 
 
@@ -102,7 +102,7 @@ def _whole(value: Any, least: int, most: int) -> bool:
 
 def _numbers(settings: dict[str, Any]) -> list[Problem]:
     return [
-        _wrong(name, f"{settings[name]!r} is no whole number from {least} to {most}", "write one")
+        _wrong(name, f"must be a whole number from {least} to {most}, not {settings[name]!r}", "write one")
         for name, (least, most) in NUMBERS.items()
         if not _whole(settings[name], least, most)
     ]
@@ -120,7 +120,7 @@ def _keep(keep: Any) -> list[Problem]:
         return [_wrong("keep", "keeps nothing", "write {daily: 14, weekly: 8, monthly: 12}")]
     unknown = [_wrong(f"keep.{name}", "is no period", f"use {', '.join(KEEP)}") for name in keep if name not in KEEP]
     return unknown + [
-        _wrong(f"keep.{name}", f"{number!r} is no number of snapshots", "write 1 or more")
+        _wrong(f"keep.{name}", f"must be a number of snapshots, not {number!r}", "write 1 or more")
         for name, number in keep.items()
         if name in KEEP and not _whole(number, 1, 10**6)
     ]

@@ -37,7 +37,7 @@ def _number(value: Any) -> bool:
 
 def _thresholds(thresholds: Any) -> list[Problem]:
     if not isinstance(thresholds, dict):
-        return [_wrong("thresholds", "is no dictionary", "write {days_until_full: 60}")]
+        return [_wrong("thresholds", "must be a dictionary", "write {days_until_full: 60}")]
     found = []
     for name, value in thresholds.items():
         if name not in LIMITS:
@@ -45,22 +45,26 @@ def _thresholds(thresholds: Any) -> list[Problem]:
             remedy = f"did you mean {near}?" if near else f"use {', '.join(LIMITS)}"
             found.append(_wrong(f"thresholds.{name}", "is no limit", remedy))
         elif not _number(value):
-            found.append(_wrong(f"thresholds.{name}", f"{value!r} is no number", "write a number without quotes"))
+            found.append(
+                _wrong(f"thresholds.{name}", f"must be a number, not {value!r}", "write a number without quotes")
+            )
     return found
 
 
 def _brake(percent: Any) -> list[Problem]:
     if re.fullmatch(r"[0-9]{1,2}", str(percent)) and int(str(percent)) <= 50:
         return []
-    return [_wrong("brake_percent", f"{percent!r} is no whole number from 0 to 50", "write one, such as 5")]
+    return [_wrong("brake_percent", f"must be a whole number from 0 to 50, not {percent!r}", "write one, such as 5")]
 
 
 def _mail(to: Any, sender: Any) -> list[Problem]:
     if not isinstance(to, list):
-        return [_wrong("mail_to", "is no list", "write [it@clinic.example]")]
-    wrong = [_wrong("mail_to", f"{one!r} is no address", "write name@domain") for one in to if not _address(one)]
+        return [_wrong("mail_to", "must be a list", "write [it@clinic.example]")]
+    wrong = [
+        _wrong("mail_to", f"{one!r} is not a mail address", "write name@domain") for one in to if not _address(one)
+    ]
     if to and not _address(sender):
-        wrong.append(_wrong("mail_from", f"{sender!r} is no address", "write name@domain"))
+        wrong.append(_wrong("mail_from", f"{sender!r} is not a mail address", "write name@domain"))
     return wrong
 
 
@@ -70,7 +74,7 @@ def _address(text: Any) -> bool:
 
 def _smtp(smtp: Any) -> list[Problem]:
     if not isinstance(smtp, dict):
-        return [_wrong("smtp", "is no dictionary", "write host, port, user and password")]
+        return [_wrong("smtp", "must be a dictionary", "write host, port, user and password")]
     if not smtp:
         return []
     found = []
@@ -90,7 +94,7 @@ def _smtp(smtp: Any) -> list[Problem]:
 def _webhook(url: str) -> list[Problem]:
     if not url or re.fullmatch(r"https?://[^\s/]+\S*", url):
         return []
-    return [_wrong("webhook", "is no URL", "write https://host/path")]
+    return [_wrong("webhook", "is not a URL", "write https://host/path")]
 
 
 def _sources(sources: Any) -> list[Problem]:

@@ -35,7 +35,7 @@ def problems(settings: dict[str, Any], passwd: list[str] | None, mark: str) -> l
     found = _writers(settings["writers"], comments, mark)
     for name, least, most in (("keep_days", 0, 3650), ("max_items", 1, 100_000)):
         if not re.fullmatch(r"[0-9]{1,6}", str(settings[name])) or not least <= int(settings[name]) <= most:
-            message = f"{settings[name]!r} is no whole number from {least} to {most}"
+            message = f"must be a whole number from {least} to {most}, not {settings[name]!r}"
             found.append(problem(f"orthanc_worklist_{name}", message, "write one"))
     if f"{settings['dir']}/".startswith(f"{CHROOT}/"):
         message = f"is in {CHROOT}, where applications hand items over"
