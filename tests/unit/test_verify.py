@@ -28,6 +28,12 @@ SETTINGS: dict[str, Any] = {
     **{"waivers": {}, "ports": [], "backup": True, "monitor": False, "collection": "1.0.0"},
 }
 
+# as the role writes them, with `echo -n it:hidden-password | sha256sum`
+USERS = {
+    "users": {"it": "admin"},
+    "password_digests": {"it": "755e50ef3dc55dccf033430d8279176904aeeaaa20abf78a0c3b366edcbe63fc"},
+}
+
 
 # --- DCMTK ----------------------------------------------------------------------------------------
 # as echoscu, storescu and findscu of DCMTK 3.6.9 said it to Orthanc 1.13.0
@@ -342,7 +348,7 @@ def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptan
 def fixture_program(tmp_path: Path) -> list[str]:
     """The package as the role orthanc_tools copies it, without the collection."""
     (tmp_path / "server").symlink_to(ROOT / "plugins/module_utils/server")
-    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "users": {"it": "admin"}}))
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, **USERS}))
     (tmp_path / "orthanc.json").write_text(json.dumps({"RegisteredUsers": {"it": "hidden-password"}}))
     start = "import sys; from server.verify import cli as verify; from pathlib import Path;"
     where = f"verify.DIRECTORY = Path({str(tmp_path)!r});"
@@ -383,11 +389,18 @@ def test_a_user_whom_orthanc_does_not_know_is_told_and_the_checks_show_it(
 ) -> None:
     monkeypatch.setenv("INVOCATION_ID", "1")
     monkeypatch.setattr(verify, "ORTHANC", tmp_path / "orthanc.json")
-    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, "users": {"it": "admin"}}))
+    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, **USERS}))
     unknown = [{"name": "it", "role": "admin", "password": ""}]
-    for content, why in (('{"RegisteredUsers": {"other": "x"}}', "does not know it of"), ("{", "cannot be read")):
+    for content, why in (
+        ('{"RegisteredUsers": {"other": "x"}}', "does not know it with"),
+        ('{"RegisteredUsers": {"it": "changed-by-somebody"}}', "does not know it with"),
+        ("{", "cannot be read"),
+    ):
         (tmp_path / "orthanc.json").write_text(content)
         assert verify.read_settings(tmp_path / "settings.json")["users"] == unknown
         said = capsys.readouterr().err
         assert why in said
         assert "Remedy: deploy again." in said
+    (tmp_path / "orthanc.json").write_text('{"RegisteredUsers": {"it": "hidden-password"}}')
+    assert verify.read_settings(tmp_path / "settings.json")["users"][0]["password"] == "hidden-password"
+    assert capsys.readouterr().err == ""

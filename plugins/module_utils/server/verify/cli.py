@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -39,19 +40,26 @@ REPORT_MODE = 0o640
 def read_settings(path: Path) -> dict[str, Any]:
     """What the deploy wrote for the acceptance test, and the users' passwords, which stand in Orthanc's configuration.
 
-    Where that cannot be read, or lacks a user, it is said, and the checks show what follows. Misused for settings of
-    another release."""
+    Where that cannot be read, or does not have a user with the password of the deploy, whose digest is in the settings,
+    it is said, and the checks show what follows. Misused for settings of another release."""
     settings = read_file(path, "orthanc_verify")
     known: dict[str, str] = {}
     try:
         known = api.read_options(ORTHANC).get("RegisteredUsers", {})
     except Refused as refused:
         journal.say_loudly(refused, PROGRAM)
-    roles = settings.get("users", {})
-    if known and (lacking := [name for name in roles if name not in known]):
-        journal.say_loudly(f"{ORTHANC} does not know {', '.join(lacking)} of {path}. Remedy: deploy again.", PROGRAM)
-    users = [{"name": name, "role": role, "password": known.get(name, "")} for name, role in roles.items()]
+    roles, digests = settings.get("users", {}), settings.pop("password_digests", {})
+    right = {name: known[name] for name in roles if name in known and digest(name, known[name]) == digests.get(name)}
+    if known and (other := [name for name in roles if name not in right]):
+        what = f"{ORTHANC} does not know {', '.join(other)} with the password of the deploy"
+        journal.say_loudly(f"{what}. Remedy: deploy again.", PROGRAM)
+    users = [{"name": name, "role": role, "password": right.get(name, "")} for name, role in roles.items()]
     return {**settings, "users": users}
+
+
+def digest(name: str, password: str) -> str:
+    """By which a password is compared with the one of the deploy; the role makes the same of them."""
+    return hashlib.sha256(f"{name}:{password}".encode()).hexdigest()
 
 
 @contextlib.contextmanager
