@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server.backup import ledger
 from server.backup.ledger import Study, put_ledger, read_changes, read_studies
 from server.backup.manifest import write_rows
 from server.backup.settings import join_below
 from server.backup.state import write_state
+from server.orthanc.api import Account, Api, Unanswered
 from test_backup import make_settings
 
 
@@ -97,3 +99,26 @@ def test_what_is_to_be_sent_again_stays_listed_after_a_restore(tmp_path: Path) -
     # a restore of the same snapshot lists it again, and one of a newer snapshot does not
     assert [one for one in found if one.number > 7 or one.time > "20261127T100000"] == [after._replace(number=0)]
     assert [one for one in found if one.number > 7 or one.time > "20261128T100000"] == []
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+def test_a_restart_in_the_middle_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int) -> None:
+    tries: list[int] = []
+
+    def collect(*_arguments: Any) -> str:
+        tries.append(1)
+        if len(tries) <= restarts:
+            raise Unanswered("Connection reset by peer")
+        return "arrivals"
+
+    monkeypatch.setattr(Api, "await_answer", lambda *_arguments: None)
+    monkeypatch.setattr(ledger, "collect_arrivals", collect)
+    api = Api(Account(1, "it", "secret"))
+    assert ledger.await_arrivals(make_settings(tmp_path), api, 0, []) == "arrivals"
+    assert len(tries) == restarts + 1
+
+
+def test_an_orthanc_that_does_not_come_back_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "RESTART_SECONDS", 0.1)
+    with pytest.raises(Unanswered, match="Orthanc does not answer"):
+        ledger.await_arrivals(make_settings(tmp_path), Api(Account(1, "it", "secret")), 0, [])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import Refused
 from ..core.journal import say
-from ..orthanc.api import Api
+from ..orthanc.api import Api, Unanswered
 from ..orthanc.index import open_index
 from . import history, ledger_history
 from .listing import identify_snapshot, list_archive, read_past
@@ -125,9 +125,7 @@ def update_ledger(settings: Settings) -> dict[str, Any]:
         if former.get("last_archive", "") not in ("", identity):
             former, first = {}, 0
         api = Api.as_administrator(settings.orthanc)
-        end = time.monotonic() + RESTART_SECONDS
-        api.await_answer(lambda: time.monotonic() < end)
-        came = collect_arrivals(settings, api, former.get("last_change", first), former.get("last_mark", []))
+        came = await_arrivals(settings, api, former.get("last_change", first), former.get("last_mark", []))
         write_studies(settings, came.studies)
         # not before what came is on the disk
         result.update(last_change=came.last, last_mark=came.mark, last_archive=identity)
@@ -150,6 +148,18 @@ def update_ledger(settings: Settings) -> dict[str, Any]:
                 "orthanc-backup run --new-archive on it."
             )
     return result
+
+
+def await_arrivals(settings: Settings, api: Api, since: int, noted_there: list[Any]) -> Arrivals:
+    """The same as collect_arrivals, begun anew where Orthanc is restarted before it or in the middle of it."""
+    end = time.monotonic() + RESTART_SECONDS
+    while True:
+        try:
+            api.await_answer(lambda: time.monotonic() < end)
+            return collect_arrivals(settings, api, since, noted_there)
+        except Unanswered:
+            if time.monotonic() >= end:
+                raise
 
 
 def write_studies(settings: Settings, studies: list[Study]) -> None:

@@ -20,6 +20,10 @@ START_SECONDS = 300.0  # until Orthanc answers
 LOOK_SECONDS = 0.2
 
 
+class Unanswered(Refused):
+    """Orthanc does not run, is being started, or ended in the middle of its answer."""
+
+
 class Account(NamedTuple):
     """Whose requests they are, and the port on which Orthanc takes them."""
 
@@ -76,7 +80,7 @@ class Api:
         return cls(find_administrator(read_options(path)), seconds)
 
     def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> Answer:
-        """Whatever Orthanc answers. Refused where it does not."""
+        """Whatever Orthanc answers. Unanswered where it does not."""
         if time.monotonic() >= self.asked + REST_SECONDS:
             self.connection.close()
         try:
@@ -85,7 +89,7 @@ class Api:
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
             self.connection.close()
-            raise Refused(f"Orthanc does not answer ({error}). Remedy: {SEE_LOG}.") from None
+            raise Unanswered(f"Orthanc does not answer ({error}). Remedy: {SEE_LOG}.") from None
         self.asked = time.monotonic()
         return Answer(answer.status, content, answer.getheader("Content-Type", ""))
 
