@@ -105,16 +105,18 @@ def test_what_is_to_be_sent_again_stays_listed_after_a_restore(tmp_path: Path) -
 def test_a_restart_in_the_middle_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: int) -> None:
     tries: list[int] = []
 
-    def collect(*_arguments: Any) -> str:
+    arrivals = ledger.Arrivals(7, [], [], False, 0)
+
+    def collect(*_arguments: Any) -> ledger.Arrivals:
         tries.append(1)
         if len(tries) <= restarts:
             raise Unanswered("Connection reset by peer")
-        return "arrivals"
+        return arrivals
 
     monkeypatch.setattr(Api, "await_answer", lambda *_arguments: None)
     monkeypatch.setattr(ledger, "collect_arrivals", collect)
     api = Api(Account(1, "it", "secret"))
-    assert ledger.await_arrivals(make_settings(tmp_path), api, 0, []) == "arrivals"
+    assert ledger.await_arrivals(make_settings(tmp_path), api, 0, []) == arrivals
     assert len(tries) == restarts + 1
 
 
