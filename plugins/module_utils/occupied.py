@@ -129,7 +129,7 @@ def count_images(directory: Path) -> int:
         with contextlib.closing(sqlite3.connect(Path(scratch, "index"))) as index:
             number = int(index.execute(IMAGES).fetchone()[0])
     # of an index that cannot be read the files tell
-    return number or sum(1 for _ in directory.glob(FILES))
+    return number or sum(1 for _unused in directory.glob(FILES))
 
 
 def has_files(directory: Path) -> bool:
@@ -206,7 +206,7 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port]) -> list[Probl
     """What a site's `listen` directives do to the proxy, and a deploy to the site's users."""
     found, closed = [], set()
     for words in (directive.split() for directive in re.findall(r"\blisten\s+([^;]+);", text)):
-        address, _, number = words[0].rpartition(":") if re.search(r":\d+$", words[0]) else ("", "", words[0])
+        address, _unused, number = words[0].rpartition(":") if re.search(r":\d+$", words[0]) else ("", "", words[0])
         if not number.isdigit():
             address, number = number, "80"  # nginx's own
         if re.match(r"unix:|127\.|localhost|\[::1\]", address):

@@ -163,7 +163,7 @@ def copied(name: str, path: str) -> dict[str, str]:
     found: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         for member in archive.getmembers():
-            _first, _, rest = member.name.partition("/")
+            _first, _unused, rest = member.name.partition("/")
             file = archive.extractfile(member) if member.isfile() and "/" not in rest else None
             if file:
                 found[f"{path.rstrip('/')}/{rest}" if rest else path] = text(file.read())

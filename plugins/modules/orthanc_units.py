@@ -72,7 +72,9 @@ AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generat
 
 def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, str]]:
     """What systemd says of each unit, by its name."""
-    _, output, _ = module.run_command(["systemctl", "show", f"--property={PROPERTIES}", "--", *names], check_rc=True)
+    _unused, output, _unused = module.run_command(
+        ["systemctl", "show", f"--property={PROPERTIES}", "--", *names], check_rc=True
+    )
     blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
     return dict(zip(names, blocks, strict=True))
 

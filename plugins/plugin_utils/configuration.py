@@ -228,7 +228,7 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
             message = "is made of orthanc_worklist_dir"
             found.append(problem(f"orthanc_config_settings.Worklists.{name}", message, "set orthanc_worklist_dir"))
     for name, value in FIXED.items():
-        section, _, option = name.rpartition(".")
+        section, _unused, option = name.rpartition(".")
         place = options.get(section) if section else options
         if isinstance(place, dict) and option in place and place[option] != value:
             message, remedy = f"must stay {value!r}: the proxy and the scanners rely on it", "take it out"

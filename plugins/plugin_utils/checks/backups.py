@@ -45,7 +45,7 @@ def _wrong(name: str, message: str, remedy: str) -> Problem:
 
 
 def _repository(repository: str, storage: str) -> list[Problem]:
-    back_end, _, place = repository.partition(":")
+    back_end, _unused, place = repository.partition(":")
     remote = back_end in BACK_ENDS
     shown = place if remote else repository
     if re.search(r"//[^@]*:[^@]+@", shown) or (back_end != "rclone" and re.search(r"[^/@:]*:[^/@]+@", shown)):

@@ -104,7 +104,7 @@ def _is_key(key: Any) -> bool:
 def sftp_problems(said: list[str], name: str, drop_in: str, shut_in: dict[str, str]) -> list[str]:
     """What `sshd -T` says of an account that must have SFTP alone, by the options `shut_in`; empty when it has that."""
     settings: dict[str, list[str]] = {}
-    for key, _, value in (line.partition(" ") for line in said):
+    for key, _unused, value in (line.partition(" ") for line in said):
         settings.setdefault(key.lower(), []).append(value)
     wanted = {option.lower(): value for option, value in shut_in.items()}
     wrong = [

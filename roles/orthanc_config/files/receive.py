@@ -48,7 +48,7 @@ KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
 telling: dict[int, tuple[str, dataset.Identity, str]] = {}
 arriving: dict[str, tuple[float, bytes]] = {}  # since when, and what
 # one association at a time looks at an image and removes it, or a second would remove what the first stored anew
-turns = [threading.Lock() for _ in range(64)]
+turns = [threading.Lock() for _unused in range(64)]
 counted = {"conflicts": 0, "replaced": 0}
 
 
@@ -240,7 +240,7 @@ def arrives_beside(identifier: str, body: memoryview) -> bool:
     Nobody waits for it: Orthanc calls these functions one at a time, and the other one has to be called again."""
     now, digest = time.monotonic(), hashlib.sha256(body).digest()
     if len(arriving) > 1000:
-        for one in [one for one, (since, _) in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
+        for one in [one for one, (since, _unused) in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
             arriving.pop(one, None)
     since, other = arriving.setdefault(identifier, (now, digest))
     if since < now - ARRIVING_SECONDS:

@@ -37,7 +37,7 @@ def rewrite(query: str, decodes: bool) -> str:
     """The query as Orthanc understands it; `decodes` tells whether it decodes one. ValueError for a wrong query."""
     pairs = []
     for part in filter(None, query.split("&")):
-        key, _, value = part.partition("=")
+        key, _unused, value = part.partition("=")
         key, value = decode(key), decode(value)
         if decodes:
             pairs.append(f"{urllib.parse.quote(key)}={urllib.parse.quote(value)}")

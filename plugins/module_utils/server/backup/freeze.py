@@ -159,9 +159,9 @@ def copy_index(settings: Settings, target: Path) -> dict[str, Any]:
     """The index of one moment as one file, checked."""
     index = settings.storage / "index"
     companions = [(Path(f"{index}-{end}"), Path(f"{target}-{end}")) for end in ("wal", "journal")]
-    for path in (target, *(copy for _, copy in companions)):
+    for path in (target, *(copy for _unused, copy in companions)):
         path.unlink(missing_ok=True)
-    sizes = [path.stat().st_size for path in (index, *(source for source, _ in companions)) if path.exists()]
+    sizes = [path.stat().st_size for path in (index, *(source for source, _unused in companions)) if path.exists()]
     needed, free = 2 * sum(sizes), shutil.disk_usage(target.parent).free
     if needed > free:  # Orthanc needs the rest
         what = f"A copy of the index needs {needed >> 20} MiB in {target.parent}, and {free >> 20} MiB are free"

@@ -28,7 +28,7 @@ from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, 
 def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
     """The index against the files; a repair moves files and never deletes one."""
     begin = time.time()
-    names, _ = list_current_attachments(settings)
+    names, _unused = list_current_attachments(settings)
     listed = {one.uuid for one in names}
     lost = [
         path for path in find_images(settings.storage)
@@ -96,7 +96,7 @@ def import_orphans(settings: Settings, lost: list[Path], quarantine: Path) -> tu
         answers: dict[Path, dict[str, str]] = {}
         for path in waiting:
             try:
-                status, body, _ = api.ask("POST", "/instances", orphans.read_image(path))
+                status, body, _unused = api.ask("POST", "/instances", orphans.read_image(path))
                 if status == 200:
                     answers[path] = json.loads(body)
                 else:
@@ -127,7 +127,7 @@ def is_given_out(api: Api, one: Attachment) -> bool | None:
 
     None: it is not there any more.
     """
-    status, body, _ = api.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
+    status, body, _unused = api.ask("GET", f"/instances/{one.instance}/attachments/{one.type}/data")
     if status == 404:
         return None
     return status == 200 and one.uncompressed_md5 in ("", hash_md5(body))

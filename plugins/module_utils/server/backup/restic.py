@@ -203,5 +203,5 @@ def fetch_files(
         raise Refused(f"{target} is not {pwd.getpwuid(os.getuid()).pw_name}'s own directory. Remedy: remove it.")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["restore", "--no-lock", "--quiet", "--target", str(target), *(f"--include={path}" for path in only)]
-    for _ in stream_restic(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
+    for _unused in stream_restic(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
         pass

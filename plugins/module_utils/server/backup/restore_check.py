@@ -66,7 +66,7 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
     only = [] if parts == 256 else [f"{manifest['staging']}/index", *(
         f"{manifest['storage']}/{part}" for part in (*sorted(prefixes), *(one.path for one in shown))
     )]  # fmt: skip
-    data, _ = assemble_data(settings, proof, settings.scratch, sample, only)
+    data, _unused = assemble_data(settings, proof, settings.scratch, sample, only)
     result.update(verified=len(sample), of=len(proof.names), day=stamp_now()[:8])
     with start_second_orthanc(settings, data) as (api, dicomweb):
         require_counts(api, counts)

@@ -39,7 +39,7 @@ def remove_images(api: Api, instances: set[str], counts: dict[str, int]) -> dict
     """The counts after rows whose file is not there went: Orthanc would answer "already stored" to their image."""
     for number, one in enumerate(sorted(instances), 1):
         show_progress(number / len(instances), "clear")
-        status, _, _ = api.ask("DELETE", f"/instances/{one}")
+        status = api.ask("DELETE", f"/instances/{one}")[0]
         if status not in (200, 404) or api.ask("GET", f"/instances/{one}")[0] != 404:
             what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
             raise Refused(f"{what}. Remedy: {ANOTHER}.")
@@ -68,7 +68,7 @@ def require_image(api: Api, one: Attachment, dicomweb: bool) -> str:
 def require_storing(api: Api, storage: Path) -> None:
     """Refuses unless it stores an image that can be read back; the image goes again."""
     image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
-    status, body, _ = api.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
+    status, body, _unused = api.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
     if status != 200:
         remedy = f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
         raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")

@@ -192,7 +192,7 @@ def choose_study(source: Source, value: str) -> tuple[dict[str, Any], Study]:
         remedy = "give the AccessionNumber or StudyInstanceUID as it was sent; orthanc-backup list shows the snapshots"
         raise StudyRefused(f"{what}. Remedy: {remedy}.")
     if len(found) > 1:
-        several = "; ".join(one.describe() for _, one in found.values())
+        several = "; ".join(one.describe() for _unused, one in found.values())
         what = f"{len(found)} studies have the accession number {escape(value)!r}: {several}"
         raise StudyRefused(f"{what}. Remedy: give the StudyInstanceUID of one of them to --study.")
     return next(iter(found.values()))
@@ -281,7 +281,7 @@ def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str
         if files[image.instance][0].exists():
             source.set_aside(files[image.instance][0])
         source.ask("DELETE", f"/instances/{image.instance}", b"")
-    status, _ = source.ask("POST", "/instances", data)
+    status, _unused = source.ask("POST", "/instances", data)
     if status == 403:
         raise StudyRefused(BRAKED)
     if status != 200:

@@ -31,7 +31,7 @@ def list_standing(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 def list_values(state: dict[str, Any]) -> dict[tuple[str, str], float]:
     """What the last look measured, by metric and object; the object of the whole server is empty."""
-    return {(metric, object_): value for metric, _, object_, value in state.get("values", [])}
+    return {(metric, object_): value for metric, _unused, object_, value in state.get("values", [])}
 
 
 # --- words ----------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def read_deployed(path: Path = FILE) -> str:
 
 def load(path: Path = FILE) -> None:
     """Replaces the table in one transaction. OSError where nft does not take the file."""
-    status, _, said = ask_program("nft", "--file", str(path), seconds=SECONDS)
+    status, _unused, said = ask_program("nft", "--file", str(path), seconds=SECONDS)
     if status:
         raise OSError(f"nft cannot load {path}: {said}")
 
@@ -174,8 +174,8 @@ def split_ruleset(listing: str, own: bool = False) -> list[Rule]:
             found.append((table, chain, line, spell_out(line, maps.get(table, {}))))
     # a chain is also reached from those that jump to it; as often as chains may follow each other
     leads = re.compile(r"\b(?:jump|goto) ([^\s,]+)")
-    jumps = [(of, chain, f"chain {name}") for of, chain, _, plain in found for name in leads.findall(plain)]
-    for _ in {chain for _, chain, _ in jumps}:
+    jumps = [(of, chain, f"chain {name}") for of, chain, _unused, plain in found for name in leads.findall(plain)]
+    for _unused in {chain for _unused, chain, _unused in jumps}:
         for of, chain, to in jumps:
             hooks.setdefault((of, to), set()).update(hooks.get((of, chain), ()))
     return [
@@ -232,7 +232,7 @@ def is_guarded(text: str, guarded: set[int], addresses: set[str]) -> bool:
         return False
     matched = ports_of(text)
     # 0: whatever port it is
-    mapped = {port for comes, _, goes in list_pairs(text) if (goes or guarded) & guarded for port in comes or {0}}
+    mapped = {port for comes, _unused, goes in list_pairs(text) if (goes or guarded) & guarded for port in comes or {0}}
     return bool(matched or mapped) and (matched or mapped) <= guarded
 
 
@@ -258,7 +258,7 @@ def list_pairs(text: str) -> list[tuple[set[int], str, set[int]]]:
     which ports (empty: they stay)."""
     found = []
     for element in (element for one in MAP.finditer(text) for element in one["elements"].split(", ")):
-        key, _, value = (part.strip().split(" . ") for part in element.rpartition(" : "))
+        key, _unused, value = (part.strip().split(" . ") for part in element.rpartition(" : "))
         comes, goes = (set().union(*map(read_ports, parts)) for parts in (key, value))
         found.append((comes, next((part for part in value if ALONE.fullmatch(part) and not part.isdigit()), ""), goes))
     return found

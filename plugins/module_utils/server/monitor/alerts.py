@@ -39,7 +39,7 @@ def find_conditions(
         others = [(of, seen) for of, seen in found.values() if of.name in rule.unless]
         return any(of.label != rule.label or seen.object == sample.object for of, seen in others)
 
-    wrong = {key: sample for key, (_, sample) in found.items()}
+    wrong = {key: sample for key, (_unused, sample) in found.items()}
     return wrong, {key for key, (rule, sample) in found.items() if is_consequence(rule, sample)}
 
 
@@ -55,7 +55,7 @@ def judge(
     seen = {(sample.metric, sample.object) for sample in samples}
     rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
     for key in sorted({*wrong, *former}):
-        name, _, object_ = key.partition("/")
+        name, _unused, object_ = key.partition("/")
         if name not in rules:
             continue  # of an earlier release of this program
         rule = rules[name]

@@ -63,11 +63,11 @@ def parse_status(text: str) -> dict[str, Package]:
     found: dict[str, Package] = {}
     for part in text.split("\n\n"):
         fields: dict[str, str] = dict(re.findall(r"^([A-Za-z-]+): *(.*(?:\n[ \t].*)*)", part, re.MULTILINE))
-        wanted, _, state = [*fields.get("Status", "").split(), "", "", ""][:3]
+        wanted, _unused, state = [*fields.get("Status", "").split(), "", "", ""][:3]
         name, version = fields.get("Package", ""), fields.get("Version", "")
         if not name or not version or state in ("", "not-installed", "config-files"):
             continue
-        source, _, of_source = fields.get("Source", name).partition(" ")
+        source, _unused, of_source = fields.get("Source", name).partition(" ")
         conffiles = tuple(
             (words[0], words[1])
             for words in map(str.split, fields.get("Conffiles", "").splitlines())
@@ -164,7 +164,7 @@ def find_left_behind(directory: Path = MACHINE / "etc") -> list[str]:
     """Configuration files of packages that came with an update and were not taken."""
     return sorted(
         os.path.join(place, name)
-        for place, _, names in os.walk(directory)
+        for place, _unused, names in os.walk(directory)
         for name in names
         if name.endswith(LEFT_BEHIND)
     )

@@ -15,7 +15,7 @@ OS_RELEASE = Path("/etc/os-release")
 def read_release(path: Path = OS_RELEASE) -> dict[str, str]:
     """The fields of os-release(5)."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return {name: value.strip("\"'") for name, _, value in (line.partition("=") for line in lines) if value}
+    return {name: value.strip("\"'") for name, _unused, value in (line.partition("=") for line in lines) if value}
 
 
 def find_support_end(release: dict[str, str], tables: Path = TABLES) -> date | None:

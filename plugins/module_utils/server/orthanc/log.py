@@ -112,12 +112,12 @@ def find_device(event: Event, devices: dict[str, tuple[str, str]]) -> str:
     This machine's addresses are the acceptance test's, which plays rejected devices.
     """
     # over TLS a device comes from an address of this machine that stands for its certificate
-    known = {host for _, host in devices.values()}
+    known = {host for _unused, host in devices.values()}
     if not event.ip or (LOOPBACK.fullmatch(event.ip) and event.ip not in known):
         return ""
     by_both = [name for name, known_as in devices.items() if known_as == (event.aet, event.ip)]
-    by_address = [name for name, (_, host) in devices.items() if host == event.ip]
-    by_title = [name for name, (aet, _) in devices.items() if aet == event.aet]
+    by_address = [name for name, (_unused, host) in devices.items() if host == event.ip]
+    by_title = [name for name, (aet, _unused) in devices.items() if aet == event.aet]
     return next(iter(by_both + by_address + by_title), "")
 
 

@@ -89,7 +89,7 @@ class Container:
             return State(False, 0, None)
         if done.status:
             raise Refused(f"docker inspect: {done.errors.strip()}. Remedy: see systemctl status docker.")
-        state, _, restarts = done.output.strip().rpartition(" ")
+        state, _unused, restarts = done.output.strip().rpartition(" ")
         found = json.loads(state)
         return State(found["Running"] and found["Pid"] != 0, found["Pid"], int(restarts))
 

@@ -294,7 +294,7 @@ def listeners(text: str) -> list[tuple[str, int, list[str]]]:
     """Address, port and processes of each line of `ss --no-header --listening --tcp --numeric --processes`."""
     found = []
     for line in text.splitlines():
-        address, _, port = line.split()[3].rpartition(":")
+        address, _unused, port = line.split()[3].rpartition(":")
         processes = sorted(set(re.findall(r'\("([^"]+)",pid=', line)))
         found.append((address.strip("[]").partition("%")[0], int(port), processes or ["the kernel"]))
     return found

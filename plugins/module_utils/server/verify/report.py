@@ -269,7 +269,7 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     }
     if not moment:
         cells["time"] = ("not known", SOON)
-    states = [state for _, state in cells.values()]
+    states = [state for _unused, state in cells.values()]
     state = max([judged.state, cells["time"][1]], key=verdicts.weigh)
     host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
     return {

@@ -150,7 +150,7 @@ def read_json(text: str, name: str) -> dict[int, dict[str, str]]:
 def name_cells(cells: Cells) -> dict[int, dict[str, str]]:
     """The rows below the first, by the names that stand in it."""
     filled = {number: [cell.strip() for cell in row] for number, row in cells.items() if any(map(str.strip, row))}
-    head, *_ = filled.items() or [(0, [])]
+    head, *_unused = filled.items() or [(0, [])]
     columns = head[1]
     rows = {number: row for number, row in filled.items() if number != head[0]}
     # a spreadsheet adds columns that have no name and no content

@@ -26,7 +26,7 @@ def probe_log(context: Context) -> Iterator[Sample]:
         for name, of in context.options.get("DicomModalities", {}).items()
     }
     yield from find_rejections(context, lines, pairs)
-    yield from find_conflicts(context, lines, {aet: name for name, (aet, _) in pairs.items()})
+    yield from find_conflicts(context, lines, {aet: name for name, (aet, _unused) in pairs.items()})
 
 
 def find_rejections(context: Context, lines: list[str], pairs: dict[str, tuple[str, str]]) -> Iterator[Sample]:

@@ -57,7 +57,7 @@ def read_version(path: Path) -> str:
 def find_updates(context: Context) -> dict[str, Any]:
     """What apt offers and dpkg left, as survey_updates says it."""
     known = context.state.get("packages", {}).get("vulnerabilities", {})
-    watched = [name for name, _ in known.get("watched", [])]
+    watched = [name for name, _unused in known.get("watched", [])]
     return remember(context, "updates", [*survey.stamp_updates(), watched], lambda: survey.survey_updates(watched))
 
 
