@@ -466,7 +466,7 @@ CONTENT: dict[str, tuple[Callable[[random.Random], bytes], str]] = {
     "a range of dates": (having("ScheduledProcedureStepStartDate", f"{day()}-{day(1)}", step=True), "write one day"),
     "no day of the calendar": (
         having("ScheduledProcedureStepStartDate", "20260231", step=True),
-        "which is not a day of the calendar",
+        "which is not a calendar date",
     ),
     "no time of the day": (having("ScheduledProcedureStepStartTime", "2561", step=True), "write HHMMSS"),
     **{f"without {name}": (without(name), f"{name} is missing or empty") for name in NEEDED},

@@ -23,7 +23,7 @@ from server.core.escaping import escape, escape_lines
 from server.monitor import cli as monitor
 from server.monitor import describe, notify, prometheus
 from server.monitor.context import Sample
-from server.worklist import cli, gate, spool
+from server.worklist import cli, intake, spool
 from server.worklist.settings import Settings
 
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils"
@@ -85,7 +85,7 @@ EVENT = {
 }
 
 
-@pytest.mark.parametrize("named", [run, monitor, gate], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("named", [run, monitor, intake], ids=lambda one: one.__name__)
 def test_a_line_for_the_journal(
     named: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

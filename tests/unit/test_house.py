@@ -257,7 +257,7 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
         "server/core/cli.py",
         {
             "server/worklist/item.py": "an alarm ends a file that takes too long",
-            "server/worklist/gate.py": "a lease is broken",
+            "server/worklist/intake.py": "a lease is broken",
         },
     ),
     "options that all commands have": (r"argparse\.ArgumentParser\(", "server/core/cli.py", {}),

@@ -49,14 +49,14 @@ def test_big_endian_with_its_mark() -> None:
 def test_an_encoding_that_cannot_be_known_is_asked_for() -> None:
     data = text(";").replace("Ωνάση^Αθηνά", "Groß^Eva").encode("cp1252")
     said = refusal(data)
-    assert "Row 2 of day.csv is not UTF-8" in said
+    assert "Row 2 of day.csv is not in UTF-8" in said
     assert "--encoding cp1252" in said
     assert spreadsheet.read_rows(data, "day.csv", encoding="cp1252")[3]["PatientName"] == "Groß^Eva"
     greek = text(";").replace("Müller", "Miller").encode("cp1253")
     assert spreadsheet.read_rows(greek, "day.csv", encoding="cp1253")[3]["PatientName"] == "Ωνάση^Αθηνά"
     # a file that says what it is in is believed
     assert spreadsheet.read_rows(text(";").encode("utf-8-sig"), "x", encoding="cp1252")[3]["PatientName"][0] == "Ω"
-    assert "Row 1 of day.csv is not cp1252" in refusal(b"\x81", encoding="cp1252")
+    assert "Row 1 of day.csv is not in cp1252" in refusal(b"\x81", encoding="cp1252")
 
 
 def test_rows_have_the_numbers_that_excel_shows() -> None:
@@ -68,14 +68,14 @@ def test_rows_have_the_numbers_that_excel_shows() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "has no row"),
-        (text(";").partition("\n")[0].encode(), "has no row"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Excel (.xls), or has a password"),
+        (b"", "has no rows"),
+        (text(";").partition("\n")[0].encode(), "has no rows"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "old Excel workbook (.xls), or has a password"),
         (b"<html><table><tr><td>PatientID</td></tr></table>", "HTML or XML"),
-        (b"PK\3\4 and no more", "cut off, or no .xlsx"),
-        (text(",").replace('"', "").encode(), "Row 2 has a value where no column has a name"),
-        (text(";").replace("PatientName", "PatientID").encode(), "Column PatientID is there 2 times"),
-        (text(";").replace("PatientName", "Name").encode(), "Column 'Name' is not known"),
+        (b"PK\3\4 and no more", "cut off or is not an .xlsx"),
+        (text(",").replace('"', "").encode(), "Row 2 has a value in a column without a name"),
+        (text(";").replace("PatientName", "PatientID").encode(), "Column PatientID appears 2 times"),
+        (text(";").replace("PatientName", "Name").encode(), "Column 'Name' is unknown"),
         (text(";").replace("4711", '"4711').encode(), "cannot be read as CSV"),
     ],
     ids=["empty", "head", "xls", "html", "cut off", "comma in a name", "twice", "unknown", "quotation mark"],
@@ -158,7 +158,7 @@ def test_rows_and_cells_are_bounded(monkeypatch: Any) -> None:
     lines: list[list[Cell]] = [["P1", "A^B", "US1", date(2026, 11, 28), time(8), *[""] * 15] for _number in range(5)]
     monkeypatch.setattr(spreadsheet, "MAX_CELLS", 32)
     assert len(read(*lines, Legend=[["US1", "room 1"]])) == 5
-    with pytest.raises(spreadsheet.Unreadable, match=r"'Legend' has too many cells: over 32 in all\. Remedy"):
+    with pytest.raises(spreadsheet.Unreadable, match=r"'Legend' has too many cells: over 32 in total\. Remedy"):
         read(*lines, Legend=[["US1", "room 1", "door 2"]])
     monkeypatch.setattr(spreadsheet, "LAST_ROW", 5)
     with pytest.raises(spreadsheet.Unreadable, match=r"'Sheet1' has more than 5 rows\. Remedy"):
@@ -234,20 +234,20 @@ def test_a_day_in_the_forms_of_all_countries(written: str, order: str, day: str)
 @pytest.mark.parametrize(
     ("written", "order", "said"),
     [
-        ("01/02/2026", "", "can have the day or the month first ('01/02/2026'). Remedy: add --date-order dmy or"),
-        ("1-2-2026", "", "can have the day or the month first"),
-        ("28/11/2026", "mdy", "is not a day of the calendar ('28/11/2026') with --date-order mdy"),
-        ("28.11.2026", "mdy", "is not a day of the calendar ('28.11.2026') with --date-order mdy"),
-        ("11.28.2026", "", "is not a day of the calendar"),
-        ("31/31/2026", "", "is not a day of the calendar"),
-        ("2026-02-30", "", "is not a day of the calendar"),
-        ("28112026", "", "is not a day of the calendar"),
-        ("28.11.26", "", "has a year of two digits"),
-        ("28-Nov-26", "", "has a year of two digits"),
-        ("46354", "", "is a number of days as Excel counts them"),
-        ("28.11.2026 08:30", "", "is not a day, and nothing but a day"),
-        ("20261125-20261126", "", "is not a day"),
-        ("########", "", "is an error of the spreadsheet's"),
+        ("01/02/2026", "", "is ambiguous: day first or month first ('01/02/2026'). Remedy: add --date-order dmy or"),
+        ("1-2-2026", "", "is ambiguous: day first or month first"),
+        ("28/11/2026", "mdy", "is not a calendar date ('28/11/2026') with --date-order mdy"),
+        ("28.11.2026", "mdy", "is not a calendar date ('28.11.2026') with --date-order mdy"),
+        ("11.28.2026", "", "is not a calendar date"),
+        ("31/31/2026", "", "is not a calendar date"),
+        ("2026-02-30", "", "is not a calendar date"),
+        ("28112026", "", "is not a calendar date"),
+        ("28.11.26", "", "has a two-digit year"),
+        ("28-Nov-26", "", "has a two-digit year"),
+        ("46354", "", "is an Excel serial number"),
+        ("28.11.2026 08:30", "", "must be a date and nothing else"),
+        ("20261125-20261126", "", "must be a date and nothing else"),
+        ("########", "", "is a spreadsheet error"),
     ],
 )
 def test_a_day_that_is_not_clear_is_asked_back(written: str, order: str, said: str) -> None:
@@ -271,7 +271,7 @@ ERRORS += " #ÉRTÉK! #ЗНАЧ! #NÁZEV? #SAYI/0! ###"
 
 @pytest.mark.parametrize("written", ERRORS.split())
 def test_an_error_in_any_language_is_no_value(written: str) -> None:
-    assert "is an error of the spreadsheet's" in row.read_row({"PatientID": written})[1]["PatientID"]
+    assert "is a spreadsheet error" in row.read_row({"PatientID": written})[1]["PatientID"]
     assert row.read_row({"PatientID": "#4711"})[1] == {}
 
 
@@ -302,7 +302,7 @@ def test_one_time_is_one_time(written: str, time_of_day: str) -> None:
     "written", ["9", "9.5", "0.35", "0.354166666667", "25:00", "9:60", "13:00 PM", "28.11.2026 09:00"]
 )
 def test_a_time_that_is_not_clear_is_asked_back(written: str) -> None:
-    assert f"{TIME} is not a time of day" in row.read_row({TIME: written})[1][TIME]
+    assert f"{TIME} must be a time of day" in row.read_row({TIME: written})[1][TIME]
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_name_gets_its_parts(written: str, name: str) -> None:
         ("MÃ¼ller, Anna", "wrong encoding"),
         ("Ã„rmel, Eva", "wrong encoding"),  # of cp1252, not of Latin-1
         ("M\ufffdller, Anna", "wrong encoding"),
-        ("#NAME?", "is an error of the spreadsheet's"),
+        ("#NAME?", "is a spreadsheet error"),
     ],
 )
 def test_a_name_that_a_scanner_would_show_wrongly_is_refused(written: str, said: str) -> None:

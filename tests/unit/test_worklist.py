@@ -23,7 +23,7 @@ from pydicom.sequence import Sequence
 from server.core import files
 from server.core.errors import Refused
 from server.worklist import cli, orders
-from server.worklist.gate import Gate
+from server.worklist.intake import Intake
 from server.worklist.item import MAX_BYTES, parse_item, read_data_set
 from server.worklist.orders import build_item
 from server.worklist.settings import Settings
@@ -134,9 +134,9 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         ({"StudyInstanceUID": "1.2.03"}, "StudyInstanceUID is '1.2.03'"),
         ({"StudyInstanceUID": "1.2." + "3" * 61}, "StudyInstanceUID is '1.2.333"),
         ({"ScheduledStationAETitle": ["US1", "US2"]}, "ScheduledStationAETitle has several values"),
-        ({"ScheduledStationAETitle": "US9"}, "ScheduledStationAETitle is 'US9', which may ask for no worklist"),
+        ({"ScheduledStationAETitle": "US9"}, "ScheduledStationAETitle is 'US9', which may not query the worklist"),
         ({"Modality": ""}, "Modality is missing or empty"),
-        ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is not a day of the calendar"),
+        ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is not a calendar date"),
         ({"ScheduledProcedureStepStartDate": "20261125-20261126"}, "ScheduledProcedureStepStartDate is '20261125-2"),
         ({"ScheduledProcedureStepStartTime": ""}, "ScheduledProcedureStepStartTime is missing or empty"),
         ({"ScheduledProcedureStepStartTime": "25"}, "ScheduledProcedureStepStartTime is '25'"),
@@ -271,7 +271,7 @@ def test_text_is_called_text(settings: Any, tmp_path: Path, capsys: Any, later: 
     assert f"text.wl: {said}" in capsys.readouterr().err
     drop(settings, "text.wl", data)
     later(20)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert said in next(settings.quarantine.glob("*text.wl.reason")).read_text()
 
 
@@ -322,33 +322,33 @@ def test_an_image_is_refused(settings: Any) -> None:
     assert "It is an image" in refusal(settings, written(content, True))[0]
 
 
-# --- the gate ----------------------------------------------------------------------------------
+# --- the intake --------------------------------------------------------------------------------
 def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings)
-    gate = Gate(settings)
-    assert gate.process_incoming() == (1, 0)
+    intake = Intake(settings)
+    assert intake.process_incoming() == (1, 0)
     later(2)
-    assert gate.process_incoming() == (1, 1)
+    assert intake.process_incoming() == (1, 1)
     assert (names(settings.served), names(settings.incoming)) == (["1.2.3_1.wl"], [])
     assert oct((settings.served / "1.2.3_1.wl").stat().st_mode)[-3:] == "640"
 
 
 def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable[[float], None]) -> None:
     path = drop(settings, data=written(item())[:50])
-    gate = Gate(settings)
+    intake = Intake(settings)
     later(10)
-    assert gate.process_incoming() == (1, 0)
+    assert intake.process_incoming() == (1, 0)
     later(0)
     path.write_bytes(written(item()))
     later(2)
-    assert gate.process_incoming() == (1, 1)
+    assert intake.process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
 
 
 def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float], None]) -> None:
     drop(settings, "bad\n.wl", written(item(StudyInstanceUID="")))
     later(20)
-    assert Gate(settings).process_incoming() == (1, 1)
+    assert Intake(settings).process_incoming() == (1, 1)
     held, reason = names(settings.quarantine)
     assert reason == f"{held}.reason"
     text = (settings.quarantine / reason).read_text()
@@ -359,16 +359,16 @@ def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float],
 
 def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float], None]) -> None:
     path = drop(settings)
-    gate = Gate(settings)
+    intake = Intake(settings)
     with path.open("ab") as writer:
         later(100)
-        assert gate.process_incoming() == (1, 0)
+        assert intake.process_incoming() == (1, 0)
         writer.close()
-        assert gate.process_incoming() == (1, 1)
+        assert intake.process_incoming() == (1, 1)
     path = drop(settings)
     with path.open("ab"):
         later(4000)
-        assert gate.process_incoming() == (1, 1)
+        assert intake.process_incoming() == (1, 1)
     assert len(names(settings.quarantine)) == 2
 
 
@@ -387,7 +387,7 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         path = path.with_suffix(".part" if "name" in kind else ".wl")
         with path.open("wb") as file:
             file.truncate(2_000_000_000)
-    assert Gate(settings).process_incoming() == (1, 1)
+    assert Intake(settings).process_incoming() == (1, 1)
     held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
     assert names(settings.served) == []
     assert good.read_bytes() == written(item())
@@ -401,48 +401,48 @@ def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, late
     # as sftp-server renames; for good it would be a file that others can change
     path, other = drop(settings), tmp_path / "other"
     other.hardlink_to(path)
-    gate = Gate(settings)
+    intake = Intake(settings)
     later(10)
-    assert gate.process_incoming() == (1, 0)
+    assert intake.process_incoming() == (1, 0)
     other.unlink()
-    assert gate.process_incoming() == (1, 1)
+    assert intake.process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
     other.hardlink_to(drop(settings))
     later(20)
-    gate.process_incoming()
+    intake.process_incoming()
     assert "hard link" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, later: Callable[[float], None]) -> None:
-    gate = Gate(settings)
+    intake = Intake(settings)
     later(20)
     drop(settings)
-    gate.process_incoming()
+    intake.process_incoming()
     drop(settings, data=written(item(PatientName="ROE^MARY")))
     drop(settings, "b.wl", written(item(PatientID="P2", ScheduledProcedureStepID="2")))
-    gate.process_incoming()
+    intake.process_incoming()
     [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("P1", "ROE^MARY")
-    assert "for another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
+    assert "an item with another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float], None]) -> None:
     for number in range(7):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     later(20)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert len(names(settings.served)) == 5
     assert "orthanc_worklist_max_items is 5" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
 def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Any) -> None:
-    monkeypatch.setattr("server.worklist.gate.BURST", 3)
-    monkeypatch.setattr("server.worklist.gate.A_SECOND", 0)
+    monkeypatch.setattr("server.worklist.intake.BURST", 3)
+    monkeypatch.setattr("server.worklist.intake.A_SECOND", 0)
     for number in range(5):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     os.chown(settings.incoming / "4.wl", 12345, -1)
     later(2)
-    assert Gate(settings).process_incoming() == (5, 4)
+    assert Intake(settings).process_incoming() == (5, 4)
     assert len(names(settings.incoming)) == 1
     assert "1.2.4_1.wl" in names(settings.served)
 
@@ -459,9 +459,9 @@ def test_a_full_disk_leaves_everything_where_it_is(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        assert Gate(settings).process_incoming() == (2, 0)
+        assert Intake(settings).process_incoming() == (2, 0)
     assert names(settings.incoming) == ["a.wl", "b.wl"]
-    assert Gate(settings).process_incoming() == (2, 2)
+    assert Intake(settings).process_incoming() == (2, 2)
 
 
 def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later: Callable[[float], None]) -> None:
@@ -472,9 +472,9 @@ def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later:
     monkeypatch.setattr(fcntl, "fcntl", denied)
     drop(settings)
     later(10)
-    assert Gate(settings).process_incoming() == (1, 0)
+    assert Intake(settings).process_incoming() == (1, 0)
     later(20)
-    assert Gate(settings).process_incoming() == (1, 1)
+    assert Intake(settings).process_incoming() == (1, 1)
     assert names(settings.served) == ["1.2.3_1.wl"]
 
 
@@ -483,7 +483,7 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
     later(2)
     drop(settings, data=written(item(ScheduledProcedureStepStartDate="20200101")))
     drop(settings, "b.wl", written(item(StudyInstanceUID="1.2.4", ScheduledProcedureStepStartDate="29991231")))
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     drop(settings, "c.part")
     (settings.orthanc).write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     later(4000)
@@ -508,7 +508,7 @@ def test_without_an_administrator_the_remedy_is_said(
 ) -> None:
     later(2)
     drop(settings, data=written(item(ScheduledProcedureStepStartDate="29991231")))
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     settings.orthanc.write_text('{"ClinicopsRoles": {"web": "dicomweb_reader"}, "RegisteredUsers": {"web": "x"}}')
     assert command(settings, tmp_path, "tidy") == 1
     said = capsys.readouterr().err.splitlines()
@@ -538,13 +538,13 @@ def test_a_spreadsheet_is_scheduled(
     (tmp_path / "day.csv").write_text("\ufeff" + CSV.replace(";", separator))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
     later(2)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     found = read_served_items(settings)
     assert {item.patient_name for item in found} == {"ROE^JANE", "Παπαδοπούλου^Μαρία"}
     assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "0930"
     # once more: the same items
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert read_served_items(settings) == found
 
 
@@ -560,7 +560,7 @@ def test_wrong_rows_are_all_named_and_nothing_is_scheduled(settings: Any, tmp_pa
 
 def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, capsys: Any) -> None:
     drop(settings, "evil.reason", b"\x1b]0;x" + b"\0" * MAX_BYTES)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert command(settings, tmp_path, "list", "--quarantine", "--json") == 0
     [held] = json.loads(capsys.readouterr().out)["quarantine"]
     assert held["file"].endswith("-evil_reason")
@@ -570,7 +570,7 @@ def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, cap
 def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
     settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     (settings.incoming / "deep.wl").mkdir()
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     here = os.open(next(settings.quarantine.glob("*deep.wl")), os.O_RDONLY)
     for _ in range(3000):
         os.mkdir("d", dir_fd=here)
@@ -584,11 +584,11 @@ def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[flo
 
 
 def test_too_many_files_of_one_owner_are_refused(settings: Any, monkeypatch: Any, later: Any) -> None:
-    monkeypatch.setattr("server.worklist.gate.MAX_WAITING", 4)
+    monkeypatch.setattr("server.worklist.intake.MAX_WAITING", 4)
     for number in range(6):
         drop(settings, f"{number}.part")
     later(2)
-    assert Gate(settings).process_incoming() == (6, 2)
+    assert Intake(settings).process_incoming() == (6, 2)
     assert len(names(settings.incoming)) == 4
     assert "More than 4 files" in next(settings.quarantine.glob("*.reason")).read_text()
 
@@ -600,7 +600,7 @@ def test_quarantine_is_bounded_for_each_owner(settings: Any, monkeypatch: Any) -
         (settings.incoming / f"{number}.wl").symlink_to("/nowhere")
     os.mkfifo(settings.incoming / "other.wl")
     os.chown(settings.incoming / "other.wl", 12345, -1)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     tidy_worklist(settings)
     held = names(settings.quarantine)
     assert len(held) == 6
@@ -619,22 +619,22 @@ def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatc
 
     later(20)
     with monkeypatch.context() as patched:
-        for module in ("gate", "spool"):
+        for module in ("intake", "spool"):
             patched.setattr(f"server.worklist.{module}.write_atomic", replaced)
-        Gate(settings).process_incoming()
+        Intake(settings).process_incoming()
         assert names(settings.incoming) == ["a.wl"]
         path.write_bytes(b"bad")
-        Gate(settings).process_incoming()
+        Intake(settings).process_incoming()
     assert names(settings.incoming) == ["a.wl"]
     assert names(settings.quarantine) == []
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert [one.patient_name for one in read_served_items(settings)] == ["ROE^MARY"]
 
 
 def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable[[float], None]) -> None:
     (settings.served / ".spool/taken").write_bytes(written(item()))
     later(2)
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert names(settings.served) == ["1.2.3_1.wl"]
     assert not (settings.served / ".spool/taken").exists()
 
@@ -663,19 +663,19 @@ HEAD = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStar
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"{HEAD}\n1,A,US1,2020-01-01\n", "so long past"),
+        (f"{HEAD}\n1,A,US1,2020-01-01\n", "so long ago"),
         (
             f"{HEAD},PatientBirthDate\n1,A,US1,2999-01-01,31.01.70\n",
-            "Row 2: PatientBirthDate has a year of two digits. Remedy",
+            "Row 2: PatientBirthDate has a two-digit year. Remedy",
         ),
         (f"{HEAD},PatientSex\n1,A,US1,2999-01-01,weiblich\n", "PatientSex is malformed"),
         (f'{HEAD}\n1,"A' + "x" * 200_000, "cannot be read as CSV"),
         ("[" * 100_000, "is not JSON"),
         ('[{"PatientID": ["1"], "PatientName": {"a": 1}}]', "PatientID is not text"),
-        ("PatientID,PatientNam\nP1,A\n", "do you mean PatientName?"),
-        ("PatientID,MODALITY\nP1,US\n", "do you mean Modality?"),
+        ("PatientID,PatientNam\nP1,A\n", "did you mean PatientName?"),
+        ("PatientID,MODALITY\nP1,US\n", "did you mean Modality?"),
         ("PatientID\nP1\n", "Column PatientName is missing"),
-        ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no row"),
+        ("PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate\n", "has no rows"),
         ("{broken", "is not JSON"),
         ('["x"]', "is not an object"),
     ],
@@ -692,7 +692,7 @@ def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Ca
     assert command(settings, tmp_path, "check", str(path)) == 0
     assert command(settings, tmp_path, "list", "--waiting") == 0
     assert "a.wl" in capsys.readouterr().out
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     assert command(settings, tmp_path, "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["items"][0]["accession_number"] == "A1"
     assert command(settings, tmp_path, "remove", "A2") == 1
@@ -720,7 +720,7 @@ def imported(settings: Any, tmp_path: Path, *lines: str, code: int = 0, options:
     path = tmp_path / "week.csv"
     path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
     assert command(settings, tmp_path, "create", *options, str(path)) == code
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     found = read_served_items(settings)
     return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time']} {one.steps[0]['station']}" for one in found)
 
@@ -767,8 +767,8 @@ def test_the_same_order_twice_in_a_file_is_asked_back(settings: Any, tmp_path: P
     lines = [f"P1,A^B,US1,2999-11-28,{hour},Abdomen,{number}" for hour in ("08:30", "09:30")]
     assert imported(settings, tmp_path, *lines, code=1) == []
     said = capsys.readouterr().err
-    assert "Row 3: It is the order of row 2 again: the same PatientID, " in said
-    assert "Remedy: delete the one that no longer holds, or give each an AccessionNumber of its own." in said
+    assert "Row 3: It repeats the order of row 2: the same PatientID, " in said
+    assert "Remedy: delete the row that is no longer valid, or give each its own AccessionNumber." in said
 
 
 def as_root(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]) -> None:
@@ -777,7 +777,7 @@ def as_root(settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[flo
     real = orders.await_verdicts
 
     def served(*arguments: Any) -> None:
-        Gate(settings).process_incoming()
+        Intake(settings).process_incoming()
         real(*arguments)
 
     monkeypatch.setattr("server.worklist.orders.await_verdicts", served)
@@ -792,12 +792,14 @@ def test_what_an_earlier_import_had_stays_and_is_named(
     drop(settings, data=written(item(PatientID="APP", ScheduledProcedureStepStartDate="29991128")))
     before = ["P1,A^B,US1,2999-11-28,08:30,,", "P2,A^B,US1,2999-11-28,08:45,,A2", "P3,A^B,US2,2999-11-28,09:00,,"]
     assert len(imported(settings, tmp_path, *before)) == 4
-    assert "of earlier imports" not in capsys.readouterr().out
+    assert "from earlier imports" not in capsys.readouterr().out
     # P1 is cancelled, P2 moved to the next day; US2 and the application's items are not this file's
     after = ["P4,A^B,US1,2999-11-28,08:30,,", "P2,A^B,US1,2999-11-29,08:45,,A2"]
     assert len(imported(settings, tmp_path, *after)) == 6
     said = capsys.readouterr().out
-    assert "2 of earlier imports, not in this file, stay on the list. Remedy, if they were moved or cancelled:" in said
+    assert (
+        "2 from earlier imports, not in this file, stay on the list. Remedy, if they were moved or cancelled:" in said
+    )
     assert "2.25." in said
     path = str(tmp_path / "week.csv")
     assert command(settings, tmp_path, "create", "--replace", "--json", path) == 0
@@ -815,7 +817,7 @@ def test_other_days_of_a_treatment_stay_though_they_are_named(
     assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-28,,,C1", "P1,A^B,US1,2999-11-30,,,C1")) == 2
     capsys.readouterr()
     assert len(imported(settings, tmp_path, "P1,A^B,US1,2999-11-30,09:00,,C1", options=("--replace",))) == 2
-    assert "1 of earlier imports, for other days under the same AccessionNumber, stay" in capsys.readouterr().out
+    assert "1 from earlier imports, for other days under the same AccessionNumber, stay" in capsys.readouterr().out
 
 
 def test_a_station_s_day_that_the_file_has_no_row_of_is_not_replaced(
@@ -828,8 +830,8 @@ def test_a_station_s_day_that_the_file_has_no_row_of_is_not_replaced(
     left = imported(settings, tmp_path, *lines, options=("--replace",))
     assert left == ["1128 0830 US2", "1128 0900 US1", "1129 0900 US2"]
     said = capsys.readouterr().out
-    assert "1 of earlier imports, not in this file, taken off the list" in said
-    assert "1 of earlier imports, for a day and a station of this file, of which it has no row together, stay" in said
+    assert "1 from earlier imports, not in this file, removed from the list" in said
+    assert "1 from earlier imports, for a day and a station that this file has, but not in the same row, stay" in said
 
 
 def test_an_item_that_was_replaced_meanwhile_stays(
@@ -850,13 +852,13 @@ def test_an_item_that_was_replaced_meanwhile_stays(
     capsys.readouterr()
     left = imported(settings, tmp_path, "P2,A^B,US1,2999-11-28,09:00,,", options=("--replace",))
     assert left == ["1128 0900 US1", "1128 1030 US1"]
-    assert "taken off" not in capsys.readouterr().out
+    assert "removed from the list" not in capsys.readouterr().out
 
 
 def test_only_root_replaces(settings: Any, tmp_path: Path, capsys: Any, writer: None) -> None:
     line = "P1,A^B,US1,2999-11-28,08:30,,"
     assert imported(settings, tmp_path, line, code=2, options=("--replace",)) == []
-    assert "Only root takes items off the list. Remedy: run it as root." in capsys.readouterr().err
+    assert "only root may remove items from the list. Remedy: run the command as root." in capsys.readouterr().err
 
 
 def test_what_the_gate_refuses_is_not_called_served(
@@ -882,7 +884,7 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
     real = orders.await_verdicts
 
     def served(held: Any, items: Any, *more: Any) -> None:
-        Gate(settings).process_incoming()
+        Intake(settings).process_incoming()
         (settings.served / items[0].name).unlink()
         if age is not None:
             reason = settings.quarantine / f"1-1-{items[0].name}.reason"
@@ -901,7 +903,7 @@ def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
     cells: list[Cell] = [4711, "Müller, Anna", "US1", date(2999, 11, 28), clock(8, 30), "Schilddrüse", None]
     (tmp_path / "day.xlsx").write_bytes(xlsx({"Tabelle1": [[*COLUMNS], [], cells]}))
     assert command(settings, tmp_path, "create", str(tmp_path / "day.xlsx")) == 0
-    Gate(settings).process_incoming()
+    Intake(settings).process_incoming()
     [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
     assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
@@ -915,7 +917,8 @@ def test_what_is_not_clear_is_asked_back_with_its_row(settings: Any, tmp_path: P
     assert imported(settings, tmp_path, *lines, code=1) == []
     said = capsys.readouterr().err
     assert (
-        "Row 3: ScheduledProcedureStepStartDate can have the day or the month first ('01/02/2999'). Remedy: add" in said
+        "Row 3: ScheduledProcedureStepStartDate is ambiguous: day first or month first ('01/02/2999'). Remedy: add"
+        in said
     )
     assert "Row 4 has the day first, and row 2 has the month. Remedy: " in said
     assert imported(settings, tmp_path, *lines[1:], options=("--date-order", "dmy")) == [
@@ -980,12 +983,12 @@ def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
 
 
 def test_an_item_that_is_handed_over_again_is_as_old_as_it_was(settings: Any) -> None:
-    gate = Gate(settings)
+    intake = Intake(settings)
     scheduled = parse_item(written(item()), settings)
     path = settings.served / scheduled.name
-    gate.serve_item(scheduled)
+    intake.serve_item(scheduled)
     os.utime(path, (1000, 1000))
-    gate.serve_item(scheduled)
+    intake.serve_item(scheduled)
     assert read_served_time(settings, scheduled) == 1000
-    gate.serve_item(parse_item(written(item(PatientName="ROE^MARY")), settings))
+    intake.serve_item(parse_item(written(item(PatientName="ROE^MARY")), settings))
     assert read_served_time(settings, scheduled) > 1000

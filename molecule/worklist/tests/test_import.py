@@ -81,7 +81,7 @@ def test_what_the_file_no_longer_has_is_named_and_goes_when_it_is_said(machine: 
     after = rows(before[0], before[1].replace(today, tomorrow))  # P8 is moved, P9 cancelled
     status, said = create(machine, after)
     assert status == 0, said
-    assert "2 of earlier imports, not in this file, stay on the list. Remedy" in said
+    assert "2 from earlier imports, not in this file, stay on the list. Remedy" in said
     assert len(screen(machine)) == 4
     assert create(machine, after, "--replace", user="ris")[0] == 2
     status, said = create(machine, after, "--replace")
@@ -116,7 +116,7 @@ def test_text_is_taken_as_excel_saves_it(machine: str, encoding: str, separator:
     data = rows(line, separator=separator).encode(encoding)
     if options:
         status, said = create(machine, data)
-        assert (status, "Row 2 of standard input is not UTF-8" in said) == (1, True), said
+        assert (status, "Row 2 of standard input is not in UTF-8" in said) == (1, True), said
     status, said = create(machine, data, *options)
     assert status == 0, said
     [answer] = ask(machine)
@@ -130,9 +130,9 @@ def test_what_is_not_clear_is_asked_back_with_its_row(machine: str) -> None:
     status, said = create(machine, rows(*lines))
     assert status == 1
     for expected in (
-        f"Row 3: ScheduledProcedureStepStartDate can have the day or the month first ('01/02/{next_year}'). Remedy: ",
+        f"Row 3: ScheduledProcedureStepStartDate is ambiguous: day first or month first ('01/02/{next_year}'). Remedy",
         "Row 3: PatientName does not say which part is the family name. Remedy: ",
-        "Row 4: ScheduledProcedureStepStartDate can have",
+        "Row 4: ScheduledProcedureStepStartDate is ambiguous",
         "Nothing was scheduled. Remedy: ",
     ):
         assert expected in said

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Starts orthanc-worklist, which lies in the package of the server's programs."""
+"""Starts orthanc-worklist, which is part of the server package."""
 
 import sys
 

@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The worklist of Orthanc: schedule, list, remove, check; and the gate through which every item comes.
+"""Orthanc's worklist: schedule, list, remove and check items; and the intake through which every item passes.
 
-Applications put files that end in .wl (DICOM data sets) into the incoming directory. The gate checks each, writes it
-anew where Orthanc serves it, or puts it into quarantine beside a text that says why.
+Applications write DICOM data sets as .wl files into the incoming directory. The intake checks each file, then writes a
+clean copy where Orthanc serves it, or moves it to quarantine next to a text file with the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.errors import DONE, Interrupted, Misused
 from ..core.escaping import escape
 from . import row as rows
 from . import spreadsheet
-from .gate import Gate
+from .intake import Intake
 from .orders import check_files, create_items, list_items, remove_items
 from .settings import CONFIGURATION, Settings
 from .tidy import tidy_worklist
@@ -29,7 +29,7 @@ PROGRAM = "orthanc-worklist"
 
 
 def show_result(result: dict[str, Any]) -> None:
-    """For a person, on standard output."""
+    """Prints the result for a person on standard output."""
     for held in result.get("quarantine", []):
         print(escape(held["file"]))
         for line in held["reason"].strip().split("\n"):
@@ -39,19 +39,19 @@ def show_result(result: dict[str, Any]) -> None:
     show_items(result.get("items", []))
     for kind, what in KINDS.items():
         if result.get(kind):
-            print(f"\n{len(result[kind])} of earlier imports, {what}:")
+            print(f"\n{len(result[kind])} from earlier imports, {what}:")
             show_items(result[kind], study=True)
             print()
 
 
-REMOVE = "orthanc-worklist remove and the StudyInstanceUID at the end of the line"
+REMOVE = "orthanc-worklist remove with the StudyInstanceUID at the end of the line"
 KINDS = {
-    "removed": "not in this file, taken off the list",
+    "removed": "not in this file, removed from the list",
     "not_in_file": "not in this file, stay on the list. Remedy, if they were moved or cancelled: import this file again"
-    f" with --replace, which takes them off; or {REMOVE}",
-    "other_days": "for other days under the same AccessionNumber, stay on the list, as appointments of one treatment."
+    f" with --replace, which removes them; or {REMOVE}",
+    "other_days": "for other days under the same AccessionNumber, stay on the list as appointments of one treatment."
     f" Remedy, if they were moved: {REMOVE}",
-    "elsewhere": "for a day and a station of this file, of which it has no row together, stay on the list, also with"
+    "elsewhere": "for a day and a station that this file has, but not in the same row, stay on the list, even with"
     f" --replace. Remedy, if they were moved or cancelled: {REMOVE}",
 }
 
@@ -67,7 +67,7 @@ def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
 
 
 def parse_encoding(name: str) -> str:
-    """The name of an encoding of text; ValueError for another."""
+    """The name of a text encoding. Raises ValueError for an unknown one."""
     try:
         "".encode(name)
     except LookupError as error:
@@ -82,41 +82,43 @@ def build_parser() -> argparse.ArgumentParser:
     common = core.build_common()
     columns = ", ".join(name if needed else f"[{name}]" for name, needed in spreadsheet.COLUMNS.items())
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
-    one = add("create", parents=[common], help="schedule the rows of a spreadsheet", epilog=f"Columns: {columns}.")
-    one.add_argument("file", nargs="?", default="-", help=".xlsx, CSV or JSON; without one, or with -, what comes in")
+    one = add("create", parents=[common], help="schedule each row of a spreadsheet", epilog=f"Columns: {columns}.")
+    one.add_argument("file", nargs="?", default="-", help=".xlsx, CSV or JSON file; default or -: standard input")
     one.add_argument(
         "--date-order",
         choices=[rows.DAY_FIRST, rows.MONTH_FIRST],
         default="",
-        help="how 01/02/2026 is meant: dmy is 1 February, mdy is January 2",
+        help="how to read 01/02/2026: dmy is 1 February, mdy is January 2",
     )
-    one.add_argument("--encoding", type=parse_encoding, help="of CSV that is not in UTF-8 or UTF-16, such as cp1252")
-    one.add_argument("--sheet", default="", help="which one of an .xlsx file, if several are lists of patients")
+    one.add_argument(
+        "--encoding", type=parse_encoding, help="encoding of a CSV file that is not UTF-8 or UTF-16, such as cp1252"
+    )
+    one.add_argument("--sheet", default="", help="the sheet of an .xlsx file to import, if several hold a patient list")
     one.add_argument(
         "--replace",
         action="store_true",
-        help="take off what earlier imports had for a station on a day for which this file has rows, but not these",
+        help="remove items from earlier imports that this file no longer lists, for each station and day in this file",
     )
-    one = add("list", parents=[common], help="what is scheduled")
+    one = add("list", parents=[common], help="list the scheduled items")
     which = one.add_mutually_exclusive_group()
-    for name, text in (("waiting", "what has come and is not served yet"), ("quarantine", "what was refused, and why")):
+    for name, text in (("waiting", "files that are not served yet"), ("quarantine", "rejected files and the reasons")):
         which.add_argument(f"--{name}", dest="which", action="store_const", const=name, default="items", help=text)
-    one = add("remove", parents=[common], help="take items off the list")
+    one = add("remove", parents=[common], help="remove items from the list")
     one.add_argument("wanted", nargs="+", metavar="ITEM", help="accession number or StudyInstanceUID")
-    one = add("check", parents=[common], help="say whether files would be served")
+    one = add("check", parents=[common], help="check whether files would be accepted")
     one.add_argument("files", nargs="+", metavar="FILE")
-    add("gate", help="the service that takes what comes")
-    add("tidy", help="the timer that takes away what is done")
+    add("gate", help="run the intake (run by orthanc-worklist.service)")
+    add("tidy", help="remove items that are done (run by a timer)")
     return parser
 
 
 def act(given: argparse.Namespace) -> int:
-    """Does what was asked for and returns the exit code."""
+    """Runs the command and returns the exit code."""
     settings = Settings.read(given.config)
     if given.command == "gate":
-        # stopped at any moment it leaves nothing that the next one does not mend
+        # whenever it is stopped, the next run repairs what it left unfinished
         with contextlib.suppress(Interrupted):
-            Gate(settings).run()
+            Intake(settings).run()
         return DONE
     if given.command == "tidy":
         tidy_worklist(settings)
@@ -135,20 +137,22 @@ def act(given: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
     else:
         show_result(result)
-        print(f"{len(next(iter(result.values())))} {'checked and good' if given.command == 'check' else 'in all'}")
+        print(
+            f"{len(next(iter(result.values())))} {'checked, no problems' if given.command == 'check' else 'in total'}"
+        )
     return DONE
 
 
 def explain(error: Exception) -> str:
-    """A directory that is not there as a sentence with its remedy; nothing for anything else."""
+    """The sentence and the remedy for a missing directory; empty for any other error."""
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: {error.strerror}. Remedy: deploy again."
     return ""
 
 
 def main() -> int:
-    """The exit code of the command."""
+    """Runs orthanc-worklist and returns its exit code."""
     given = build_parser().parse_args()
     as_json = getattr(given, "json", False)
-    # a wrong row is its author's to mend, and no error of the server's
+    # a wrong row is for its author to correct, not an error of the server
     return core.run_command(PROGRAM, lambda: act(given), as_json, explain, loudly=False)

@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a worklist item is: a data set that is read whole, checked, and written anew in its normal form.
+"""A worklist item: a data set that is read completely, checked, and written again in its normal form.
 
-A file of an application's may be hostile: it is read within limits of size, depth, number of elements and time.
+A file from an application may be hostile: it is read within limits of size, depth, number of elements and time.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ..core import words
 from ..core.errors import Refused
 from .settings import Settings
 
-MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three thousand
+MAX_BYTES = 128 * 1024  # of one file; a worklist item has two or three kilobytes
 MAX_ELEMENTS, MAX_DEPTH = 5_000, 8
-CHECK_SECONDS = 5  # nobody's file keeps the others waiting for longer
+CHECK_SECONDS = 5  # no file delays the others for longer
 MWL_FIND = "1.2.840.10008.5.1.4.31"  # Modality Worklist Information Model - FIND (DICOM PS3.6)
 TRANSFER_SYNTAXES = {"1.2.840.10008.1.2": True, "1.2.840.10008.1.2.1": False}  # is the VR implicit?
 UID = r"(?=.{3,64}$)[0-2](\.(0|[1-9][0-9]*))+"  # PS3.5, section 9.1
-ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets with which text beyond ASCII is a guess
-TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # what SpecificCharacterSet is about (PS3.5, section 6.1.2.2)
+ASCII = {"", "ISO_IR 6", "ISO 2022 IR 6"}  # character sets that do not say how to decode text beyond ASCII
+TEXT = ("SH", "LO", "ST", "LT", "PN", "UC", "UT")  # VRs that SpecificCharacterSet applies to (PS3.5, section 6.1.2.2)
 NOT_DICOM = "It is not a DICOM data set. Remedy: make the file with a DICOM library, or with orthanc-worklist create."
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item that is fit to be served: what it says, and its file."""
+    """An item that may be served: its content, and its file."""
 
     patient_id: str
     patient_name: str
@@ -49,22 +49,22 @@ class Item:
 
     @property
     def names(self) -> set[str]:
-        """What a person may call it."""
+        """The identifiers that a person may use for it."""
         return {self.accession_number, self.study_instance_uid, self.name}
 
     @property
     def last_day(self) -> str:
-        """Of its steps, as YYYYMMDD."""
+        """The last day of its steps, as YYYYMMDD."""
         return max(step["date"] for step in self.steps)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it says, for JSON."""
+        """Its content, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "data"}
 
 
 def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
-    """The top-level elements, if they are whole: pydicom takes a value that is cut off as it is."""
+    """The top-level elements. Raises Refused if the file is cut off, which pydicom does not notice."""
     from pydicom.filereader import data_element_generator
 
     stream, end = io.BytesIO(data), 0
@@ -78,7 +78,7 @@ def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
 
 
 def is_text(data: bytes) -> bool:
-    """Whether it is text, in whatever encoding: a data set begins with the bytes of a tag, which are none."""
+    """Whether it is text, in any encoding: a data set begins with a tag, whose bytes are not text."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # UTF-16, as Windows writes it
         return True
     controls = set(range(0x20)) - set(b"\t\n\v\f\r\x1c")  # HL7 is framed by \v and \x1c
@@ -90,7 +90,9 @@ def read_data_set(data: bytes) -> Any:
     from pydicom.filereader import read_dataset
 
     if is_text(data):
-        remedy = "Remedy: write a DICOM data set, with a DICOM library; a spreadsheet goes to orthanc-worklist create"
+        remedy = (
+            "Remedy: write a DICOM data set with a DICOM library; import a spreadsheet with orthanc-worklist create"
+        )
         raise Refused(f"It is text, not a DICOM file. {remedy}.")
     body, implicit = data, True
     if data[128:132] == b"DICM":
@@ -114,37 +116,37 @@ def read_data_set(data: bytes) -> Any:
 
 
 def check_values(content: Any, declared: bool, depth: int = 1) -> None:
-    """Reads every value, and takes away what the copy does not need; refuses text that nobody could read."""
+    """Reads every value, and removes what the copy does not need. Raises Refused for text that cannot be decoded."""
     if depth > MAX_DEPTH:
         raise Refused(
-            f"Sequences are nested deeper than {MAX_DEPTH}. Remedy: write the attributes of a worklist alone."
+            f"Sequences are nested deeper than {MAX_DEPTH}. Remedy: write only the attributes of a worklist item."
         )
     given = content.get("SpecificCharacterSet") or []
     declared = declared or bool({given} - ASCII if isinstance(given, str) else set(given) - ASCII)
     tags = sorted(content.keys())
     if any(tag.group in (0x0002, 0x7FE0) for tag in tags):
-        raise Refused("It is an image, or another file of DICOM's. Remedy: submit worklist items only.")
+        raise Refused("It is an image or another kind of DICOM file. Remedy: submit worklist items only.")
     for tag in tags:
         element = content[tag]
         if element.VR == "SQ":
             for part in element.value:
                 check_values(part, declared, depth + 1)
         elif element.VR in TEXT and not declared and not str(element.value).isascii():
-            remedy = "Remedy: declare the one that the text is in, ISO_IR 192 for UTF-8"
+            remedy = "Remedy: declare the character set of the text, ISO_IR 192 for UTF-8"
             raise Refused(f"{element.keyword or tag} is not ASCII, and SpecificCharacterSet is missing. {remedy}.")
         elif element.VR in TEXT and "\x1b" in str(element.value):  # as pydicom leaves ISO 2022 IR 58
-            remedy = "Remedy: declare GB18030 or ISO_IR 192, and write the text in it"
+            remedy = "Remedy: declare GB18030 or ISO_IR 192, and write the text in that character set"
             raise Refused(f"{element.keyword or tag} is in a character set that cannot be read. {remedy}.")
         elif element.VR in TEXT and is_disguised(str(element.value)):
             remedy = "Remedy: declare ISO_IR 192"
-            raise Refused(f"{element.keyword or tag} is in UTF-8, and SpecificCharacterSet says otherwise. {remedy}.")
+            raise Refused(f"{element.keyword or tag} is in UTF-8, but SpecificCharacterSet is not UTF-8. {remedy}.")
     for tag in tags:
-        if tag.element == 0 or tag == 0x00080005:  # lengths of groups; the copy has a character set of its own
+        if tag.element == 0 or tag == 0x00080005:  # group lengths; the copy has its own character set
             del content[tag]
 
 
 def is_disguised(text: str) -> bool:
-    """Whether it is UTF-8 that was taken for Latin-1, as applications often declare it: no name reads like that."""
+    """Whether it is UTF-8 that an application declared as Latin-1, which is common: no real name reads like that."""
     try:
         return not text.isascii() and bool(text.encode("latin-1").decode("utf-8"))
     except UnicodeError:
@@ -152,7 +154,7 @@ def is_disguised(text: str) -> bool:
 
 
 def normalise(keyword: str, text: str) -> str:
-    """Other ways to write the same: 2026-03-02, 2026.03.02 (ACR-NEMA), 8:30, f."""
+    """The normal form of other common spellings: 2026-03-02, 2026.03.02 (ACR-NEMA), 8:30, f."""
     if keyword.endswith("Date"):
         return re.sub(r"^([0-9]{4})([-.])([0-9]{2})\2([0-9]{2})$", r"\1\3\4", text)
     if keyword.endswith("Time") and re.fullmatch(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?", text):
@@ -161,17 +163,17 @@ def normalise(keyword: str, text: str) -> str:
 
 
 class Check:
-    """One data set: its problems, all of them, and the values of before in their normal form."""
+    """One data set: all its problems, and its values in their normal form."""
 
     def __init__(self, content: Any, settings: Settings) -> None:
         self.content, self.settings, self.problems = content, settings, list[str]()
 
     def add_problem(self, keyword: str, what: str, remedy: str) -> None:
-        """Notes what is wrong with an attribute."""
+        """Records what is wrong with an attribute."""
         self.problems.append(f"{keyword} {what}. Remedy: {remedy}.")
 
     def read_value(self, keyword: str, form: str, remedy: str, of: Any = None, needed: bool = True) -> str:
-        """The value without the spaces around it, where it has this form."""
+        """The value without surrounding spaces; empty, with a problem recorded, if it does not have this form."""
         from pydicom.datadict import dictionary_VR, tag_for_keyword
 
         content = self.content if of is None else of
@@ -180,7 +182,9 @@ class Check:
             if element.VM > 1:
                 self.add_problem(keyword, "has several values", remedy)
             else:
-                self.add_problem(keyword, f"has the VR {element.VR}", f"write one of VR {dictionary_VR(element.tag)}")
+                self.add_problem(
+                    keyword, f"has the VR {element.VR}", f"write it with the VR {dictionary_VR(element.tag)}"
+                )
             return ""
         text = "" if element is None else str(element.value or "").strip(" \0")
         text = normalise(keyword, text)
@@ -189,19 +193,19 @@ class Check:
                 self.add_problem(keyword, "is missing or empty", remedy)
             return ""
         if not re.fullmatch(form, text) or any(unicodedata.category(letter) == "Cc" for letter in text):
-            # the journal is no place for a patient's name
+            # a patient's name must not get into the journal
             self.add_problem(keyword, "is malformed" if keyword.startswith("Patient") else f"is {text[:80]!a}", remedy)
             return ""
         setattr(content, keyword, text)
         return text
 
     def read_day(self, keyword: str, of: Any = None, needed: bool = True) -> str:
-        """The day as YYYYMMDD; empty where it is none."""
+        """The day as YYYYMMDD; empty, with a problem recorded, if it is not one."""
         text = self.read_value(keyword, "[0-9]{8}", "write one day as YYYYMMDD", of, needed)
         try:
             return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
         except ValueError:
-            self.add_problem(keyword, f"is {text}, which is not a day of the calendar", "write one day as YYYYMMDD")
+            self.add_problem(keyword, f"is {text}, which is not a calendar date", "write one day as YYYYMMDD")
             return ""
 
     def read_step(self, number: int, step: Any) -> dict[str, str]:
@@ -213,7 +217,7 @@ class Check:
         if station and known and station.upper() not in known:
             titles = ", ".join(self.settings.stations)
             self.add_problem(
-                "ScheduledStationAETitle", f"is {station!a}, which may ask for no worklist", f"use one of {titles}"
+                "ScheduledStationAETitle", f"is {station!a}, which may not query the worklist", f"use one of {titles}"
             )
         elif known and station:
             step.ScheduledStationAETitle = station = known[station.upper()]
@@ -232,13 +236,13 @@ class Check:
         }  # fmt: skip
 
     def read_item(self) -> Item:
-        """The item, with all its problems if it has any."""
+        """The item. Raises Refused with all its problems if it has any."""
         patient_id = self.read_value("PatientID", r"[^\\]{1,64}", "write 1 to 64 characters")
         name = self.read_value("PatientName", r"[^\\]*[^\\^= ][^\\]*", "write the name as FAMILY^GIVEN")
         self.read_day("PatientBirthDate", needed=False)
         self.read_value("PatientSex", "[MFO]", "write M, F or O, or leave it empty", needed=False)
         accession = self.read_value("AccessionNumber", r"[^\\]{1,16}", "write 1 to 16 characters")
-        study = self.read_value("StudyInstanceUID", UID, "write a UID: digits and dots, 64 at most")
+        study = self.read_value("StudyInstanceUID", UID, "write a UID: digits and dots, at most 64")
         sequence = self.content.get("ScheduledProcedureStepSequence")
         steps = []
         if not sequence or not hasattr(sequence[0], "keys"):
@@ -278,15 +282,17 @@ def derive_uid(place: str, *parts: str) -> str:
 
 
 def refuse_slow_file(_signal: int, _frame: Any) -> None:
-    """What the alarm does to a file that takes too long."""
-    raise Refused(f"It takes more than {CHECK_SECONDS} s to read. Remedy: write the attributes of a worklist alone.")
+    """Handles the alarm: refuses a file that takes too long to read."""
+    raise Refused(
+        f"It takes more than {CHECK_SECONDS} s to read. Remedy: write only the attributes of a worklist item."
+    )
 
 
 def parse_item(data: bytes, settings: Settings) -> Item:
-    """The item in a file of an application's, in its normal form; Refused says what is wrong with it."""
+    """The item in an application's file, in its normal form. Raises Refused with everything that is wrong with it."""
     from pydicom import config
 
-    config.settings.reading_validation_mode = config.IGNORE  # what is needed is checked here
+    config.settings.reading_validation_mode = config.IGNORE  # the values that matter are checked here
     former = signal.signal(signal.SIGALRM, refuse_slow_file)
     signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
     try:
@@ -296,7 +302,7 @@ def parse_item(data: bytes, settings: Settings) -> Item:
             warnings.simplefilter("ignore", DeprecationWarning)
             if len(data) > MAX_BYTES:
                 size = f"{words.say_size(len(data))}, more than {words.say_size(MAX_BYTES)}"
-                raise Refused(f"It has {size}. Remedy: submit worklist items only.")
+                raise Refused(f"The file is {size}. Remedy: submit worklist items only.")
             content = read_data_set(data)
             item = Check(content, settings).read_item()
             item = replace(item, data=encode_item(content, item.name))
@@ -305,7 +311,7 @@ def parse_item(data: bytes, settings: Settings) -> Item:
             return item
     except Refused:
         raise
-    except Exception as error:  # whatever a hostile file makes of a parser
+    except Exception as error:  # a hostile file can make a parser raise anything
         what = ascii(str(error)[:200])
         raise Refused(
             f"It cannot be read: {type(error).__name__} {what}. Remedy: make it with a DICOM library."

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a person asks of the worklist: schedule the rows of a file, list, remove, check."""
+"""The commands for the worklist: schedule the rows of a file, list, remove and check items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 from ..core.errors import Misused, Refused
 from . import row as rows
 from . import spreadsheet
-from .gate import A_SECOND
+from .intake import A_SECOND
 from .item import Item, derive_uid, encode_item, parse_item
 from .settings import Settings
 from .spool import lock_spool, read_served_item, read_served_items
@@ -27,12 +27,12 @@ from .tidy import find_first_day
 
 
 def read_file(path: str, given: argparse.Namespace) -> dict[int, dict[str, str]]:
-    """The rows of a file, or of what comes in, by their number."""
+    """The rows of a file or of standard input, by row number."""
     try:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
             data = file.read(spreadsheet.MAX_BYTES + 1)
     except OSError as error:
-        raise Misused(f"{path}: {error.strerror}. Remedy: give the name of a file that may be read.") from None
+        raise Misused(f"{path}: {error.strerror}. Remedy: name a file that this account can read.") from None
     try:
         return spreadsheet.read_rows(data, "standard input" if path == "-" else path, given.encoding or "", given.sheet)
     except spreadsheet.Unreadable as unreadable:
@@ -40,8 +40,8 @@ def read_file(path: str, given: argparse.Namespace) -> dict[int, dict[str, str]]
 
 
 def complete_row(row: dict[str, str], settings: Settings) -> dict[str, str]:
-    """The row with what a clinic may leave out. What is made is the same each time: it is by that that a later import
-    replaces an order, which may have got another time, another station or another spelling of the name by then."""
+    """The row with the values that a clinic may leave out. Generated values are the same each time, so that a later
+    import replaces an order even if its time, its station or the spelling of the name has changed."""
     day, hour = "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime"
     row = {"Modality": "US", hour: "0000", **{name: value for name, value in row.items() if value}}
     if "AccessionNumber" not in row:
@@ -56,19 +56,19 @@ def complete_row(row: dict[str, str], settings: Settings) -> dict[str, str]:
 
 
 def derive_study_uid(settings: Settings, patient: str, accession: str, day: str) -> str:
-    """The StudyInstanceUID that an import makes; with its day, since a number may be that of a treatment with several
-    appointments."""
+    """The StudyInstanceUID that an import generates. It depends on the day, since one accession number may cover a
+    treatment with several appointments."""
     return derive_uid(settings.hostname, patient, accession, day)
 
 
 def build_data(row: dict[str, str]) -> bytes:
-    """The file of a row that is complete, as an application would write it."""
+    """The worklist file of a complete row, as an application would write it."""
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
     item, step = Dataset(), Dataset()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's; what is wrong with a value is said later
+        warnings.simplefilter("ignore")  # pydicom's warnings; problems with values are reported later
         for name, value in row.items():
             setattr(step if name.startswith("Scheduled") or name == "Modality" else item, name, value)
         step.ScheduledProcedureStepDescription = row.get("RequestedProcedureDescription", "")
@@ -78,17 +78,17 @@ def build_data(row: dict[str, str]) -> bytes:
 
 
 def build_item(row: dict[str, str], settings: Settings, problems: dict[str, str]) -> tuple[Item, bytes]:
-    """The item of a row, and the file to hand over; Refused says what is wrong besides these `problems` by keyword."""
+    """The item of a row, and the file to submit. Raises Refused with `problems` (by keyword) and those found here."""
     found = list(problems.values())
     try:
         data = build_data(complete_row(row, settings))
         item = parse_item(data, settings)
         if not found and item.last_day < find_first_day(settings):
-            what = "ScheduledProcedureStepStartDate is so long past that the item would go at once"
-            raise Refused(f"{what}. Remedy: correct it, or set orthanc_worklist_keep_days.")
+            what = "ScheduledProcedureStepStartDate is so long ago that the item would be removed at once"
+            raise Refused(f"{what}. Remedy: correct it, or raise orthanc_worklist_keep_days.")
     except Refused as refused:
         found += [problem for problem in refused.problems if problem.split(" ")[0] not in problems]
-    except Exception as error:  # pydicom, of a value that it cannot write
+    except Exception as error:  # from pydicom, for a value that it cannot write
         found += [] if found else [f"{str(error)!a}. Remedy: correct it."]
     if found:
         raise Refused(*found)
@@ -96,7 +96,7 @@ def build_item(row: dict[str, str], settings: Settings, problems: dict[str, str]
 
 
 def build_items(settings: Settings, path: str, given: argparse.Namespace) -> list[tuple[Item, bytes]]:
-    """Every row's item and file, or Refused with what is wrong with any of them."""
+    """The item and the file of every row. Raises Refused with the problems of all rows."""
     made: list[tuple[Item, bytes]] = []
     problems: list[str] = []
     orders: dict[int, set[str]] = {}
@@ -109,30 +109,30 @@ def build_items(settings: Settings, path: str, given: argparse.Namespace) -> lis
                 key = "PatientID, AccessionNumber and day" if values.get("AccessionNumber") else "PatientID, day"
                 key += "" if values.get("AccessionNumber") else ", Modality and RequestedProcedureDescription"
                 key = "StudyInstanceUID" if values.get("StudyInstanceUID") else key
-                what = f"It is the order of row {seen[item.name]} again: the same {key}"
-                remedy = "Remedy: delete the one that no longer holds, or give each an AccessionNumber of its own"
+                what = f"It repeats the order of row {seen[item.name]}: the same {key}"
+                remedy = "Remedy: delete the row that is no longer valid, or give each its own AccessionNumber"
                 raise Refused(f"{what}. {remedy}.")
             made.append((item, data))
         except Refused as refused:
             problems += [f"Row {number}: {problem}" for problem in refused.problems]
     problems += rows.find_contradictions(orders)
     if problems:
-        raise Refused(*problems, "Nothing was scheduled. Remedy: correct the rows and import all of them again.")
+        raise Refused(*problems, "Nothing was scheduled. Remedy: correct these rows and import the whole file again.")
     return made
 
 
 def create_items(settings: Settings, path: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Every row or none."""
+    """Schedules every row of the file, or none of them."""
     root = os.geteuid() == 0
-    if given.replace and not root:  # others do not see the list
-        raise Misused("--replace: Only root takes items off the list. Remedy: run it as root.")
+    if given.replace and not root:  # other accounts cannot read the list
+        raise Misused("--replace: only root may remove items from the list. Remedy: run the command as root.")
     made = build_items(settings, path, given)
-    drop = settings.incoming if root else settings.drop  # root would not notice that the mount is missing
+    drop = settings.incoming if root else settings.drop  # root would not notice a missing mount
     began = 0.0
-    for item, data in show_progress(made, "handing over"):
-        # a new file of a name that nobody knows: others write here, too, and could lay a link there
+    for item, data in show_progress(made, "submitting"):
+        # a new file with an unpredictable name: others can write here, too, and could create a link there
         descriptor, waiting = tempfile.mkstemp(".part", dir=drop)
-        began = began or os.fstat(descriptor).st_mtime  # by the clock that dates the gate's reasons
+        began = began or os.fstat(descriptor).st_mtime  # by the clock that dates the intake's reasons
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         os.rename(waiting, drop / item.name)
@@ -148,10 +148,12 @@ def create_items(settings: Settings, path: str, given: argparse.Namespace) -> di
 
 
 def find_leftovers(settings: Settings, items: list[Item]) -> dict[str, list[Item]]:
-    """What earlier imports put on the list besides these items: for a station's day that is theirs, which was moved or
-    cancelled if the file is the same; for other days under the same number, which was moved, or belongs to the same
-    treatment; and for one of their days at one of their stations where they have nothing, which may be another
-    file's."""
+    """Items from earlier imports that are still on the list, by kind:
+
+    not_in_file: for a station and day of these items; moved or cancelled, if the file is the same one.
+    other_days: for other days under the same accession number; moved, or part of the same treatment.
+    elsewhere: for one of these days and one of these stations, but not together; may come from another file.
+    """
     places = {(step["date"], step["station"]) for item in items for step in item.steps}
     days, stations = {day for day, _station in places}, {station for _day, station in places}
     numbers = {(item.patient_id, item.accession_number) for item in items}
@@ -172,21 +174,21 @@ def find_leftovers(settings: Settings, items: list[Item]) -> dict[str, list[Item
 
 
 def await_verdicts(settings: Settings, items: list[Item], began: float) -> None:
-    """Waits for the gate's verdict on each, which it gave after this import `began`."""
+    """Waits until the intake has served or rejected each item. `began` is when this import began, in epoch seconds."""
     end = time.monotonic() + 60 + len(items) / A_SECOND
-    for item in show_progress(items, "through the gate"):
+    for item in show_progress(items, "serving"):
         while (settings.incoming / item.name).exists():
             if time.monotonic() > end:
-                raise Refused(f"{item.name} still waits. Remedy: see journalctl -u orthanc-worklist.")
+                raise Refused(f"{item.name} is still waiting. Remedy: see journalctl -u orthanc-worklist.")
             time.sleep(0.05)
     problems = []
     for item in items:
         reasons = sorted(settings.quarantine.glob(f"*-{item.name}.reason"))
         reasons = [path for path in reasons if path.stat().st_mtime >= began]
         try:
-            # what it was to replace is still there when the gate refuses it
+            # if the intake rejects an item, the one that it would replace is still there
             good = (settings.served / item.name).read_bytes() == item.data
-        except FileNotFoundError:  # its study has arrived, if the gate says nothing else
+        except FileNotFoundError:  # without a reason from the intake, its study has arrived
             good = not reasons
         if not good:
             reason = " ".join(reasons[-1].read_text().splitlines()) if reasons else "see the journal"
@@ -196,7 +198,7 @@ def await_verdicts(settings: Settings, items: list[Item], began: float) -> None:
 
 
 def show_progress(work: list[Any], what: str) -> Iterable[Any]:
-    """A bar, for a person who watches more than a moment's work."""
+    """Shows a progress bar on a terminal if there is much to do."""
     if not sys.stderr.isatty() or len(work) < 50:
         yield from work
         return
@@ -209,7 +211,7 @@ def show_progress(work: list[Any], what: str) -> Iterable[Any]:
 
 
 def remove_unchanged(settings: Settings, items: list[Item]) -> list[Item]:
-    """Those that went: under the name of one may be another by now."""
+    """Removes those that are still the same on the list and returns them: another may have replaced one by now."""
     with lock_spool(settings):
         still = [item for item in items if read_served_item(settings.served / item.name, settings) == item]
         for item in still:
@@ -218,7 +220,7 @@ def remove_unchanged(settings: Settings, items: list[Item]) -> list[Item]:
 
 
 def remove_items(settings: Settings, wanted: list[str]) -> dict[str, Any]:
-    """Takes off the list what a person names. Refused for a name that is not on it."""
+    """Removes the named items from the list. Raises Refused for a name that is not on it."""
     with lock_spool(settings):
         items = read_served_items(settings)
         found = [item for item in items if item.names & set(wanted)]
@@ -232,7 +234,7 @@ def remove_items(settings: Settings, wanted: list[str]) -> dict[str, Any]:
 
 
 def list_items(settings: Settings, which: str) -> dict[str, Any]:
-    """What is on the list in the order of the days; or what is `waiting` or in `quarantine`."""
+    """The items on the list, by day; or the files that are `waiting` or in `quarantine`."""
     if which == "waiting":
         return {"waiting": sorted(ascii(path.name)[1:-1] for path in settings.incoming.iterdir())}
     if which == "quarantine":
@@ -246,7 +248,7 @@ def list_items(settings: Settings, which: str) -> dict[str, Any]:
 
 
 def check_files(settings: Settings, paths: list[str]) -> dict[str, Any]:
-    """The items in these files. Refused with what is wrong with any of them."""
+    """The items in these files. Raises Refused with the problems of all of them."""
     problems, items = [], []
     for path in paths:
         try:
@@ -254,7 +256,7 @@ def check_files(settings: Settings, paths: list[str]) -> dict[str, Any]:
         except Refused as refused:
             problems += [f"{path}: {problem}" for problem in refused.problems]
         except OSError as error:
-            problems.append(f"{path}: {error.strerror}. Remedy: give the name of a file that may be read.")
+            problems.append(f"{path}: {error.strerror}. Remedy: name a file that this account can read.")
     if problems:
         raise Refused(*problems)
     return {"items": items}

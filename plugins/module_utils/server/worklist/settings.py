@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the deploy wrote for the worklist's programs, and the directories that follow from it."""
+"""The settings that the deploy wrote for orthanc-worklist, and the directories that they imply."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONFIGURATION = Path("/etc/orthanc-worklist.json")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the deploy wrote into /etc/orthanc-worklist.json."""
+    """The contents of /etc/orthanc-worklist.json."""
 
     served: Path
     drop: Path
@@ -26,7 +26,7 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """Those in a file of a deploy's. Misused where it is not there or is another release's."""
+        """The settings in a file. Raises Misused if it is missing or was written by another release."""
         return read_settings(cls, path, "orthanc_worklist")
 
     @property
@@ -43,11 +43,11 @@ class Settings:
 
     @property
     def unfinished(self) -> Path:
-        """Where a file is written that is whole or not there: not in the served directory, since a name that goes while
-        Orthanc reads that makes its query fail."""
+        """Where a file is written before it is renamed into place: outside the served directory, since a file that
+        disappears while Orthanc reads that directory makes the query fail."""
         return self.spool / "unfinished"
 
     @property
     def taken(self) -> Path:
-        """Where a file of an application's is while it goes."""
+        """Where an application's file is while the intake removes it."""
         return self.spool / "taken"

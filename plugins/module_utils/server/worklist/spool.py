@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The directories of the worklist: what Orthanc serves, and what waits, goes or is held beside it in .spool.
+"""The directories of the worklist: served items, and beside them in .spool those that wait, move or are in quarantine.
 
-Applications write into one of them, and may lay links there or rename files meanwhile: nothing is followed.
+Applications write into one of them, and may create links or rename files there at any time: links are never followed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..core.locks import hold_lock
 from .item import MAX_BYTES, Check, Item, read_data_set
 from .settings import Settings
 
-FORGOTTEN_SECONDS = 3600  # and one that is never finished, or never gets its name, goes after an hour
+FORGOTTEN_SECONDS = 3600  # a file that is not finished, or not renamed, within an hour goes to quarantine
 
 
 def lock_spool(settings: Settings) -> AbstractContextManager[None]:
-    """One at a time: the gate, tidying up, and a person who removes an item."""
+    """Serialises the intake, the tidying, and the command that removes items."""
     return hold_lock(settings.spool / "lock")
 
 
@@ -45,20 +45,20 @@ def read_served_items(settings: Settings) -> list[Item]:
 
 
 def read_served_item(path: Path, settings: Settings) -> Item | None:
-    """What the gate wrote: an item by the name of its file, whose station may have left the inventory since."""
+    """An item that the intake wrote, named after its file; its station may have left the inventory since then."""
     try:
         return replace(
             Check(read_data_set(path.read_bytes()), replace(settings, stations=[])).read_item(), name=path.name
         )
     except FileNotFoundError:
         return None
-    except Exception as error:  # somebody put it there past the gate
-        say(f"{path.name} is not the gate's: {str(error)[:200]!a}. Remedy: move it to {settings.drop}.", 4)
+    except Exception as error:  # the file bypassed the intake
+        say(f"{path.name} was not written by the intake: {str(error)[:200]!a}. Remedy: move it to {settings.drop}.", 4)
         return None
 
 
 def truncate_file(path: Path) -> None:
-    """Its first bytes stay, unless it became a link since it was looked at."""
+    """Truncates the file to MAX_BYTES, unless it has become a link since it was inspected."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     if os.fstat(descriptor).st_size > MAX_BYTES:
         os.ftruncate(descriptor, MAX_BYTES)
@@ -66,7 +66,7 @@ def truncate_file(path: Path) -> None:
 
 
 def move_file(path: Path, target: Path, seen: os.stat_result) -> bool:
-    """Whether it is the file that was looked at; what has taken its name meanwhile goes back."""
+    """Moves the file and returns whether it is the one that was inspected; another file of that name is moved back."""
     path.rename(target)
     now = target.lstat()
     same = now.st_ino == seen.st_ino and (not stat.S_ISREG(seen.st_mode) or now.st_mtime_ns == seen.st_mtime_ns)
@@ -84,15 +84,15 @@ def find_owner(uid: int) -> str:
 
 
 def quarantine_file(settings: Settings, path: Path, seen: os.stat_result, refused: Refused) -> bool:
-    """Whether it went into quarantine, unopened; its name there is made of what stays when this is interrupted."""
-    safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # nobody else gives reasons
+    """Moves the file to quarantine, unopened, and returns whether it did. The name there is the same after a retry."""
+    safe = re.sub(r"[^A-Za-z0-9._-]|[.](?=reason$)", "_", path.name)[-100:]  # only this function names .reason files
     held = settings.quarantine / f"{int(seen.st_mtime)}-{seen.st_ino}-{safe}"
     who, when = find_owner(seen.st_uid), words.say_moment(time.time())
     text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *map(escape, refused.problems), ""]
     reason = held.with_name(f"{held.name}.reason")
     write_atomic(reason, "\n".join(text), 0o600, part=settings.unfinished)
     if seen.st_size > MAX_BYTES:
-        seen = path.lstat()  # it was cut
+        seen = path.lstat()  # it was truncated
     if not move_file(path, held, seen) and not os.path.lexists(held):
         reason.unlink()
         return False
@@ -101,5 +101,5 @@ def quarantine_file(settings: Settings, path: Path, seen: os.stat_result, refuse
 
 
 def has_item_name(name: str) -> bool:
-    """Applications may write under any other name, and rename."""
+    """Whether this is the name of a finished item: applications may write under any other name, then rename."""
     return name.endswith(".wl") and not name.startswith(".")

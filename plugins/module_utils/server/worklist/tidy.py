@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Tidying up: items whose study has come or whose day is long past, and files that nobody will finish."""
+"""Tidying: removes items whose study has arrived or whose day is long past, and abandoned files."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ from .spool import (
 )
 
 ANSWER_SECONDS = 30
-QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not take the images' disk
+QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not fill the disk of the images
 
 
 def find_first_day(settings: Settings) -> str:
-    """Of those whose items are kept."""
+    """The first day whose items are kept, as YYYYMMDD."""
     return (date.today() - timedelta(days=settings.keep_days)).strftime("%Y%m%d")
 
 
 def tidy_worklist(settings: Settings) -> None:
-    """Takes away items that are done or long past, and what nobody will finish; keeps the rest if Orthanc is away."""
+    """Removes items that are done or long past, and abandoned files. If Orthanc does not answer, items that may be done
+    stay."""
     items = read_served_items(settings)
     done = {item.name: "its day is long past" for item in items if item.last_day < find_first_day(settings)}
     try:
@@ -48,23 +49,25 @@ def tidy_worklist(settings: Settings) -> None:
         with lock_spool(settings):
             for item in items:
                 path = settings.served / item.name
-                if item.name in done and read_served_item(path, settings) == item:  # not another by now
+                if (
+                    item.name in done and read_served_item(path, settings) == item
+                ):  # another may have replaced it by now
                     path.unlink()
                     say(f"removes {item.name}: {done[item.name]}", 5)
         purge_leftovers(settings)
 
 
 def purge_leftovers(settings: Settings) -> None:
-    """What nobody will finish goes into quarantine, and what was there for long goes for good."""
+    """Moves abandoned files to quarantine, and deletes old files from quarantine."""
     with lock_spool(settings):
         for name in os.listdir(settings.incoming):
             path = settings.incoming / name
-            with contextlib.suppress(OSError):  # the application has taken it back; a full disk
+            with contextlib.suppress(OSError):  # the application has removed it, or the disk is full
                 seen = path.lstat()
                 if not has_item_name(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
-                    what = "For an hour its name has not become one that ends in .wl"
-                    quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is whole."))
-        number: dict[int, int] = defaultdict(int)  # of each owner's
+                    what = "It was not renamed to a name that ends in .wl within an hour"
+                    quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is complete."))
+        number: dict[int, int] = defaultdict(int)  # files of each owner
         held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
         for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
             reason = path.name.endswith(".reason")
@@ -73,11 +76,11 @@ def purge_leftovers(settings: Settings) -> None:
             if many or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
                 if not reason:
                     say(f"removes {path.name} from quarantine", 4)
-                # rm follows nothing, though the directory's owner may still move things in it
+                # rm does not follow links, even if the directory's owner moves entries in it meanwhile
                 run_program("rm", "-rf", "--one-file-system", "--", str(path), seconds=None)
                 path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-                truncate_file(path)  # its writer has gone on
+                truncate_file(path)  # its writer has continued
 
 
 def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
@@ -86,7 +89,7 @@ def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
     for at in range(0, len(items), 50):
         part = items[at : at + 50]
         queries.append(("StudyInstanceUID", [item.study_instance_uid for item in part]))
-        # one with a wildcard would ask for everybody's studies
+        # a number with a wildcard would match studies of other patients
         plain = [item.accession_number for item in part if not re.search(r"[*?]", item.accession_number)]
         queries.append(("AccessionNumber", plain))
     if not queries:
@@ -111,7 +114,7 @@ def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
 
 
 def read_served_time(settings: Settings, item: Item) -> float:
-    """When the gate served it, in seconds since 1970; never, for one that has gone meanwhile."""
+    """When the intake served it, in epoch seconds; infinity for an item that is gone."""
     try:
         return (settings.served / item.name).stat().st_mtime
     except FileNotFoundError:
@@ -119,15 +122,15 @@ def read_served_time(settings: Settings, item: Item) -> float:
 
 
 def is_study_of(item: Item, made: float, study: Any) -> bool:
-    """Whether a study of Orthanc's, which has the item's UID or its accession number and patient, is that of the item.
+    """Whether a study in Orthanc that has the item's UID, or its accession number and patient, belongs to the item.
 
-    Clinics number by treatment cycle: the number, and with some applications the UID, is that of other days, too. So
-    its last image must have come on the item's day or later. A study with a UID of its own must also be dated so, and
-    its last image have come after the item: an earlier examination of that day, or an old study that is imported
-    today, is another's.
+    Some clinics use one accession number per treatment cycle, so that other days have the same number, and with some
+    applications the same UID. So its last image must have arrived on the item's day or later. A study with another UID
+    must also have a study date that late, and its last image must have arrived after the item was served: an earlier
+    examination of that day, or an old study that is imported today, does not belong to the item.
     """
     tags = study["MainDicomTags"]
-    if not study.get("LastUpdate"):  # metadata of a study, which a user may delete: then nothing tells when it came
+    if not study.get("LastUpdate"):  # metadata that a user may delete: then the time of arrival is unknown
         return False
     last = datetime.strptime(study["LastUpdate"], "%Y%m%dT%H%M%S").replace(tzinfo=timezone.utc)  # as Orthanc writes it
     came = last.astimezone().strftime("%Y%m%d")
@@ -138,5 +141,5 @@ def is_study_of(item: Item, made: float, study: Any) -> bool:
 
 
 def find_studies(api: Api, query: dict[str, str]) -> Any:
-    """Studies that match (Orthanc Book, "Performing Finds within Orthanc"), a list of values by PS3.4, C.2.2.2.2."""
+    """The studies that match (Orthanc Book, "Performing Finds within Orthanc"; lists of values by PS3.4, C.2.2.2.2)."""
     return api.post("/tools/find", {"Level": "Study", "Expand": True, "CaseSensitive": True, "Query": query})
