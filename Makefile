@@ -1,5 +1,5 @@
-# make demo: a deployed Orthanc to look at. make test: everything that proves it. make campaign: what takes longer.
-# make bench: how long things take. make release-check: what Galaxy would say of the collection as it is built.
+# make demo: deploy an Orthanc to look at. make test: run all tests. make campaign: run the tests that take longer.
+# make bench: measure how long things take. make release-check: check the built collection as Galaxy does.
 SHELL := /bin/bash
 VENV := .venv
 BED := python3 tests/bed/bed.py
@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 .PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios lines \
   release-check sanity changelog
 
-# Ansible finds the checkout as a collection; Galaxy is not asked.
+# Let Ansible find the checkout as a collection, without Galaxy.
 .collections/ansible_collections/clinicops/orthanc:
 	mkdir -p $(@D)
 	ln -sfn ../../.. $@
@@ -26,7 +26,7 @@ demo: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops
 	@$(BED) engine
 	@python3 tests/bed/demo.py up
 
-# a first deploy's text and picture in docs, from machines that are new
+# Record the text and the picture of a first deploy for docs, on new machines.
 first-deploy: $(VENV)/requirements-demo.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
 	@python3 tests/bed/demo.py record
@@ -35,11 +35,11 @@ demo-down:
 	@python3 tests/bed/demo.py down
 	@$(BED) engine-down
 
-# Every job, whatever becomes of the others; ONLY="lint worklist" are some of them. See docs/test-bed.md.
+# Run every job, even if others fail; ONLY="lint worklist" runs some of them. See docs/test-bed.md.
 test: ready
 	@python3 tests/bed/suite.py $(ONLY)
 
-# what would take make test too long, and what judges times; its results stand in docs/measurements.md
+# Run the tests that take too long for make test, or judge times. docs/measurements.md has the results.
 campaign: ready
 	@python3 tests/bed/suite.py --campaign $(ONLY)
 
@@ -53,8 +53,8 @@ lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 	yamllint --strict .
 	ansible-lint --offline
 
-# what is said of the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults),
-# docs/measurements.md from bench/results/*.json, and the drawing in docs/architecture.md from the imports
+# Generate what describes the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults),
+# docs/measurements.md from bench/results/*.json, and the drawing in docs/architecture.md from the imports.
 docs: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	PYTHONPATH=.collections python3 tools/settings_docs.py
 	python3 tools/measurements.py
@@ -66,26 +66,26 @@ unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 unit-campaign: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit --hypothesis-profile=campaign
 
-# how many lines the product has, by room; BEFORE=<revision> beside them
+# Count the lines of the product, by area; BEFORE=<revision> shows those of that revision beside them.
 lines:
 	@python3 tools/lines.py $(BEFORE)
 
-# the names of make test's scenarios, for ONLY
+# List the scenarios of make test, for ONLY.
 scenarios:
 	@python3 tests/bed/suite.py --list | grep -vxE 'lint|unit|release-check'
 
-# One scenario of molecule/; BED_TESTS=campaign runs its tests for the campaign.
+# Run one scenario of molecule/; BED_TESTS=campaign runs its tests for the campaign.
 scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	@$(BED) engine
 	molecule test --scenario-name $*
 
-# What takes how long; each program writes bench/results/<program>.json.
+# Measure how long things take; each program writes bench/results/<program>.json.
 bench: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	PYTHONPATH=.collections python3 bench/configuration.py --json bench/results/configuration.json
 	@python3 tools/measurements.py
 
 # --- a release: see docs/releasing.md ---
-# Its tools have an environment of their own, since galaxy-importer asks for old releases of what others need new.
+# Its tools have an environment of their own: galaxy-importer needs older releases of packages that others need newer.
 RELEASE := .bed/release
 $(RELEASE)/requirements.stamp: requirements-release.txt $(VENV)/requirements-demo.stamp
 	@python3 -m venv $(RELEASE)
@@ -96,11 +96,11 @@ $(RELEASE)/requirements.stamp: requirements-release.txt $(VENV)/requirements-dem
 release-check: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
 	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py
 
-# ansible-test sanity on what is built; some minutes, and it fetches its own requirements
+# Run ansible-test sanity on the built collection. It takes some minutes and fetches its own requirements.
 sanity: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
 	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py sanity
 
-# moves the fragments into changelogs/changelog.yaml, under the version of galaxy.yml, and writes CHANGELOG.md
+# Move the fragments into changelogs/changelog.yaml, under the version of galaxy.yml, and write CHANGELOG.md.
 changelog: $(RELEASE)/requirements.stamp
 	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog release --update-existing
 	PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) antsibull-changelog generate --reload-plugins --refresh-plugins allow-removal

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The test bed: a container engine, base images, networks and machines.
 
-It uses the Docker Engine that answers; where none does it starts Debian's, as
-root, and remembers the pid. As root on Debian the images are made from the
+It uses the running Docker Engine. If none is running, it starts Debian's as
+root, and remembers the pid. As root on Debian it builds the images from the
 archive that the host itself uses (mmdebstrap), anywhere else from
-`debian:<suite>`; BED_BASE names another base image than `debian`. They are
-tagged with a hash of their recipe, so a second run builds nothing.
+`debian:<suite>`; BED_BASE names another base image than `debian`. The images
+are tagged with a hash of their recipe, so a second run builds nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MACHINE = [
 ]
 # Orthanc 1.13.0 and DICOMweb 1.24, as in the image orthancteam/orthanc 26.8.x
 ORTHANC = ["orthanc", "orthanc-dicomweb", "orthanc-python", "python3", "ca-certificates", "tzdata"]
-# a registry of the clinic's own
+# the clinic's own registry
 REGISTRY = ["docker-registry", "skopeo", "apache2-utils", "ca-certificates"]
 # an ACME server, and the name server that it asks
 ACME = ["pebble", "bind9", "curl", "ca-certificates"]
@@ -46,7 +46,7 @@ CLIENT = [
     *("dcmtk", "curl", "openssl", "iproute2", "ca-certificates"),
     *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
 ]
-# where backups go: a REST server of restic's, and SFTP
+# where backups go: restic's REST server, and SFTP
 REPOSITORY = [*MACHINE, "restic", "restic-rest-server", "apache2-utils"]
 IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian12": ("bookworm", MACHINE),
@@ -60,24 +60,24 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "repository": ("trixie", REPOSITORY),
 }
 WITHOUT_SYSTEMD = ("client", "registry", "acme")
-# A clinic's machine: it is reached by SSH where a scenario starts that. Installing takes a third less time when dpkg
-# does not wait for the disk and apt fetches no descriptions.
+# A clinic's machine. Its own SSH service runs only where a scenario starts it. Installing takes a third less time when
+# dpkg does not wait for the disk and apt fetches no descriptions.
 CLINIC = (
     "systemctl disable ssh.service"
     " && echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/bed"
     ' && echo "Acquire::Languages { none; };" > /etc/apt/apt.conf.d/99bed'
 )
 AFTERWARDS = {"debian12": CLINIC, "debian13": CLINIC}
-# Ansible reaches a machine by an SSH server of its own connection, whatever becomes of the machine's network, SSH and
-# accounts. It writes into no log, and programs find no client's address that is none. /run is empty after each start.
+# Each connection of Ansible starts an SSH server of its own, which does not depend on the machine's network, SSH and
+# accounts. It does not log, and programs do not see a client address. /run is empty after each start.
 KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
 SERVE_SSH = """
-[ -x /usr/sbin/sshd ] || {  # a machine of before the images had it
+[ -x /usr/sbin/sshd ] || {  # a machine that is older than this package in its image
   export DEBIAN_FRONTEND=noninteractive
   apt-get update && apt-get install -y --no-install-recommends openssh-server && systemctl disable --now ssh.service
 } >/dev/null 2>&1 </dev/null
 mkdir -p /run/sshd /run/bed && cd /run/bed || exit
-# two connections may begin at once
+# two connections may start at once
 echo "$BED_KEY" > $$.pub && mv $$.pub authorized_keys
 [ -e host_key ] || { ssh-keygen -q -t ed25519 -N '' -f $$ && mv $$ host_key; } || exit
 cd /
@@ -85,14 +85,14 @@ exec /usr/sbin/sshd -i -f /dev/null -o HostKey=/run/bed/host_key -o AuthorizedKe
   -o StrictModes=no -o UsePAM=no -o MaxSessions=100 -o LogLevel=QUIET \
   -o ForceCommand='exec env -u SSH_CLIENT -u SSH_CONNECTION -u SSH_ORIGINAL_COMMAND sh -c "$SSH_ORIGINAL_COMMAND"'
 """
-# An RFC 5737 documentation network in three: the example inventory runs here as it is written. Each has a network of
-# IPv6 (RFC 3849) as well, and a machine the same last number in both.
+# An RFC 5737 documentation network in three parts, so that the example inventory runs here unchanged. Each part has an
+# IPv6 network (RFC 3849) too, and a machine has the same last number in both.
 NETWORKS = {
     "clinic": ("198.51.100.0/26", "2001:db8:100:1::/64"),
     "office": ("198.51.100.64/26", "2001:db8:100:2::/64"),
     "outside": ("198.51.100.128/26", "2001:db8:100:3::/64"),
 }
-# What systemd needs in a container; --privileged can be refused by the host.
+# What systemd needs in a container; a host may refuse --privileged.
 CAPABILITIES = [
     *("SYS_ADMIN", "NET_ADMIN", "NET_RAW", "SYS_PTRACE", "MKNOD", "SYS_CHROOT", "SETFCAP"),
     *("AUDIT_WRITE", "DAC_READ_SEARCH", "IPC_LOCK", "SYS_NICE", "SYSLOG", "LINUX_IMMUTABLE", "LEASE"),
@@ -123,14 +123,14 @@ def run(*command: str, check: bool = True, **options: Any) -> subprocess.Complet
     return done
 
 
-HELD: list[bool] = []  # by this process
+HELD: list[bool] = []  # the lock, by this process
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Two scenarios may run side by side: while one installs, or makes images and networks, the other waits.
+    """Two scenarios may run side by side: while one installs, or creates images and networks, the other waits.
 
-    Whoever holds it may take it once more."""
+    A process that holds the lock may take it again."""
     STATE.mkdir(exist_ok=True)
     with (STATE / "lock").open("w") as lock:
         if not HELD:
@@ -150,7 +150,7 @@ def engine_answers() -> bool:
     return bool(shutil.which("docker")) and docker("info", check=False).returncode == 0
 
 
-def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start one") -> None:
+def apt_install(*packages: str, instead: str = "No Docker Engine is running. Remedy: start one") -> None:
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         sys.exit(f"bed: {instead}, or run this as root on Debian.")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -160,7 +160,7 @@ def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start 
         "-o",
         "Acquire::Retries=3",
         "-o",
-        "DPkg::Lock::Timeout=600",  # a machine's own upgrades begin when it has booted
+        "DPkg::Lock::Timeout=600",  # unattended upgrades start when a machine has booted
         "install",
         "-qq",
         "-y",
@@ -171,24 +171,24 @@ def apt_install(*packages: str, instead: str = "No Docker Engine answers. Start 
 
 
 def browser() -> str:
-    """The Chromium that is there, or Debian's; and poppler's tools, which read what it prints."""
+    """The installed Chromium, or Debian's; and poppler's tools, which read what it prints."""
     names = ("chromium", "chromium-browser", "google-chrome")
     if not any(map(shutil.which, names)) or not shutil.which("pdftotext"):
         say("installing Debian's Chromium")
-        apt_install("chromium", "poppler-utils", instead="No Chromium, or no pdftotext. Install both")
+        apt_install("chromium", "poppler-utils", instead="Chromium or pdftotext is missing. Remedy: install both")
     return next(name for name in names if shutil.which(name))
 
 
 def libraries() -> Path:
-    """The directory of npm's packages that pages of the tests use, as tests/bed/npm/package-lock.json pins them."""
+    """The directory of the npm packages that the tests' pages use, as tests/bed/npm/package-lock.json pins them."""
     wanted, home, part = Path(__file__).resolve().with_name("npm"), STATE / "npm", STATE / "npm.part"
     lock = "package-lock.json"
     with alone():
         if not home.exists() or (home / lock).read_bytes() != (wanted / lock).read_bytes():
             if not shutil.which("npm"):
                 say("installing Debian's npm")
-                apt_install("npm", instead="There is no npm. Install it")
-            say("installing npm's packages")
+                apt_install("npm", instead="npm is missing. Remedy: install it")
+            say("installing the npm packages")
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(wanted, part)
             run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", cwd=part)
@@ -198,7 +198,7 @@ def libraries() -> Path:
 
 
 def engine_up() -> None:
-    """Use the engine that answers, or start Debian's."""
+    """Use the running engine, or start Debian's."""
     if engine_answers():
         return
     if not shutil.which("dockerd"):
@@ -227,18 +227,18 @@ def engine_up() -> None:
         if daemon.poll() is not None:
             break
         time.sleep(0.2)
-    sys.exit(f"bed: dockerd did not start, see {STATE / 'dockerd.log'}")
+    sys.exit(f"bed: dockerd did not start. Remedy: see {STATE / 'dockerd.log'}")
 
 
 def engine_down() -> None:
-    """End the engine if this checkout started it."""
+    """Stop the engine if this checkout started it."""
     if not PID_FILE.exists():
         return
     pid = int(PID_FILE.read_text())
     PID_FILE.unlink()
     command = Path(f"/proc/{pid}/cmdline")
     if not command.exists() or b"dockerd" not in command.read_bytes():
-        return  # the pid belongs to somebody else by now
+        return  # the pid belongs to another process by now
     os.kill(pid, signal.SIGTERM)
     for _ in range(300):
         if not command.exists() or not command.read_bytes():
@@ -257,7 +257,7 @@ def debian_sources(suite: str) -> list[str]:
     ).stdout.split()
     uris = dict(reversed([target.split("|", 1) for target in targets if "|" in target]))
     if "Debian" not in uris:
-        sys.exit("bed: no Debian mirror in the apt sources; run apt-get update")
+        sys.exit("bed: The apt sources name no Debian mirror. Remedy: add one, and run apt-get update")
     sources = [f"deb {uris['Debian']} {suite} main"]
     if "Debian-Security" in uris:
         sources.append(f"deb {uris['Debian-Security']} {suite}-security main")
@@ -275,7 +275,7 @@ def dockerfile(suite: str, packages: list[str], afterwards: str) -> str:
 
 
 def image(name: str) -> str:
-    """The tag of an image; it is built if it is not there, by one process at a time."""
+    """The tag of an image. A missing image is built, by one process at a time."""
     with alone():
         return built(name)
 
@@ -295,7 +295,7 @@ def built(name: str) -> str:
             say(f"building image {name} from Debian {suite}")
             tar = f"{scratch}/image.tar"
             options = ["--variant=minbase", f"--include={','.join(packages)}", '--aptopt=Acquire::Retries "3"']
-            if suite == "forky":  # its lists outlive their date between two Debian releases
+            if suite == "forky":  # the date of its lists may have passed between two Debian releases
                 options.append('--aptopt=Acquire::Check-Valid-Until "false"')
             if afterwards:
                 options.append(f'--customize-hook=chroot "$1" sh -c {shlex.quote(afterwards)}')
@@ -324,23 +324,26 @@ def address6(address: str) -> str:
 
 
 def networks_down() -> None:
-    """Remove the networks that nobody uses any more; Docker keeps the others."""
+    """Remove the networks that no container uses any more; Docker keeps the others."""
     for name in NETWORKS:
         docker("network", "rm", f"clinicops-{name}", check=False)
 
 
 def refuse_taken(subnet: str) -> None:
-    """Docker would put its network over the host's own and cut it off."""
+    """Refuse a network that the host has a route to: Docker would put its own in its place and cut the host off."""
     if not shutil.which("ip"):
         return  # not Linux: the engine has a machine of its own
     for route in json.loads(run("ip", "-json", "route").stdout):
         taken = route["dst"]
         if taken != "default" and ipaddress.ip_network(taken).overlaps(ipaddress.ip_network(subnet)):
-            sys.exit(f"bed: this machine has a route to {taken} ({route['dev']}), and the test bed needs {subnet}")
+            sys.exit(
+                f"bed: This machine has a route to {taken} ({route['dev']}), and the test bed needs {subnet}. "
+                "Remedy: use a machine without that route."
+            )
 
 
 def machine_up(name: str, kind: str, addresses: list[str]) -> None:
-    """Start one container with the given addresses; the network follows from the address."""
+    """Start one container with the given addresses, each in the network that it belongs to."""
     if docker("inspect", name, check=False).returncode == 0:
         return
     options = [f"--name={name}", f"--hostname={name}", "--label=clinicops-bed"]
@@ -349,7 +352,7 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         command = ["sleep", "infinity"]
         options.append("--init")
     else:
-        # images are refused on the overlay file system of a container: a volume, as a VM has a disk
+        # the product refuses images on a container's overlay file system, so a volume stands for the disk
         options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc", "--volume=/var/lib/docker"]
     for number, address in enumerate(addresses):
         subnet = next(
@@ -368,21 +371,21 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         if state in ("running", "degraded"):
             return
         time.sleep(0.2)
-    sys.exit(f"bed: systemd in {name} did not come up: {state}")
+    sys.exit(f"bed: systemd in {name} did not start: {state}. Remedy: see docker logs {name}")
 
 
 def connection_up() -> None:
-    """Make the key that .config/molecule/hosts.yml names, and the directory of the connections."""
+    """Create the key that .config/molecule/hosts.yml names, and the directory of the connections."""
     KEY.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if KEY.exists():
         return
     if not shutil.which("ssh-keygen"):
-        apt_install("openssh-client", instead="No SSH client is installed. Install it")
+        apt_install("openssh-client", instead="The SSH client is missing. Remedy: install it")
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test bed", "-f", str(KEY))
 
 
 def connect(name: str) -> None:
-    """Become the way to an SSH server in a machine, by standard input and output: a ProxyCommand of ssh."""
+    """Connect standard input and output to an SSH server in a machine: a ProxyCommand of ssh."""
     key = KEY.with_suffix(".pub").read_text().strip()
     os.execvp("docker", ["docker", "exec", "-i", f"--env=BED_KEY={key}", name, "sh", "-c", SERVE_SSH])
 
@@ -396,14 +399,14 @@ def machine_down(name: str, *, keep_volume: bool = False) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("engine", help="use the Docker Engine that answers, or start one")
-    commands.add_parser("browser", help="use the Chromium that is there, or install one; and what its pages need")
-    commands.add_parser("engine-down", help="end the engine if this checkout started it")
-    up = commands.add_parser("up", help="start containers")
+    commands.add_parser("engine", help="use the running Docker Engine, or start one")
+    commands.add_parser("browser", help="use the installed Chromium, or install it, with what the tests' pages need")
+    commands.add_parser("engine-down", help="stop the engine if this checkout started it")
+    up = commands.add_parser("up", help="create and start containers")
     up.add_argument("platforms", help='JSON: [{"name", "image", "addresses": [..]}, ..]')
     down = commands.add_parser("down", help="remove containers, their volumes, and networks without a container")
     down.add_argument("names", nargs="+")
-    way = commands.add_parser("connect", help="the way to a machine's SSH server, for ssh's ProxyCommand")
+    way = commands.add_parser("connect", help="connect to a machine's SSH server, as ssh's ProxyCommand")
     way.add_argument("name")
     chosen = parser.parse_args()
     if chosen.command == "engine":

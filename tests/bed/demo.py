@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The demo: one machine, one scanner, one office PC; deployed, proven, left running.
+"""The demo: one machine, one scanner, one office PC; deployed, tested, left running.
 
-up: deploys it. record: the same on new machines, and what the terminal shows goes into docs/first-deploy/terminal.txt
-and docs/demo.svg. down: removes it.
+up: deploys it. record: the same on new machines, and saves the terminal output in docs/first-deploy/terminal.txt and
+docs/demo.svg. down: removes it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def record() -> None:
 
 
 def prepare() -> list[str]:
-    """Start the machines; returns the inventories as options of ansible-playbook."""
+    """Starts the machines. Returns the inventories as options of ansible-playbook."""
     bed.networks_up()
     for name, (image, addresses) in PLATFORMS.items():
         bed.say(f"machine {name}")
@@ -84,7 +84,7 @@ def prepare() -> list[str]:
 
 
 def describe_access() -> str:
-    """How to reach what was deployed; .demo/access.json holds the same."""
+    """How to reach what was deployed; .demo/access.json contains the same."""
     access = write_access(json.loads((DEMO / "overlay.json").read_text())["orthanc"]["vars"])
     dicom = f"{access['dicom_address']} {access['dicom_port']}"
     return f"""Orthanc is running, and has passed its acceptance test.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Runs the jobs of `make test` or `make campaign`: every one of them, whatever becomes of the others.
+"""Runs the jobs of `make test` or `make campaign`: every one of them, even if others fail.
 
 Lint, the unit tests and each scenario under molecule/ are a job. BED_LANES of them run side by side (two in `make
-test`, one in the campaign, which judges times), the longest first, and none beside another that has the same machines
-or addresses. A job's output is .bed/logs/<job>.log; a line a minute tells what runs, and the end names every failure.
-The exit code is 0 if all passed, 1 if one failed, 130 when it was interrupted.
+test`, one in the campaign, which judges times), the longest first. Two jobs that use the same machines or addresses
+never run at once. A job's output is in .bed/logs/<job>.log. A line each minute shows what is running, and the summary
+at the end names every failure. The exit code is 0 if all passed, 1 if one failed, 130 if it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / ".bed" / "logs"
-# they belong to the campaign as a whole
+# these run only in the campaign
 CAMPAIGN_ONLY = ("acme", "docker_to_package")
-# minutes on two cores, to begin with the longest
+# minutes on two cores, to start the longest first
 MINUTES = {
     "backup_restore": 48,
     "monitor": 22,
@@ -45,7 +45,7 @@ BESIDE = {"unit": 2.5, "lint": 1, "release-check": 2}
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SUMMARY = re.compile(r"^=+ (.*\d+ (?:passed|failed|error|deselected).* in [\d.]+s.*?) =+$")
 FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+\.py\b")
-GRACE = 30  # seconds that a job has to end in when it is told to
+GRACE = 30  # seconds that a job has to end in after a signal
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Run:
         return [result.job for result in self.results.values() if not result.begin]
 
     def start(self, job: Job) -> None:
-        # rich, which Molecule prints with, would break lines at 80 columns; a job's make has no part in ours
+        # rich, which Molecule prints with, would break lines at 80 columns; a job's make must not join ours
         environment = {**os.environ, "COLUMNS": "400", **job.environment}
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
             environment.pop(name, None)
@@ -202,7 +202,7 @@ class Run:
         lines = plain(self.log(name).read_text(errors="replace"))
         say(f"{result.word} {name} in {result.minutes:.1f} min" + "".join(f"; {one}" for one in summaries(lines)))
         if status:
-            # nobody can open the log of a machine that is gone
+            # a CI machine is gone afterwards, with its logs
             last = lines[-20 if sys.stdout.isatty() else -150 :]
             say("\n".join([f"--- the last {len(last)} lines of {self.log(name)}", *last, "---"]))
 
@@ -237,7 +237,7 @@ class Run:
             lines = plain(self.log(name).read_text(errors="replace"))
             named = failures(lines)
             if not named:
-                say(f"{name}: exit code {result.status}, and no test that failed; its last lines:")
+                say(f"{name}: exit code {result.status}, without a failed test; its last lines:")
                 named = [f"  {line}" for line in [line for line in lines if line][-15:]]
             for line in named:
                 say(f"{name}: {line}")
@@ -252,12 +252,12 @@ class Run:
 def run(jobs: list[Job], lanes: int, logs: Path, every: float = 60) -> int:
     """Runs them all and reports; returns the exit code."""
     logs.mkdir(parents=True, exist_ok=True)
-    # its logs would go, and its machines
+    # two runs would overwrite each other's logs and machines
     with logs.with_name("suite.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"Another run is at work in {logs.parent.parent}. Remedy: wait until it has ended.")
+            say(f"Another run is in progress in {logs.parent.parent}. Remedy: wait until it has ended.")
             return 2
         return run_alone(jobs, lanes, logs, every)
 
@@ -286,9 +286,9 @@ def run_alone(jobs: list[Job], lanes: int, logs: Path, every: float) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="these jobs alone")
-    parser.add_argument("--campaign", action="store_true", help="the jobs of make campaign")
-    parser.add_argument("--list", action="store_true", help="name the jobs, and run none")
+    parser.add_argument("names", nargs="*", help="run only these jobs")
+    parser.add_argument("--campaign", action="store_true", help="run the jobs of make campaign")
+    parser.add_argument("--list", action="store_true", help="list the jobs, and run none")
     chosen = parser.parse_args()
     jobs = jobs_of_campaign() if chosen.campaign else jobs_of_test()
     if unknown := sorted(set(chosen.names) - {job.name for job in jobs}):

@@ -81,8 +81,8 @@ def test_all_run_and_every_failure_is_named(tmp_path: Path, capsys: pytest.Captu
         "true passed N min",
         "tested: FAILED molecule/x/tests/test_x.py::test_a[one-2] - assert 1.76 <= 1.5",
         "tested: ERROR molecule/x/tests/test_y.py::test_b - OSError: gone",
-        "false: exit code 1, and no test that failed; its last lines:",
-        "broken: exit code 2, and no test that failed; its last lines:",
+        "false: exit code 1, without a failed test; its last lines:",
+        "broken: exit code 2, without a failed test; its last lines:",
         "broken: what happened",
         "2 of 5 jobs passed in N min.",
     ):
