@@ -59,7 +59,7 @@ def test_a_second_run_in_one_checkout_is_refused(tmp_path: Path, capsys: pytest.
     assert suite.run([Job("outer", again)], 1, tmp_path) == 1
     said = capsys.readouterr().out
     assert "outer: exit code 2" in said
-    assert "Another run is at work" in said
+    assert "Another run is in progress" in said
     assert (tmp_path / "outer.log").exists()
 
 
