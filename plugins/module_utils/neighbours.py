@@ -267,13 +267,18 @@ def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
 
 def list_reached(rules: list[dict[str, Any]], chain: str) -> list[dict[str, Any]]:
     """The rules of a chain, and of those to which it leads; Docker's own chains are in the same table."""
-    chains = [chain]
-    for name in chains:
+    chains: list[str] = []
+    waiting = [chain]
+    while waiting:
+        name = waiting.pop()
+        if name in chains:
+            continue
+        chains.append(name)
         for rule in rules:
             for statement in rule.get("expr", []) if rule["chain"] == name else []:
                 target = (statement.get("jump") or statement.get("goto") or {}).get("target")
-                if target and target not in chains:
-                    chains.append(target)
+                if target:
+                    waiting.append(target)
     return [rule for rule in rules if rule["chain"] in chains]
 
 

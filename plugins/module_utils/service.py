@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias, cast
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
@@ -120,7 +120,7 @@ class Container(runtime.Container):
         try_output("docker", "rm", "--force", name)
 
 
-Runner = Unit | Container
+Runner: TypeAlias = "Unit | Container"
 
 
 def is_running(runner: Runner) -> bool:
@@ -238,8 +238,7 @@ def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: li
         # in reverse: Orthanc is ended, and who started it says so
         leaving.callback(started.wait)
         leaving.callback(runner.end_trial, name)
-        assert started.stdin
-        with contextlib.suppress(BrokenPipeError), started.stdin as candidate:
+        with contextlib.suppress(BrokenPipeError), cast("IO[str]", started.stdin) as candidate:
             json.dump(configuration, candidate)
 
         def ask() -> tuple[bool, str]:

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Starts orthanc-verify, which is part of the server package."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import json
 import os
 import sqlite3
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..core.cli import build_common, build_parser, run_command
 from ..core.errors import DONE, WRONG
+from ..core.output import write_json
 from .beginning import make_first_backup, make_repository
 from .freeze import start_orthanc
 from .ledger import update_ledger
@@ -118,7 +118,7 @@ def main() -> int:
 
     def act() -> int:
         result = run_action(Settings.read(given.config), given)
-        print(json.dumps(result, indent=2)) if given.json else print_result(result)
+        write_json(result) if given.json else print_result(result)
         return WRONG if result.get("left") else DONE
 
     return run_command(PROGRAM, act, given.json, explain_error)

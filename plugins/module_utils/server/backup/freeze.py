@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from ..core.errors import Refused
 from ..core.files import write_atomic
@@ -40,13 +40,12 @@ def run_at_end(seconds: int, *command: str, awaited: bool = True) -> Iterator[No
         ["sh", "-c", script, str(seconds), *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    assert dog.stdin is not None
-    assert dog.stdout is not None
+    leash, barks = cast("IO[bytes]", dog.stdin), cast("IO[bytes]", dog.stdout)
     try:
-        dog.stdout.readline()
+        barks.readline()
         yield
     finally:
-        dog.stdin.close()
+        leash.close()
         if awaited:
             dog.wait()
 

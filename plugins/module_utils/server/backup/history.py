@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-Lineage = dict[str, int | None]
+Lineage: TypeAlias = "dict[str, int | None]"
 
 
 # --- what was there ------------------------------------------------------------------------------

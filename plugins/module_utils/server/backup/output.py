@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core import journal, words
-from ..core.escaping import escape
+from ..core.output import draw_bar, write_line
 from .study import format_images
 
 PROGRAM = "orthanc-backup"
@@ -23,8 +23,7 @@ def say_problem(text: str) -> None:
 def show_progress(done: float, what: str) -> None:
     """Progress, for a person who watches."""
     if sys.stderr.isatty():
-        end = "\n" if done >= 1 else ""
-        print(f"\r{what:12} [{'#' * int(30 * done):30}] {done:4.0%}", end=end, file=sys.stderr, flush=True)
+        draw_bar(what, done, f"{done:4.0%}")
 
 
 def summarize(what: str, found: Iterable[str], remedy: str) -> list[str]:
@@ -42,22 +41,22 @@ def print_result(result: dict[str, Any]) -> None:
         belongs = f"archive {one.get('archive', '?')[:4]}, Orthanc {one.get('version', '?'):8}"
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
         taken = f"{words.say_stamp(one['time']):>17}"
-        print(escape(f"{one['id']}  {taken}  {belongs} {counts}, {say_verified(one)}{proven}{kept}"))
+        write_line(f"{one['id']}  {taken}  {belongs} {counts}, {say_verified(one)}{proven}{kept}")
     for one in result.get("kept", []):
-        print(escape(f"stays as it is: {one['path']} ({one['why']})"))
+        write_line(f"stays as it is: {one['path']} ({one['why']})")
     for line in format_images(result.get("images", [])):
-        print(escape(line))
+        write_line(line)
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
-        print(escape(f"send again from {aet or 'applications'}:"))
+        write_line(f"send again from {aet or 'applications'}:")
         for one in result["resend"]:
             if one["aet"] == aet:
-                print(escape(f"    {words.say_stamp(one['time']):>17}  {one['accession']:16}  {one['study']}"))
+                write_line(f"    {words.say_stamp(one['time']):>17}  {one['accession']:16}  {one['study']}")
     for name, value in result.items():
         if name not in ("snapshots", "resend", "kept", "images") and value not in ("", [], {}):
             if isinstance(value, dict):
                 value = [f"{key} {say_value(key, of)}" for key, of in value.items()]
             text = ", ".join(map(str, value)) if isinstance(value, list) else say_value(name, value)
-            print(escape(f"{name.removesuffix('_seconds').replace('_', ' ')}: {text}"))
+            write_line(f"{name.removesuffix('_seconds').replace('_', ' ')}: {text}")
 
 
 def say_value(name: str, value: Any) -> str:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import quote
 
 from ..core.errors import Refused
@@ -74,9 +74,8 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
             ) as restic,
             watch_ssh(settings, restic) as lost,
         ):
-            assert restic.stdout is not None
             try:
-                yield from restic.stdout
+                yield from cast("IO[str]", restic.stdout)
                 restic.wait()
             finally:
                 if restic.poll() is None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import select
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 
 from . import journal
 from .errors import DONE, WRONG, Interrupted, Refused
+from .output import write_json
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SYSTEM_REMEDIES = {
@@ -99,7 +99,7 @@ def run_command(
             said = f"{type(error).__name__}: {error}. Remedy: it is a defect of {program}; report these lines."
         problems = [said]
     if as_json:
-        print(json.dumps({"problems": problems}, indent=2))
+        write_json({"problems": problems})
     for problem in problems:
         if loudly:
             journal.say_loudly(problem, program)

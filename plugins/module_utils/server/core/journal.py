@@ -21,7 +21,8 @@ def say(text: object, level: int = INFORMATION) -> None:
     """One line on standard error; as a unit its priority goes before it (sd-daemon(3))."""
     line, priority = escape(text), f"<{level}>" * ("INVOCATION_ID" in os.environ)
     for start in range(0, len(line) or 1, LENGTH):
-        print(priority + line[start : start + LENGTH], file=sys.stderr, flush=True)
+        sys.stderr.write(priority + line[start : start + LENGTH] + "\n")
+        sys.stderr.flush()
 
 
 def say_loudly(text: object, program: str) -> None:

@@ -11,18 +11,18 @@ What only some commands need they import themselves: the timer's look comes each
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from ..core.cli import build_common, build_parser, run_command
 from ..core.errors import DONE, WRONG, Refused
-from ..core.escaping import escape
 from ..core.files import write_atomic
 from ..core.journal import ERROR, say
 from ..core.locks import hold_lock
 from ..core.monitor_state import describe_silence, read_state
+from ..core.output import write_json, write_line
 from .history import save_state
 from .settings import FILE, Settings
 
@@ -83,9 +83,10 @@ def show(state: dict[str, Any], as_json: bool) -> int:
 
     silence = describe_silence(state, time.time())
     if as_json:
-        print(json.dumps({**state, "silence": silence}, indent=2))
+        write_json({**state, "silence": silence})
     else:
-        print("\n".join(map(escape, describe_state(state))))
+        for line in describe_state(state):
+            write_line(line)
     firing = [alert for alert in state.get("alerts", {}).values() if alert["firing"] and alert["severity"] != "info"]
     return WRONG if firing or silence else DONE
 
@@ -95,7 +96,11 @@ def list_vulnerabilities(settings: Settings, state: dict[str, Any], as_json: boo
     from .describe import describe_vulnerabilities
 
     known = state.get("packages", {}).get("vulnerabilities", {})
-    print(json.dumps(known, indent=2) if as_json else "\n".join(describe_vulnerabilities(known, settings)))
+    if as_json:
+        write_json(known)
+    else:
+        for line in describe_vulnerabilities(known, settings):
+            write_line(line)
     return DONE
 
 
@@ -112,7 +117,7 @@ def print_rules(settings: Settings) -> int:
     """Says the alert rules for Prometheus."""
     from .prometheus import format_rules
 
-    print(format_rules(settings), end="")
+    sys.stdout.write(format_rules(settings))
     return DONE
 
 
@@ -126,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "look":
         state = look(settings)
         if arguments.json:
-            print(json.dumps(state, indent=2))
+            write_json(state)
         return DONE
     state = read_state(settings.directory)
     if arguments.command == "vulnerabilities":

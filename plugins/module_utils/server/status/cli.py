@@ -17,8 +17,8 @@ from pathlib import Path
 from ..core import monitor_state, words
 from ..core.cli import build_parser, run_command
 from ..core.errors import DONE, WRONG, Misused
-from ..core.escaping import escape
 from ..core.limits import read_limits
+from ..core.output import write_json, write_line
 from ..core.settings import FACTS, read_file
 from .lines import GOOD, Server, State, describe_server, summarise
 
@@ -63,11 +63,11 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         subjects = {line.subject: {"state": line.state, "text": line.text, **line.facts} for line in lines}
         content = {"host": host, "state": verdict.state, "text": verdict.text, "subjects": subjects}
-        print(json.dumps(content, indent=2))
+        write_json(content)
     else:
-        print(escape(f"{host}: {verdict.text} ({words.say_moment(time.time())})"))
+        write_line(f"{host}: {verdict.text} ({words.say_moment(time.time())})")
         for line in lines:
-            print(escape(f"{line.subject:12}  {line.state:7}  {line.text}"))
+            write_line(f"{line.subject:12}  {line.state:7}  {line.text}")
     return DONE if verdict.state == GOOD else WRONG
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from ..core import cli, clock, journal
 from ..core.errors import DONE, WRONG, Misused, Refused
-from ..core.escaping import escape
 from ..core.files import read_object, write_atomic
 from ..core.locks import hold_lock
+from ..core.output import write_json, write_line
 from ..core.settings import read_file
 from ..orthanc import address, api
 from . import acceptance, doctor, exposure
@@ -218,11 +218,12 @@ def examine(settings: dict[str, Any], name: str) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     if "checks" in result:
-        print("\n".join(list_lines(result)))
+        for line in list_lines(result):
+            write_line(line)
     elif "sentence" in result:
-        print(escape(result["sentence"]))
+        write_line(result["sentence"])
     else:
-        print(", ".join(f"{number} {what} removed" for what, number in result["removed"].items()))
+        write_line(", ".join(f"{number} {what} removed" for what, number in result["removed"].items()))
 
 
 def act(given: argparse.Namespace) -> int:
@@ -236,7 +237,7 @@ def act(given: argparse.Namespace) -> int:
         result = clean_up(settings)
     else:
         result = examine(settings, given.device)
-    print(json.dumps(result, indent=2)) if given.json else show(result)
+    write_json(result) if given.json else show(result)
     # for cron's mail and the journal; a person has just read it
     for check in [] if sys.stdout.isatty() else result.get("checks", []):
         if not check["passed"]:

@@ -14,8 +14,6 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from ..core import verdict as verdicts
 from ..core import words
 from ..core.escaping import escape
@@ -94,6 +92,8 @@ def verdict(report: Report) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
+    import jinja2  # what makes no page does not need it
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("pages")),
         autoescape=True,

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 from ..core import cli as core
 from ..core import words
 from ..core.errors import DONE, Interrupted, Misused
-from ..core.escaping import escape
+from ..core.output import write_json, write_line
 from . import row as rows
 from . import spreadsheet
 from .intake import Intake
@@ -31,17 +30,18 @@ PROGRAM = "orthanc-worklist"
 def show_result(result: dict[str, Any]) -> None:
     """Prints the result for a person on standard output."""
     for held in result.get("quarantine", []):
-        print(escape(held["file"]))
+        write_line(held["file"])
         for line in held["reason"].strip().split("\n"):
-            print(f"    {escape(line)}")
+            write_line(f"    {line}")
     for name in result.get("waiting", []):
-        print(escape(name))
+        write_line(name)
     show_items(result.get("items", []))
     for kind, what in KINDS.items():
         if result.get(kind):
-            print(f"\n{len(result[kind])} from earlier imports, {what}:")
+            write_line()
+            write_line(f"{len(result[kind])} from earlier imports, {what}:")
             show_items(result[kind], study=True)
-            print()
+            write_line()
 
 
 REMOVE = "orthanc-worklist remove with the StudyInstanceUID at the end of the line"
@@ -63,7 +63,7 @@ def show_items(items: list[dict[str, Any]], study: bool = False) -> None:
         for step in item["steps"]:
             hour = f"{step['time'][:2]}:{step['time'][2:4]}" if step["time"] else ""
             when = f"{words.say_day(step['date']):>11} {hour:5}"
-            print(escape(f"{when}  {step['station']:16}  {step['modality']:4}  {who}"))
+            write_line(f"{when}  {step['station']:16}  {step['modality']:4}  {who}")
 
 
 def parse_encoding(name: str) -> str:
@@ -134,10 +134,10 @@ def act(given: argparse.Namespace) -> int:
     except PermissionError as error:
         raise Misused(core.explain_system(error)) from None
     if given.json:
-        print(json.dumps(result, indent=2))
+        write_json(result)
     else:
         show_result(result)
-        print(
+        write_line(
             f"{len(next(iter(result.values())))} {'checked, no problems' if given.command == 'check' else 'in total'}"
         )
     return DONE

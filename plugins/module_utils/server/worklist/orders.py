@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Misused, Refused
+from ..core.output import draw_bar
 from . import row as rows
 from . import spreadsheet
 from .intake import A_SECOND
@@ -205,9 +206,7 @@ def show_progress(work: list[Any], what: str) -> Iterable[Any]:
     for number, one in enumerate(work, 1):
         yield one
         if number == len(work) or number % max(1, len(work) // 100) == 0:
-            bar = "#" * (30 * number // len(work))
-            print(f"\r{what:17} [{bar:30}] {number}/{len(work)}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+            draw_bar(what, number / len(work), f"{number}/{len(work)}")
 
 
 def remove_unchanged(settings: Settings, items: list[Item]) -> list[Item]:
