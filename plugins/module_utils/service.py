@@ -19,13 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
 from .server.core.errors import Refused
 from .server.core.files import write_atomic
-from .server.core.process import run_program, try_output
+from .server.core.process import require_pipe, run_program, try_output
 from .server.orthanc import api, runtime
 
 ECHOSCU = "/usr/bin/echoscu"
@@ -238,7 +238,7 @@ def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: li
         # in reverse: Orthanc is ended, and who started it says so
         leaving.callback(started.wait)
         leaving.callback(runner.end_trial, name)
-        with contextlib.suppress(BrokenPipeError), cast("IO[str]", started.stdin) as candidate:
+        with contextlib.suppress(BrokenPipeError), require_pipe(started.stdin) as candidate:
             json.dump(configuration, candidate)
 
         def ask() -> tuple[bool, str]:

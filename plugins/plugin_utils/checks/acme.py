@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import urllib.parse
 from pathlib import Path
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
-from cryptography import x509
+
+with contextlib.suppress(ImportError):  # ansible-core needs it, so that a controller has it
+    from cryptography import x509
 
 # RFC 2606, 6761, 6762, 8375 and ICANN's .internal; then what networks without a domain of their own are called
 PRIVATE = (

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+
+with contextlib.suppress(ImportError):  # ansible-core needs it, so that a controller has it
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
 # NIST SP 800-131A: what clients and nginx no longer take
 SHORTEST = {"RSA": 2048, "EC": 256}

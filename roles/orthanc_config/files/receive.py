@@ -29,7 +29,7 @@ import orthanc
 
 sys.dont_write_bytecode = True  # the directory holds what a deploy wrote, and nothing else
 import dataset  # noqa: E402 - the line before comes first
-import search  # noqa: E402, F401 - Orthanc runs one script
+import search  # noqa: E402
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])
@@ -370,6 +370,7 @@ def committed(sop_class: str, sop_instance: str, _driver: Any) -> int:
     return int(reasons.SUCCESS)
 
 
+search.register()
 orthanc.RegisterReceivedInstanceCallback(received)
 orthanc.RegisterIncomingCStoreInstanceFilter(from_device)
 commitment = getattr(orthanc, "RegisterStorageCommitmentScpCallback", None)

@@ -80,4 +80,6 @@ def name(found: bytes, headers: dict[str, str]) -> bytes:
     return found
 
 
-orthanc.RegisterRestCallback(SEARCH, answer)
+def register() -> None:
+    """Has Orthanc give the searches of DICOMweb to this script."""
+    orthanc.RegisterRestCallback(SEARCH, answer)

@@ -17,11 +17,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from ..core.errors import Refused
 from ..core.files import write_atomic
-from ..core.process import read_output
+from ..core.process import read_output, require_pipe
 from ..orthanc.runtime import STOP_SECONDS, find_version
 from .settings import MAKE_SPACE, STOPPED, Settings, stamp_now
 
@@ -40,7 +40,7 @@ def run_at_end(seconds: int, *command: str, awaited: bool = True) -> Iterator[No
         ["sh", "-c", script, str(seconds), *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    leash, barks = cast("IO[bytes]", dog.stdin), cast("IO[bytes]", dog.stdout)
+    leash, barks = require_pipe(dog.stdin), require_pipe(dog.stdout)
     try:
         barks.readline()
         yield

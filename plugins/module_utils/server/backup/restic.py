@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from ..core.errors import Refused
+from ..core.process import require_pipe
 from . import ledger_history, ssh
 from .settings import Settings
 
@@ -75,7 +76,7 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
             watch_ssh(settings, restic) as lost,
         ):
             try:
-                yield from cast("IO[str]", restic.stdout)
+                yield from require_pipe(restic.stdout)
                 restic.wait()
             finally:
                 if restic.poll() is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import IO, AnyStr, NamedTuple
 
 from .errors import Refused
 
@@ -26,6 +26,13 @@ class Finished(NamedTuple):
     def said(self) -> str:
         """Both, output first."""
         return self.output + self.errors
+
+
+def require_pipe(pipe: IO[AnyStr] | None) -> IO[AnyStr]:
+    """An end of a program that was started with a pipe there."""
+    if pipe is None:
+        raise ValueError("The program was started without a pipe")
+    return pipe
 
 
 def run_program(

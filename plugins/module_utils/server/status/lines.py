@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..core import words
 from ..core.limits import describe
@@ -21,7 +21,7 @@ from ..core.monitor_state import (
 # UNKNOWN cannot be seen; NOTHING is not there by the clinic's choice, or not yet due
 GOOD, WRONG, UNKNOWN, NOTHING = "good", "wrong", "unknown", "none"
 HOUR, DAY = 3600, 86400
-State = dict[str, Any] | None  # what a program left in its file
+State: TypeAlias = "dict[str, Any] | None"  # what a program left in its file
 # the alerts of the monitor that tell of a subject, by the beginnings of their names
 ALERTS = {
     "worklist": ("Worklist",),
