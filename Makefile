@@ -96,7 +96,7 @@ $(RELEASE)/requirements.stamp: requirements-release.txt $(VENV)/requirements-dem
 release-check: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
 	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py
 
-# Run ansible-test sanity on the built collection. It takes some minutes and fetches its own requirements.
+# Run ansible-test sanity alone, which is one step of release-check.
 sanity: $(RELEASE)/requirements.stamp .collections/ansible_collections/clinicops/orthanc
 	@PATH=$(CURDIR)/$(RELEASE)/bin:$(PATH) python3 tools/release_check.py sanity
 

@@ -41,7 +41,7 @@ MINUTES = {
     "lived_in": 6,
 }
 USUAL = 8.0
-BESIDE = {"unit": 2.5, "lint": 1, "release-check": 2}
+BESIDE = {"unit": 2.5, "lint": 1, "release-check": 3}
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SUMMARY = re.compile(r"^=+ (.*\d+ (?:passed|failed|error|deselected).* in [\d.]+s.*?) =+$")
 FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+\.py\b")
