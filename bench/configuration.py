@@ -51,11 +51,13 @@ def describe(figures: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, with date and versions")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures to this file, with date and versions"
+    )
     chosen = parser.parse_args()
     figures = []
     deploy(0)  # the schema is read once
-    print("clinics  seconds  ms a clinic  peak KiB a clinic, results kept")
+    print("clinics  seconds  ms a clinic  peak KiB a clinic with all results kept")
     for clinics in (125, 250, 500, 1000):
         begin = time.process_time()
         for number in range(clinics):

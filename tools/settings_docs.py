@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Writes what is said of the settings from the specs of the roles, which are the only text on them.
+"""Generates the documentation of the settings from the specs of the roles, its only source.
 
-docs/variables.md, the README of each role and the comments of its defaults; `make docs` calls it.
+It writes docs/variables.md, the README of each role and the comments of its defaults; `make docs` calls it.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 118
-# The role whose spec has the text on a collection variable is the first of these that reads it.
+# The text on a collection variable is in the spec of the first of these roles that reads it.
 OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
 REQUIRED = ("orthanc_hostname", "orthanc_users")
 GENERATED = "<!-- Written by `make docs` from meta/argument_specs.yml: change it there. -->"
 INTRODUCTION = """# Settings
 
-What a clinic may write in its inventory. The first three or four are enough."""
-CLOSING = """`orthanc_config_settings` is checked as [configuration.md](configuration.md) describes; options that are
-made of a variable above are set there. Names that begin with `orthanc_` belong to this collection: one that it does not
-know is refused as a misspelling, or named in a warning, and one that the playbooks set themselves is refused with the
-settings that it is made of.
+What a clinic can set in its inventory. The first three or four are enough."""
+CLOSING = """`orthanc_config_settings` is checked as [configuration.md](configuration.md) describes; set an option
+that a variable above controls through that variable. Names that begin with `orthanc_` belong to this collection: an
+unknown one is refused as a misspelling, or named in a warning. One that the playbooks set themselves is refused, and
+the message names the settings that it is made of.
 
-What a setting made goes when the setting is emptied and deployed: schedule, settings and command of the backup,
+Emptying a setting and deploying removes what the setting created: schedule, settings and command of the backup,
 accounts of worklist writers, the settings of the mail server, node_exporter and its port. Backups, the ledger of
-studies and Debian's packages stay.
+studies and Debian's packages are kept.
 
-A password that holds `{{` needs Ansible's tag `!unsafe`, or it is read as a template. The directories must be Orthanc's
-own: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
+A password that contains `{{` needs Ansible's tag `!unsafe`; otherwise it is read as a template. The directories must
+be used by Orthanc only: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
 
 
 class Setting(NamedTuple):
-    """An option of a spec. `name` is what an inventory writes; `own` is the role's name of it, mostly the same."""
+    """An option of a spec. `name` is its name in an inventory; `own` is its name in the role, mostly the same."""
 
     name: str
     own: str
@@ -79,7 +79,7 @@ def list_settings(role: str) -> list[Setting]:
 
 @cache
 def list_public() -> dict[str, Setting]:
-    """Every setting that an inventory may write, by its name, with the spec that has the text on it."""
+    """Every setting that an inventory may have, by its name, with the spec that describes it."""
     found: dict[str, Setting] = {}
     for role in [*OWNERS, *(role for role in list_roles() if role not in OWNERS)]:
         for setting in list_settings(role):
@@ -89,7 +89,7 @@ def list_public() -> dict[str, Setting]:
 
 
 def write_markdown(text: str, docs: str) -> str:
-    """The markup of a spec as Markdown; `docs` is the way from the page to the directory docs."""
+    """The markup of a spec as Markdown; `docs` is the path from the page to the directory docs."""
     text = " ".join(text.split())
     text = re.sub(r"[CV]\(([^)]*)\)", r"`\1`", text)
     return re.sub(r"docs/([a-z-]+\.md)", lambda match: f"[{match[1]}]({docs}{match[1]})", text)
@@ -101,7 +101,7 @@ def write_plain(text: str) -> str:
 
 
 def describe(spec: dict[str, Any], docs: str) -> str:
-    """What a cell of a table says of an option: its text, its values, and those of what is in it."""
+    """The text of a table cell on an option: its description, its values, and its own options."""
     said = write_markdown(spec["description"], docs)
     choices = [f"`{choice}`" for choice in spec.get("choices", [])]
     if choices and not all(choice in said for choice in choices):
@@ -144,7 +144,7 @@ def write_variables() -> str:
 
 
 def write_readme(role: str) -> str:
-    """The README of a role: what it is for, its settings, and a play with it."""
+    """The README of a role: its purpose, its settings, and an example play."""
     docs = "../../docs/"
     settings = list_settings(role)
     parts = [f"# clinicops.orthanc.{role}", GENERATED]
@@ -157,8 +157,8 @@ def write_readme(role: str) -> str:
             parts += ["## Settings" if entry == "main" else "Its settings:", write_table(public, docs)]
         wired = [each for each in settings if each.entry == entry and each.own in specs.read_wiring()]
         if wired:
-            said = "The playbooks of the collection set these. Who uses the role alone sets them in the play."
-            parts += ["## Settings that the playbooks wire", said, write_table(wired, docs)]
+            said = "The playbooks of the collection set these. If you use the role alone, set them in the play."
+            parts += ["## Settings that the playbooks set", said, write_table(wired, docs)]
     example = read_groups()["examples"][role]
     play: dict[str, Any] = {
         "name": specs.read_specs(role)["main"]["short_description"],
@@ -169,20 +169,20 @@ def write_readme(role: str) -> str:
     if example:
         play["vars"] = {name: read_groups()["values"][name] for name in example}
     shown = yaml.dump([play], Dumper=Indented, sort_keys=False, width=WIDTH, allow_unicode=True)
-    said = "The playbook `clinicops.orthanc.deploy` uses it with all others; every setting is in"
+    said = "The playbook `clinicops.orthanc.deploy` runs this role with all others; every setting is in"
     said += f" [variables.md]({docs}variables.md)."
     return "\n\n".join([*parts, "## Example", f"```yaml\n{shown}```", textwrap.fill(said, WIDTH)]) + "\n"
 
 
 class Indented(yaml.SafeDumper):
-    """Lists indented below their key, as in the rest of the house."""
+    """Lists indented below their key, as in the rest of the repository."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
 
 def write_defaults(role: str) -> str:
-    """The defaults of a role with the text of the specs above each of its own; the values stay as they stand."""
+    """The defaults of a role with the text of the specs above each of its own; the values stay as they are."""
     settings = {each.own: each for each in list_settings(role)}
     lines = (ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8").splitlines()
     kept = ["---", "# Comments: `make docs`, from meta/argument_specs.yml."]
@@ -200,7 +200,7 @@ def write_defaults(role: str) -> str:
 
 
 def write_all() -> dict[Path, str]:
-    """Each file that this program writes, and what belongs into it."""
+    """Each file that this program writes, with its content."""
     files = {ROOT / "docs/variables.md": write_variables()}
     for role in list_roles():
         files[ROOT / "roles" / role / "README.md"] = write_readme(role)
@@ -211,7 +211,7 @@ def write_all() -> dict[Path, str]:
 def main() -> None:
     grouped = {name for group in read_groups()["groups"] for name in group["settings"]}
     if lacking := sorted({*list_public()} - grouped):
-        sys.exit(f"{', '.join(lacking)}: in no group of docs/variables.md. Remedy: add it in tools/settings.yml.")
+        sys.exit(f"{', '.join(lacking)}: not in any group of docs/variables.md. Remedy: add it in tools/settings.yml.")
     for path, content in write_all().items():
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")
