@@ -135,15 +135,15 @@ def main() -> None:
     more: dict[str, Any] = {}
     if asked["place"]:
         known = (asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
-        checks = exposure.look(*known, asked["neighbours"])
+        checks = exposure.probe_ports(*known, asked["neighbours"])
     else:
-        neighbours = exposure.neighbours()
+        neighbours = exposure.find_other_sites()
         listening = exposure.list_listening()
-        checks = exposure.server(exposure.table(), listening, asked["ports"], asked["waivers"], neighbours)
-        checks += exposure.check_held(exposure.changes(), exposure.detours(), asked["waivers"])
+        checks = exposure.check_server(exposure.read_table(), listening, asked["ports"], asked["waivers"], neighbours)
+        checks += exposure.check_held(exposure.describe_changes(), exposure.describe_detours(), asked["waivers"])
         more = {
-            "addresses": exposure.addresses(exposure.read_addresses(), listening, asked["known_as"]),
-            "controller": exposure.ssh_client(os.getpid()),
+            "addresses": exposure.list_addresses(exposure.read_addresses(), listening, asked["known_as"]),
+            "controller": exposure.find_ssh_client(os.getpid()),
             "neighbours": neighbours,
         }
     module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks, **more)

@@ -17,7 +17,7 @@ from server.verify import lines
 
 # 127.0.0.2 is reached from 127.0.0.1, as another machine would be
 SERVER, CLIENT = "127.0.0.2", "127.0.0.1"
-FULL = "closed, as everything is from here: no proof"
+FULL = "closed, but so is every port from here: not conclusive"
 WAIVERS = {"no_firewall": "the clinic has a firewall in front"}
 
 
@@ -49,7 +49,7 @@ def look(
     ports = [{"name": "dicom", "port": port, "sources": sources}]
     addresses = {SERVER: [port] if served else []}
     found: dict[str, dict[str, Any]] = {
-        check["name"]: check for check in exposure.look("office", addresses, ports, seen_as, waivers or {})
+        check["name"]: check for check in exposure.probe_ports("office", addresses, ports, seen_as, waivers or {})
     }
     (name,) = [name for name in found if name.startswith(f"port {port} (dicom) from office ({CLIENT}")]
     return found[name]
@@ -105,7 +105,7 @@ def test_the_server_s_word_changes_nothing_without_a_translation(listener: int) 
 def test_plain_http_is_for_nobody_unless_it_is_published(monkeypatch: pytest.MonkeyPatch, listener: int) -> None:
     assert exposure.NEVER["port"] == 80
     monkeypatch.setitem(exposure.NEVER, "port", listener)
-    (check,) = exposure.look("office", {SERVER: [listener]}, [], "", {})
+    (check,) = exposure.probe_ports("office", {SERVER: [listener]}, [], "", {})
     assert check["name"] == f"port {listener} (plain http) from office ({CLIENT})"
     assert (check["expected"], check["passed"]) == ("closed", False)
     assert look(listener, ["127.0.0.0/8"])["passed"]
@@ -124,13 +124,13 @@ def test_silence_everywhere_is_no_proof(monkeypatch: pytest.MonkeyPatch, silent:
 
 def test_an_address_without_a_route_is_said_to_be_one(listener: int) -> None:
     # a link-local address has no route without the name of an interface
-    checks = exposure.look("office", {"fe80::1": [listener]}, [], "", {})
+    checks = exposure.probe_ports("office", {"fe80::1": [listener]}, [], "", {})
     assert [(check["name"], check["seen"]) for check in checks] == [("fe80::1 from office", "not reachable from here")]
 
 
 def test_a_machine_does_not_look_at_itself(listener: int) -> None:
-    checks = exposure.look("office", {CLIENT: [listener], SERVER: [listener]}, [], "", {})
-    assert checks[0]["seen"].startswith("not looked at")
+    checks = exposure.probe_ports("office", {CLIENT: [listener], SERVER: [listener]}, [], "", {})
+    assert checks[0]["seen"].startswith("not probed")
     assert [check["name"] for check in checks[1:]] == [f"port 80 (plain http) from office ({CLIENT})"]
 
 
@@ -197,10 +197,10 @@ def test_the_kernel_s_drops_are_found_in_every_form() -> None:
 def test_a_table_that_is_not_in_force_is_named(objects: list[dict[str, Any]], seen: str) -> None:
     ports = [{"name": "https", "port": 443, "sources": []}, {"name": "dicom", "port": 4242, "sources": []}]
     table = json.dumps({"nftables": objects}) if objects else ""
-    check = exposure.server(table, [], ports, {})[0]
+    check = exposure.check_server(table, [], ports, {})[0]
     assert (check["name"], check["seen"]) == ("the kernel drops strangers at 443, 4242", seen)
     assert check["passed"] == (seen == "yes")
-    assert exposure.server(table, [], ports, WAIVERS)[0]["passed"]
+    assert exposure.check_server(table, [], ports, WAIVERS)[0]["passed"]
 
 
 SS = """\
@@ -223,11 +223,11 @@ IP = [
 
 
 def test_who_listens_is_known_for_each_address() -> None:
-    found = exposure.addresses(json.dumps(IP), exposure.listeners(SS), "pacs")
+    found = exposure.list_addresses(json.dumps(IP), exposure.parse_listeners(SS), "pacs")
     assert found == {"192.0.2.7": [22, 443, 8042], "10.0.0.5": [22, 104, 443, 8042], "2001:db8::7": [22, 443]}
     # behind a translation of addresses the inventory alone knows the one that others use
-    assert exposure.addresses("[]", [], "203.0.113.5") == {"203.0.113.5": []}
-    assert exposure.addresses("[]", [], "127.0.0.1") == {}
+    assert exposure.list_addresses("[]", [], "203.0.113.5") == {"203.0.113.5": []}
+    assert exposure.list_addresses("[]", [], "127.0.0.1") == {}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_who_listens_is_known_for_each_address() -> None:
 )
 def test_a_stranger_on_a_port_and_a_port_too_many_are_named(more: str, strangers: str, others: str) -> None:
     ports: list[dict[str, Any]] = [{"name": str(port), "port": port, "sources": []} for port in (104, 443, 8042)]
-    _table, _let_in, who, other = exposure.server("", exposure.listeners(SS + more), ports, {})
+    _table, _let_in, who, other = exposure.check_server("", exposure.parse_listeners(SS + more), ports, {})
     assert (who["name"], who["seen"]) == ("who listens on 104, 443, 8042", strangers)
     assert who["passed"] == (strangers == "Orthanc, nginx or Docker")
     assert (other["seen"], other["passed"]) == (others, others == "none")
@@ -254,9 +254,9 @@ def test_a_port_of_another_site_is_not_orthanc_s_unless_it_leads_there(tmp_path:
     (tmp_path / "conf.d/orthanc.conf").write_text("server { listen 443 ssl; proxy_pass http://127.0.0.1:8042; }")
     (tmp_path / "conf.d/round.conf").write_text("server { listen 8080; proxy_pass http://127.0.0.1:8042; }")
     (tmp_path / "sites-enabled/shop").write_text("server { listen 80; listen [::]:81 default_server; } # listen 82;")
-    assert exposure.neighbours(tmp_path) == [80, 81]
+    assert exposure.find_other_sites(tmp_path) == [80, 81]
     more = "".join(f'LISTEN 0 5 *:{port} *:* users:(("nginx",pid=3,fd=5))\n' for port in (80, 81, 8080))
-    *_checks, other = exposure.server("", exposure.listeners(SS + more), [], {}, [80, 81])
+    *_checks, other = exposure.check_server("", exposure.parse_listeners(SS + more), [], {}, [80, 81])
     assert "nginx on 8080" in other["seen"]
     assert "nginx on 80," not in other["seen"]
     assert "nginx on 81" not in other["seen"]
@@ -266,8 +266,8 @@ def test_the_controller_s_address_survives_sudo() -> None:
     """A process without the variable below one that has it."""
     ask = (
         "import os;"
-        "from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify.exposure import ssh_client;"
-        "print(ssh_client(os.getpid()))"
+        "from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify.exposure import find_ssh_client;"
+        "print(find_ssh_client(os.getpid()))"
     )
     below = f"import subprocess; subprocess.run(['env', '-u', 'SSH_CONNECTION', {sys.executable!r}, '-c', {ask!r}])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -285,12 +285,12 @@ def test_the_report_counts_and_names() -> None:
     ]
     assert lines.list_lines({"checks": checks, "waivers": WAIVERS}) == [
         "passed  one    closed",
-        "waived  third  expected closed, seen open at 192.0.2.7",
+        "waived  third  expected: closed; actual: open at 192.0.2.7",
         "waived  no_firewall: the clinic has a firewall in front",
         "2 passed, 1 failed",
         "",
         "FAILED  another",
-        "        expected closed, seen open at 192.0.2.7",
+        "        expected: closed; actual: open at 192.0.2.7",
         "        Remedy: close it",
     ]
 
@@ -311,5 +311,5 @@ def test_a_table_that_cannot_be_compared_is_not_called_changed(monkeypatch: pyte
         raise exposure.nftables.Unseen("unshare failed: not permitted")
 
     monkeypatch.setattr(exposure.nftables, "find_changes", fail)
-    [unseen, _] = exposure.check_held(exposure.changes(), "", {})
+    [unseen, _] = exposure.check_held(exposure.describe_changes(), "", {})
     assert (unseen["passed"], unseen["seen"]) == (False, "not seen: unshare failed: not permitted")

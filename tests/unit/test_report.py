@@ -208,7 +208,7 @@ def test_lines_name_the_remedy() -> None:
     assert said[0].startswith("passed  a")
     assert said[1:4] == ["1 passed, 1 failed", "", "FAILED  us2 may query the worklist"]
     told = " ".join(" ".join(said[4:]).split())
-    assert told.startswith("expected 1 item, seen refused")
+    assert told.startswith("expected: 1 item; actual: refused")
     assert told.endswith(f" Remedy: {FAILED[0]['remedy']}")
 
 
@@ -250,11 +250,11 @@ def test_what_is_there() -> None:
             "clinicops.orthanc 1.0.0",
         ),
         *("no_firewall a firewall of the clinic's", "Orthanc 1.12.7", "DICOMweb 1.20", "System Debian 13"),
-        *("366 days left", "good until 27 Nov 2027", "377 days left"),
+        *("366 days left", "valid until 27 Nov 2027", "377 days left"),
         *("236 GB free, full in 147 days", "264 GB of 500 GB used (53 %)", "forecast : full on 22 Apr 2027"),
         *("20 hours before this report", "3 days before this report", "succeeded 22 Nov 2026 03:00 UTC"),
         *("calling AE title US1 , called AE title ORTHANC", "calling AE title ORTHANC , called AE title US1"),
-        *("store images (C-STORE)", "query the worklist (C-FIND MWL)", "have studies sent to itself (C-MOVE)"),
+        *("store images (C-STORE)", "query the worklist (C-FIND MWL)", "request that studies be sent to it (C-MOVE)"),
     ):
         assert value.replace(" :", ":") in said.replace(" :", ":"), value
     assert "Image" not in said.partition("Versions")[2].partition("Certificates")[0]
@@ -263,7 +263,7 @@ def test_what_is_there() -> None:
 def test_what_is_not_there_is_said() -> None:
     said = text_of(bare())
     for value in (
-        *("Nothing was checked", "No check was made", "None: no rule is broken on purpose", "None was looked at"),
+        *("Nothing was checked", "No checks were run", "None: the clinic waives no rule", "No certificate was checked"),
         *("Backup Not deployed", "Disk Not measured", "Not known", "No device is listed"),
     ):
         assert value in said, value
@@ -276,15 +276,15 @@ def test_a_sheet_is_the_device_s_own() -> None:
     assert "198.51.100.23" in ct
     assert "Port (TLS) 2762" in ct
     assert "ct.crt" in ct
-    assert "fetch with C-GET, not with C-MOVE" in ct
+    assert "retrieve studies with C-GET, not with C-MOVE" in ct
     assert "4242" not in ct
     assert "Port 4242" in sheet
     assert "2762" not in sheet
     assert "plain DICOM" in sheet
-    may, refused = sheet.split("It is refused to")
+    may, refused = sheet.split("The device may not")
     assert "store images (C-STORE)" in may
     assert "C-MOVE" not in may
-    assert "have studies sent to itself (C-MOVE)" in refused.partition("TLS")[0]
+    assert "request that studies be sent to it (C-MOVE)" in refused.partition("TLS")[0]
 
 
 def test_a_sheet_names_one_address_or_says_why_there_is_none() -> None:
@@ -510,7 +510,7 @@ def test_the_overview_is_sorted_worst_first_and_links() -> None:
         ("markt.html", "Zahnarzt am Markt"),
     ]
     said = Text(source).text
-    assert "3 of 6 clinics to act on, 2 more to look at" in said
+    assert "3 of 6 clinics need action, 2 more should be checked" in said
     rows = said.partition("Report Hafen")[2].partition("Altstadt")[0]
     for value in (
         "2 of 15 checks failed, 1 waived",
@@ -532,7 +532,7 @@ def test_the_overview_is_sorted_worst_first_and_links() -> None:
         ([], "There is no report yet"),
         ([clinics()[0]], "Everything works in the one clinic"),
         ([clinics()[0]] * 3, "Everything works in all 3 clinics"),
-        ([clinics()[0], clinics()[1]], "1 of 2 clinics to look at"),
+        ([clinics()[0], clinics()[1]], "1 of 2 clinics should be checked"),
     ],
 )
 def test_the_overview_in_one_sentence(reports: list[dict[str, Any]], said: str) -> None:
@@ -554,7 +554,7 @@ def written(path: Path, source: str) -> Path:
 SHOWN = [
     *("Praxis Dr. Müller & Söhne", "Everything works: 12 checks passed, 1 waived", "no_firewall", "1.12.7"),
     *("366 days left", "full in 147 days", "20 hours before this report", "query the worklist (C-FIND MWL)"),
-    *("ask for storage commitment (N-ACTION)", "It reports (N-EVENT-REPORT)"),
+    *("request storage commitment (N-ACTION)", "It sends its report (N-EVENT-REPORT)"),
     *(each["name"] for each in CHECKS),
 ]
 
@@ -597,7 +597,7 @@ def test_a_huge_report_in_a_browser_and_on_paper(chromium: page.Browser, tmp_pat
 def test_the_overview_in_a_browser_and_on_paper(chromium: page.Browser, tmp_path: Path) -> None:
     file = written(tmp_path / "index.html", report.overview(clinics()))
     shown = [
-        "3 of 6 clinics to act on, 2 more to look at",
+        "3 of 6 clinics need action, 2 more should be checked",
         "新宿クリニック",
         "370 days left",
         "5 days behind the newest",

@@ -62,10 +62,10 @@ def test_a_server_that_is_well() -> None:
     assert list(found) == SUBJECTS
     assert states(found) == {}
     assert lines.summarise([*found.values()]) == (GOOD, "all is well")
-    assert found["monitor"].text == "nothing is wrong, 20 seconds ago"
+    assert found["monitor"].text == "no problems, 20 seconds ago"
     assert found["backup"].text.endswith(", 2 hours ago, snapshot 1359d3ef, 1234 images")
     assert found["restore"].text.endswith(", 3 days ago, snapshot 1359d3ef, 200 of 200 files restored and compared")
-    assert found["worklist"].text == "3 items, 0 refused within a day"
+    assert found["worklist"].text == "3 items, 0 rejected within a day"
     assert found["certificates"].text == "proxy: 390 days left, device: 90 days left"
     assert found["disk"].text == "storage: 70.0 GB free (64 %)"
     assert found["forecast"].text == "full in 200 days, from 28 days"
@@ -133,7 +133,7 @@ def test_an_old_look_says_nothing_of_now(look: dict[str, Any], said: str) -> Non
 def test_what_the_monitor_could_not_see_is_unknown() -> None:
     found = see({**LOOK, "values": [], "disk": {}})
     assert states(found) == dict.fromkeys(SUBJECTS[3:], UNKNOWN)
-    assert "could not see" in found["worklist"].text
+    assert "could not check" in found["worklist"].text
 
 
 def test_there_is_no_forecast_without_history() -> None:
@@ -146,11 +146,11 @@ def test_there_is_no_forecast_without_history() -> None:
     [
         ("backup", {**SUCCESS, "last_success_epoch": NOW - 30 * HOUR}, WRONG, "30 hours ago, more than 26 hours"),
         ("backup", {**SUCCESS, "result": "failed", "reason": "no space"}, WRONG, "failed: no space; the last success"),
-        ("backup", {**SUCCESS, "result": "running"}, GOOD, "another one is running"),
+        ("backup", {**SUCCESS, "result": "running"}, GOOD, "another run is in progress"),
         ("backup", {**SUCCESS, "last_success_epoch": NOW + 2 * DAY}, WRONG, "in the future"),
-        ("backup", {"result": "failed", "reason": "why"}, WRONG, "failed: why; there was no success yet"),
+        ("backup", {"result": "failed", "reason": "why"}, WRONG, "failed: why; it has not succeeded yet"),
         ("backup", {**SUCCESS, "warnings": ["The clock is slow."]}, GOOD, "; warning: The clock is slow."),
-        ("backup", None, WRONG, "there was no success yet, more than 26 hours"),
+        ("backup", None, WRONG, "it has not succeeded yet, more than 26 hours"),
         ("restore", {**SUCCESS, "last_success_epoch": NOW - 8 * DAY}, GOOD, "8 days ago"),
         ("restore", {**SUCCESS, "last_success_epoch": NOW - 10 * DAY}, WRONG, "10 days ago, more than 9 days"),
     ],
@@ -172,7 +172,7 @@ def test_a_new_server_has_time_for_its_first_backup() -> None:
 def test_without_a_backup_it_says_so() -> None:
     found = see(files={}, deployed=False)
     assert states(found) == {"backup": NOTHING, "restore": NOTHING}
-    assert "on this server alone" in found["backup"].text
+    assert "on this server only" in found["backup"].text
 
 
 def test_the_clinic_s_limits_count() -> None:
@@ -253,7 +253,7 @@ def test_a_file_for_root_alone_is_named(
     monkeypatch.setattr(cli, "read_state_file", refuse)
     assert call(server, monkeypatch) == 1
     said = capsys.readouterr().out
-    assert f"{server / 'backup.json'} cannot be read. Remedy: run it as root." in said
+    assert f"{server / 'backup.json'} cannot be read. Remedy: run orthanc-status as root." in said
     assert "unknown: monitor, backup, restore" in said
 
 

@@ -119,11 +119,11 @@ def known(log: str = "", **more: Any) -> doctor.Evidence:
 
 DECISIONS = [
     (known(), "fine", "us1 answers at 198.51.100.21:104"),
-    (known(OURS), "fine", "nothing of it was refused"),
-    (known(orthanc="nobody answers on port 8042"), "orthanc", "systemctl start orthanc"),
-    (known(listed="address 198.51.100.9 and not 198.51.100.21"), "not_deployed", "deploy again"),
+    (known(OURS), "fine", "none of its requests was refused"),
+    (known(orthanc="Orthanc does not listen on port 8042"), "orthanc", "systemctl start orthanc"),
+    (known(listed="address 198.51.100.9 instead of 198.51.100.21"), "not_deployed", "deploy again"),
     (known(UNKNOWN, firewall="there is no table inet orthanc"), "firewall", "does not let us1 (198.51.100.21) in"),
-    (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, and Orthanc knows it as US1"),
+    (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, but Orthanc knows it as US1"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "us1 (198.51.100.21) sends no AE title of its own"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "Remedy: set the AE title on the device to US1."),
     (
@@ -133,8 +133,8 @@ DECISIONS = [
     ),
     (known(INVALID.replace("d: )", "d: A/*B)")), "calling_aet", "Remedy: set the AE title on the device to US1."),
     (known(RIGHT.replace("US1", "")), "right", "add find to may of us1"),
-    (known(CALLED), "called_aet", "A device called WRONG at 22:49:41, and Orthanc's AE title is ORTHANC"),
-    (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, and us1 is listed at 198.51.100.21"),
+    (known(CALLED), "called_aet", "A device called AE title WRONG at 22:49:41, but Orthanc's AE title is ORTHANC"),
+    (known(ELSEWHERE), "address", "came from 198.51.100.22 at 22:49:42, but us1 is listed at 198.51.100.21"),
     # the AE title of another device's
     (
         known(ELSEWHERE.replace("US1", "US2").replace("100.21", "100.24").replace("100.22", "100.21")),
@@ -145,11 +145,11 @@ DECISIONS = [
     (known(UNKNOWN + CALLED + RIGHT + OURS), "right", "at 22:49:43"),
     # the newest, though it is in the same second
     (known(UNKNOWN + CALLED.replace("41.247185", "40.239031")), "called_aet", "at 22:49:40"),
-    (known(UNKNOWN.replace("US9", "ACCEPTANCE_TEST")), "fine", "nothing of it was refused"),
+    (known(UNKNOWN.replace("US9", "ACCEPTANCE_TEST")), "fine", "none of its requests was refused"),
     (known(tcp="refused"), "closed_port", "nothing listens on its port 104"),
-    (known(tcp="unreachable"), "wrong_address", "no machine has it"),
-    (known(tcp="silent", packets=7), "wrong_address", "refused 7 packets of machines that are not listed"),
-    (known(tcp="unreachable", knocked=["198.51.100.33"]), "wrong_address", "if it has 198.51.100.33, set its host"),
+    (known(tcp="unreachable"), "wrong_address", "no machine has this address"),
+    (known(tcp="silent", packets=7), "wrong_address", "refused 7 packets from machines that are not listed"),
+    (known(tcp="unreachable", blocked=["198.51.100.33"]), "wrong_address", "if it has 198.51.100.33, set its host"),
     (known(echo="DUL Association Rejected"), "device_refuses", "refuses Orthanc's AE title ORTHANC"),
     (known(echo="Timeout"), "device_fails", "does not answer C-ECHO (Timeout)"),
 ]
@@ -177,23 +177,26 @@ def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
 
 def test_a_right_that_only_the_inventory_has_wants_a_deploy() -> None:
     stored = RIGHT.replace("command Find", "command Store")
-    assert "which Orthanc does not let it do yet" in doctor.decide(known(stored)).sentence
+    assert "which Orthanc does not allow it yet" in doctor.decide(known(stored)).sentence
 
 
 @pytest.mark.parametrize(
     ("what", "part"),
     [
-        ("client sent no required SSL certificate", "showed no certificate"),
+        ("client sent no required SSL certificate", "sent no certificate"),
         (
             "SSL_do_handshake() failed (SSL: error:0A0000C7:SSL routines::peer did not return a certificate)",
-            "showed no",
+            "sent no",
         ),
         ("SSL_do_handshake() failed (SSL: error:0A00010B:SSL routines::wrong version number)", "without TLS"),
         (
             "SSL_do_handshake() failed (SSL: error:0A000418:SSL routines::tlsv1 alert unknown ca)",
             "import the CA's root",
         ),
-        ("client SSL certificate verify error: (18:self-signed certificate) while handshaking", "is not the CA's"),
+        (
+            "client SSL certificate verify error: (18:self-signed certificate) while handshaking",
+            "was not issued by the server's CA",
+        ),
     ],
 )
 def test_what_nginx_says_of_tls(what: str, part: str) -> None:
@@ -251,9 +254,9 @@ def table(*elements: Any) -> str:
 def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool) -> None:
     port = {"name": "dicom", "port": 4242, "sources": [source]}
     assert exposure.is_let_in(table(*elements), port, source) is let_in
-    check = exposure.server(table(*elements), [], [port], {})[1]
+    check = exposure.check_server(table(*elements), [], [port], {})[1]
     assert (check["passed"], check["seen"]) == (let_in, "yes" if let_in else f"{source} at 4242")
-    assert exposure.refused_packets(table(*elements)) == 9
+    assert exposure.count_refused_packets(table(*elements)) == 9
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ def test_the_program_explains_itself_without_ansible(program: list[str]) -> None
 def test_an_unknown_device_gets_the_names_of_the_known(program: list[str], tmp_path: Path) -> None:
     done = called(program, "--config", str(tmp_path / "settings.json"), "doctor", "us9")
     assert done.returncode == 2
-    assert "us9 is no device of orthanc_modalities. Remedy: use one of: us1, us2." in done.stderr
+    assert "us9 is not a device in orthanc_modalities. Remedy: use one of: us1, us2." in done.stderr
 
 
 def test_without_a_configuration_it_could_not_run(program: list[str], tmp_path: Path) -> None:
@@ -392,8 +395,8 @@ def test_a_user_whom_orthanc_does_not_know_is_told_and_the_checks_show_it(
     (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, **USERS}))
     unknown = [{"name": "it", "role": "admin", "password": ""}]
     for content, why in (
-        ('{"RegisteredUsers": {"other": "x"}}', "does not know it with"),
-        ('{"RegisteredUsers": {"it": "changed-by-somebody"}}', "does not know it with"),
+        ('{"RegisteredUsers": {"other": "x"}}', "does not hold the deployed password of it"),
+        ('{"RegisteredUsers": {"it": "changed-by-somebody"}}', "does not hold the deployed password of it"),
         ("{", "cannot be read"),
     ):
         (tmp_path / "orthanc.json").write_text(content)

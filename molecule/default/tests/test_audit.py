@@ -32,7 +32,8 @@ def test_a_firewall_that_is_gone_is_found_from_every_place(host: Host) -> None:
         host.check_output("systemctl reload orthanc-firewall")
     assert status == 2
     assert (
-        "FAILED the kernel drops strangers at 443, 4242, 8042 expected yes, seen there is no table inet orthanc" in said
+        "FAILED the kernel drops strangers at 443, 4242, 8042 expected: yes; actual: there is no table inet orthanc"
+        in said
     )
     for port, place, source, address in (
         ("4242 (dicom)", OUTSIDE, "198.51.100.161", outside),
@@ -41,7 +42,7 @@ def test_a_firewall_that_is_gone_is_found_from_every_place(host: Host) -> None:
         ("8042 (http)", OFFICE, "198.51.100.91", office),
         ("8042 (http)", "localhost", "198.51.100.129", outside),
     ):
-        assert f"FAILED port {port} from {place} ({source}) expected closed, seen open at {address}" in said
+        assert f"FAILED port {port} from {place} ({source}) expected: closed; actual: open at {address}" in said
 
     status, said = play("verify", host, PLACES)
     assert status == 0, said
@@ -58,4 +59,4 @@ def test_a_port_that_nobody_asked_for_is_named(host: Host) -> None:
     finally:
         host.check_output(f"rm {site} && systemctl reload nginx")
     assert status == 2
-    assert "FAILED other ports of Orthanc and nginx expected none, seen nginx on 8080" in said
+    assert "FAILED other ports of Orthanc and nginx expected: none; actual: nginx on 8080" in said

@@ -142,7 +142,7 @@ def test_what_is_root_s_alone_is_named(machine: str) -> None:
         must(machine, f"chmod 600 {STATE}")
         code, found = status(machine, "nobody")
         assert (code, found["state"]) == (1, "unknown")
-        assert f"{STATE} cannot be read. Remedy: run it as root." in found["subjects"]["monitor"]["text"]
+        assert f"{STATE} cannot be read. Remedy: run orthanc-status as root." in found["subjects"]["monitor"]["text"]
         assert found["subjects"]["backup"]["state"] == "good"
         assert status(machine)[0] == 0
 

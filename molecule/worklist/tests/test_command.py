@@ -76,7 +76,7 @@ def test_every_bad_row_is_named_and_nothing_is_written(machine: str) -> None:
         ("", "no row"),
         (HEAD, "no row"),
         ("{broken", "not JSON"),
-        (HEAD.encode() + b"P1;M\xdcLLER^ANNA;US1;20260101;0800\n", "not UTF-8"),
+        (HEAD.encode() + b"P1;M\xdcLLER^ANNA;US1;20260101;0800\n", "not in UTF-8"),
     ],
 )
 def test_a_file_that_is_none_is_refused(machine: str, text: str | bytes, said: str) -> None:

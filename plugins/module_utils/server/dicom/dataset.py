@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The data set of a DICOM file, as far as it takes to know which image it is and whether another is the same.
+"""Reads the data set of a DICOM file: enough to identify its image, and to compare it with another.
 
-Orthanc's Python plugin runs a copy of this file, and so do programs without pydicom: the standard library alone.
+Orthanc's Python plugin runs a copy of this file, and so do programs without pydicom: standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PADDING = 0xFFFCFFFC
 LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # PS3.5 7.1.2: a length of four bytes
 BINARY = frozenset(b"AT FD FL OB OD OF OL OV OW SL SQ SS SV UL UN US UV".split())
 CHARACTER_SET = 0x00080005
-# PS3.3, C.12.1.1.2. Orthanc's own identifier is made of UTF-8. Not here: several sets in one text.
+# PS3.3, C.12.1.1.2. Orthanc's identifiers are made from UTF-8. Several character sets in one text are not supported.
 CODECS = {
     **{f"ISO_IR {number}": f"iso8859-{part}" for number, part in (
         (100, 1), (101, 2), (109, 3), (110, 4), (144, 5), (127, 6), (126, 7), (138, 8), (148, 9))},
@@ -35,14 +35,14 @@ IDENTITY = {
     0x00080018: "instance",
     0x00080050: "accession",
 }
-MOST_INFLATED = 2 << 30  # bytes; a small file can hold far more than there is memory
-PARTS = 16  # sequences in sequences, beyond which a file is not an image
+MOST_INFLATED = 2 << 30  # bytes; a small file can inflate to more than the memory
+PARTS = 16  # nested sequences, beyond which a file is not an image
 
 Element = tuple[tuple[int, ...], memoryview]
 
 
 class NotDicom(ValueError):
-    """It cannot be read as a DICOM file."""
+    """The file cannot be read as a DICOM file."""
 
 
 class File(NamedTuple):
@@ -53,7 +53,7 @@ class File(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What Orthanc tells images apart by."""
+    """The values by which Orthanc distinguishes images."""
 
     patient: str
     study: str
@@ -63,7 +63,7 @@ class Identity(NamedTuple):
 
     @property
     def orthanc(self) -> str:
-        """Orthanc's own identifier of the image (Orthanc Book, "Orthanc identifiers")."""
+        """Orthanc's identifier of the image (Orthanc Book, "Orthanc identifiers")."""
         digest = hashlib.sha1("|".join(self[:4]).encode(), usedforsecurity=False).hexdigest()
         return "-".join(digest[at : at + 8] for at in range(0, 40, 8))
 
@@ -72,7 +72,7 @@ def parse(data: bytes | memoryview) -> File:
     """The file in two parts. Raises NotDicom."""
     view = memoryview(data)
     if bytes(view[128:132]) != b"DICM":
-        raise NotDicom("it has no preamble of DICOM")
+        raise NotDicom("it has no DICOM preamble")
     syntax, end = "", 132
     try:
         while end < len(view):
@@ -87,7 +87,7 @@ def parse(data: bytes | memoryview) -> File:
         if not syntax:
             raise NotDicom(f"its file meta information cannot be read ({error})") from None
     if not syntax:
-        raise NotDicom("its file meta information names no transfer syntax")
+        raise NotDicom("its file meta information does not name a transfer syntax")
     body = view[end:]
     if syntax == DEFLATED:
         try:
@@ -119,16 +119,16 @@ def _header(view: memoryview, at: int, end: int, order: str, explicit: bool) -> 
 
 
 class Walk:
-    """The elements of a data set one by one, those of sequences with the path to them."""
+    """The elements of a data set one by one, with the path of those in sequences."""
 
     def __init__(self, file: File) -> None:
         self.view = file.body
         self.order = ">" if file.syntax == BIG_ENDIAN else "<"
         self.explicit = file.syntax != IMPLICIT
-        self.end = 0  # how far `elements` came
+        self.end = 0  # how far `elements` has read
 
     def elements(self) -> Iterator[Element]:
-        """All of them. Raises NotDicom."""
+        """All elements. Raises NotDicom."""
         try:
             for at, path, value in self._walk(0, len(self.view), (), self.explicit):
                 self.end = at
@@ -138,7 +138,7 @@ class Walk:
             raise NotDicom(f"it ends too soon ({error})") from None
 
     def top(self, last: int) -> Iterator[tuple[int, memoryview]]:
-        """Those outside sequences, up to the tag `last`; many times as fast. Raises NotDicom."""
+        """The elements outside sequences, up to the tag `last`; many times faster. Raises NotDicom."""
         at, end = 0, len(self.view)
         try:
             while at + 8 <= end:
@@ -157,9 +157,9 @@ class Walk:
     def _walk(
         self, at: int, end: int, path: tuple[int, ...], explicit: bool
     ) -> Iterator[tuple[int, tuple[int, ...], memoryview]]:
-        """Each element; where it stopped comes last, without a path."""
+        """Each element; the last entry, without a path, is the position where it stopped."""
         if len(path) > 2 * PARTS:
-            raise NotDicom("it has sequences in sequences without an end")
+            raise NotDicom("its sequences are nested too deeply")
         while at + 8 <= end:
             tag, vr, length, value = _header(self.view, at, end, self.order, explicit)
             if tag == ITEM_END:
@@ -187,7 +187,7 @@ class Walk:
         return length >= 8 and struct.unpack_from("<HH", self.view, value) == (0xFFFE, 0xE000)
 
     def _content(self, vr: bytes, value: int, length: int) -> memoryview:
-        """The value; without the padding of a text."""
+        """The value; of a text without the padding."""
         if vr and vr not in BINARY:
             length = len(bytes(self.view[value : value + length]).rstrip(b" \0"))
         return self.view[value : value + length]
@@ -203,7 +203,7 @@ class Walk:
                 yield at, (), self.view[:0]
                 return
             if tag != ITEM or (length != UNDEFINED and at + length > end):
-                raise NotDicom("a sequence holds something else than items")
+                raise NotDicom("a sequence contains something other than items")
             if path[-1] == PIXEL_DATA:  # fragments; the first is a table of offsets, which may be empty
                 if number:
                     yield at, (*path, number), self.view[at : at + length]
@@ -222,20 +222,20 @@ class Walk:
 
 
 def identify(file: File) -> Identity:
-    """Which image it is. Raises NotDicom."""
+    """The identity of its image. Raises NotDicom."""
     found = dict.fromkeys(IDENTITY.values(), "")
-    codec = "utf-8"  # what the deploy gives Orthanc as DefaultEncoding
+    codec = "utf-8"  # the DefaultEncoding that the deploy sets in Orthanc
     for tag, value in Walk(file).top(last=0x0020000E):
         if tag == CHARACTER_SET:
             first = bytes(value).split(b"\\")[0].decode("latin-1").strip(" \0")
             codec = CODECS.get(first.replace("ISO 2022 IR", "ISO_IR"), "utf-8")
         name = IDENTITY.get(tag, "")
-        if name and not found[name]:  # of an element that is there twice DCMTK takes the first
-            # the blanks before a PatientID belong to it, as Orthanc sees it
+        if name and not found[name]:  # DCMTK takes the first of a duplicate element
+            # for Orthanc, leading blanks are part of a PatientID
             text = bytes(value).decode(codec, "ignore").rstrip(" \0")
             found[name] = text if name == "patient" else text.strip(" \0")
     if not (found["study"] and found["series"] and found["instance"]):
-        raise NotDicom("it does not say which image of which study it is")
+        raise NotDicom("it lacks its study, series or instance UID")
     return Identity(*(found[name] for name in Identity._fields))
 
 
@@ -244,7 +244,7 @@ def read_whole(data: bytes) -> list[Element]:
     file = parse(data)
     walk = Walk(file)
     found = [*walk.elements()]
-    if walk.end + 1 < len(file.body):  # some writers add a byte
+    if walk.end + 1 < len(file.body):  # some writers append a byte
         raise NotDicom("it ends within an element")
     return found
 

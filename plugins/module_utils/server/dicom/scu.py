@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""C-ECHO, C-STORE and worklist queries with DCMTK's tools, and data sets made for them.
+"""C-ECHO, C-STORE and worklist queries with DCMTK's tools, and data sets for them.
 
-Debian's tools by full path: Python packages bring others of the same names. What they say is read and not their exit
-codes: findscu and echoscu exit with 0 when a request is refused. Nothing here imports Ansible.
+Debian's tools are called by full path: Python packages install others with the same names. Their output counts, not
+their exit code: findscu and echoscu exit with 0 even if a request is refused. Nothing here imports Ansible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..core.process import HUNG, MISSING, Finished, run_program
 DCMTK_SECONDS = 300
 ACCEPTED, REJECTED, ABORTED, FAILED, UNREACHABLE = "accepted", "rejected", "aborted", "failed", "unreachable"
 UID_ROOT = "2.25."
-# DICOM PS3.4 B.2.3 and C.4.1.1.4, by DCMTK's words
+# DICOM PS3.4 B.2.3 and C.4.1.1.4, by DCMTK's names
 STATUS = {"Refused: OutOfResources": "A700", "Error: DataSetDoesNotMatchSOPClass": "A900"}
 RESPONSE = re.compile(r"Received (?:Echo|Store|Final Find) Response \((.*)\)")
 REASON = re.compile(r"Reason: (.*)")
@@ -29,7 +29,7 @@ UNREACHED = re.compile(r"Association Request Failed: [0-9a-f:]+ (?:TCP Initializ
 
 
 class Answer(NamedTuple):
-    """What became of a request: one of the words above, and the peer's reason."""
+    """The outcome of a request: one of the words above, and the peer's reason."""
 
     outcome: str
     detail: str
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 def parse_answer(said: str) -> Answer:
-    """What a DCMTK tool with -v said of one request."""
+    """The outcome of one request, from the output of a DCMTK tool with -v."""
     if "Association Rejected" in said:
         reason = REASON.search(said)
         return Answer(REJECTED, reason[1].strip() if reason else "")
@@ -63,15 +63,15 @@ def parse_answer(said: str) -> Answer:
 
 
 class Scu(NamedTuple):
-    """A client (DICOM PS3.4: service class user): whom it calls, and as whom."""
+    """A client (DICOM PS3.4: service class user): the called peer, and the calling AE title."""
 
     host: str
     port: int
     called: str
     calling: str
     tls: tuple[str, ...] = ()  # DCMTK's options
-    timeout: int = 10  # seconds until there is a connection
-    patience: int = 60  # and until each answer
+    timeout: int = 10  # seconds to wait for a connection
+    patience: int = 60  # seconds to wait for each answer
 
     def call(self, tool: str, *arguments: str) -> str:
         title = ("-aet", self.calling, "-aec", self.called)
@@ -99,12 +99,12 @@ class Scu(NamedTuple):
 
 
 def tls_options(ca: str, certificate: str = "", key: str = "") -> tuple[str, ...]:
-    """TLS by DICOM PS3.15 B: with a certificate of one's own, or without."""
+    """DCMTK's options for TLS (DICOM PS3.15 B), with or without a client certificate."""
     return (*(("+tls", key, certificate) if certificate else ("+tla",)), "+cf", ca)
 
 
 def run_dcmtk(tool: str, *arguments: str) -> Finished:
-    """One of Debian's tools. OSError where it is not installed, or hangs."""
+    """Runs one of Debian's tools. Raises OSError if it is not installed or hangs."""
     # without it Nagle's algorithm adds 40 ms to each message
     environment = {**os.environ, "TCP_NODELAY": "1"}
     done = run_program(f"/usr/bin/{tool}", *arguments, seconds=DCMTK_SECONDS, environment=environment)
@@ -115,12 +115,12 @@ def run_dcmtk(tool: str, *arguments: str) -> Finished:
 
 # --- data sets ----------------------------------------------------------------------------------
 def new_uid() -> str:
-    """A UID by DICOM PS3.5 B.2: 2.25. and a random number."""
+    """A new UID (DICOM PS3.5 B.2): 2.25. and a random number."""
     return UID_ROOT + str(secrets.randbits(127))
 
 
 def make_data_set(text: str, path: Path) -> Path:
-    """A DICOM file out of a dump."""
+    """Writes a DICOM file from a text dump and returns its path. Raises RuntimeError if dump2dcm fails."""
     dump = path.with_name(f"{path.name}.txt")
     dump.write_text(text, encoding="utf-8")
     done = run_dcmtk("dump2dcm", "+te", str(dump), str(path))
@@ -131,7 +131,7 @@ def make_data_set(text: str, path: Path) -> Path:
 
 
 def data_set(path: Path | str) -> dict[str, Any]:
-    """Everything in the file but its meta header, pixel data included, by the JSON model of PS3.18 F.2."""
+    """The data set of a file without its meta header, including pixel data, in the JSON model of PS3.18 F.2."""
     done = run_dcmtk("dcm2json", str(path))
     if done.status:
         raise RuntimeError(f"dcm2json: {done.errors.strip()}")
@@ -139,7 +139,7 @@ def data_set(path: Path | str) -> dict[str, Any]:
 
 
 def value(item: dict[str, Any], tag: str) -> str:
-    """The first value of an attribute; empty without one."""
+    """The first value of an attribute; empty if it has none."""
     return str((item.get(tag, {}).get("Value") or [""])[0])
 
 
@@ -157,7 +157,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def peer(asked: dict[str, Any]) -> Scu:
-    """The client that a module's parameters describe."""
+    """The client for a module's parameters."""
     tls = (
         tls_options(asked["ca_file"], asked["certificate_file"] or "", asked["key_file"] or "")
         if asked["ca_file"]
@@ -167,7 +167,7 @@ def peer(asked: dict[str, Any]) -> Scu:
 
 
 def end(module: Any, request: str, answer: Answer, **result: Any) -> None:
-    """Ends a module with what became of its request."""
+    """Ends a module with the outcome of its request."""
     result = {"changed": False, "outcome": answer.outcome, "detail": answer.detail, **result}
     if answer.outcome == ACCEPTED:
         module.exit_json(**result)

@@ -38,7 +38,7 @@ NOBODY = User("", "")
 
 
 class Connection(http.client.HTTPSConnection):
-    """HTTPS to an address under another name: the clinic's DNS need not know the server's name here."""
+    """HTTPS to an address under a given host name: this machine's DNS may not know the server's name."""
 
     address = ""
 
@@ -46,7 +46,7 @@ class Connection(http.client.HTTPSConnection):
         try:
             plain = socket.create_connection((self.address, self.port), self.timeout)
         except ConnectionRefusedError:
-            raise OSError(f"nobody answers on port {self.port}; see systemctl status nginx") from None
+            raise OSError(f"the proxy does not listen on port {self.port}; see systemctl status nginx") from None
         self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
 
 
@@ -60,20 +60,20 @@ class Https(NamedTuple):
 
     def context(self, user: User = NOBODY) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ca_file)
-        # a certificate of the clinic's is trusted without its root, which only clients have
+        # a certificate that the clinic provides is trusted without its root, which only clients have
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if user.certificate:
             context.load_cert_chain(f"{user.certificate}.crt", f"{user.certificate}.key")
         return context
 
     def ask(self, method: str, path: str, user: User, body: bytes = b"", **headers: str) -> Reply:
-        """A failure of TLS is an exception that says so."""
+        """The reply to a request. Raises OSError, also for TLS failures."""
         connection = Connection(self.hostname, self.port, timeout=60, context=self.context(user))
         connection.address = self.address
         return ask(connection, method, path, user, body, headers)
 
     def expiry(self) -> int:
-        """Until when its certificate is valid, in seconds since 1970; it must be trusted."""
+        """When its certificate expires, in epoch seconds. Raises OSError if it is not trusted."""
         with (
             socket.create_connection((self.address, self.port), 10) as plain,
             self.context().wrap_socket(plain, server_hostname=self.hostname) as talk,
@@ -81,13 +81,13 @@ class Https(NamedTuple):
             return int(ssl.cert_time_to_seconds(str((talk.getpeercert() or {})["notAfter"])))
 
     def find(self, user: User, **keys: str) -> list[dict[str, Any]]:
-        """QIDO-RS, PS3.18 10.6: the studies with all these values, which may hold wildcards."""
+        """The studies with all these values, which may contain wildcards (QIDO-RS, PS3.18 10.6)."""
         query = urllib.parse.urlencode(keys, quote_via=urllib.parse.quote)
         found = self.ask("GET", f"{ROOT}/studies?{query}", user, Accept="application/dicom+json")
         return json.loads(found.body) if found.status == 200 else []
 
     def read(self, path: str, user: User) -> tuple[int, bytes]:
-        """WADO-RS, PS3.18 10.4: the first instance below the path as it was stored."""
+        """The status, and the first instance below the path as it was stored (WADO-RS, PS3.18 10.4)."""
         accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
         reply = self.ask("GET", path, user, Accept=accept)
         if reply.status != 200:
@@ -98,7 +98,7 @@ class Https(NamedTuple):
         return reply.status, payload if isinstance(payload, bytes) else b""
 
     def store(self, path: Path | str, user: User) -> int:
-        """STOW-RS, PS3.18 10.5, of one file: the status."""
+        """Stores one file and returns the status (STOW-RS, PS3.18 10.5)."""
         boundary = secrets.token_hex(12)
         content = Path(path).read_bytes()
         body = b"--%b\r\nContent-Type: application/dicom\r\n\r\n%b\r\n--%b--\r\n" % (
@@ -108,7 +108,8 @@ class Https(NamedTuple):
         return self.ask("POST", f"{ROOT}/studies", user, body, Content_Type=kind).status
 
     def compare_image(self, path: str, image: Path | str, user: User, scratch: Path) -> str:
-        """'bit-identical' when what WADO-RS gives is the data set of the file, pixel data included."""
+        """'bit-identical' if WADO-RS returns the data set of the file, including pixel data; 'different' or the HTTP
+        status otherwise."""
         status, content = self.read(path, user)
         if status != 200:
             return f"HTTP status {status}"
@@ -121,7 +122,7 @@ class Https(NamedTuple):
 
 
 def retrieve_url(study: dict[str, Any]) -> str:
-    """Where QIDO-RS says that the study is."""
+    """The RetrieveURL of a study in QIDO-RS's answer."""
     return scu.value(study, "00081190")
 
 
@@ -132,12 +133,13 @@ def path_of(url: str) -> str:
 def http_ask(
     port: int, method: str, path: str, user: User = NOBODY, body: bytes = b"", address: str = "127.0.0.1"
 ) -> Reply:
-    """Orthanc itself, without the proxy."""
+    """The reply of Orthanc itself, without the proxy. Raises OSError."""
     connection = http.client.HTTPConnection(address, port, timeout=60)
     try:
         return ask(connection, method, path, user, body, {})
     except ConnectionRefusedError:
-        raise OSError(f"nobody answers on port {port}; see systemctl status orthanc, or docker ps -a") from None
+        text = f"Orthanc does not listen on port {port}; see systemctl status orthanc, or docker ps -a"
+        raise OSError(text) from None
 
 
 def ask(
@@ -152,6 +154,6 @@ def ask(
         kind, location = answer.getheader("Content-Type", ""), answer.getheader("Location", "")
         return Reply(answer.status, kind, answer.read(), location)
     except http.client.HTTPException as error:
-        raise OSError(f"no answer in HTTP ({type(error).__name__})") from None
+        raise OSError(f"the answer is not HTTP ({type(error).__name__})") from None
     finally:
         connection.close()

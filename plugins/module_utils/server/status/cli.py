@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How the server is, in ten lines: monitor, backup, verified restore, worklist, certificates, disk, Orthanc, patches.
+"""The server in ten lines: monitor, backup, verified restore, worklist, certificates, disk, Orthanc, patches.
 
-It reads what the monitor and the backup left and asks nothing else, so that it answers at once, also on a server that
-is in trouble and for a person who is not root. Exit code 1 while something is wrong or cannot be read.
+It only reads the state files of the monitor and the backup, so it answers at once, also on a server with problems and
+for a person who is not root. Exit code 1 while something is wrong or cannot be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 
 
 def read_state_file(path: Path) -> State:
-    """What a program left in a file: None where it left none. PermissionError for one that is root's alone."""
+    """The contents of a state file; None without a valid one. Raises PermissionError if only root may read it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -35,7 +35,7 @@ def read_state_file(path: Path) -> State:
 
 
 def read_server(limits: dict[str, float], now: float) -> Server:
-    """Everything that the programs left, and of what cannot be read why."""
+    """The state files of all programs, and why one cannot be read."""
     names = ("backup", "restore_check") if BACKUP.is_dir() else ()
     paths = {name: BACKUP / f"{name}.json" for name in names}
     files: dict[str, State] = {}
@@ -44,14 +44,15 @@ def read_server(limits: dict[str, float], now: float) -> Server:
         try:
             files[name] = read_state_file(path)
         except PermissionError:
-            unread[name] = f"{path} cannot be read. Remedy: run it as root."
+            unread[name] = f"{path} cannot be read. Remedy: run orthanc-status as root."
     if monitor_state.IN_MEMORY.exists() and not os.access(monitor_state.IN_MEMORY, os.R_OK):
-        unread["monitor"] = f"The last look is in {monitor_state.IN_MEMORY}, for root alone. Remedy: run it as root."
+        what = f"The monitor's last check is in {monitor_state.IN_MEMORY}, which only root may read"
+        unread["monitor"] = f"{what}. Remedy: run orthanc-status as root."
     return Server(monitor_state.read_state(monitor_state.DIRECTORY), files, bool(names), unread, limits, now)
 
 
 def run(arguments: Namespace) -> int:
-    """Says how the server is; returns the exit code."""
+    """Prints the state of the server and returns the exit code."""
     read_file(arguments.config, "orthanc_tools")
     try:
         limits = read_limits(arguments.config)
@@ -74,6 +75,6 @@ def run(arguments: Namespace) -> int:
 def main() -> int:
     """The command orthanc-status; returns its exit code."""
     parser = build_parser("orthanc-status", __doc__ or "", FACTS)
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args()
     return run_command("orthanc-status", lambda: run(arguments), arguments.json)

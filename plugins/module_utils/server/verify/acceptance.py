@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A clinic's day with a synthetic patient, played on the server itself. Nothing here imports Ansible."""
+"""The acceptance test: a clinic's day with a synthetic patient, run on the server itself. Without Ansible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..dicom import scu, web
 from ..dicom.web import User
 from . import exposure
 
-# What belongs to the acceptance test, and to nobody else. Both must be right before a patient is deleted.
+# Only the acceptance test uses these. Both must match before a patient is deleted.
 PATIENT = "ACCEPTANCE^TEST"
 PREFIX = "ACCEPTANCE-TEST-"
 STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
@@ -36,7 +36,7 @@ SCHEDULES = {
 }
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
 WORKLIST = "/usr/local/bin/orthanc-worklist"
-# by Orthanc's words
+# orthanc_modalities' rights, by Orthanc's option
 RIGHTS = {
     "echo": "AllowEcho",
     "store": "AllowStore",
@@ -96,7 +96,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """UTC."""
+    """A moment in UTC, as 2026-11-28T01:10:00Z."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -106,7 +106,7 @@ def find_admin(settings: dict[str, Any]) -> User:
 
 
 def ask_orthanc(settings: dict[str, Any], method: str, path: str, body: Any = None) -> Any:
-    """Orthanc's own answer to an administrator on this machine; OSError where it is none."""
+    """Orthanc's answer to an administrator on this machine. Raises OSError for any status but 200."""
     content = b"" if body is None else json.dumps(body).encode()
     reply = web.http_ask(settings["http_port"], method, path, find_admin(settings), content)
     if reply.status != 200:
@@ -115,7 +115,7 @@ def ask_orthanc(settings: dict[str, Any], method: str, path: str, body: Any = No
 
 
 def local_addresses() -> list[str]:
-    """Of this machine, those of Docker's bridges included."""
+    """The addresses of this machine, including those of Docker's bridges."""
     done = ask_program("ip", "-json", "address", "show", "up")
     if done.status:
         raise OSError(f"ip cannot list this machine's addresses: {done.errors}")
@@ -123,7 +123,7 @@ def local_addresses() -> list[str]:
 
 
 class Day:
-    """Plays the day; `checks` holds what was tried, expected and seen."""
+    """Runs the acceptance test; `checks` records what was tried, expected and seen."""
 
     def __init__(self, settings: dict[str, Any], scratch: Path) -> None:
         self.settings, self.scratch = settings, scratch
@@ -154,7 +154,7 @@ class Day:
         rule: str = "",
         passed: bool | None = None,
     ) -> None:
-        """`rule` is the one that a clinic may have waived: then what is seen is reported, and no failure."""
+        """Records a check. `rule` is one that a clinic may waive: then the result is reported, but not a failure."""
         right = expected == seen if passed is None else passed
         waiver = "" if right else self.settings["waivers"].get(rule, "")
         self.checks.append(
@@ -173,8 +173,8 @@ class Day:
             ("DICOM", self.strangers),
             ("Worklist", self.worklist),
             ("DICOMweb", self.images),
-            ("Access", self.people),
-            ("Access", self.doors),
+            ("Access", self.users_access),
+            ("Access", self.ports),
             ("Safety", self.safety),
         )
         try:
@@ -182,12 +182,12 @@ class Day:
                 try:
                     part()
                 except ERRORS as error:
-                    name = f"the part {part.__name__.replace('_', ' ')} of the test runs to its end"
+                    name = f"the part {part.__name__.replace('_', ' ')} of the test runs to the end"
                     self.check(group, name, "the checks of this part", "no error", describe_error(error), SEE_LOG)
         finally:
             self.clean_up()
 
-    # --- what is asked ------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------
     def client(
         self, calling: str = "", called: str = "", port: str = "dicom_port", tls: tuple[str, ...] = ()
     ) -> scu.Scu:
@@ -196,11 +196,11 @@ class Day:
 
     @staticmethod
     def refusal(answer: scu.Answer) -> str:
-        """Orthanc ends the association when it is the right to a request that is missing."""
+        """The answer as text. Orthanc aborts the association if the device lacks the right to a request: a refusal."""
         return "refused" if answer.outcome in (scu.REJECTED, scu.ABORTED) else str(answer)
 
     def status(self, method: str, path: str, user: User) -> str:
-        """The HTTP status through the proxy, or why there is none."""
+        """The HTTP status through the proxy, or the error."""
         try:
             return str(self.proxy.ask(method, path, user).status)
         except OSError as error:
@@ -219,13 +219,13 @@ class Day:
         status = self.local(port, "/changes?last", find_admin(self.settings))
         tried = f"GET /changes?last at 127.0.0.1:{port} as an administrator"
         remedy = {
-            "401": f"the password of an administrator is another one in Orthanc; {DEPLOY}",
+            "401": f"an administrator's password differs between Orthanc and the inventory; {DEPLOY}",
         }.get(status, f"start Orthanc (systemctl start orthanc, or docker start orthanc), and {SEE_LOG}")
         self.check("Service", "Orthanc answers on this machine", tried, "200", status, remedy)
         plugins = ask_orthanc(self.settings, "GET", "/plugins") if status == "200" else []
         for name, known in (("dicom-web", {"dicom-web"}), ("worklists", {"worklists", "orthanc-worklists"})):
             seen = "yes" if known & set(plugins) else "no"
-            remedy = f"{DEPLOY}; where the plugin's file is gone, install the package or the image anew"
+            remedy = f"{DEPLOY}; if the plugin's file is missing, reinstall the package or the image"
             self.check("Service", f"plugin {name} is loaded", "GET /plugins", "yes", seen, remedy)
         least = self.limits["certificate_days"]
         expected = f"trusted, valid for {describe(least, 'day')} or more"
@@ -233,10 +233,10 @@ class Day:
             self.certificate_until = self.proxy.expiry()
             days = (self.certificate_until - time.time()) / 86400
             seen, good = f"trusted, valid for {describe(int(days), 'day')}", days >= least
-            remedy = "renew it: systemctl start orthanc-certificate or certbot, or give a new one to the deploy"
+            remedy = "renew it: systemctl start orthanc-certificate or certbot, or deploy a new one"
         except OSError as error:
             seen, good = describe_error(error), False
-            remedy = f"start nginx (systemctl start nginx); where its certificate is another one, {DEPLOY}"
+            remedy = f"start nginx (systemctl start nginx); if its certificate is not the deployed one, {DEPLOY}"
         tried = f"a TLS handshake as {self.settings['hostname']}"
         self.check("Service", "certificate of the proxy", tried, expected, seen, remedy, passed=good)
 
@@ -245,7 +245,7 @@ class Day:
         port = self.settings["dicom_port"]
         seen = str(self.client().echo())
         tried = f"C-ECHO as {self.settings['calling_aet']} at 127.0.0.1:{port}"
-        remedy = f"see that Orthanc runs and that no firewall stands before port {port}; else {DEPLOY}"
+        remedy = f"check that Orthanc runs and that no other firewall blocks port {port}; otherwise {DEPLOY}"
         self.check("DICOM", "C-ECHO from a listed device", tried, "accepted", seen, remedy)
         seen = self.refusal(self.client(called=WRONG_CALLED).echo())
         tried = f"C-ECHO to {WRONG_CALLED}"
@@ -257,7 +257,7 @@ class Day:
             self.check(
                 *("DICOM", f"Orthanc lists {name} as the inventory does", "GET /modalities?expand"),
                 *(self.describe_device(device), self.compare_listed(device, listed.get(name))),
-                f"Orthanc's list of devices is another one; {DEPLOY}",
+                f"Orthanc's device list differs from the inventory; {DEPLOY}",
             )
             seen = self.refusal(self.client(aet).echo())
             tried = f"C-ECHO as {aet} from this machine"
@@ -266,7 +266,7 @@ class Day:
             self.check("DICOM", name, tried, "refused", seen, remedy, "any_address")
 
     def describe_device(self, device: dict[str, Any]) -> str:
-        # one over TLS comes from the proxy's own address
+        # a device over TLS connects from the proxy's address
         place = "TLS" if device["name"] in self.certificates("device") else f"{device['host']}:{device['port']}"
         return f"{device['aet']} at {place}, may {', '.join(right for right in RIGHTS if right in device['may'])}"
 
@@ -279,7 +279,7 @@ class Day:
         )
 
     def dicom_tls(self) -> None:
-        """Devices that come over TLS: the certificate, and the AE title that belongs to it."""
+        """Checks devices that connect over TLS: the certificate, and the AE title that belongs to it."""
         over_tls = self.certificates("device")
         if not over_tls:
             return
@@ -330,27 +330,27 @@ class Day:
 
     # --- Worklist -----------------------------------------------------------------------------
     def worklist(self) -> None:
-        """As an application: under another name first, then renamed, and the gate brings it to Orthanc."""
+        """Submits an item as an application does: written under another name, renamed, and served by the intake."""
         made = self.file(ITEM, "item.wl", aet=self.settings["calling_aet"], date=time.strftime("%Y%m%d"))
         drop = Path(self.settings["worklist_drop_dir"])
-        handed, waiting = drop / f"{self.patient_id}.wl", drop / f"{self.patient_id}.part"
+        submitted, waiting = drop / f"{self.patient_id}.wl", drop / f"{self.patient_id}.part"
         if not drop.samefile(Path(self.settings["worklist_dir"], ".spool/incoming")):
             raise OSError(f"{drop} is not mounted; see systemctl status srv-worklists-incoming.mount")
         shutil.copyfile(made, waiting)
-        waiting.rename(handed)
+        waiting.rename(submitted)
         end = time.monotonic() + WORKLIST_SECONDS
-        while handed.exists() and self.gate_waits() and time.monotonic() < end:
+        while submitted.exists() and self.is_intake_active() and time.monotonic() < end:
             time.sleep(0.1)
         answer, found = self.query_worklist()
-        # an error is none of the item's once that is served
-        while not found and time.monotonic() < end and not handed.exists():
+        # once the item is served, an error is not about the item
+        while not found and time.monotonic() < end and not submitted.exists():
             if self.find_refused() or (answer.outcome != scu.ACCEPTED and self.is_served()):
                 break
             time.sleep(0.2)
             answer, found = self.query_worklist()
         seen, remedy = "found", ""
         if found != [self.study]:
-            seen, remedy = self.explain_loss(handed, answer, found)
+            seen, remedy = self.explain_loss(submitted, answer, found)
         tried = f"an item through {drop}, then C-FIND of the worklist as {self.settings['calling_aet']}"
         self.check("Worklist", "worklist query finds the patient", tried, "found", seen, remedy)
 
@@ -358,11 +358,11 @@ class Day:
     def is_active(unit: str) -> bool:
         return ask_program("systemctl", "is-active", "--quiet", unit).status == 0
 
-    def gate_waits(self) -> bool:
+    def is_intake_active(self) -> bool:
         return self.is_active("orthanc-worklist.path")
 
     def find_refused(self) -> list[Path]:
-        """Why the gate put the item aside."""
+        """The reasons that the intake wrote for rejecting the item."""
         return list(Path(self.settings["worklist_dir"], ".spool/quarantine").glob(f"*{self.patient_id}*.reason"))
 
     def is_served(self) -> bool:
@@ -374,40 +374,41 @@ class Day:
         answer, found = self.client().find_worklist({**keys, "ScheduledProcedureStepSequence[0].Modality": ""})
         return answer, [scu.value(item, "0020000D") for item in found]
 
-    def explain_loss(self, handed: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
-        """Where the item stayed that no query finds, and what helps."""
+    def explain_loss(self, submitted: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
+        """Where the item is that no query finds, and the remedy."""
         served = Path(self.settings["worklist_dir"])
         for reason in self.find_refused():
             text = " ".join(reason.read_text(encoding="utf-8", errors="replace").split())
-            return f"the gate refused it: {text}", f"correct what it names; {DEPLOY}"
-        if handed.exists():
-            seen = "the gate did not take it" if self.gate_waits() else "the gate is stopped"
-            return seen, "start the gate: systemctl start orthanc-worklist.path, and see journalctl -u orthanc-worklist"
+            return f"rejected by the worklist service: {text}", f"correct the cause; {DEPLOY}"
+        if submitted.exists():
+            why = "has not picked it up" if self.is_intake_active() else "is stopped"
+            remedy = "systemctl start orthanc-worklist.path, and see journalctl -u orthanc-worklist"
+            return f"still waiting in {submitted.parent}, the worklist service {why}", remedy
         if found:
             return f"{len(found)} other items", f"{SEE_LOG}"
         if self.is_served():
-            seen = f"the gate served it, and the query was {answer} without it"
+            seen = f"the item is served, but the query ({answer}) does not return it"
             return seen, f"let Orthanc's account read {served}, or {DEPLOY}"
-        return f"it is nowhere; the query was {answer}", "see journalctl -u orthanc-worklist"
+        return f"the item has disappeared; the query: {answer}", "see journalctl -u orthanc-worklist"
 
     # --- DICOMweb -----------------------------------------------------------------------------
     def user(self, *roles: str) -> User:
-        """The first user with the first of these roles that anybody has."""
+        """The first user with the first of these roles that any user has."""
         return next(user for role in roles for user, his in self.users if his == role)
 
     def images(self) -> None:
         image, sop = self.image("image.dcm")
         answer = self.client().store(image)
         remedy = f"{SEE_LOG}; {DEPLOY}"
-        # Orthanc 1.13.0 does not answer at all where it may not even look into the directory
+        # Orthanc 1.13.0 does not answer at all if it may not enter the storage directory
         if "A700" in answer.detail or "no answer" in answer.detail:
             storage = self.settings["storage_dir"]
-            remedy = f"make space there, and give {storage} to Orthanc: chown -R orthanc: {storage}"
+            remedy = f"free space in {storage}, and let Orthanc own it: chown -R orthanc: {storage}"
         tried = f"C-STORE of an ultrasound image as {self.settings['calling_aet']}"
         self.check("DICOM", "C-STORE from a listed device", tried, "accepted", str(answer), remedy)
         reader = self.user("dicomweb_reader", "dicomweb_writer", "admin")
-        broken = f"see that nginx runs, and /var/log/nginx/orthanc_access.log; {DEPLOY}"
-        stored = broken if answer.outcome == scu.ACCEPTED else "first let C-STORE succeed"
+        broken = f"check that nginx runs, and see /var/log/nginx/orthanc_access.log; {DEPLOY}"
+        stored = broken if answer.outcome == scu.ACCEPTED else "make C-STORE succeed first"
         try:
             found = self.proxy.find(reader, StudyInstanceUID=self.study)
             named = self.proxy.find(reader, StudyDescription=f"Prüfung {self.accession[:-1]}*")
@@ -422,7 +423,7 @@ class Day:
         urls = [web.retrieve_url(one) for one in named]
         seen = "found" if urls == [url] else f"{len(urls)} studies found"
         tried = f"GET {web.ROOT}/studies?StudyDescription=Pr%C3%BCfung%20…%2A as {reader.name}"
-        remedy = f"this Orthanc does not decode a query, nor does /etc/orthanc/site/search.py for it; {DEPLOY}"
+        remedy = f"neither Orthanc nor /etc/orthanc/site/search.py decodes the query; {DEPLOY}"
         self.check("DICOMweb", "QIDO-RS takes an encoded name", tried, "found", seen, remedy if url else stored)
         seen = self.proxy.compare_image(web.path_of(url or start), image, reader, self.scratch)
         tried = f"GET its RetrieveURL as {reader.name}"
@@ -439,8 +440,8 @@ class Day:
             self.check("DICOMweb", "WADO-RS gives that back", tried, "bit-identical", seen, broken)
 
     # --- Access -------------------------------------------------------------------------------
-    def people(self) -> None:
-        studies, opened = f"{web.ROOT}/studies?limit=1", f"close it: {DEPLOY}"
+    def users_access(self) -> None:
+        studies, opened = f"{web.ROOT}/studies?limit=1", f"close this access: {DEPLOY}"
         tried = f"GET {studies}"
         seen = self.status("GET", studies, web.NOBODY)
         self.check("Access", "HTTPS without a password", f"{tried} without a password", "401", seen, opened)
@@ -449,7 +450,7 @@ class Day:
             seen = self.status("GET", studies, user._replace(password="wrong-" + secrets.token_hex(4)))
             self.check("Access", f"{name} with a wrong password", tried, "401", seen, opened)
             seen = self.status("GET", studies, user)
-            remedy = f"the password in Orthanc is not the one of the inventory, or Orthanc is down; {DEPLOY}"
+            remedy = f"the password in Orthanc differs from the inventory, or Orthanc does not run; {DEPLOY}"
             self.check("Access", f"{name} reads studies", tried, "200", seen, remedy)
             if user.certificate:
                 seen = self.status("GET", studies, user._replace(certificate=""))
@@ -463,7 +464,7 @@ class Day:
             seen = self.status("DELETE", path, user)
             self.check("Access", f"{name} deletes a study", "DELETE of the study", "403", seen, opened)
 
-    def doors(self) -> None:
+    def ports(self) -> None:
         port = self.settings["http_port"]
         seen = self.local(port, "/system", web.NOBODY)
         tried = f"GET /system at 127.0.0.1:{port} without a password"
@@ -472,16 +473,16 @@ class Day:
         everywhere = [address for address in local_addresses() if not self.is_local(address)]
         found = {address: self.local(port, "/system", find_admin(self.settings), address) for address in everywhere}
         answered = [f"{address} answers with {seen}" for address, seen in found.items() if seen == "200"]
-        tried = f"GET /system as an administrator at each address of this machine but 127.0.0.1 ({len(everywhere)})"
+        tried = f"GET /system as an administrator at each other address of this machine ({len(everywhere)})"
         seen = ", ".join(answered) or "refused"
         name = f"port {port} at this machine's other addresses"
         self.check("Access", name, tried, "refused", seen, f"set RemoteAccessAllowed to false again; {DEPLOY}")
         seen = self.plain_http()
         tried = "GET / at 127.0.0.1:80"
-        expected = "refused, a redirection to https, or another site's"
+        expected = "refused, a redirection to https, or another site"
         good = not seen.startswith("answers")
         self.check(
-            "Access", "plain HTTP", tried, expected, seen, f"stop who listens on port 80, or {DEPLOY}", passed=good
+            "Access", "plain HTTP", tried, expected, seen, f"stop the service on port 80, or {DEPLOY}", passed=good
         )
         if self.settings["ports"]:
             self.firewall()
@@ -491,9 +492,9 @@ class Day:
         return exposure.is_local(address) or address.lower().startswith("fe80:")
 
     def plain_http(self) -> str:
-        """Closed, or nothing of Orthanc's behind it: a server of challenges for certificates answers 404."""
-        if 80 in exposure.neighbours():
-            return "another site's"
+        """What port 80 answers: closed, or a service without Orthanc behind it. An ACME challenge server gives 404."""
+        if 80 in exposure.find_other_sites():
+            return "another site"
         try:
             reply = web.http_ask(80, "GET", "/")
         except OSError:
@@ -503,12 +504,12 @@ class Day:
         return f"refused with {reply.status}" if reply.status in (403, 404, 444) else f"answers with {reply.status}"
 
     def firewall(self) -> None:
-        """What the kernel holds, and who listens."""
+        """Checks the kernel's tables, and which programs listen."""
         ports, waivers = self.settings["ports"], self.settings["waivers"]
-        table = exposure.table()
+        table = exposure.read_table()
         listening = exposure.list_listening()
-        self.checks += exposure.server(table, listening, ports, waivers, exposure.neighbours())
-        self.checks += exposure.check_held(exposure.changes(), exposure.detours(), waivers)
+        self.checks += exposure.check_server(table, listening, ports, waivers, exposure.find_other_sites())
+        self.checks += exposure.check_held(exposure.describe_changes(), exposure.describe_detours(), waivers)
 
     # --- Safety -------------------------------------------------------------------------------
     def safety(self) -> None:
@@ -535,16 +536,14 @@ class Day:
             self.check("Safety", "the monitor looks", str(MONITOR), expected, seen, remedy, passed=good)
 
     def recent(self, name: str, file: str, limit: str, seconds: float, schedule: Path, remedy: str) -> None:
-        """A success that is not too old, and one more to come; on a new machine the first may still be to come."""
+        """Checks that the last success is recent and the next run is scheduled; a new machine may await its first."""
         noted = read_object(BACKUP / f"{file}.json")
         last, result = float(noted.get("last_success_epoch", 0)), noted.get("result", "")
         now = time.time()
         planned = schedule.stat().st_mtime if schedule.exists() else 0.0
         fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
         seen = (
-            f"{format_time(last)}, the last attempt: {result}"
-            if last
-            else f"none yet{', failed' * (result == 'failed')}"
+            f"{format_time(last)}, last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
         )
         if result == "failed" and noted.get("reason"):
             seen += f": {noted['reason'].removeprefix('Refused: ')[:300]}"
@@ -552,33 +551,33 @@ class Day:
         waits = schedule.exists() and self.is_active(starts)
         good = waits and fresh and result != "failed"
         tried = f"{BACKUP / file}.json"
-        expected = f"a success in the last {limit}, or planned and not due yet"
-        remedy = f"run it now: {remedy}" if schedule.exists() else f"plan it: {DEPLOY}"
-        seen = seen if schedule.exists() else "not planned"
+        expected = f"a success in the last {limit}, or scheduled and not due yet"
+        remedy = f"run it now: {remedy}" if schedule.exists() else f"schedule it: {DEPLOY}"
+        seen = seen if schedule.exists() else "not scheduled"
         if schedule.exists() and not waits:
             seen, remedy = f"{seen}; {starts} is stopped", f"start it: systemctl enable --now {starts}"
         self.check("Safety", name, tried, expected, seen, remedy, passed=good)
 
     # --- afterwards ---------------------------------------------------------------------------
     def clean_up(self) -> None:
-        """Takes the synthetic patient away, whatever happened before; a signal waits until that is done."""
+        """Removes the synthetic patient, whatever happened before. A signal waits until that is done."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             clean(self.settings, self.scratch)
             seen = "yes"
         except ERRORS as error:
             seen = describe_error(error)
-        tried = f"a search for patients {PREFIX}* in Orthanc, in the worklist and where items are handed over"
+        tried = f"a search for patients {PREFIX}* in Orthanc, on the worklist and among submitted items"
         remedy = "orthanc-verify clean, once Orthanc answers"
         self.check("Safety", "the synthetic patient is gone again", tried, "yes", seen, remedy)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def clean(settings: dict[str, Any], scratch: Path) -> dict[str, int]:
-    """Removes everything of the synthetic patient, of earlier runs too; how many there were of each."""
+    """Removes all data of the synthetic patient, also from earlier runs. Returns how many of each kind it removed."""
     shutil.rmtree(scratch, ignore_errors=True)
     removed, problems = {}, []
-    # what fails in one place stays there alone
+    # a failure in one place does not stop the others
     for what, remove in (("files", clean_files), ("items", clean_worklist), ("patients", clean_orthanc)):
         try:
             removed[what] = remove(settings)
@@ -591,10 +590,10 @@ def clean(settings: dict[str, Any], scratch: Path) -> dict[str, int]:
 
 def clean_files(settings: dict[str, Any]) -> int:
     spool, number = Path(settings["worklist_dir"], ".spool"), 0
-    # an item that the gate holds in its hands goes into quarantine or is served
+    # an item that the intake is processing goes to quarantine or is served
     for places in ([Path(settings["worklist_drop_dir"]), spool / "incoming"], [spool / "quarantine"]):
         for path in (path for place in places for path in place.glob(f"*{PREFIX}*")):
-            with contextlib.suppress(FileNotFoundError):  # the gate took it in this moment
+            with contextlib.suppress(FileNotFoundError):  # the intake has just taken it
                 path.unlink()
                 number += 1
         end = time.monotonic() + 10
@@ -607,7 +606,7 @@ def clean_worklist(_settings: dict[str, Any]) -> int:
     items = list_scheduled()
     if items:
         done = run_program(WORKLIST, "remove", *items)
-        if list_scheduled():  # what a run that was killed left at work may have removed it first
+        if list_scheduled():  # a process of a killed run may have removed it first
             raise OSError(f"the worklist still has the synthetic patient: {done.errors.strip()}")
     return len(items)
 
@@ -616,7 +615,7 @@ def clean_orthanc(settings: dict[str, Any]) -> int:
     query = {"Level": "Patient", "Query": {"PatientID": f"{PREFIX}*", "PatientName": PATIENT}}
     found = ask_orthanc(settings, "POST", "/tools/find", query)
     for patient in found:
-        with contextlib.suppress(OSError):  # somebody else may have deleted it first
+        with contextlib.suppress(OSError):  # another client may have deleted it first
             ask_orthanc(settings, "DELETE", f"/patients/{patient}")
     if ask_orthanc(settings, "POST", "/tools/find", query):
         raise OSError("Orthanc still has the synthetic patient")
@@ -624,7 +623,7 @@ def clean_orthanc(settings: dict[str, Any]) -> int:
 
 
 def list_scheduled() -> list[str]:
-    """Studies of the synthetic patient on the worklist."""
+    """The studies of the synthetic patient on the worklist."""
     done = run_program(WORKLIST, "list", "--json")
     if done.status:
         raise OSError(done.errors.strip() or "orthanc-worklist list failed")

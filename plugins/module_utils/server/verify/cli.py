@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The command orthanc-verify: the acceptance test and the connectivity doctor, on the server itself."""
+"""The command orthanc-verify: the acceptance test and the connectivity doctor, run on the server itself."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..core.settings import read_file
 from ..orthanc import address, api
 from . import acceptance, doctor, exposure
 from . import report as pages
-from .lines import list_lines
+from .lines import describe_result, list_lines
 
 PROGRAM = "orthanc-verify"
 CONFIGURATION = Path("/etc/orthanc-verify.json")
@@ -38,10 +38,10 @@ REPORT_MODE = 0o640
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What the deploy wrote for the acceptance test, and the users' passwords, which stand in Orthanc's configuration.
+    """The settings that the deploy wrote for the acceptance test, and the passwords from Orthanc's configuration.
 
-    Where that cannot be read, or does not have a user with the password of the deploy, whose digest is in the settings,
-    it is said, and the checks show what follows. Misused for settings of another release."""
+    If that configuration cannot be read, or lacks a user with the deployed password (the settings hold its digest), an
+    error is logged, and the checks show the consequences. Raises Misused for settings of another release."""
     settings = read_file(path, "orthanc_verify")
     known: dict[str, str] = {}
     try:
@@ -51,26 +51,26 @@ def read_settings(path: Path) -> dict[str, Any]:
     roles, digests = settings.get("users", {}), settings.pop("password_digests", {})
     right = {name: known[name] for name in roles if name in known and digest(name, known[name]) == digests.get(name)}
     if known and (other := [name for name in roles if name not in right]):
-        what = f"{ORTHANC} does not know {', '.join(other)} with the password of the deploy"
+        what = f"{ORTHANC} does not hold the deployed password of {', '.join(other)}"
         journal.say_loudly(f"{what}. Remedy: deploy again.", PROGRAM)
     users = [{"name": name, "role": role, "password": right.get(name, "")} for name, role in roles.items()]
     return {**settings, "users": users}
 
 
 def digest(name: str, password: str) -> str:
-    """By which a password is compared with the one of the deploy; the role makes the same of them."""
+    """The digest by which a password is compared with the deployed one; the role computes the same."""
     return hashlib.sha256(f"{name}:{password}".encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def hold_scratch() -> Iterator[Path]:
-    """The directory for files of this run. Two runs would take each other's patient away."""
+    """The directory for the files of this run, under a lock: two runs would remove each other's patient."""
     with hold_lock(LOCK, "orthanc-verify", LOCK_SECONDS):
         yield DIRECTORY / "scratch"
 
 
 def make_scratch(scratch: Path) -> Path:
-    """An empty directory: what is in it after kill -9 the next run removes."""
+    """An empty directory. Files that a killed run leaves there are removed by the next run."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700, parents=True)
     tempfile.tempdir = str(scratch)
@@ -79,7 +79,7 @@ def make_scratch(scratch: Path) -> Path:
 
 # --- the report ---------------------------------------------------------------------------------
 def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
-    """Everything that a clinic files; no passwords."""
+    """The report that a clinic files, without passwords."""
     now = time.time()
     noted = read_object(acceptance.MONITOR) if settings["monitor"] else {}
     over_tls = day.certificates("device")
@@ -104,20 +104,20 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
 
 
 def described_devices(settings: dict[str, Any], over_tls: set[str]) -> list[dict[str, Any]]:
-    """Each device, and where it reaches the server; `over_tls` are the names of those that speak TLS."""
+    """Each device with the address at which it reaches the server. `over_tls` names the devices that use TLS."""
     listeners = exposure.list_listening() + address.find_published()
     found = []
     for device in settings["devices"]:
         tls = device["name"] in over_tls
         port = settings["dicom_tls_port" if tls else "dicom_port"]
-        place = address.choose_address(device["host"], exposure.source(device["host"]), port, listeners)
+        place = address.choose_address(device["host"], exposure.find_source(device["host"]), port, listeners)
         known = {key: device[key] for key in ("name", "aet", "host", "port", "may")} | {"tls": tls}
         found.append(known | {"server_address": place.address, "server_problem": place.problem})
     return found
 
 
 def versions(settings: dict[str, Any]) -> dict[str, str]:
-    """What runs; a part that does not answer is left out."""
+    """The versions that run. A component that does not answer is left out."""
     found: dict[str, str] = {}
     asked = {"Orthanc": "/system", "DICOMweb": "/plugins/dicom-web", "Worklists": "/plugins/worklists"}
     for name, path in asked.items():
@@ -135,24 +135,24 @@ def versions(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def alerts(noted: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the monitor's last look still saw wrong; the acceptance test itself is this report."""
+    """The problems in the monitor's last check, except those of the acceptance test, which this report contains."""
     found = []
     for one in noted.get("alerts", {}).values():
         if one["firing"] and not one["covered"] and not one["good"] and not one["name"].startswith("Acceptance"):
             about = ": ".join(text for text in (one["object"], one.get("detail", "")) if text)
             told = {key: one[key] for key in ("name", "object", "severity", "remedy")}
-            standing = one.get("nothing_to_do", one["severity"] == "info")  # of which a clinic is told once
+            standing = one.get("nothing_to_do", one["severity"] == "info")  # a clinic is notified of these once
             text = f"{one['summary']} ({about})" if about else one["summary"]
             found.append({**told, "text": text, "standing": standing, "since": acceptance.format_time(one["since"])})
     return found
 
 
 def clock_now() -> dict[str, Any] | None:
-    """Whether the clock is synchronised, and why not; None where nobody can say."""
+    """Whether the clock is synchronised, and why not; None if that cannot be determined."""
     try:
         seen = clock.read_clock()
     except (OSError, ValueError):
-        return None  # the monitor tells that it is blind
+        return None  # the monitor reports that it cannot check the clock
     return {"synchronised": seen.synchronised, "said": seen.said}
 
 
@@ -180,14 +180,14 @@ def backup() -> dict[str, Any]:
 
 
 def stamp(moment: str) -> str:
-    """A moment that orthanc-backup noted (UTC, 20261128T011000.123), as the report writes it."""
+    """A moment that orthanc-backup recorded (UTC, 20261128T011000.123), in the report's format."""
     return f"{moment[:4]}-{moment[4:6]}-{moment[6:11]}:{moment[11:13]}:{moment[13:15]}Z"
 
 
 # --- the command --------------------------------------------------------------------------------
 def run(settings: dict[str, Any]) -> dict[str, Any]:
     with hold_scratch() as scratch:
-        # what an earlier run left must not be found by this one; where Orthanc is down the day says so
+        # this run must not find what an earlier run left; if Orthanc does not answer, a check reports that
         with contextlib.suppress(*acceptance.ERRORS):
             acceptance.clean(settings, scratch)
         day = acceptance.Day(settings, make_scratch(scratch))
@@ -203,8 +203,8 @@ def clean_up(settings: dict[str, Any]) -> dict[str, Any]:
         try:
             return {"removed": acceptance.clean(settings, scratch)}
         except acceptance.ERRORS as error:
-            why = f"{acceptance.describe_error(error)}. Remedy: start Orthanc, and run it again."
-            raise Refused(f"The synthetic patient may still be there: {why}") from None
+            why = f"{acceptance.describe_error(error)}. Remedy: start Orthanc, and run orthanc-verify clean again."
+            raise Refused(f"The synthetic patient may still exist: {why}") from None
 
 
 def examine(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def examine(settings: dict[str, Any], name: str) -> dict[str, Any]:
         found = doctor.examine(settings, name)
     except KeyError:
         known = ", ".join(device["name"] for device in settings["devices"]) or "none"
-        raise Misused(f"{name} is no device of orthanc_modalities. Remedy: use one of: {known}.") from None
+        raise Misused(f"{name} is not a device in orthanc_modalities. Remedy: use one of: {known}.") from None
     return {"device": name, "kind": found.kind, "passed": found.kind == "fine", "sentence": found.sentence}
 
 
@@ -227,7 +227,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def act(given: argparse.Namespace) -> int:
-    """Does what was asked for, and shows it; returns the exit code."""
+    """Runs the command, prints its result, and returns the exit code."""
     os.umask(0o077)
     settings = read_settings(given.config)
     DIRECTORY.mkdir(mode=0o755, exist_ok=True)
@@ -238,21 +238,26 @@ def act(given: argparse.Namespace) -> int:
     else:
         result = examine(settings, given.device)
     write_json(result) if given.json else show(result)
-    # for cron's mail and the journal; a person has just read it
+    # for cron's mail and the journal; a person at a terminal has just read it
     for check in [] if sys.stdout.isatty() else result.get("checks", []):
         if not check["passed"]:
-            seen = f"{check['name']}: expected {check['expected']}, seen {check['seen']}"
-            journal.say_loudly(f"FAILED {seen}. Remedy: {check['remedy']}.", PROGRAM)
+            what = f"{check['name']}: {describe_result(check)}"
+            journal.say_loudly(f"FAILED {what}. Remedy: {check['remedy']}.", PROGRAM)
     return DONE if result.get("passed", True) else WRONG
 
 
 def main() -> int:
-    about = "The acceptance test of Orthanc on this machine, and why a device is refused."
+    """Runs orthanc-verify and returns its exit code."""
+    about = "Runs the acceptance test of Orthanc on this machine, and explains why a device is refused."
     parser, common = cli.build_parser(PROGRAM, about, CONFIGURATION), cli.build_common()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", parents=[common], help="play a clinic's day with a synthetic patient")
-    one = commands.add_parser("doctor", parents=[common], help="say why a device and Orthanc do not reach each other")
+    commands.add_parser(
+        "run", parents=[common], help="run the acceptance test: a clinic's day with a synthetic patient"
+    )
+    one = commands.add_parser(
+        "doctor", parents=[common], help="explain why a device and Orthanc do not reach each other"
+    )
     one.add_argument("device", help="its name in orthanc_modalities")
-    commands.add_parser("clean", parents=[common], help="take away what an interrupted run left")
+    commands.add_parser("clean", parents=[common], help="remove what an interrupted run left behind")
     given = parser.parse_args()
     return cli.run_command(PROGRAM, lambda: act(given), given.json)

@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which ports are open, and from where: on the server the kernel's table and who listens, elsewhere by knocking.
+"""Which ports are open, and from where: on the server from the kernel's table and the listeners, elsewhere by probing.
 
-A place to look from may be any machine with Python 3.9. Nothing here imports Ansible.
+The probe runs on any machine with Python 3.9. Nothing here imports Ansible.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ..core.process import try_output
 
 Check = dict[str, Any]
 LIMIT = 2.0
-# Nobody is served here, whatever the settings say of other ports.
+# This port must be closed for every client, whatever the settings say about other ports.
 NEVER = {"name": "plain http", "port": 80, "sources": []}
 OURS = ("Orthanc", "nginx")
 NGINX = Path("/etc/nginx")
-OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")  # in conf.d, of a deploy
+OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")  # in conf.d, written by the deploy
 ORTHANC = r"(?:127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b"
-NODE_EXPORTER = "prometheus-node"  # as the kernel cuts its name off
+NODE_EXPORTER = "prometheus-node"  # as the kernel truncates its name
 WAIVER = "no_firewall"
-KNOCK = "a TCP connection"
+PROBE = "a TCP connection"
 CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
 UNSEEN = "not seen"
-ALLOW = "let this machine make network namespaces: unshare --net true says why it cannot"
-ALIEN = "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there"
-REACH = "see that the service runs, and whether a firewall on the way stands before it"
-# Docker's own bridges: other machines have networks of the same addresses, and would knock there.
+ALLOW = "let this machine create network namespaces: unshare --net true shows why it cannot"
+ALIEN = "remove it: find it with nft --handle list ruleset, delete it with nft delete rule; and find out what added it"
+REACH = "check that the service runs, and that no firewall on the way blocks it"
+# Docker's own bridges: other machines have networks with the same addresses, and would probe those.
 INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
 
 
 def check(name: str, tried: str, expected: str, seen: str, passed: bool, remedy: str = "", reason: str = "") -> Check:
-    """`reason` is the waiver's, when the clinic gave one: then what is seen is reported, and no failure."""
+    """A check. `reason` is that of the clinic's waiver, if any: then the result is reported, but not a failure."""
     waiver = "" if passed else reason
     return {
         **{"group": "Access", "name": name, "tried": tried, "expected": expected, "seen": seen},
@@ -50,8 +50,8 @@ def check(name: str, tried: str, expected: str, seen: str, passed: bool, remedy:
 
 
 # --- from elsewhere -----------------------------------------------------------------------------
-def source(address: str) -> str:
-    """The address with which this machine reaches another one; empty without a route."""
+def find_source(address: str) -> str:
+    """The address from which this machine reaches another one; empty without a route."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as way:
@@ -61,12 +61,12 @@ def source(address: str) -> str:
         return ""
 
 
-def knock(address: str, port: int) -> str:
-    """'open', 'refused' (somebody said no), or 'silent'."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as door:
-        door.settimeout(LIMIT)
+def probe_port(address: str, port: int) -> str:
+    """'open', 'refused' (a reply that refuses the connection), or 'silent'."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(LIMIT)
         try:
-            door.connect((address, port))
+            probe.connect((address, port))
         except ConnectionRefusedError:
             return "refused"
         except OSError:
@@ -74,11 +74,11 @@ def knock(address: str, port: int) -> str:
         return "open"
 
 
-def let_in(address: str, sources: list[str]) -> bool:
+def is_listed(address: str, sources: list[str]) -> bool:
     return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in sources)
 
 
-def look(
+def probe_ports(
     place: str,
     addresses: dict[str, list[int]],
     ports: list[dict[str, Any]],
@@ -86,27 +86,27 @@ def look(
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
 ) -> list[Check]:
-    """What is open from here. `addresses` are the server's, each with the ports on which somebody listens there.
+    """Probes the server's ports from here. `addresses` are the server's, each with the ports that are served there.
 
-    `elsewhere` are the ports of other sites, as `neighbours` has them.
+    `elsewhere` are the ports of other sites, as `find_other_sites` returns them.
     """
     if all(port["port"] != NEVER["port"] for port in ports) and NEVER["port"] not in elsewhere:
         ports = [*ports, NEVER]
     ways: dict[str, list[str]] = {}
     checks = []
     for address in addresses:
-        ways.setdefault(source(address), []).append(address)
+        ways.setdefault(find_source(address), []).append(address)
     for address in ways.pop("", []):
-        checks.append(check(f"{address} from {place}", KNOCK, "closed", "not reachable from here", True))
+        checks.append(check(f"{address} from {place}", PROBE, "closed", "not reachable from here", True))
     for own in [way for way, targets in ways.items() if way in targets]:
         ways[own].remove(own)
-        seen = "not looked at: it is this machine's own"
-        checks.append(check(f"{own} from {place}", KNOCK, "closed", seen, True))
-    doors = [(address, port["port"]) for targets in ways.values() for address in targets for port in ports]
-    with concurrent.futures.ThreadPoolExecutor(max(1, len(doors))) as pool:
-        found = dict(pool.map(lambda door: (door, knock(*door)), doors))
+        seen = "not probed: this machine's own address"
+        checks.append(check(f"{own} from {place}", PROBE, "closed", seen, True))
+    targeted = [(address, port["port"]) for targets in ways.values() for address in targets for port in ports]
+    with concurrent.futures.ThreadPoolExecutor(max(1, len(targeted))) as pool:
+        found = dict(pool.map(lambda target: (target, probe_port(*target)), targeted))
 
-    # a translation of addresses, or another machine on the way: nobody here knows which of the two the firewall sees
+    # address translation on the way: the firewall may see either of the two addresses
     other = {seen_as} - {"", *ways}
     for way, targets in ways.items():
         others = {address for address in other if (":" in address) == (":" in way)}
@@ -114,7 +114,7 @@ def look(
         proof = any(found[address, port["port"]] != "silent" for address in targets for port in ports)
         for port in ports if targets else []:
             number = port["port"]
-            allowed = {let_in(address, port["sources"]) for address in {way} | others}
+            allowed = {is_listed(address, port["sources"]) for address in {way} | others}
             if allowed == {False}:
                 expected = "closed"
             elif allowed == {True} and any(number in addresses[address] for address in targets):
@@ -125,22 +125,22 @@ def look(
             state = "open" if where else "closed"
             seen = f"open at {', '.join(where)}" if where else state
             if not proof:
-                seen = "closed, as everything is from here: no proof"
+                seen = "closed, but so is every port from here: not conclusive"
             name = f"port {number} ({port['name']}) from {place} ({origin})"
             waiver = waivers.get(WAIVER, "") if state == "open" else ""
             remedy = CLOSE if state == "open" else REACH
-            checks.append(check(name, KNOCK, expected, seen, state in expected.split(" or "), remedy, waiver))
+            checks.append(check(name, PROBE, expected, seen, state in expected.split(" or "), remedy, waiver))
     return checks
 
 
 # --- on the server ------------------------------------------------------------------------------
-def table() -> str:
-    """The firewall's table in the kernel; a server whose firewall is waived need not have nft."""
+def read_table() -> str:
+    """The firewall's table in the kernel, as JSON; empty without nft, which a waived firewall does not need."""
     return try_output("nft", "--json", "list", "table", "inet", "orthanc")
 
 
-def changes() -> str:
-    """How the table in the kernel differs from the one that was deployed; empty where it does not."""
+def describe_changes() -> str:
+    """How the table in the kernel differs from the deployed one; empty if it does not."""
     try:
         return nftables.tell_some(nftables.find_changes())
     except nftables.Unseen as error:
@@ -149,8 +149,8 @@ def changes() -> str:
         return str(error)
 
 
-def detours() -> str:
-    """Rules of other tables that lead strangers past the firewall; empty without any."""
+def describe_detours() -> str:
+    """Rules of other tables that bypass the firewall; empty without any."""
     try:
         return nftables.tell_some(nftables.find_detours())
     except OSError as error:
@@ -158,7 +158,7 @@ def detours() -> str:
 
 
 def check_held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
-    """What `changes` and `detours` have found, as checks."""
+    """The results of `describe_changes` and `describe_detours` as checks."""
     waiver = waivers.get(WAIVER, "")
     name, tried = "the kernel's table is the one that was deployed", "its listing beside that of its file"
     remedy = ALLOW if changed.startswith(UNSEEN) else CLOSE
@@ -169,11 +169,11 @@ def check_held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
 
 
 def list_listening() -> list[tuple[str, int, list[str]]]:
-    return listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
+    return parse_listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
 
 
-def neighbours(directory: Path = NGINX) -> list[int]:
-    """Ports of nginx's sites that are somebody else's, and do not lead to Orthanc."""
+def find_other_sites(directory: Path = NGINX) -> list[int]:
+    """The ports of nginx sites that are not deployed by this collection and do not lead to Orthanc."""
     found = set()
     for path in [*directory.glob("conf.d/*.conf"), *directory.glob("sites-enabled/*")]:
         with contextlib.suppress(OSError):
@@ -187,25 +187,27 @@ def read_addresses() -> str:
     return try_output("ip", "-json", "address", "show", "up")
 
 
-def numbers(right: Any, sets: dict[str, Any]) -> set[int]:
-    """The ports that the right side of nft's comparison names."""
+def parse_ports(right: Any, sets: dict[str, Any]) -> set[int]:
+    """The ports on the right side of an nft comparison."""
     if isinstance(right, int):
         return {right}
     if isinstance(right, str):
-        return numbers({"set": sets.get(right.lstrip("@"), [])}, sets)
+        return parse_ports({"set": sets.get(right.lstrip("@"), [])}, sets)
     if isinstance(right, dict) and "range" in right:
         return set(range(right["range"][0], right["range"][1] + 1))
     if isinstance(right, dict) and "set" in right:
-        return {number for item in right["set"] for number in numbers(item, sets)}
+        return {number for item in right["set"] for number in parse_ports(item, sets)}
     return set()
 
 
 def find_dropped(table: str) -> tuple[set[int], str]:
-    """The ports at which the kernel drops whom no rule let in, and why there are none. `table` is nft's JSON."""
+    """The ports at which the kernel drops every source that no rule lets in, and the reason if there are none.
+
+    `table` is nft's JSON."""
     try:
         objects = json.loads(table)["nftables"] if table else []
     except ValueError:
-        # Debian 12's nft breaks off in the middle of a table that is dormant
+        # Debian 12's nft stops in the middle of a dormant table
         return set(), "the table cannot be read; it may be dormant"
     if not any("table" in item for item in objects):
         return set(), "there is no table inet orthanc"
@@ -237,12 +239,12 @@ def find_dropped(table: str) -> tuple[set[int], str]:
         if len(matches) == 1 and plain(rest) and ends(rest):
             left = matches[0]["left"].get("payload", {})
             if (left.get("protocol"), left.get("field"), matches[0]["op"]) == ("tcp", "dport", "=="):
-                found |= numbers(matches[0]["right"], sets)
+                found |= parse_ports(matches[0]["right"], sets)
     return found, ""
 
 
-def let_in_at(table: str) -> dict[int, list[str]]:
-    """The networks whom the kernel lets in, by port."""
+def list_let_in(table: str) -> dict[int, list[str]]:
+    """The networks that the kernel lets in, by port."""
     try:
         objects = json.loads(table)["nftables"] if table else []
     except ValueError:
@@ -251,20 +253,20 @@ def let_in_at(table: str) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
     for rule in (item["rule"]["expr"] for item in objects if "rule" in item):
         matches = [part["match"] for part in rule if "match" in part]
-        port = next((match["right"] for match in matches if field(match) == "dport"), None)
-        source = next((match["right"] for match in matches if field(match) == "saddr"), None)
+        port = next((match["right"] for match in matches if read_field(match) == "dport"), None)
+        source = next((match["right"] for match in matches if read_field(match) == "saddr"), None)
         if isinstance(port, int) and isinstance(source, str) and any("accept" in part for part in rule):
             found.setdefault(port, []).extend(
-                network for item in sets.get(source[1:], []) for network in networks(item)
+                network for item in sets.get(source[1:], []) for network in parse_networks(item)
             )
     return found
 
 
-def field(match: dict[str, Any]) -> str:
+def read_field(match: dict[str, Any]) -> str:
     return str(match["left"].get("payload", {}).get("field", "")) if isinstance(match["left"], dict) else ""
 
 
-def networks(item: Any) -> list[str]:
+def parse_networks(item: Any) -> list[str]:
     """An element of a set of addresses in nft's JSON."""
     if isinstance(item, dict) and "prefix" in item:
         return [f"{item['prefix']['addr']}/{item['prefix']['len']}"]
@@ -276,12 +278,12 @@ def networks(item: Any) -> list[str]:
 
 def is_let_in(table: str, port: dict[str, Any], source: str) -> bool:
     wanted = ipaddress.ip_network(source)
-    known = [ipaddress.ip_network(network) for network in let_in_at(table).get(port["port"], [])]
+    known = [ipaddress.ip_network(network) for network in list_let_in(table).get(port["port"], [])]
     return any(wanted.version == network.version and wanted.subnet_of(network) for network in known)  # type: ignore[arg-type]
 
 
-def refused_packets(table: str) -> int:
-    """How many the kernel has dropped at our ports since the table was loaded."""
+def count_refused_packets(table: str) -> int:
+    """How many packets the kernel has dropped at our ports since the table was loaded."""
     try:
         objects = json.loads(table)["nftables"] if table else []
     except ValueError:
@@ -290,7 +292,7 @@ def refused_packets(table: str) -> int:
     return sum(part["counter"]["packets"] for rule in parts for part in rule if "counter" in part)
 
 
-def listeners(text: str) -> list[tuple[str, int, list[str]]]:
+def parse_listeners(text: str) -> list[tuple[str, int, list[str]]]:
     """Address, port and processes of each line of `ss --no-header --listening --tcp --numeric --processes`."""
     found = []
     for line in text.splitlines():
@@ -301,7 +303,7 @@ def listeners(text: str) -> list[tuple[str, int, list[str]]]:
 
 
 def serves(listener: str, address: str) -> bool:
-    """Whether a listener takes connections to this address; `*` is ss's word for both families."""
+    """Whether a listener accepts connections to this address; `*` in ss means both address families."""
     return listener in ("*", address, "::" if ":" in address else "0.0.0.0")
 
 
@@ -312,10 +314,10 @@ def is_local(listener: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: str) -> dict[str, list[int]]:
+def list_addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: str) -> dict[str, list[int]]:
     """The server's addresses (`ip -json address`), each with the ports that are served there.
 
-    `known_as` is the one in the inventory: behind a translation of addresses the server does not know it itself.
+    `known_as` is the address in the inventory: behind address translation the server itself does not have it.
     """
     own = [
         info["local"]
@@ -337,14 +339,14 @@ def addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: 
     return found
 
 
-def server(
+def check_server(
     table: str,
     listening: list[tuple[str, int, list[str]]],
     ports: list[dict[str, Any]],
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
 ) -> list[Check]:
-    """What the kernel holds, and who listens; `elsewhere` are the ports of other sites, as `neighbours` has them."""
+    """Checks the kernel's table and the listeners. `elsewhere` are the other ports that `find_other_sites` returns."""
     asked = sorted({port["port"] for port in ports})
     names = ", ".join(map(str, asked))
     closed, reason = find_dropped(table)
@@ -374,7 +376,7 @@ def server(
     tried, waiver, stop = (
         "nft list table inet orthanc",
         waivers.get(WAIVER, ""),
-        "stop who listens there, or deploy again",
+        "stop the process that listens there, or deploy again",
     )
     return [
         check(f"the kernel drops strangers at {names}", tried, "yes", seen, seen == "yes", CLOSE, waiver),
@@ -386,10 +388,10 @@ def server(
     ]
 
 
-def ssh_client(pid: int) -> str:
-    """Where the SSH session of a process comes from, as the server sees it; empty where there is none.
+def find_ssh_client(pid: int) -> str:
+    """The address from which the SSH session of a process comes; empty without one.
 
-    sudo takes the variable away, so that its parents are asked as well.
+    sudo removes the variable, so the parent processes are read as well.
     """
     try:
         while pid > 1:

@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The acceptance report as a page, and many of them as one page. Without Ansible.
+"""The acceptance report as an HTML page, and an overview page of many reports. Without Ansible.
 
-The pages need nothing from elsewhere and no script. What a report does not hold is said so, and never left out.
-Needs the folder `pages` beside it, and Jinja2 3.1 (Debian's python3-jinja2 on a server).
+The pages are self-contained and without scripts. They name what a report lacks instead of leaving it out.
+This module needs the directory `pages` beside it, and Jinja2 3.1 (Debian's python3-jinja2 on a server).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ RIGHTS = {
     "store": "store images (C-STORE)",
     "find_worklist": "query the worklist (C-FIND MWL)",
     "find": "search for studies (C-FIND)",
-    "move": "have studies sent to itself (C-MOVE)",
-    "get": "fetch studies (C-GET)",
-    "storage_commitment": "ask for storage commitment (N-ACTION)",
+    "move": "request that studies be sent to it (C-MOVE)",
+    "get": "retrieve studies (C-GET)",
+    "storage_commitment": "request storage commitment (N-ACTION)",
 }
 STALE_HOURS = 26
-POINTS = 240  # of a history, in the plot
+POINTS = 240  # of a history in the plot
 
 
 # --- pages --------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def _disk(report: Report) -> dict[str, Any] | None:
         "full": _day(begin + 86400 * days) if begin and days is not None else "",
         "note": disk.get("note") or ("" if days is not None else "not enough history yet"),
         "plot": _plot(history, total, days),
-        # a monitor that does not look any more sees nothing fill
+        # a monitor that has stopped does not notice that the disk fills
         "old": f"measured {verdicts.say_age(before / 3600)} before this report" if before > 60 * SILENT_MINUTES else "",
         "state": verdicts.state_of_disk(report),
     }
@@ -141,7 +141,7 @@ def _disk(report: Report) -> dict[str, Any] | None:
 def _plot(history: list[tuple[float, float]], total: float, days: float | None) -> dict[str, Any] | None:
     """Lines in a box of 1000 by 1000, from the first measurement to the day on which the disk is full.
 
-    A day that is far away stays outside, so that the measurements keep a third of the width.
+    A day in the distant future stays outside, so that the measurements keep a third of the width.
     """
     if len(history) < 2 or history[-1][0] <= history[0][0] or total <= 0:
         return None
@@ -191,7 +191,7 @@ def _backup(report: Report) -> list[dict[str, Any]] | None:
 
 
 def _newest(run: dict[str, Any] | None) -> str:
-    """How the newest run ended, where one has begun."""
+    """The result of the newest run; empty before the first one."""
     result = str((run or {}).get("result") or "")
     return "" if result == "none yet" else result
 
@@ -202,7 +202,7 @@ def _proven(backup: dict[str, Any]) -> str:
 
 
 def _describe_verified(check: dict[str, Any] | None) -> str:
-    """Which snapshot was restored last, on which day, and how much of it."""
+    """Which snapshot was test-restored last, on which day, and how much of it."""
     seen = (check or {}).get("verified")
     if not seen:
         return "no snapshot has been verified"
@@ -213,9 +213,9 @@ def _describe_verified(check: dict[str, Any] | None) -> str:
 
 
 def _alert(alert: dict[str, Any]) -> dict[str, Any]:
-    """What the monitor told, and whether anything can be done about it."""
+    """An alert of the monitor, with its state in words."""
     state = verdicts.state_of_alert(alert)
-    word = {BAD: "trouble", SOON: "to look at"}.get(state, "for information")
+    word = {BAD: "problem", SOON: "to check"}.get(state, "for information")
     return {**alert, "state": state, "word": word, "since": _moment(alert.get("since"))}
 
 
@@ -240,10 +240,10 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "There is no report yet"
     if bad:
-        more = f", {soon} more to look at" if soon else ""
-        return f"{bad} of {words.say_count(len(rows), 'clinic')} to act on{more}"
+        more = f", {soon} more should be checked" if soon else ""
+        return f"{bad} of {words.say_count(len(rows), 'clinic')} need action{more}"
     if soon:
-        return f"{soon} of {words.say_count(len(rows), 'clinic')} to look at"
+        return f"{soon} of {words.say_count(len(rows), 'clinic')} should be checked"
     return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
 
 
@@ -289,7 +289,7 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
 
 
 def _place(hostname: str, host: str) -> str:
-    """By both names where they differ: clinics may have the same name for their servers."""
+    """Both names of a server if they differ: clinics may give their servers the same name."""
     return f"{hostname} ({host})" if hostname and host and host != hostname else hostname or host
 
 
@@ -301,7 +301,7 @@ def _days(days: float) -> str:
 
 
 def _moment(text: Any) -> dict[str, str] | None:
-    """For <time>, and to read: in UTC, since a page is filed in one place and read in another."""
+    """A moment for <time> and as text, in UTC, since a page may be read in another time zone."""
     moment = verdicts.parse_time(text)
     if not moment:
         return None
@@ -313,6 +313,6 @@ def _moment(text: Any) -> dict[str, str] | None:
 
 
 def _day(epoch: float) -> str:
-    # a forecast may lie beyond the year 9999, which Python cannot write
+    # a forecast may be beyond the year 9999, which Python cannot format
     day = datetime.datetime.fromtimestamp(min(epoch, 4e9), datetime.timezone.utc)
     return words.say_day(f"{day:%Y%m%d}") if epoch < 4e9 else ""
