@@ -87,7 +87,7 @@ def quiet_config(machine: str, **changed: Any) -> str:
     """A configuration for a look beside the monitor's own: it tells nobody, and leaves its state in /root/monitor."""
     path, directory = "/root/monitor.json", "/root/monitor"
     change = "import json; c = json.load(open('/etc/orthanc-monitor.json')); "
-    changed = {"mail_to": [], "webhook": "", "directory": directory, "brake_percent": 0, **changed}
+    changed = {"mail_to": [], "webhook": "", "directory": directory, "disk_guard_percent": 0, **changed}
     change += f"c.update({json.dumps(changed)}); "
     change += f"json.dump(c, open({path!r}, chr(119)))"
     must(machine, f"mkdir -p {directory} && python3 -c {shlex.quote(change)}")

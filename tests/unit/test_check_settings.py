@@ -36,9 +36,9 @@ FAULTS: list[tuple[str, Any, str, str]] = [
     ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) hold 0.0.0.0/0", "name the clinic's networks"),
     ("orthanc_backup_repository", "nowhere", "orthanc_backup_repository 'nowhere' is neither", "rest:https://host/"),
     (
-        "orthanc_monitor_brake_percent",
+        "orthanc_monitor_disk_guard_percent",
         60,
-        "orthanc_monitor_brake_percent must be a whole number from 0 to 50, not 60",
+        "orthanc_monitor_disk_guard_percent must be a whole number from 0 to 50, not 60",
         "such as 5",
     ),
 ]
@@ -148,8 +148,8 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
         ("proxy", {"orthanc_proxy_certificate": "bought"}, "orthanc_proxy_certificate is bought"),
         (
             "monitor",
-            {"orthanc_monitor_brake_percent": 60},
-            "orthanc_monitor_brake_percent must be a whole number from 0 to 50, not 60",
+            {"orthanc_monitor_disk_guard_percent": 60},
+            "orthanc_monitor_disk_guard_percent must be a whole number from 0 to 50, not 60",
         ),
         ("backup", {"orthanc_backup_repository": "nowhere", "orthanc_backup_password": SECRET}, "'nowhere' is neither"),
         ("config", {"orthanc_config_settings": {"StabelAge": 60}}, "StabelAge is no option"),

@@ -40,7 +40,7 @@ def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) ->
         "orthanc": "", "storage": str(home),
         "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
         "firewall": True, "backup": True, "units": [], "worklist_drop": "/srv", "accepted_cves": [],
-        "brake_percent": 5, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
+        "disk_guard_percent": 5, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
         **more,
     }  # fmt: skip
     (home / "monitor.json").write_text(json.dumps(content))
@@ -125,13 +125,13 @@ def test_each_threshold_has_its_alert(tmp_path: Path) -> None:
     told = play(tmp_path, [free(50)], [free(15)], [free(8)], [free(8)], *[[free(50)]] * 3)
     assert told == [[], ["firing DiskFilling/storage"], ["firing DiskAlmostFull/storage"], [], [], [],
                     ["resolved DiskAlmostFull/storage", "resolved DiskFilling/storage"]]  # fmt: skip
-    told = play(tmp_path, [free(4), ("brake", "storage", 1), ("days_until_full", "storage", 1)])
-    assert told == [["firing DiskBrake/storage"]]
+    told = play(tmp_path, [free(4), ("disk_guard", "storage", 1), ("days_until_full", "storage", 1)])
+    assert told == [["firing DiskGuard/storage"]]
 
 
 def test_another_disk_s_trouble_hides_nothing(tmp_path: Path) -> None:
-    told = play(tmp_path, [free(4), ("brake", "storage", 1), free(8, "log"), free(15, "tmp")])
-    assert told == [["firing DiskAlmostFull/log", "firing DiskBrake/storage", "firing DiskFilling/tmp"]]
+    told = play(tmp_path, [free(4), ("disk_guard", "storage", 1), free(8, "log"), free(15, "tmp")])
+    assert told == [["firing DiskAlmostFull/log", "firing DiskFilling/tmp", "firing DiskGuard/storage"]]
 
 
 def test_an_alert_does_not_flicker(tmp_path: Path) -> None:
@@ -394,38 +394,38 @@ def test_a_counter_s_increase(tmp_path: Path) -> None:
     assert [look.measure_increase("jobs", value, 86400, True) for value in (3, 2, 2)] == [0, 0, 0]
 
 
-# --- the brake ----------------------------------------------------------------------------------
+# --- the disk guard -----------------------------------------------------------------------------
 SIZE = 10_000_000
 
 
-def braked(home: Path, free: float, percent: int = 5) -> bool:
-    """Whether the brake is on after a look with so much percent free."""
+def guarded(home: Path, free: float, percent: int = 5) -> bool:
+    """Whether the disk guard is on after a look with so much percent free."""
     (home / ".orthanc-storage").touch()
-    look = Context(settings(home, brake_percent=percent), {}, 0.0)
+    look = Context(settings(home, disk_guard_percent=percent), {}, 0.0)
     [*_, last] = disk.guard_disk(look, int(SIZE * free / 100), SIZE)
     on = last.value == 1
-    assert on == os.path.lexists(home / ".orthanc-brake")
+    assert on == os.path.lexists(home / ".orthanc-disk-guard")
     return bool(on)
 
 
-def test_the_brake_comes_and_goes(tmp_path: Path) -> None:
-    brake, reserve = tmp_path / ".orthanc-brake", tmp_path / ".orthanc-reserve"
-    assert not braked(tmp_path, 50)
+def test_the_disk_guard_comes_and_goes(tmp_path: Path) -> None:
+    guard, reserve = tmp_path / ".orthanc-disk-guard", tmp_path / ".orthanc-reserve"
+    assert not guarded(tmp_path, 50)
     assert reserve.stat().st_size == SIZE // 100
-    assert braked(tmp_path, 4)
-    assert brake.stat().st_mode & 0o777 == 0o644
+    assert guarded(tmp_path, 4)
+    assert guard.stat().st_mode & 0o777 == 0o644
     assert not reserve.exists()
-    assert braked(tmp_path, 6)  # not yet enough
-    assert not braked(tmp_path, 9)
+    assert guarded(tmp_path, 6)  # not yet enough
+    assert not guarded(tmp_path, 9)
     assert reserve.exists()
-    assert braked(tmp_path, 4)
-    assert not braked(tmp_path, 4, percent=0)  # switched off
+    assert guarded(tmp_path, 4)
+    assert not guarded(tmp_path, 4, percent=0)  # switched off
     assert not reserve.exists()
 
 
-@pytest.mark.parametrize("name", [".orthanc-brake", ".orthanc-reserve"])
+@pytest.mark.parametrize("name", [".orthanc-disk-guard", ".orthanc-reserve"])
 @pytest.mark.parametrize("what", ["directory", "link", "dangling", "empty", "unreadable"])
-def test_whatever_lies_there_the_brake_works(tmp_path: Path, name: str, what: str) -> None:
+def test_whatever_lies_there_the_disk_guard_works(tmp_path: Path, name: str, what: str) -> None:
     victim, trap = tmp_path / "victim", tmp_path / name
     victim.write_text("as it was")
     victim.chmod(0o600)
@@ -440,11 +440,11 @@ def test_whatever_lies_there_the_brake_works(tmp_path: Path, name: str, what: st
             trap.chmod(0o644 if what == "empty" else 0)
 
     lay()
-    assert braked(tmp_path, 4)
-    assert (tmp_path / ".orthanc-brake").lstat().st_mode & 0o170444 == 0o100444
-    assert not braked(tmp_path, 50)
+    assert guarded(tmp_path, 4)
+    assert (tmp_path / ".orthanc-disk-guard").lstat().st_mode & 0o170444 == 0o100444
+    assert not guarded(tmp_path, 50)
     lay() if not os.path.lexists(trap) else None
-    assert not braked(tmp_path, 50)
+    assert not guarded(tmp_path, 50)
     assert (tmp_path / ".orthanc-reserve").lstat().st_size == SIZE // 100
     assert victim.read_text() == "as it was"
     assert not (tmp_path / "nowhere").exists()
@@ -514,7 +514,7 @@ def test_the_rules_of_prometheus_are_the_table(tmp_path: Path) -> None:
     by_name = {rule["alert"]: rule for rule in group["rules"]}
     assert len(by_name) == len(RULES) + 1
     assert by_name["OrthancDiskFilling"]["expr"] == (
-        "orthanc_monitor_fs_free_percent < 33 unless on (instance, fs) orthanc_monitor_brake == 1"
+        "orthanc_monitor_fs_free_percent < 33 unless on (instance, fs) orthanc_monitor_disk_guard == 1"
         " unless on (instance, fs) orthanc_monitor_fs_free_percent < 10"
     )
     assert by_name["OrthancProxyDown"]["for"] == "1m"
@@ -543,10 +543,10 @@ def known(there: Any, again: Any, place: str = "") -> list[str]:
 
 def test_metrics_name_their_objects() -> None:
     text = prometheus.format_metrics(
-        [Sample("fs_free_percent", "fs", "storage", 12.5), Sample("brake", "fs", "storage", 0)]
+        [Sample("fs_free_percent", "fs", "storage", 12.5), Sample("disk_guard", "fs", "storage", 0)]
     )
     assert 'orthanc_monitor_fs_free_percent{fs="storage"} 12.5\n' in text
-    assert "# HELP orthanc_monitor_brake 1 while new images are refused\n" in text
+    assert "# HELP orthanc_monitor_disk_guard 1 while new images are refused\n" in text
 
 
 def test_what_cannot_be_sent_is_sent_later(tmp_path: Path) -> None:
@@ -674,7 +674,7 @@ def test_nobody_to_tell_is_said(tmp_path: Path) -> None:
 # --- settings -----------------------------------------------------------------------------------
 GOOD: dict[str, Any] = {
     "thresholds": {"days_until_full": 60},
-    "brake_percent": 5,
+    "disk_guard_percent": 5,
     "mail_to": ["it@clinic.example"],
     "mail_from": "orthanc@clinic.example",
     "smtp": {"host": "mail.clinic.example", "port": 587, "user": "orthanc", "password": "a secret"},
@@ -689,7 +689,7 @@ def wrong(**change: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"smtp": {}, "mail_to": [], "mail_from": "", "webhook": ""}, {"brake_percent": 0}]
+    "change", [{}, {"smtp": {}, "mail_to": [], "mail_from": "", "webhook": ""}, {"disk_guard_percent": 0}]
 )
 def test_good_settings(change: dict[str, Any]) -> None:
     assert wrong(**change) == []
@@ -702,8 +702,8 @@ def test_good_settings(change: dict[str, Any]) -> None:
         ({"thresholds": {"days_until_full": "60"}}, "must be a number, not"),
         ({"thresholds": {"days_until_full": True}}, "must be a number, not"),
         ({"thresholds": []}, "must be a dictionary"),
-        ({"brake_percent": 60}, "from 0 to 50"),
-        ({"brake_percent": "five"}, "from 0 to 50"),
+        ({"disk_guard_percent": 60}, "from 0 to 50"),
+        ({"disk_guard_percent": "five"}, "from 0 to 50"),
         ({"mail_to": "it@clinic.example"}, "must be a list"),
         ({"mail_to": ["clinic.example"]}, "is not a mail address"),
         ({"mail_to": ["a@b\nBcc: c@d"]}, "is not a mail address"),

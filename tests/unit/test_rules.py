@@ -295,3 +295,12 @@ def test_a_misspelt_variable_is_caught() -> None:
     assert (item["severity"], "did you mean orthanc_modalities?" in item["remedy"]) == ("error", True)
     (item,) = variables.problems(["orthanc_zzzzzzzzzzzz"])
     assert item["severity"] == "warning"
+
+
+def test_a_renamed_variable_is_reported_with_its_new_name() -> None:
+    assert {*variables.RENAMED.values()} <= variables.known()
+    assert not variables.RENAMED.keys() & variables.known()
+    (item,) = variables.problems(["orthanc_monitor_brake_percent"])
+    assert item["severity"] == "error"
+    assert item["message"] == "is now called orthanc_monitor_disk_guard_percent"
+    assert "rename it to orthanc_monitor_disk_guard_percent" in item["remedy"]

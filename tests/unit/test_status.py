@@ -78,7 +78,7 @@ def test_a_server_that_is_well() -> None:
     [
         ("WorklistStuck", "worklist"),
         ("CertificateExpires", "certificates"),
-        ("DiskBrake", "disk"),
+        ("DiskGuard", "disk"),
         ("FullSoon", "forecast"),
         ("IndexSilent", "orthanc"),
         ("SecurityUpdates", "patches"),

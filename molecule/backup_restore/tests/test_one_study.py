@@ -128,17 +128,19 @@ def test_a_study_that_no_snapshot_has(machine: str) -> None:
     assert f"in none of {number} proven snapshots" in said
 
 
-def test_the_brake_refuses_with_the_remedy(machine: str) -> None:
+def test_the_disk_guard_refuses_with_the_remedy(machine: str) -> None:
     study = make(series=1)
     send(machine, study)
     done(machine, "run")
     remove(machine, study.uid)
-    # the monitor would take the brake away
-    must(machine, f"systemctl stop orthanc-monitor.timer orthanc-monitor.service && touch {STORAGE}/.orthanc-brake")
+    # the monitor would take the disk guard away
+    must(
+        machine, f"systemctl stop orthanc-monitor.timer orthanc-monitor.service && touch {STORAGE}/.orthanc-disk-guard"
+    )
     try:
         assert "make space" in refused(machine, "restore", "--study", study.uid)
         assert done(machine, "restore", "--study", study.uid, "--dry-run")["would"]
     finally:
-        must(machine, f"rm {STORAGE}/.orthanc-brake; systemctl start orthanc-monitor.timer")
+        must(machine, f"rm {STORAGE}/.orthanc-disk-guard; systemctl start orthanc-monitor.timer")
     done(machine, "restore", "--study", study.uid)
     assert all_readable(machine, study)

@@ -99,22 +99,22 @@ def test_what_somebody_read_of_a_damaged_file_is_given_out_no_more(machine: str)
     for kind, damage in DAMAGE.items():
         must(machine, damage.format(path(machine, images[kind])))
     restart(machine)
-    seen = image("BRAKED")
+    seen = image("GUARDED")
     dicom(machine, seen)
     must(machine, DAMAGE["truncated"].format(path(machine, seen)))
     restart(machine)
     for one in (*images.values(), seen):
         assert rest(machine, "GET", f"/instances/{identifier(machine, one)}/file")[1] != packed(one)
     # while no image is taken, the right file comes back and nothing goes
-    must(machine, f"systemctl stop orthanc-monitor.timer && touch {STORAGE}/.orthanc-brake")
+    must(machine, f"systemctl stop orthanc-monitor.timer && touch {STORAGE}/.orthanc-disk-guard")
     sent(machine, "US1", seen)
-    must(machine, f"rm -f {STORAGE}/.orthanc-brake && systemctl start orthanc-monitor.timer")
+    must(machine, f"rm -f {STORAGE}/.orthanc-disk-guard && systemctl start orthanc-monitor.timer")
 
     dicom(machine, *images.values())
 
     assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(DAMAGE, True)
     restart(machine)
-    images["braked"] = seen
+    images["guarded"] = seen
     assert {kind: pixels(machine, one) == one.PixelData for kind, one in images.items()} == dict.fromkeys(images, True)
 
 
@@ -213,15 +213,17 @@ def test_while_the_disk_is_almost_full_nothing_is_touched(machine: str) -> None:
     dicom(machine, one)
     must(machine, f"truncate --size=1000 {path(machine, one)}")
     restart(machine)
-    # the monitor would take the brake away, and so would a look that has begun
-    must(machine, f"systemctl stop orthanc-monitor.timer orthanc-monitor.service && touch {STORAGE}/.orthanc-brake")
+    # the monitor would take the disk guard away, and so would a look that has begun
+    must(
+        machine, f"systemctl stop orthanc-monitor.timer orthanc-monitor.service && touch {STORAGE}/.orthanc-disk-guard"
+    )
     try:
         if sent(machine, "US1", one) == [0]:  # Orthanc 1.13 asks no filter of an image that it has, and it is healed
             assert must(machine, f"stat -c %s {path(machine, one)}").strip() != "1000"
         assert identifier(machine, one)
         assert sent(machine, "US1", image("NEW")) != [0]
     finally:
-        must(machine, f"rm {STORAGE}/.orthanc-brake; systemctl start orthanc-monitor.timer")
+        must(machine, f"rm {STORAGE}/.orthanc-disk-guard; systemctl start orthanc-monitor.timer")
     dicom(machine, one)
     restart(machine)
     assert pixels(machine, one) == one.PixelData

@@ -1,4 +1,4 @@
-"""A disk is filled in steps: alerts, mail, webhook, Prometheus, the brake; and everything comes back by itself."""
+"""A disk is filled in steps: alerts, mail, webhook, Prometheus, the disk guard; and everything comes back by itself."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def test_a_disk_that_fills(machine: str) -> None:
         wait_for(lambda: alerts_of_prometheus(machine) == set(), "Prometheus")
     assert store(machine)[0] == 0
     seen = len(mails(machine)), len(received())
-    for percent, alert in ((15, "DiskFilling"), (8, "DiskAlmostFull"), (3, "DiskBrake")):
+    for percent, alert in ((15, "DiskFilling"), (8, "DiskAlmostFull"), (3, "DiskGuard")):
         filled(machine, percent)
         found = look(machine, 3)
         assert list(found) == [f"{alert}/storage"], percent
         if prometheus:
             wait_for(functools.partial(firing_there, machine, f"Orthanc{alert}/storage"), alert)
-    # the brake holds, and images are read
+    # the disk guard holds, and images are read
     status, said = store(machine)
     assert status != 0
     assert "Refused: OutOfResources" in said, said
@@ -111,7 +111,7 @@ def test_a_disk_that_fills(machine: str) -> None:
     assert store(machine)[0] == 0
     if prometheus:
         wait_for(lambda: alerts_of_prometheus(machine) == set(), "Prometheus' all-clear")
-    assert value(machine, "brake", "storage") == 0
+    assert value(machine, "disk_guard", "storage") == 0
     assert int(must(machine, f"stat -c %s {STORAGE}/.orthanc-reserve")) == SIZE // 100
 
     text = "\n".join(mails(machine)[seen[0] :])
@@ -120,7 +120,7 @@ def test_a_disk_that_fills(machine: str) -> None:
         assert f"All clear, critical: {summary}" in text or f"All clear, warning: {summary}" in text, summary
     told = [(one["name"], one["state"]) for message in received()[seen[1] :] for one in message["alerts"]]
     # what is worse covers what was told; all is over when it is
-    names = ["DiskFilling", "DiskAlmostFull", "DiskBrake"]
+    names = ["DiskFilling", "DiskAlmostFull", "DiskGuard"]
     assert told == [*((name, "firing") for name in names), *((name, "resolved") for name in sorted(names))]
 
 
@@ -137,7 +137,7 @@ def test_a_steady_feed_is_forecast(machine: str) -> None:
             assert value(machine, "days_until_full", "storage") is None
             assert "not enough history yet" in must(machine, "orthanc-monitor show || true")
         free = int(must(machine, f"df -B1 --output=avail {STORAGE} | tail -1"))
-        must_be = (free - 0.05 * SIZE) / daily  # until the brake
+        must_be = (free - 0.05 * SIZE) / daily  # until the disk guard
         must(machine, f"fallocate -l {daily} {STORAGE}/ballast-{day}")
     days = value(machine, "days_until_full", "storage")
     assert days is not None

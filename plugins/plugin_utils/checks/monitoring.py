@@ -18,7 +18,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     """The settings by their names without `orthanc_monitor_`."""
     return [
         *_thresholds(settings["thresholds"]),
-        *_brake(settings["brake_percent"]),
+        *_disk_guard(settings["disk_guard_percent"]),
         *_mail(settings["mail_to"], settings["mail_from"]),
         *_smtp(settings["smtp"]),
         *_webhook(str(settings["webhook"] or "")),
@@ -51,10 +51,12 @@ def _thresholds(thresholds: Any) -> list[Problem]:
     return found
 
 
-def _brake(percent: Any) -> list[Problem]:
+def _disk_guard(percent: Any) -> list[Problem]:
     if re.fullmatch(r"[0-9]{1,2}", str(percent)) and int(str(percent)) <= 50:
         return []
-    return [_wrong("brake_percent", f"must be a whole number from 0 to 50, not {percent!r}", "write one, such as 5")]
+    return [
+        _wrong("disk_guard_percent", f"must be a whole number from 0 to 50, not {percent!r}", "write one, such as 5")
+    ]
 
 
 def _mail(to: Any, sender: Any) -> list[Problem]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
+RENAMED = {"orthanc_monitor_brake_percent": "orthanc_monitor_disk_guard_percent"}
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 
@@ -23,10 +24,13 @@ def known() -> frozenset[str]:
 
 
 def problems(names: list[str]) -> list[Problem]:
-    """One for each of the names that starts with `orthanc_` and is not known."""
+    """One for each of the names that starts with `orthanc_` and is renamed or not known."""
     found = []
     for name in names:
-        if name.startswith("orthanc_") and name not in known():
+        if name in RENAMED:
+            remedy = f"rename it to {RENAMED[name]} in the inventory"
+            found.append(problem(name, f"is now called {RENAMED[name]}", remedy, "unknown_variable", "error"))
+        elif name.startswith("orthanc_") and name not in known():
             near = nearest(name, known(), cutoff=0.8)
             remedy = f"did you mean {near}? A" if near else "if it is a"
             remedy += " variable of your own: begin its name differently, for example with clinic_"

@@ -33,7 +33,7 @@ import search  # noqa: E402
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])
-BRAKE = STORAGE / ".orthanc-brake"  # the disk is almost full: no image is taken (roles.lua)
+DISK_GUARD = STORAGE / ".orthanc-disk-guard"  # the disk is almost full: no image is taken (roles.lua)
 CONFLICTS = STORAGE / ".conflicts"
 KEPT_CONFLICTS, KEPT_BYTES = 200, 2 << 30
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -176,7 +176,7 @@ def heal(identifier: str, data: bytes) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
-    return BRAKE.exists() or asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
+    return DISK_GUARD.exists() or asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
 
 
 def write(path: Path, content: bytes) -> None:
@@ -259,7 +259,7 @@ def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
             if is_known(identifier):  # nobody removed it meanwhile
                 arriving.pop(identifier, None)
                 return judge(identity, file, data)
-    if BRAKE.exists() or not arrives_beside(identifier, file.body):
+    if DISK_GUARD.exists() or not arrives_beside(identifier, file.body):
         return None
     path = put_by(identity, data)
     where = f"is in {path}" if path else f"is not kept, for {CONFLICTS.name} is full"
@@ -271,7 +271,7 @@ def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[
     """The same, of an image that Orthanc has."""
     first = stored(identity.orthanc)
     if first is None:
-        if BRAKE.exists() and not is_right(identity.orthanc, data):
+        if DISK_GUARD.exists() and not is_right(identity.orthanc, data):
             return None  # Orthanc would not take the new one
         aside = put_aside(identity.orthanc)
         if not heal(identity.orthanc, data):
@@ -279,7 +279,7 @@ def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[
             orthanc.RestApiDelete(f"/instances/{identity.orthanc}")
         what = f"what there was of it is in {aside}" if aside else "its file was not there"
         return "replaced", identity, f"could not be read any more, and makes way for the one that came; {what}"
-    different = [] if BRAKE.exists() else compared(first, data)
+    different = [] if DISK_GUARD.exists() else compared(first, data)
     if not different:
         return None
     path = put_by(identity, first if OVERWRITES else data)

@@ -3,12 +3,12 @@
 local roles = GetOrthancConfiguration()['ClinicopsRoles']
 local levels = { studies = true, series = true, instances = true }
 
--- While the monitor's brake is on, the disk is almost full: images are read, and new ones refused with "out of
+-- While the monitor's disk guard is on, the disk is almost full: images are read, and new ones refused with "out of
 -- resources" (DICOM PS3.4, table B.2-1), so that devices keep them and send them again.
-local brake = GetOrthancConfiguration()['StorageDirectory'] .. '/.orthanc-brake'
+local guard = GetOrthancConfiguration()['StorageDirectory'] .. '/.orthanc-disk-guard'
 
-local function braked()
-  local file = io.open(brake)
+local function guarded()
+  local file = io.open(guard)
   return file ~= nil and file:close()
 end
 
@@ -17,14 +17,14 @@ end
 local theirs = ReceivedInstanceFilter -- of a script of the clinic's
 
 function ReceivedInstanceFilter(...)
-  if braked() then error('no image is taken: the disk is almost full') end
+  if guarded() then error('no image is taken: the disk is almost full') end
   if theirs then return theirs(...) end
   return true
 end
 
 function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   local role = roles[username]
-  if method == 'POST' and (uri == '/instances' or uri:match('^/dicom%-web/studies')) and braked() then
+  if method == 'POST' and (uri == '/instances' or uri:match('^/dicom%-web/studies')) and guarded() then
     return false
   elseif role == 'admin' then
     return true

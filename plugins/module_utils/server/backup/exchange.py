@@ -25,7 +25,7 @@ from .ledger import Study, group_by_device, name_device, put_ledger, query_studi
 from .manifest import Attachment
 from .output import say_problem
 from .restored_orthanc import require_counts, require_image, require_storing
-from .settings import ARCHIVE, BRAKE, MARKER, OURS, Settings, join_below, stamp_now
+from .settings import ARCHIVE, DISK_GUARD, MARKER, OURS, Settings, join_below, stamp_now
 from .state import read_state, write_state
 
 
@@ -121,8 +121,8 @@ def confirm_restored(settings: Settings, under_way: dict[str, Any], result: dict
     require_counts(api, under_way["counts"], more=True)
     if under_way["sample"]:
         require_image(api, Attachment(*under_way["sample"]), dicomweb=False)
-    if (settings.storage / BRAKE).exists():
-        what = "It was not tried whether Orthanc takes images: the disk is almost full (the monitor's brake)"
+    if (settings.storage / DISK_GUARD).exists():
+        what = "It was not tried whether Orthanc takes images: the disk is almost full (the monitor's disk guard)"
         result["problems"] = [*result["problems"], f"{what}. Remedy: make space; see orthanc-monitor show."]
     else:
         require_storing(api, settings.storage)

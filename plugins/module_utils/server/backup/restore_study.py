@@ -18,17 +18,17 @@ from .listing import choose_snapshot, list_proven
 from .manifest import find_defects, list_current_attachments
 from .output import say_problem, show_progress
 from .restic import fetch_files, read_moment
-from .settings import BRAKE, Settings, join_below, set_aside, stamp_now
+from .settings import DISK_GUARD, Settings, join_below, set_aside, stamp_now
 from .state import read_state
-from .study import BRAKED, Source, StudyRefused, restore_study
+from .study import GUARDED, Source, StudyRefused, restore_study
 
 
 def restore_one_study(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
     """A study from a proven snapshot through Orthanc; nothing stops, and no other data are touched."""
     if read_state(settings, "restore"):
         raise Refused("A restore was interrupted. Remedy: end it with orthanc-backup restore, then call this again.")
-    if (settings.storage / BRAKE).exists() and not dry_run:
-        raise Refused(BRAKED)
+    if (settings.storage / DISK_GUARD).exists() and not dry_run:
+        raise Refused(GUARDED)
     found = list_proven(settings) if wanted == "latest" else [choose_snapshot(settings, wanted)]
     api, scratch, quarantine = (
         Api.as_administrator(settings.orthanc),

@@ -70,7 +70,9 @@ def require_storing(api: Api, storage: Path) -> None:
     image = {"Tags": {"PatientName": "RESTORE^TEST", "PatientID": f"RESTORE-{secrets.token_hex(6)}"}}
     status, body, _unused = api.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
     if status != 200:
-        remedy = f"see its log, that {storage} is its own, and whether the monitor's brake is on (orthanc-monitor show)"
+        remedy = (
+            f"see its log, that {storage} is its own, and whether the monitor's disk guard is on (orthanc-monitor show)"
+        )
         raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
     path = f"/instances/{json.loads(body)['ID']}"
     read, deleted = api.ask("GET", f"{path}/file")[0], api.ask("DELETE", path)[0]

@@ -23,8 +23,8 @@ from ..orthanc.index import open_index
 
 ZLIB_WITH_SIZE = 2  # a compressionType of the index: 8 bytes little-endian with the size, then zlib
 PART_FILES, PART_BYTES = 500, 1 << 30  # what is fetched at a time: a command line and a disk have an end
-BRAKED = (
-    "Orthanc takes no image now: the disk is almost full (the monitor's brake). "
+GUARDED = (
+    "Orthanc takes no image now: the disk is almost full (the monitor's disk guard). "
     "Remedy: make space, see orthanc-monitor show, and run it again; what is in stays in."
 )
 QUERY = """
@@ -283,7 +283,7 @@ def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str
         source.ask("DELETE", f"/instances/{image.instance}", b"")
     status, _unused = source.ask("POST", "/instances", data)
     if status == 403:
-        raise StudyRefused(BRAKED)
+        raise StudyRefused(GUARDED)
     if status != 200:
         return f"failed: Orthanc answers {status}"
     return "restored" if is_read_back(source, image, data) else "failed: Orthanc does not give it back as it was"

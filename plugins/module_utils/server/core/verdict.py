@@ -26,7 +26,7 @@ TOLD_BY = {
     **dict.fromkeys(("BackupFailed", "BackupOld", "RestoreCheckFailed", "RestoreCheckOld"), "backup"),
     **dict.fromkeys(("LedgerFailed", "LedgerOld"), "backup"),
     "CertificateExpires": "certificates",
-    **dict.fromkeys(("DiskBrake", "DiskAlmostFull", "DiskFilling", "FullSoon"), "disk"),
+    **dict.fromkeys(("DiskGuard", "DiskAlmostFull", "DiskFilling", "FullSoon"), "disk"),
     "ClockUnsynchronised": "clock",
 }
 

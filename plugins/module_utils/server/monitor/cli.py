@@ -28,7 +28,7 @@ from .settings import FILE, Settings
 
 LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file can lock it
 COMMANDS = {
-    "look": "look at everything, tell what changed, brake or release; what the timer starts",
+    "look": "look at everything, tell what changed, switch the disk guard on or off; what the timer starts",
     "show": "what the last look saw; exit code 1 while something is wrong, or nobody looks",
     "vulnerabilities": "what is known of the packages that run, what it means, and what to do",
     "rules": "the table as alert rules of Prometheus",

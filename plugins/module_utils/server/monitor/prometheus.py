@@ -22,7 +22,7 @@ HELP = {
     "fs_inodes_free_percent": "Files that may still be created, in percent",
     "growth_bytes_per_day": "Growth of what is used, imports left out",
     "days_until_full": "Days until the file system is full at this growth; absent without enough history",
-    "brake": "1 while new images are refused",
+    "disk_guard": "1 while new images are refused",
     "mount_ok": "Whether the images' disk is mounted",
     "process_up": "Whether Orthanc runs",
     "index_up": "Whether Orthanc answers from its index",

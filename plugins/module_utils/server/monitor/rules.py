@@ -37,18 +37,18 @@ RULES = (
         "mount it (findmnt, journalctl -b -u local-fs.target), then systemctl start orthanc",
     ),
     Rule(
-        *("DiskBrake", "critical", "brake", "fs", "==", 1, 1, ()),
+        *("DiskGuard", "critical", "disk_guard", "fs", "==", 1, 1, ()),
         "New images are refused: the disk is full except for the reserve that Orthanc needs",
         "make space or enlarge the disk; devices can send again as soon as there is space",
     ),
     Rule(
-        *("DiskAlmostFull", "critical", "fs_free_percent", "fs", "<", "disk_critical_percent", 1, ("DiskBrake",)),
+        *("DiskAlmostFull", "critical", "fs_free_percent", "fs", "<", "disk_critical_percent", 1, ("DiskGuard",)),
         "The disk is almost full",
         "make space or enlarge the disk",
     ),
     Rule(
         *("DiskFilling", "warning", "fs_free_percent", "fs", "<", "disk_warning_percent", 1),
-        ("DiskBrake", "DiskAlmostFull"),
+        ("DiskGuard", "DiskAlmostFull"),
         "The disk is filling",
         "make space or enlarge the disk",
     ),
@@ -59,7 +59,7 @@ RULES = (
     ),
     Rule(
         *("FullSoon", "warning", "days_until_full", "fs", "<", "days_until_full", 1),
-        ("DiskBrake", "DiskAlmostFull", "DiskFilling"),
+        ("DiskGuard", "DiskAlmostFull", "DiskFilling"),
         "At this growth the disk is full within weeks",
         "order a larger disk",
     ),
@@ -126,7 +126,7 @@ RULES = (
     ),
     Rule(
         *("ErrorsLogged", "warning", "errors_hour", "", ">", "errors_per_hour", 1),
-        (*DOWN, "IndexSilent", "DiskBrake", "DiskAlmostFull"),
+        (*DOWN, "IndexSilent", "DiskGuard", "DiskAlmostFull"),
         "Orthanc logs many errors",
         "read them: journalctl -u orthanc, or docker logs orthanc",
     ),

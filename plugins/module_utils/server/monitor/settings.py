@@ -35,7 +35,7 @@ class Settings:
     units: list[str]
     worklist_drop: Path
     accepted_cves: list[str]
-    brake_percent: int
+    disk_guard_percent: int
     mail_to: list[str]
     mail_from: str
     webhook: str

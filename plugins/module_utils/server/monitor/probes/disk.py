@@ -19,7 +19,8 @@ from ...core.journal import ERROR, NOTICE, say
 from ..context import DAY, HOUR, Context, Sample, observe
 from ..history import estimate_growth
 
-BRAKE, RESERVE = ".orthanc-brake", ".orthanc-reserve"  # in the images' directory; Orthanc's Lua filter knows the first
+# in the images' directory; Orthanc's Lua filter (roles.lua) reads the first
+DISK_GUARD, RESERVE = ".orthanc-disk-guard", ".orthanc-reserve"
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 CLEAR_PERCENT = 2  # so much more must be free until new images are taken again
 HISTORY_DAYS = 90
@@ -72,7 +73,7 @@ def forecast(context: Context, used: int, free: int) -> Iterator[Sample]:
         yield observe("growth_bytes_per_day", growth, "fs", "storage")
         if growth > 0:
             # until images are refused
-            days = max(free - context.settings.brake_percent * (used + free) / 100, 0) / growth
+            days = max(free - context.settings.disk_guard_percent * (used + free) / 100, 0) / growth
             state["disk"]["days_until_full"] = round(days, 1)
             said = f"{days:.0f} days at {growth / 1e6:.0f} MB a day"
             yield observe("days_until_full", days, "fs", "storage", said)
@@ -84,28 +85,28 @@ def guard_disk(context: Context, free: int, size: int) -> Iterator[Sample]:
 
     The directory is Orthanc's, so whatever lies there under the two names: no link is followed.
     """
-    storage, percent = context.settings.storage, context.settings.brake_percent
-    brake, reserve = storage / BRAKE, storage / RESERVE
+    storage, percent = context.settings.storage, context.settings.disk_guard_percent
+    guard, reserve = storage / DISK_GUARD, storage / RESERVE
     limit, kept = percent * size / 100, max(min(size // 100, 1 << 30), 1)
     held = stat_regular(reserve)
     if percent and free < limit:
         with contextlib.suppress(OSError):
-            clear_path(reserve)  # first: the brake is a file as well
-        if not os.path.lexists(brake):
+            clear_path(reserve)  # first: the disk guard is a file as well
+        if not os.path.lexists(guard):
             say("new images are refused: the disk is almost full", ERROR)
-        if not stat_regular(brake, 0o444):
-            clear_path(brake)
-            create_file(brake, 0o644)
+        if not stat_regular(guard, 0o444):
+            clear_path(guard)
+            create_file(guard, 0o644)
     elif not percent or free >= limit + CLEAR_PERCENT * size / 100 + kept - (held.st_size if held else 0):
-        if os.path.lexists(brake):
-            clear_path(brake)
+        if os.path.lexists(guard):
+            clear_path(guard)
             say("new images are taken again", NOTICE)
         if not percent:
             clear_path(reserve)
         elif not held or not held.st_size:
             clear_path(reserve)
             create_file(reserve, 0o600, kept)
-    yield observe("brake", os.path.lexists(brake), "fs", "storage")
+    yield observe("disk_guard", os.path.lexists(guard), "fs", "storage")
 
 
 def stat_regular(path: Path, mode: int = 0) -> os.stat_result | None:
