@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Draws the rooms of the server's package from their real imports into docs/architecture.md: `make docs`.
+"""Draws the subpackages of the server's package, from their imports, into docs/architecture.md: `make docs`.
 
---check says whether the drawing is up to date.
+--check only reports whether the drawing is up to date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def find_imports(package: Path = PACKAGE) -> dict[str, set[str]]:
-    """Each room, and the other rooms that a file of it imports from."""
+    """Each subpackage, and the others that its files import from."""
     rooms = {path.name: set[str]() for path in package.iterdir() if any(path.glob("*.py"))}
     for room, found in rooms.items():
         for path in (package / room).rglob("*.py"):
@@ -40,7 +40,7 @@ def find_imports(package: Path = PACKAGE) -> dict[str, set[str]]:
 
 
 def draw_rooms(imports: dict[str, set[str]]) -> str:
-    """A block of Mermaid: the rooms of commands above, core below, an arrow for each room that another imports."""
+    """A Mermaid block: the commands at the top, core at the bottom, and an arrow for each import."""
     lines = ["```mermaid", "flowchart TD"]
     for room in sorted(imports, key=lambda one: (one not in COMMANDS, one)):
         label = f"{room}<br/><i>{COMMANDS[room]}</i>" if room in COMMANDS else room
@@ -50,7 +50,7 @@ def draw_rooms(imports: dict[str, set[str]]) -> str:
 
 
 def replace_drawing(text: str, drawing: str) -> str:
-    """The page with the drawing between its two marks."""
+    """The page with the drawing between its two markers."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{drawing}\n{END}{after}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Counts the product's lines, without tests and documentation, by room: `make lines`.
+"""Counts the product's lines, without tests and documentation, by area: `make lines`.
 
-Given a revision of git (`tools/lines.py d9a4f13`) it puts that one's beside them. Every line of a file that a person
-wrote counts, comments and empty ones too; data such as schemas do not.
+With a git revision (`tools/lines.py d9a4f13`) it shows the lines of that revision beside them. Every line of a file
+that a person wrote counts, including comments and empty lines; data such as schemas do not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNTED = re.compile(r"(?!.*\.(json|png|svg|md)$)(playbooks|plugins|roles)/")
-# the first that matches; a role's files that run on the server are the package's where they were before it
+# the first match counts; before the package existed, the programs on the server were files of the roles
 ROOMS = (
     (re.compile(r"plugins/module_utils/server/(\w+)/"), r"server: \1"),
     (re.compile(r"roles/\w+/files/.*\.(py|lua)$"), "server: programs in roles"),
@@ -32,14 +32,14 @@ def run_git(*arguments: str) -> str:
 
 
 def find_room(path: str) -> str | None:
-    """The room that a file's lines are counted in; None for what is not the product."""
+    """The area that a file's lines are counted in; None for a file that is not part of the product."""
     if not COUNTED.match(path):
         return None
     return next((found.expand(room) for pattern, room in ROOMS if (found := pattern.match(path))), None)
 
 
 def count_lines(revision: str = "") -> Counter[str]:
-    """Lines by room, of a revision, or of the files as they are."""
+    """Lines by area, of a revision or of the files as they are now."""
     counted: Counter[str] = Counter()
     listed = ["ls-tree", "-r", "--name-only", revision] if revision else ["ls-files"]
     for path in run_git(*listed).splitlines():
@@ -57,7 +57,7 @@ def main() -> int:
     chosen = parser.parse_args()
     columns = {chosen.before: count_lines(chosen.before)} if chosen.before else {}
     columns["now"] = count_lines()
-    print(f"| room | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}", sep="\n")
+    print(f"| area | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}", sep="\n")
     for room in sorted({name for column in columns.values() for name in column}):
         print(f"| {room} | {' | '.join(f'{column[room]:,}' for column in columns.values())} |")
     print(f"| all | {' | '.join(f'{column.total():,}' for column in columns.values())} |")
