@@ -5,17 +5,17 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: deploy
 type: stdout
-short_description: What a deploy does, step by step, in lines that fit the terminal
+short_description: Show a deploy step by step, in lines that fit the terminal
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Says which step of how many runs, writes one line for each task that changes something, and leaves out what was
-    right already.
-  - Ends with what changed on each host, and how long it took. What failed stands at the very end, once, as the message
-    with its remedy and without the source of the role.
-  - With C(-v) and more it writes what P(ansible.builtin.default#callback) writes.
-  - A play with roles has a step for its C(pre_tasks), for each role, and for each role that C(post_tasks) import. Other
-    plays have a step for each role that they import, and one for everything else.
+  - Shows which step of how many is running, writes one line for each task that changes something, and omits tasks that
+    change nothing.
+  - Ends with what changed on each host and how long the deploy took. A failure is shown once, at the very end, as the
+    message with its remedy and without the source of the role.
+  - With C(-v) and more it writes the same as P(ansible.builtin.default#callback).
+  - A play with roles has a step for its C(pre_tasks), one for each role, and one for each role that C(post_tasks)
+    import. Other plays have a step for each role that they import, and one for everything else.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback

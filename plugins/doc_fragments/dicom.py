@@ -13,11 +13,11 @@ options:
     type: str
     default: 127.0.0.1
   port:
-    description: Its TCP port.
+    description: TCP port of the DICOM server.
     type: int
     default: 4242
   called_aet:
-    description: Its AE title, 16 characters at most.
+    description: AE title of the DICOM server, 16 characters at most.
     type: str
     required: true
   calling_aet:
@@ -25,17 +25,17 @@ options:
     type: str
     required: true
   timeout:
-    description: Seconds in which a TCP connection must be made.
+    description: Seconds to wait for the TCP connection.
     type: int
     default: 10
   ca_file:
-    description: With DICOM TLS (DICOM PS3.15 B), file of the CA of the server's certificate, in PEM.
+    description: With DICOM TLS (DICOM PS3.15 B), file with the CA of the server's certificate, in PEM.
     type: path
   certificate_file:
-    description: With O(ca_file), the client's own certificate in PEM; without one it shows none.
+    description: With O(ca_file), the client's own certificate in PEM; if omitted, the client presents none.
     type: path
   key_file:
-    description: Key of O(certificate_file), in PEM and without a passphrase.
+    description: Key of O(certificate_file), in PEM, without a passphrase.
     type: path
 requirements:
   - DCMTK's tools in C(/usr/bin) (Debian's package dcmtk)

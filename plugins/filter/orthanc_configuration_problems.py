@@ -4,18 +4,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_configuration_problems
-short_description: List what is wrong with the files of any Orthanc
+short_description: List the problems in the configuration of any Orthanc
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Checks a whole configuration, whoever wrote it, against the options of its version and the rules of this collection.
+  - Checks a whole configuration, also one written by hand, against the options of its version and the rules of this
+    collection.
 options:
   _input:
-    description: The text of each file by its name. Comments and trailing commas are read over, as Orthanc does.
+    description: The text of each file, by its name. Comments and trailing commas are ignored, as Orthanc does.
     type: dict
     required: true
   version:
-    description: The version of Orthanc that reads them; empty is the newest that is known.
+    description: The version of Orthanc that reads the files; empty means the newest known version.
     type: str
     required: true
   waivers:
@@ -24,27 +25,27 @@ options:
     default: {}
   environment:
     description:
-      - The variables of Orthanc's environment, which it puts in place of C(${NAME}).
-      - Where it is not given, values that come from it are named and not checked.
+      - The variables of Orthanc's environment, with which it replaces C(${NAME}).
+      - If omitted, values that come from the environment are listed and not checked.
     type: dict
   plugins:
-    description: File names of the plugins in Orthanc's folders; they tell which worklist plugin reads its section.
+    description: File names of the plugins in Orthanc's plugin directories; they determine the worklist plugin.
     type: list
     elements: str
     default: []
   image:
-    description: Whether the entry point of orthancteam/orthanc makes it, of files, environment and secrets.
+    description: Whether the entry point of orthancteam/orthanc generates it from files, environment and secrets.
     type: bool
     default: false
   bridge:
-    description: Whether Orthanc runs in a container's own network, where the proxy is another machine to it.
+    description: Whether Orthanc runs in a container's own network, in which it sees the proxy as another machine.
     type: bool
     default: false
 positional: version, waivers, bridge, environment, plugins, image
 """
 
 EXAMPLES = r"""
-- name: List what is wrong with a file
+- name: List the problems in a configuration file
   ansible.builtin.debug:
     msg: "{{ {'orthanc.json': text} | clinicops.orthanc.orthanc_configuration_problems('1.12.7') }}"
 """

@@ -8,11 +8,11 @@ short_description: List the files that a configuration names
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Finds the certificates, keys, Lua scripts and dictionaries that Orthanc opens when it starts. It does not start
+  - Finds the certificates, keys, Lua scripts and dictionaries that Orthanc opens at startup. Orthanc does not start
     without them.
 options:
   _input:
-    description: Options of Orthanc. What is no dictionary names no file.
+    description: Options of Orthanc. If it is not a dictionary, the result is empty.
     type: raw
     required: true
 seealso:

@@ -8,7 +8,7 @@ short_description: Build orthanc.json
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Builds the whole configuration of Orthanc from the settings of a clinic.
+  - Builds the complete configuration of Orthanc from the settings of a clinic.
 options:
   _input:
     description: The settings, as C(__orthanc_config_input) of the role orthanc_config.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_neighbour_problems
-short_description: Tell which of a machine's other services and firewalls are in the way
+short_description: List a machine's other services and firewalls that conflict with a deploy
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Marks what the inventory waives of what M(clinicops.orthanc.orthanc_occupied) found, and names the waiver of the
-    rest.
+  - Marks those conflicts found by M(clinicops.orthanc.orthanc_occupied) that the inventory waives, and names the waiver
+    for each of the others.
 options:
   _input:
     description: The problems that the module returned.
@@ -23,7 +23,7 @@ positional: waivers
 """
 
 EXAMPLES = r"""
-- name: List what is in the way
+- name: List the conflicts with a deploy
   ansible.builtin.debug:
     msg: "{{ __orthanc_install_occupied.problems | clinicops.orthanc.orthanc_neighbour_problems }}"
 """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_report
-short_description: Write checks as lines to read
+short_description: Format the results of the acceptance test as lines of text
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Writes a line for each check and each waiver, how many passed and failed, and what failed with its remedy.
-  - No line is longer than 90 characters, which fits a terminal of 100 with what Ansible puts before it.
+  - Returns a line for each check and each waiver, the number of passed and failed checks, and each failure with its
+    remedy.
+  - No line is longer than 90 characters; with Ansible's prefix it fits a terminal 100 characters wide.
 options:
   _input:
     description:
@@ -23,7 +24,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Show the result
+- name: Show the result of the acceptance test
   ansible.builtin.debug:
     msg: "{{ (day | clinicops.orthanc.orthanc_report({})).results }}"
 """
@@ -31,9 +32,9 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - The C(results), a line for each check that passed or is waived.
-    - The C(failures), how many passed and failed, and what failed.
-    - The C(verdict) in one sentence.
+    - C(results), a line for each check that passed or is waived.
+    - C(failures), the number of passed and failed checks, and each failure.
+    - C(verdict), the result in one sentence.
   type: dict
 """
 

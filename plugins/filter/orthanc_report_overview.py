@@ -4,11 +4,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_report_overview
-short_description: Make a page of many clinics' acceptance reports
+short_description: Build an overview page of many acceptance reports
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Makes a page with a row for each server, the worst first, each with a link to its own page.
+  - Builds a page with a row for each server, the worst first, each with a link to its own report.
 options:
   _input:
     description: The reports, as C(orthanc-verify run --json) prints them.
@@ -18,7 +18,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: See every clinic at once
+- name: Write the overview page of all clinics
   ansible.builtin.copy:
     content: "{{ reports | clinicops.orthanc.orthanc_report_overview }}"
     dest: /srv/reports/index.html
@@ -28,7 +28,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The page, HTML in one file.
+  description: The page, as one self-contained HTML file.
   type: str
 """
 

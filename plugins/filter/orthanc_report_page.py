@@ -4,11 +4,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_report_page
-short_description: Make a page of an acceptance report
+short_description: Build the HTML page of an acceptance report
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Makes the page that a clinic files, prints and hands over to the engineers of its devices.
+  - Builds the page that a clinic files, prints and gives to the engineers of its devices.
 options:
   _input:
     description: The report, as C(orthanc-verify run --json) prints it.
@@ -17,7 +17,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: File the report
+- name: Write the report as an HTML page
   ansible.builtin.copy:
     content: "{{ report | clinicops.orthanc.orthanc_report_page }}"
     dest: /srv/reports/clinic.html
@@ -27,7 +27,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The page, HTML in one file.
+  description: The page, as one self-contained HTML file.
   type: str
 """
 

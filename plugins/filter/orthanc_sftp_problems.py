@@ -4,14 +4,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_sftp_problems
-short_description: List what keeps sshd from giving an account SFTP alone
+short_description: List the sshd settings that do not restrict an account to SFTP
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Reads what C(sshd -T -C user=NAME) says.
+  - Reads the output of C(sshd -T -C user=NAME).
 options:
   _input:
-    description: Lines of C(sshd -T).
+    description: Output lines of C(sshd -T).
     type: list
     required: true
   name:
@@ -19,25 +19,25 @@ options:
     type: str
     required: true
   drop_in:
-    description: The file that should shut it in.
+    description: The file that should restrict the account to SFTP.
     type: str
     required: true
   shut_in:
-    description: The options of sshd in that file, and their values.
+    description: The sshd options in that file, and their values.
     type: dict
     required: true
 positional: name, drop_in, shut_in
 """
 
 EXAMPLES = r"""
-- name: List what is wrong with an account
+- name: List the problems with an account
   ansible.builtin.debug:
     msg: "{{ said.stdout_lines | clinicops.orthanc.orthanc_sftp_problems('app', drop_in, options) }}"
 """
 
 RETURN = r"""
 _value:
-  description: A sentence for each problem, with the remedy; empty when there is none.
+  description: A message for each problem, with the remedy; empty if there is none.
   type: list
 """
 

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_tls_devices
-short_description: Devices that come over TLS, with the addresses by which Orthanc knows them
+short_description: List the devices that connect over TLS, with the addresses that Orthanc sees
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - The proxy ends the TLS of a device and hands its associations to Orthanc from an address in 127.0.0.0/8. Each device
-    has its own, made of its name, so that Orthanc holds the certificate and the AE title together.
+  - The proxy terminates the TLS of a device and passes its associations to Orthanc from an address in 127.0.0.0/8. Each
+    device has its own address, derived from its name, so that Orthanc can match the certificate with the AE title.
 options:
   _input:
     description: Devices as in C(orthanc_modalities).
     type: list
     required: true
   names:
-    description: Names of those that come over TLS.
+    description: Names of those that connect over TLS.
     type: list
     required: true
 positional: names
 """
 
 EXAMPLES = r"""
-- name: Show where a device's associations come from
+- name: Show the address of a device that connects over TLS
   ansible.builtin.debug:
     msg: "{{ orthanc_modalities | clinicops.orthanc.orthanc_tls_devices(['us3']) }}"
 """
 
 RETURN = r"""
 _value:
-  description: C(name), C(host) (where the device itself is) and C(address) of each device that comes over TLS.
+  description: C(name), C(host) (the device's own address) and C(address) of each device that connects over TLS.
   type: list
 """
 

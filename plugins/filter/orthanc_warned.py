@@ -4,28 +4,28 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_warned
-short_description: Show each of a list as a warning of Ansible's
+short_description: Show each item of a list as an Ansible warning
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - A message of a task is one among many; a warning stands out, and callbacks list it. Its lines end where the terminal
-    ends.
+  - A task's message is one among many; a warning stands out, and callbacks list it. Its lines are wrapped to the
+    width of the terminal.
 options:
   _input:
-    description: Sentences.
+    description: The messages.
     type: list
     elements: str
     required: true
   host:
-    description: The host that they are about, since Ansible shows once what is the same for two.
+    description: The host that they are about, because Ansible shows the same warning of two hosts only once.
     type: str
     required: true
 positional: host
 """
 
 EXAMPLES = r"""
-- name: Warn of a clinic without a backup
-  # not debug, which would say it a second time
+- name: Warn that a clinic has no backup
+  # not debug, which would show it a second time
   ansible.builtin.assert:
     that: "['There is no backup.'] | clinicops.orthanc.orthanc_warned(inventory_hostname) | length > 0"
     quiet: true
@@ -33,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The list as it came.
+  description: The list, unchanged.
   type: list
 """
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_writer_names
-short_description: Names of worklist writers that can be looked up
+short_description: List the worklist writers whose names are valid user names
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Gives the names that are user names of Linux, of whatever stands in C(orthanc_worklist_writers).
+  - Returns those names in C(orthanc_worklist_writers) that are valid Linux user names. The value may have any type.
 options:
   _input:
     description: The writers.

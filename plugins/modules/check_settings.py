@@ -5,19 +5,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: check_settings
-short_description: Say everything that is wrong with the settings of all roles at once
+short_description: Report all problems in the settings of all roles at once
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Evaluates the settings of the roles of the play, and fails with one list of all problems, each with its path, the
-    reason and the remedy. Warnings are Ansible's warnings.
-  - Runs on the controller alone, as an action plugin; the machine is not asked for anything.
+  - Evaluates the settings of the roles of the play and fails with one list of all problems, each with its path, the
+    reason and the remedy. Warnings are shown as Ansible's warnings.
+  - Runs on the controller only, as an action plugin; nothing runs on the machine.
 options:
   roles:
     description:
       - Roles whose settings are checked.
-      - Without it those of the play, and also whether the inventory sets variables that the playbooks of the collection
-        set themselves.
+      - If omitted, the roles of the play; then it also checks whether the inventory sets variables that the playbooks
+        of the collection set themselves.
     type: list
     elements: str
     choices:
@@ -31,20 +31,20 @@ options:
       - orthanc_tools
       - orthanc_verify
   absent:
-    description: Files that settings name and that the machine does not have.
+    description: Files that the settings name and that do not exist on the machine.
     type: list
     elements: str
     default: []
   accounts:
-    description: Lines of C(getent passwd) of the machine; without them writers are not compared with its accounts.
+    description: Lines of C(getent passwd) on the machine; if omitted, writers are not compared with its accounts.
     type: list
     elements: str
   mark:
-    description: The comment of accounts that the role C(orthanc_worklist) made itself.
+    description: The comment of accounts that the role C(orthanc_worklist) created itself.
     type: str
     default: ""
   told:
-    description: Problems that an earlier call returned; they are not said again.
+    description: Problems that an earlier call returned; they are not reported again.
     type: list
     elements: dict
     default: []
@@ -53,7 +53,7 @@ attributes:
     description: Changes nothing in any mode.
     support: full
   diff_mode:
-    description: Has no difference to show.
+    description: There is no difference to show.
     support: none
 """
 
@@ -69,12 +69,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 problems:
-  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each warning and of what is waived.
+  description: C(rule), C(severity), C(path), C(message) and C(remedy) of each warning and of each waived problem.
   type: list
   elements: dict
   returned: success
 later:
-  description: Settings that are made of facts of the machine, which nobody has gathered yet. Call it again with them.
+  description: Settings that need facts of the machine that are not gathered yet. Call the module again with the facts.
   type: list
   elements: str
   returned: success

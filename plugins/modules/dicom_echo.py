@@ -10,12 +10,13 @@ version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Sends C-ECHO (DICOM PS3.4 A.4) with DCMTK's echoscu, and fails unless it is answered with Success.
-  - It reads what echoscu says; its exit code is 0 when the server ends the association without an answer.
+  - It reads the output of echoscu, because its exit code is 0 even if the server ends the association without
+    an answer.
 extends_documentation_fragment: clinicops.orthanc.dicom
 """
 
 EXAMPLES = r"""
-- name: See whether Orthanc knows this device
+- name: Check whether Orthanc accepts this device
   clinicops.orthanc.dicom_echo:
     host: 198.51.100.10
     called_aet: ORTHANC
@@ -25,13 +26,13 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description:
-    - C(accepted); C(rejected), the association was refused (DICOM PS3.8 9.3.4); C(aborted), the peer ended it, as
-      Orthanc does where a device has no right to the request; C(failed), the request had another status than Success;
-      or C(unreachable), there was no TCP connection.
+    - C(accepted); C(rejected), the server rejected the association (DICOM PS3.8 9.3.4); C(aborted), the server ended
+      it, as Orthanc does if a device has no right to the request; C(failed), the status was not Success; or
+      C(unreachable), there was no TCP connection.
   type: str
   returned: always
 detail:
-  description: The peer's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
+  description: The server's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
   type: str
   returned: always
 """

@@ -11,12 +11,12 @@ author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Sends C-FIND of the Modality Worklist Information Model (DICOM PS3.4 K.4) with DCMTK's findscu, and fails unless the
     final answer is Success (DICOM PS3.4 C.4.1).
-  - It reads the answers; findscu's exit code is 0 when the query is refused.
+  - It reads the answers, because findscu's exit code is 0 even if the query is refused.
 extends_documentation_fragment: clinicops.orthanc.dicom
 options:
   keys:
     description:
-      - What to match and what to be told, by DCMTK's paths, such as C(PatientName) or
+      - Attributes to match and to return, as DCMTK's paths, such as C(PatientName) or
         C(ScheduledProcedureStepSequence[0].Modality). An empty value matches everything.
     type: dict
     default:
@@ -27,7 +27,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Read today's list of an ultrasound machine
+- name: Read today's worklist of an ultrasound machine
   clinicops.orthanc.dicom_find_worklist:
     host: 198.51.100.10
     called_aet: ORTHANC
@@ -40,17 +40,17 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description:
-    - C(accepted); C(rejected), the association was refused (DICOM PS3.8 9.3.4); C(aborted), the peer ended it, as
-      Orthanc does where a device has no right to the request; C(failed), the request had another status than Success;
-      or C(unreachable), there was no TCP connection.
+    - C(accepted); C(rejected), the server rejected the association (DICOM PS3.8 9.3.4); C(aborted), the server ended
+      it, as Orthanc does if a device has no right to the request; C(failed), the status was not Success; or
+      C(unreachable), there was no TCP connection.
   type: str
   returned: always
 detail:
-  description: The peer's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
+  description: The server's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
   type: str
   returned: always
 worklist:
-  description: The items, by the DICOM JSON model (DICOM PS3.18 F.2).
+  description: The worklist items in the DICOM JSON model (DICOM PS3.18 F.2).
   type: list
   elements: dict
   returned: always

@@ -11,7 +11,7 @@ author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Sends one DICOM file with C-STORE (DICOM PS3.4 B.2) and DCMTK's storescu, and fails unless the answer is
     Success.
-  - What it stores stays; storing it again changes nothing in a server that keeps the first.
+  - The stored image is not removed; storing it again changes nothing on a server that keeps the first copy.
 extends_documentation_fragment: clinicops.orthanc.dicom
 options:
   path:
@@ -32,13 +32,13 @@ EXAMPLES = r"""
 RETURN = r"""
 outcome:
   description:
-    - C(accepted); C(rejected), the association was refused (DICOM PS3.8 9.3.4); C(aborted), the peer ended it, as
-      Orthanc does where a device has no right to the request; C(failed), the request had another status than Success;
-      or C(unreachable), there was no TCP connection.
+    - C(accepted); C(rejected), the server rejected the association (DICOM PS3.8 9.3.4); C(aborted), the server ended
+      it, as Orthanc does if a device has no right to the request; C(failed), the status was not Success; or
+      C(unreachable), there was no TCP connection.
   type: str
   returned: always
 detail:
-  description: The peer's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
+  description: The server's reason, such as C(Calling AE Title Not Recognized) or C(status A700).
   type: str
   returned: always
 """

@@ -9,17 +9,17 @@ short_description: Read a stored image back over DICOMweb and compare it
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Stores a DICOM file with STOW-RS (DICOM PS3.18 10.5) where O(store) says so, finds its study with QIDO-RS (10.6),
-    looks whether the study's RetrieveURL leads to the server's own name over HTTPS, and reads the image back with
-    WADO-RS (10.4). It fails unless the data set that comes back, pixel data included, is the one of the file.
-  - What it stores stays.
+  - Stores a DICOM file with STOW-RS (DICOM PS3.18 10.5) if O(store) is set, finds its study with QIDO-RS (10.6), checks
+    that the study's RetrieveURL is an HTTPS URL with the server's own name, and reads the image back with WADO-RS
+    (10.4). It fails unless the returned data set, pixel data included, is identical to that of the file.
+  - The stored image is not removed.
 options:
   hostname:
-    description: The server's name, which its certificate must carry.
+    description: The server's name, which its certificate must contain.
     type: str
     required: true
   address:
-    description: Where to connect to; O(hostname) unless the name is not known here.
+    description: Address to connect to, if O(hostname) cannot be resolved here.
     type: str
   port:
     description: Its TCP port.
@@ -30,7 +30,7 @@ options:
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
   user:
-    description: Who asks.
+    description: Name of the user.
     type: str
     required: true
   password:
@@ -42,7 +42,7 @@ options:
     type: path
     required: true
   store:
-    description: Whether to store the file first; else it must be there already.
+    description: Whether to store the file first; otherwise the server must already have it.
     type: bool
     default: false
 requirements:
@@ -66,11 +66,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 retrieve_url:
-  description: Where QIDO-RS says that the study is (0008,1190).
+  description: The study's RetrieveURL (0008,1190) as QIDO-RS returns it.
   type: str
   returned: success
 compared:
-  description: C(bit-identical), C(different), or the HTTP status that came instead of the image.
+  description: C(bit-identical), C(different), or the HTTP status returned instead of the image.
   type: str
   returned: when the study was found
 """

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_configuration
-short_description: Run Orthanc on a configuration, or on the one before
+short_description: Apply a configuration of Orthanc, and roll back if Orthanc does not start
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Tries the configuration first. The real binary starts on it for some seconds, with the ports of production in a
-    network of its own and with empty directories in memory instead of images and index.
-  - Then puts the file in place, restarts Orthanc and asks it over HTTP and DICOM. If it does not come up,
-    the previous file comes back, and the module fails with the reason, Orthanc's last log lines and the time without
-    service.
-  - A run that was cut off before the restart is finished by the next one.
+  - Tries the configuration first. The real binary starts with it for some seconds, on the ports of production in a
+    separate network namespace, with empty directories in memory instead of images and index.
+  - Then writes the file, restarts Orthanc and checks that it answers over HTTP and DICOM. If it does not, the module
+    restores the previous file and fails with the reason, Orthanc's last log lines and the duration of the outage.
+  - If a run is interrupted before the restart, the next run finishes it.
 options:
   content:
     description: The whole configuration, as JSON.
@@ -25,11 +24,11 @@ options:
     type: path
     required: true
   image:
-    description: The image of the container C(orthanc); empty is the unit C(orthanc.service) of Debian's package.
+    description: The image of the container C(orthanc); empty means the unit C(orthanc.service) of Debian's package.
     type: str
     default: ""
   address:
-    description: Where Orthanc sees connections of this machine itself come from.
+    description: The address from which Orthanc sees connections of this machine itself.
     type: str
     default: 127.0.0.1
   plugins:
@@ -38,12 +37,12 @@ options:
     elements: str
     default: [dicom-web, worklists]
   timeout:
-    description: Seconds that Orthanc may take to come up. A large index needs its time.
+    description: Seconds that Orthanc may take to start. A large index takes longer.
     type: int
     default: 300
 attributes:
   check_mode:
-    description: The trial is made in check mode, too; it leaves nothing behind.
+    description: The trial also runs in check mode; it leaves nothing behind.
     support: full
   diff_mode:
     description: Every secret is masked.
@@ -51,7 +50,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Run Orthanc on this configuration
+- name: Apply this configuration of Orthanc
   clinicops.orthanc.orthanc_configuration:
     content: "{{ __orthanc_config_input | clinicops.orthanc.orthanc_json | to_nice_json }}"
     path: /etc/orthanc/site/orthanc.json
@@ -67,7 +66,7 @@ interruption_ms:
   type: int
   returned: success
 changes:
-  description: What changed, in words and without a value.
+  description: What changed, in words, without any values.
   type: list
   elements: str
   returned: success

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_exposure
-short_description: Look which ports of an Orthanc are open, and from where
+short_description: Check which ports of an Orthanc server are open, and from where
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Without O(place) it runs on the server, as root, and looks at the firewall's table in the kernel and at who listens.
-  - With O(place) it runs on any machine, delegated, and tries a TCP connection to each port of each address.
+  - Without O(place) it runs on the server as root, and reads the firewall's table in the kernel and the listening
+    sockets.
+  - With O(place) it runs delegated on any machine, and tries a TCP connection to each port of each address.
   - It changes nothing.
 options:
   ports:
@@ -33,25 +34,25 @@ options:
         elements: str
         required: true
   place:
-    description: Name of the machine to look from; O(addresses) is needed with it.
+    description: Name of the machine that the check runs on; it requires O(addresses).
     type: str
   addresses:
-    description: With O(place), the RV(addresses) that the server gave.
+    description: With O(place), the RV(addresses) that the call on the server returned.
     type: dict
   seen_as:
-    description: With O(place), the address that the server sees this machine come from, where that is known.
+    description: With O(place), the address from which the server sees this machine connect, if it is known.
     type: str
     default: ""
   known_as:
-    description: On the server, its address in the inventory; names are passed over.
+    description: On the server, its address in the inventory; names are ignored.
     type: str
     default: ""
   waivers:
-    description: Rules that are broken on purpose, each with its reason. What they allow is reported, and no failure.
+    description: Rules that are broken on purpose, each with its reason. What they allow is reported, not a failure.
     type: dict
     default: {}
   neighbours:
-    description: With O(place), the RV(neighbours) that the server gave; what is open there is not Orthanc's.
+    description: With O(place), the RV(neighbours) that the call on the server returned; these ports are not Orthanc's.
     type: list
     elements: int
     default: []
@@ -62,13 +63,13 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Look at the server
+- name: Check the server's ports on the server itself
   clinicops.orthanc.orthanc_exposure:
     ports: "{{ orthanc_firewall_ports }}"
   become: true
   register: server
 
-- name: Look from the controller
+- name: Check the server's ports from the controller
   clinicops.orthanc.orthanc_exposure:
     ports: "{{ orthanc_firewall_ports }}"
     place: localhost
@@ -80,7 +81,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 passed:
-  description: Whether every check gave what was expected.
+  description: Whether every check had the expected result.
   type: bool
   returned: always
 checks:
@@ -91,15 +92,15 @@ checks:
   elements: dict
   returned: always
 addresses:
-  description: The server's addresses, each with the ports on which somebody listens there.
+  description: The server's addresses, each with the ports on which a process listens.
   type: dict
   returned: on the server
 controller:
-  description: The address that the server sees the controller come from; empty without SSH.
+  description: The address from which the server sees the controller connect; empty without SSH.
   type: str
   returned: on the server
 neighbours:
-  description: Ports of nginx's sites that are somebody else's and do not lead to Orthanc.
+  description: Ports of nginx sites that are not part of this collection and do not lead to Orthanc.
   type: list
   elements: int
   returned: on the server

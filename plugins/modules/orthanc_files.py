@@ -5,20 +5,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_files
-short_description: Write files, make directories and links, and remove what is obsolete, all in one call
+short_description: Write files, create directories and links, and remove paths, all in one call
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Brings many paths into the state that is asked for. A deploy that changes nothing costs one run of a module for
-    all files of a role instead of one or two for each.
-  - A file is replaced as a whole, so that no program reads half of it. Directories above it are not made by themselves;
-    those above a directory are, like it.
-  - A link that leads to a directory counts as that directory. Nothing of another kind is replaced but a link by a file
-    or another link.
-  - In check mode a path below a directory that would be made is told as one that would be made as well.
+  - Puts many paths into the requested state. A deploy that changes nothing costs one module run for all files of a role
+    instead of one or two for each file.
+  - A file is replaced atomically, so that no program reads half of it. The directories above a file must exist; those
+    above a directory are created with the same owner, group and mode.
+  - A link to a directory counts as that directory. Only a link is replaced by another kind of path, a file or another
+    link.
+  - In check mode a path below a directory that would be created is reported as one that would be created as well.
 options:
   files:
-    description: The paths, in the order in which they are dealt with.
+    description: The paths, in the order in which they are processed.
     type: list
     elements: dict
     required: true
@@ -28,37 +28,37 @@ options:
         type: path
         required: true
       state:
-        description: What it is to be.
+        description: The state that the path must have.
         type: str
         choices: [file, directory, link, absent]
         default: file
       content:
-        description: Text of a file, with its last line break. Without it a file that is there keeps what is in it.
+        description: Text of a file, including its last line break. If omitted, an existing file keeps its content.
         type: str
       target:
-        description: What a link points to.
+        description: The target of a link.
         type: str
       owner:
-        description: Name of the account that owns it.
+        description: Name of the owner.
         type: str
         default: root
       group:
-        description: Name of its group.
+        description: Name of the group.
         type: str
         default: root
       mode:
-        description: Its permissions, in octal; C(0644) for a file and C(0755) for a directory without it.
+        description: Permissions, in octal; if omitted, C(0644) for a file and C(0755) for a directory.
         type: str
       secret:
-        description: Whether its content is kept out of the diff.
+        description: Whether the content is left out of the diff.
         type: bool
         default: false
       validate:
-        description: A command that must succeed before a file is replaced; C(%s) in it is the new one.
+        description: A command that must succeed before a file is replaced; C(%s) is the path of the new file.
         type: str
 attributes:
   check_mode:
-    description: Says what would change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows the content of each file that is not secret, and the state of each path that changes.
@@ -66,7 +66,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Write the units
+- name: Write the systemd units
   clinicops.orthanc.orthanc_files:
     files:
       - {path: /etc/systemd/system/example.service.d, state: directory}

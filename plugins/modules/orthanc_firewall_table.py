@@ -5,14 +5,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_firewall_table
-short_description: Let the kernel hold the firewall's table as it was deployed
+short_description: Load the firewall's table into the kernel where it differs from its file
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Compares the table C(inet orthanc) in the kernel with what its file makes of an empty kernel, which is a network
-    namespace of its own, and loads the file where they differ. Counters do not count. Where such namespaces are not
-    allowed, it warns, and loads the file only if the kernel holds no table.
-  - A table that somebody flushed, a rule that somebody put before ours, and a source that somebody added are found so.
+  - Loads the table's file into an empty, separate network namespace, compares the result with the table C(inet orthanc)
+    in the kernel, and loads the file into the kernel if they differ. Counters are ignored. Where such namespaces are
+    not allowed, it warns, and loads the file only if the kernel has no such table.
+  - This detects a flushed table, a rule added before those of the collection, and a source added by hand.
 options:
   path:
     description: File of the table.
@@ -20,22 +20,22 @@ options:
     default: /etc/nftables.d/orthanc.nft
 attributes:
   check_mode:
-    description: Says what differs, and loads nothing.
+    description: Reports what differs, and loads nothing.
     support: full
   diff_mode:
-    description: Shows the table in the kernel and the one of the file.
+    description: Shows the table in the kernel and the one in the file.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Load the table where the kernel holds another one
+- name: Load the firewall's table where the kernel's differs
   clinicops.orthanc.orthanc_firewall_table:
   become: true
 """
 
 RETURN = r"""
 differences:
-  description: What the kernel's table lacked, and what it had besides.
+  description: What the kernel's table lacked, and what it had in addition.
   type: list
   elements: str
   returned: always

@@ -5,49 +5,50 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_occupied
-short_description: Find what of a machine is somebody else's and in the way
+short_description: Find other software and data on a machine that conflict with a deploy
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Before a first deploy it finds images of an Orthanc that somebody set up by hand, its container, a person's account
-    called C(orthanc), what listens at a port that a deploy needs, and sites of nginx's that a deploy would close or
-    take away. A deploy would leave the images behind and begin an empty archive, or take the account over.
-  - Before each deploy it finds firewalls beside the collection's, such as ufw, that keep out whom that one lets in.
-  - Nothing is changed.
+  - Before a first deploy it finds the images and the container of an Orthanc that was set up by hand, a person's
+    account named C(orthanc), processes that listen on a port that the deploy needs, and nginx sites that the deploy
+    would close or remove. The deploy would otherwise ignore the images and start an empty archive, or take over the
+    account.
+  - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows.
+  - It changes nothing.
 options:
   storage_dir:
-    description: Where Orthanc is to have its images; what is there is gone on with.
+    description: Directory of Orthanc's images; images that are already there are used.
     type: path
     required: true
   ports:
-    description: The firewall's ports, and whom it lets in to each.
+    description: The firewall's ports, and the sources that may reach each.
     type: list
     elements: dict
     default: []
     suboptions:
       name:
-        description: Of the port.
+        description: Name of the port.
         type: str
         required: true
       port:
-        description: Its number.
+        description: TCP port.
         type: int
         required: true
       sources:
-        description: Addresses and networks.
+        description: Addresses and networks that may reach it.
         type: list
         elements: str
         required: true
   deployed:
-    description: Whether the machine was deployed before; then the firewalls alone are looked at.
+    description: Whether the machine was deployed before; then only the firewalls are checked.
     type: bool
     default: false
   closes:
-    description: Whether the collection's firewall is on.
+    description: Whether the collection's firewall is enabled.
     type: bool
     default: true
   containers:
-    description: Whether Orthanc is in a container with a network of its own, to which other firewalls do not apply.
+    description: Whether Orthanc is in a container with its own network, to which other firewalls do not apply.
     type: bool
     default: false
 attributes:
@@ -60,7 +61,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Look for what is somebody else's
+- name: Find other software and data that conflict with a deploy
   clinicops.orthanc.orthanc_occupied:
     storage_dir: /var/lib/orthanc/db
     ports:
@@ -72,8 +73,8 @@ EXAMPLES = r"""
 RETURN = r"""
 problems:
   description:
-    - C(what), C(message) and C(remedy) of each, a sentence together; empty when nothing is in the way.
-    - C(rule) is the waiver with which it may stay, or empty.
+    - C(what), C(message) and C(remedy) of each conflict; together they are one text. Empty if there is none.
+    - C(rule) is the name of the waiver that permits it, or empty.
   type: list
   elements: dict
   returned: always

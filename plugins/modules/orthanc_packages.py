@@ -5,14 +5,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_packages
-short_description: Install Debian's packages when nobody else does
+short_description: Install Debian's packages, and wait while another program uses apt
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Calls M(ansible.builtin.apt), and where another program has a lock of dpkg's or apt's, such as unattended-upgrades
-    on a machine's first boot, waits for it, says each half minute who has it, and goes on.
-  - Fails with the name of that program when it takes too long. Nothing of another program is ended.
-  - The action plugin of the same name does this; the module itself waits for the locks, and returns who has them.
+  - Calls M(ansible.builtin.apt). While another program holds a lock of dpkg or apt, such as unattended-upgrades on a
+    machine's first boot, it waits, reports every half minute which program holds the lock, and then continues.
+  - Fails with the name of that program if it takes too long. It never ends another program.
+  - The action plugin of the same name does this; the module itself waits for the locks, and returns which programs hold
+    them.
 options:
   name:
     description: Packages to install.
@@ -20,31 +21,31 @@ options:
     elements: str
     default: []
   install_recommends:
-    description: Whether the packages that they recommend come as well; the machine's own setting if it is left out.
+    description: Whether to install recommended packages as well; if omitted, the machine's own setting applies.
     type: bool
   update_cache:
-    description: Whether the package lists are refreshed.
+    description: Whether to refresh the package lists.
     type: bool
   cache_valid_time:
-    description: For how many seconds the lists are taken as they are.
+    description: Age in seconds up to which the package lists are not refreshed.
     type: int
   policy_rc_d:
-    description: Exit code of policy-rc.d meanwhile; 101 starts no service.
+    description: Exit code of policy-rc.d during the installation; with 101 no service starts.
     type: int
   minutes:
-    description: How long another program is waited for.
+    description: Minutes to wait for another program.
     type: int
     default: 30
   seconds:
-    description: How long the module itself waits; the action plugin calls it again and again.
+    description: Seconds that the module itself waits; the action plugin calls it repeatedly.
     type: int
     default: 0
 attributes:
   check_mode:
-    description: Says what would change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
-    description: As M(ansible.builtin.apt) does.
+    description: Same as M(ansible.builtin.apt).
     support: full
 """
 
@@ -59,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 holders:
-  description: From the module itself, C(lock), C(pid), C(command) and C(unit) of each program that has a lock.
+  description: From the module itself, C(lock), C(pid), C(command) and C(unit) of each program that holds a lock.
   type: list
   elements: dict
   returned: when the module is called without its action plugin

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_present
-short_description: Read what the Orthanc of a machine reads
+short_description: Read the configuration of the Orthanc on a machine
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Finds the files and the environment of the unit C(orthanc.service) or of a container, whoever set it up.
-  - Nothing is changed, and a container need not run. What is returned holds secrets.
+  - Reads the configuration files and the environment of the unit C(orthanc.service) or of a container, also if it was
+    set up by hand.
+  - It changes nothing, and the container need not be running. The returned values contain secrets.
 options:
   path:
-    description: A file or directory on the machine, in place of what the unit or a container reads.
+    description: A file or directory on the machine to read instead of the files of the unit or container.
     type: str
     default: ""
   container:
-    description: The name of a container, in place of what the unit reads.
+    description: The name of a container to read instead of the unit.
     type: str
     default: ""
 attributes:
@@ -30,7 +31,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Read what Orthanc reads
+- name: Read the configuration of Orthanc
   clinicops.orthanc.orthanc_present:
   register: __orthanc_config_present
   no_log: true
@@ -38,24 +39,24 @@ EXAMPLES = r"""
 
 RETURN = r"""
 files:
-  description: The text of each file by its path.
+  description: The text of each configuration file, by its path.
   type: dict
   returned: success
 environment:
-  description: Orthanc's environment, or null where it is not seen.
+  description: Orthanc's environment, or null if it cannot be read.
   type: dict
   returned: success
 version:
-  description: Orthanc's version, or empty.
+  description: Orthanc's version; empty if it is unknown.
   type: str
   returned: success
 plugins:
-  description: File names of the plugins in Orthanc's folders.
+  description: File names of the plugins in Orthanc's plugin directories.
   type: list
   elements: str
   returned: success
 image:
-  description: Whether the entry point of orthancteam/orthanc makes the configuration.
+  description: Whether the entry point of orthancteam/orthanc generates the configuration.
   type: bool
   returned: success
 bridge:
@@ -63,7 +64,7 @@ bridge:
   type: bool
   returned: success
 of:
-  description: What was read, for a person.
+  description: What was read, as text for people.
   type: str
   returned: success
 """

@@ -5,24 +5,24 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_ssh_repository
-short_description: Try the way to a repository over SFTP
+short_description: Check the SSH connection to a backup repository over SFTP
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Connects to the repository's SSH server as a backup would, and asks nobody. Nothing is changed, here or there.
-  - Tells an unknown or changed host key, a key that the server does not take, and a server without SFTP. Where the
-    machine has no ssh yet, or the server does not answer, it says nothing.
+  - Connects to the repository's SSH server as a backup would, without prompting. It changes nothing on either machine.
+  - Reports an unknown or changed host key, a key that the server does not accept, and a server without SFTP. If ssh is
+    not installed yet, or the server does not answer, it reports no problem.
 options:
   repository:
-    description: The repository by restic's words.
+    description: The repository in restic's notation.
     type: str
     required: true
   known_hosts:
-    description: Lines of C(known_hosts); without it the files of the user who runs the module hold.
+    description: Lines of C(known_hosts); if empty, those of the user who runs the module are used.
     type: str
     default: ""
   key:
-    description: Private key without passphrase; without it the files of the user who runs the module hold.
+    description: Private key without passphrase; if empty, the keys of the user who runs the module are used.
     type: str
     default: ""
 attributes:
@@ -35,16 +35,16 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Try the way to the repository
+- name: Check the SSH connection to the backup repository
   clinicops.orthanc.orthanc_ssh_repository:
     repository: sftp:backup@192.0.2.10:/orthanc
   become: true
-  register: __orthanc_backup_way
+  register: __orthanc_backup_connection
 """
 
 RETURN = r"""
 problem:
-  description: What is wrong, with its remedy; empty when nothing is.
+  description: The problem, with its remedy; empty if there is none.
   type: str
   returned: always
 """

@@ -5,24 +5,24 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_tools
-short_description: Install what the programs on the server share
+short_description: Install the Python package of the programs on the server
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Writes the package C(server) that the programs of this collection import, all of it in one call.
-  - The package is a symbolic link to a directory of its own, which is replaced whole. A program that starts meanwhile
-    finds the old package or the new one, a file that the collection has no more goes, and no older bytecode is read.
+  - Writes the whole package C(server), which the programs of this collection import, in one call.
+  - The package is a symbolic link to a directory that is replaced as a whole. A program that starts during the update
+    finds either the old package or the new one, obsolete files are removed, and no outdated bytecode is read.
 options:
   path:
-    description: Directory in which the package C(server) lies.
+    description: Directory that contains the package C(server).
     type: path
     default: /usr/local/lib/clinicops-orthanc
   files:
-    description: Content of each file by its name; the action plugin of the same name gives the collection's.
+    description: Content of each file, by its name; the action plugin of the same name fills in the collection's files.
     type: dict
 attributes:
   check_mode:
-    description: Says what would change, and changes nothing.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Names the files, each with the beginning of its SHA-256.
@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Install what the programs share
+- name: Install the package of the programs on the server
   clinicops.orthanc.orthanc_tools:
   become: true
 """

@@ -5,44 +5,44 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_units
-short_description: Enable, start, restart, stop and disable several units of systemd in one call
+short_description: Enable, start, restart, stop and disable several systemd units in one call
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Asks systemd once how all units are, lets it read their files again where these are newer than what it knows, and
-    changes what is to be changed.
+  - Reads the state of all units once, reloads systemd if their files are newer than what it has loaded, and changes
+    only what differs.
 options:
   enabled:
-    description: Units that start at boot.
+    description: Units that must start at boot.
     type: list
     elements: str
     default: []
   started:
-    description: Units that run.
+    description: Units that must be running.
     type: list
     elements: str
     default: []
   restarted:
-    description: Those of them that are started anew, running or not.
+    description: Units among these to restart, or to start if they are not running.
     type: list
     elements: str
     default: []
   stopped:
-    description: Units that do not run, whether they are there or not.
+    description: Units that must not be running; they need not exist.
     type: list
     elements: str
     default: []
   disabled:
-    description: Units that do not start at boot, whether they are there or not.
+    description: Units that must not start at boot; they need not exist.
     type: list
     elements: str
     default: []
 attributes:
   check_mode:
-    description: Says what would change, and changes nothing. A unit that is not there yet is told as one that would.
+    description: Reports what would change, and changes nothing. A unit that does not exist yet is reported as a change.
     support: full
   diff_mode:
-    description: Names what changes.
+    description: Lists what changes.
     support: full
 """
 

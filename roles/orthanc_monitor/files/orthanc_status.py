@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Starts orthanc-status, which lies in the package of the server's programs."""
+"""Starts orthanc-status, which is part of the server package."""
 
 import sys
 
