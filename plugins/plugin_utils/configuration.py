@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""orthanc.json from the settings of a clinic: built, checked, masked.
+"""Builds orthanc.json from a clinic's settings, and checks it.
 
 Pure functions over plain data, without Ansible. The settings are the
 `orthanc_config_*` variables without their prefix.
@@ -17,7 +17,7 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-# What a device may do, and Orthanc's name for it (Orthanc Book, "Configuration of DICOM modalities").
+# The rights of a device, and Orthanc's option for each (Orthanc Book, "Configuration of DICOM modalities").
 RIGHTS = {
     "echo": "AllowEcho",
     "store": "AllowStore",
@@ -27,19 +27,19 @@ RIGHTS = {
     "get": "AllowGet",
     "storage_commitment": "AllowStorageCommitment",
 }
-# With Debian 12 comes the Python plugin 4.0, which cannot answer such a request; 4.1 and later can.
+# Debian 12 ships the Python plugin 4.0, which cannot answer such a request; 4.1 and later can.
 COMMITMENT_SINCE = "1.12.0"
 ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")
-# What keeps strangers out and images in: the same in every clinic, but for waivers.
+# Options that keep strangers out and images safe: the same in every clinic, except for waivers.
 CLOSED: dict[str, Any] = {
     "RemoteAccessAllowed": False,
-    # explicit: its default is the value of RemoteAccessAllowed, and nginx comes from 127.0.0.1
+    # explicit: its default is the value of RemoteAccessAllowed, and nginx connects from 127.0.0.1
     "AuthenticationEnabled": True,
     "WebDavEnabled": False,
     "ExecuteLuaEnabled": False,
     "DicomCheckCalledAet": True,
     "DicomCheckModalityHost": True,
-    # one of these true, and associations are no longer refused by AE title and address
+    # if one of these is true, associations are no longer refused by AE title and address
     "DicomAlwaysAllowEcho": False,
     "DicomAlwaysAllowStore": False,
     "DicomAlwaysAllowFind": False,
@@ -48,7 +48,7 @@ CLOSED: dict[str, Any] = {
     "DicomAlwaysAllowMove": False,
     "DicomModalitiesInDatabase": False,
 }
-# Options that are made of the clinic's other settings.
+# Options that are computed from the clinic's other settings.
 DERIVED = {
     "Name": "orthanc_name",
     "StorageDirectory": "orthanc_storage_dir",
@@ -63,9 +63,9 @@ DERIVED = {
     "ClinicopsRoles": "orthanc_users",
     "PythonScript": "orthanc_install_method",
 }
-# nginx reads these in its table of users as words of its own; the last is the container's health check.
+# nginx gives these a meaning of their own in its table of users; the last is the container's health check.
 RESERVED_NAMES = ("default", "include", "hostnames", "volatile", "healthcheck")
-# The deploy gives Orthanc its directories: never one that the system or other people own.
+# The deploy makes Orthanc the owner of its directories: never of one that belongs to the system or to others.
 SYSTEM_DIRECTORIES = re.compile(
     r"/(bin|boot|dev|etc|home|lib|lib64|proc|root|run|sbin|sys|tmp|usr|var/tmp)(/.*)?"
     r"|/(media|mnt|opt|srv|var)|/var/(backups|cache|lib|log|mail|spool)"
@@ -83,7 +83,7 @@ FIXED: dict[str, Any] = {
     "DicomWeb.EnableWado": False,
     "Worklists.Enable": True,
 }
-# Settings that nothing is wrong with: they stand in for wrong ones, so that the rest is checked at once.
+# Valid settings that replace wrong ones, so that the rest is checked in the same run.
 DEFAULTS: dict[str, Any] = {
     "name": "Clinic Orthanc",
     "hostname": "",
@@ -110,27 +110,27 @@ DEFAULTS: dict[str, Any] = {
 
 
 TLS_ADDRESSES = ipaddress.ip_network("127.64.0.0/10")
-# What its Lua filter reads of orthanc.json, which Orthanc itself passes over.
+# The Lua filter, which reads ClinicopsRoles in orthanc.json. Orthanc itself ignores that option.
 FILTER = "/etc/orthanc/site/roles.lua"
-# What becomes of an image that Orthanc has already, and what storage commitment is given for.
+# The Python script that handles images that are received again, and storage commitment.
 RECEIVE = "/etc/orthanc/site/receive.py"
 
 
 def tls_address(name: str) -> str:
-    """The address of this machine from which the proxy brings the associations of a device that comes over TLS.
+    """The address of this machine from which the proxy forwards the associations of a device over TLS.
 
-    Orthanc knows devices by their address, and this one stands for the device's certificate. It is made of the
-    device's name, so that it stays when others come and go.
+    Orthanc identifies devices by address, and this one represents the device's certificate. It is derived from the
+    device's name, so that it does not change when other devices are added or removed.
     """
     digest = hashlib.sha256(name.encode()).digest()
     return f"127.{64 + digest[0] % 64}.{digest[1]}.{1 + digest[2] % 254}"
 
 
 def build(settings: dict[str, Any]) -> dict[str, Any]:
-    """The whole of orthanc.json for settings that `problems` finds nothing wrong with."""
+    """The complete orthanc.json for settings in which `problems` finds no errors."""
     settings = {**DEFAULTS, **settings}
     if settings["worklist_plugin"] == "orthanc-worklists":
-        # one bad file in the folder would end Orthanc when it tidies up, a minute after each start
+        # one invalid file in the folder would crash Orthanc when it cleans up, a minute after each start
         worklists = {"Directory": settings["worklist_dir"], "DeleteWorklistsOnStableStudy": False}
     else:
         worklists = {"Database": settings["worklist_dir"]}
@@ -138,7 +138,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
     roles = {user["name"]: user["role"] for user in settings["users"]}
     if settings["health_user"]:
         roles[settings["health_user"]] = "health"
-        # always the same, and known to nobody who does not know all the others
+        # always the same, and only known to those who know all the others
         known = json.dumps(sorted(users.items()))
         users[settings["health_user"]] = hashlib.sha256(known.encode()).hexdigest()
     configuration: dict[str, Any] = {
@@ -151,7 +151,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "StorageCompression": False,
         "Plugins": settings["plugins"],
         "ConcurrentJobs": 2,
-        # text in answers: with the default, Latin1, a Greek name cannot be given back
+        # text in answers: the default, Latin1, cannot represent a Greek name
         "DefaultEncoding": "Utf8",
         "HttpPort": int(settings["http_port"]),
         "RegisteredUsers": users,
@@ -172,7 +172,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
             "EnableWado": False,
             "Ssl": True,
         },
-        # each device sees its own list, whatever it asks for
+        # each device sees only its own list, whatever it queries
         "Worklists": {"Enable": True, "FilterIssuerAet": True, **worklists},
         "LuaScripts": [FILTER],
         "PythonScript": RECEIVE,
@@ -182,19 +182,19 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(configuration.get(name), dict):
             configuration[name] = {**configuration[name], **value}
         elif name == "LuaScripts" and isinstance(value, list):
-            configuration[name] = [*value, FILTER]  # the last one's filter of requests counts
+            configuration[name] = [*value, FILTER]  # the request filter of the last script applies
         else:
             configuration[name] = value
     return configuration
 
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
-    """Everything that is wrong with the settings, in the order of the settings."""
+    """All problems of the settings, in the order of the settings."""
     settings = {**DEFAULTS, **settings}
     found = _settings(settings)
     options = settings["settings"]
     if not isinstance(options, dict):
-        return [*found, problem("orthanc_config_settings", "is not a dictionary", "write Option: value")]
+        return [*found, problem("orthanc_config_settings", "must be a dictionary", "write Option: value")]
     found += _fixed(options)
     free = {name: value for name, value in options.items() if name not in DERIVED}
     wrong = {re.split(r"[.\[]", item["path"])[0].removeprefix("orthanc_") for item in found}
@@ -204,9 +204,9 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     found += [
         {**item, "path": f"orthanc_config_settings.{item['path']}"}
         for item in rules.problems(build(sound), str(settings["version"]), worklist_plugin, plugins, settings["absent"])
-        # in a container's own network Orthanc must answer the proxy, which is another machine to it
+        # in a container's own network Orthanc must answer the proxy, which it sees as another machine
         if not (item["rule"] == "remote_access" and settings["remote_access"] is True)
-        # what is made of other settings has been checked with them
+        # computed options have been checked with the settings that they come from
         and not (re.split(r"[.\[]", item["path"])[0] in DERIVED and item["rule"] != "unknown_option")
     ]
     waived: list[Problem] = rules.waive(found, settings["waivers"])
@@ -217,23 +217,23 @@ def _fixed(options: dict[str, Any]) -> list[Problem]:
     found = []
     for name in options:
         if name in DERIVED:
-            message = f"is made of {DERIVED[name]}"
-            if name == "PythonScript":  # Orthanc runs one, and this one is what makes a success true
-                message = f"is this collection's own script, {RECEIVE}"
-            remedy = "take it out" if name in ("Plugins", "PythonScript") else f"set {DERIVED[name]}"
+            message = f"is computed from {DERIVED[name]}"
+            if name == "PythonScript":  # Orthanc runs only one, and the reported results depend on this one
+                message = f"must be this collection's script, {RECEIVE}"
+            remedy = "remove it" if name in ("Plugins", "PythonScript") else f"set {DERIVED[name]}"
             found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     worklists = options.get("Worklists")
     for name in ("Database", "Directory"):
         if isinstance(worklists, dict) and name in worklists:
-            message = "is made of orthanc_worklist_dir"
+            message = "is computed from orthanc_worklist_dir"
             found.append(problem(f"orthanc_config_settings.Worklists.{name}", message, "set orthanc_worklist_dir"))
     for name, value in FIXED.items():
         section, _unused, option = name.rpartition(".")
         place = options.get(section) if section else options
         if isinstance(place, dict) and option in place and place[option] != value:
-            message, remedy = f"must stay {value!r}: the proxy and the scanners rely on it", "take it out"
+            message, remedy = f"must stay {value!r}: the proxy and the scanners rely on it", "remove it"
             if option == "EnableWado":
-                message = "must stay False: WADO-URI at /wado is not DICOMweb, and the proxy lets no reader at it"
+                message = "must stay False: WADO-URI at /wado is not DICOMweb, and the proxy denies it to readers"
                 remedy += ", and let clients retrieve by WADO-RS"
             found.append(problem(f"orthanc_config_settings.{name}", message, remedy))
     return found
@@ -243,9 +243,9 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
     found: list[Problem] = []
     for name in ("name", "version", "worklist_plugin"):
         if not isinstance(settings[name], str):
-            found.append(problem(f"orthanc_{name}", "is not a text", "write it in quotes"))
+            found.append(problem(f"orthanc_{name}", "must be text", "write it in quotes"))
     if not isinstance(settings["plugins"], list) or any(not isinstance(path, str) for path in settings["plugins"]):
-        found.append(problem("orthanc_plugins", "is not a list of paths", "write a list of paths"))
+        found.append(problem("orthanc_plugins", "must be a list of paths", "write a list of paths"))
     if not settings.get("hostname"):
         found.append(
             problem(
@@ -266,8 +266,8 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
             )
         )
     elif re.fullmatch(r"[0-9.]+", str(settings["hostname"])):
-        message = f"{settings['hostname']!r} is an address, and no client would accept the certificate"
-        found.append(problem("orthanc_hostname", message, "use a name that the clinic's DNS knows"))
+        message = f"{settings['hostname']!r} is an IP address, and clients would not accept the certificate"
+        found.append(problem("orthanc_hostname", message, "use a name in the clinic's DNS"))
     found += _ae_title("orthanc_aet", settings["aet"])
     for name in ("dicom_port", "http_port", "dicom_tls_port"):
         found += _port(f"orthanc_{name}", settings[name])
@@ -278,15 +278,15 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         found.append(
             problem(
                 "orthanc_http_port",
-                "is the DICOM port as well",
-                "give each service a port of its own",
+                "is also the DICOM port",
+                "give each service its own port",
             )
         )
     if settings["dicom_tls"] and str(settings["dicom_tls_port"]) in map(
         str, (settings["dicom_port"], settings["http_port"])
     ):
-        message = "is a port of Orthanc's own"
-        found.append(problem("orthanc_dicom_tls_port", message, "give each service a port of its own"))
+        message = "is one of Orthanc's own ports"
+        found.append(problem("orthanc_dicom_tls_port", message, "give each service its own port"))
     for name in ("storage_dir", "tmp_dir", "worklist_dir"):
         found += _path(f"orthanc_{name}", settings[name])
     found += _apart({name: str(settings[name]).rstrip("/") for name in ("storage_dir", "tmp_dir", "worklist_dir")})
@@ -300,12 +300,13 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
 
 
 def _commitment(settings: dict[str, Any]) -> list[Problem]:
-    """Orthanc commits itself to images without looking at their files, unless its Python plugin does that."""
+    """Problems of storage commitment: Orthanc confirms images without reading their files, unless its Python plugin
+    does that."""
     version, devices = str(settings["version"]), settings["modalities"]
     if not version or not isinstance(devices, list) or rules.release(version) >= rules.release(COMMITMENT_SINCE):
         return []
-    remedy = "take it out, or deploy on Debian 13 or with orthanc_install_method: docker"
-    message = f"holds 'storage_commitment', and Orthanc {version} cannot verify that an image's file is whole"
+    remedy = "remove it, or deploy on Debian 13 or with orthanc_install_method: docker"
+    message = f"contains 'storage_commitment', but Orthanc {version} cannot verify that an image file is complete"
     return [
         problem(f"orthanc_modalities[{number}].may", message, remedy)
         for number, device in enumerate(devices)
@@ -316,59 +317,60 @@ def _commitment(settings: dict[str, Any]) -> list[Problem]:
 def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
     names, devices = settings["dicom_tls"], settings["modalities"]
     if not isinstance(names, list) or not isinstance(devices, list):
-        return [problem("orthanc_dicom_tls", "is not a list", "list names of orthanc_modalities")]
+        return [problem("orthanc_dicom_tls", "must be a list", "list names from orthanc_modalities")]
     known = {str(item.get("name")): item for item in devices if isinstance(item, dict)}
     found = []
     seen: dict[str, str] = {}
     for name in map(str, names):
         if name not in known:
-            message = f"names {name!r}, which is no device of orthanc_modalities"
+            message = f"names {name!r}, which is not a device in orthanc_modalities"
             found.append(problem("orthanc_dicom_tls", message, rules.nearest(name, list(known))))
         elif isinstance(known[name].get("may"), list) and "move" in known[name]["may"]:
-            message = f"names {name}, and Orthanc cannot open a connection over TLS to it"
-            found.append(problem("orthanc_dicom_tls", message, "let it get its images: may: [get] instead of move"))
+            message = f"names {name}, but Orthanc cannot open a TLS connection to it"
+            found.append(problem("orthanc_dicom_tls", message, "give it the right get instead of move"))
         if name in known and isinstance(known[name].get("may"), list) and "storage_commitment" in known[name]["may"]:
-            message = f"names {name}, and Orthanc cannot open a connection over TLS to tell it what is committed"
-            remedy = "take storage_commitment from its may, or the device from orthanc_dicom_tls"
+            message = f"names {name}, but Orthanc cannot open a TLS connection to report storage commitment to it"
+            remedy = "remove storage_commitment from its may, or the device from orthanc_dicom_tls"
             found.append(problem("orthanc_dicom_tls", message, remedy))
         if seen.setdefault(tls_address(name), name) != name:
-            message = f"names {name} and {seen[tls_address(name)]}, which would get the same address on this machine"
+            message = f"names {name} and {seen[tls_address(name)]}, which would get the same internal address"
             found.append(problem("orthanc_dicom_tls", message, "give one of them another name"))
     if names and settings["remote_access"] is True:
-        message = "needs Orthanc in the network of the machine: in a bridge every device would look the same to it"
+        message = "needs Orthanc in the host network: behind a bridge it could not tell devices apart"
         found.append(problem("orthanc_dicom_tls", message, "set orthanc_install_docker_network: host"))
     return found
 
 
 def _ae_title(path: str, value: Any) -> list[Problem]:
-    """DICOM PS3.5, VR AE: at most 16 characters; spaces at either end do not count."""
+    """The problem of an AE title (DICOM PS3.5, VR AE: at most 16 characters, spaces at either end do not count)."""
     if isinstance(value, str) and re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value):
         return []
     return [
         problem(
             path,
             f"{value!r} is not an AE title",
-            "use 1 to 16 characters, best A-Z, 0-9 and _, no backslash, no space at either end",
+            "use 1 to 16 characters, preferably A-Z, 0-9 and _, without a backslash or a space at either end",
         )
     ]
 
 
 def _path(path: str, value: Any) -> list[Problem]:
-    """Paths stand in a unit of systemd, where spaces and % have a meaning."""
+    """The problem of a path. It is written into a systemd unit, where spaces and % have a special meaning."""
     if not str(value).startswith("/"):
-        return [problem(path, f"{value!r} is not absolute", "start the path with /")]
+        return [problem(path, f"{value!r} must be an absolute path", "begin it with /")]
     if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._-]+)+", str(value)):
         return [problem(path, f"{value!r} is not a plain path", "use letters, digits, dot, hyphen and _ between the /")]
     if SYSTEM_DIRECTORIES.fullmatch(str(value)):
-        remedy = "use a directory of Orthanc's own, for example /var/lib/orthanc/db"
+        remedy = "use a directory that only Orthanc uses, for example /var/lib/orthanc/db"
         return [problem(path, f"{value!r} belongs to the system, and Orthanc would become its owner", remedy)]
     return []
 
 
 def _apart(directories: dict[str, str]) -> list[Problem]:
-    """Images are written, worklists only read, and what is temporary is thrown away."""
+    """The problems of directories that overlap: images are kept, worklists are only read, temporary files are
+    deleted."""
     return [
-        problem(f"orthanc_{inner}", f"is in orthanc_{outer}, or the same", "give each a directory of its own")
+        problem(f"orthanc_{inner}", f"is inside orthanc_{outer}, or the same", "give each its own directory")
         for inner, path in directories.items()
         for outer, other in directories.items()
         if inner != outer and ((path == other and inner > outer) or path.startswith(f"{other}/"))
@@ -382,10 +384,10 @@ def _port(path: str, value: Any) -> list[Problem]:
 
 
 def _keys(path: str, item: dict[str, Any], wanted: tuple[str, ...]) -> list[Problem]:
-    """What is missing in a user or a device, and what is too much."""
+    """The missing and the unknown keys of a user or a device."""
     missing = [problem(f"{path}.{key}", "is missing", f"write {key}") for key in wanted if key not in item]
     extra = [
-        problem(f"{path}.{key}", "is no setting here", rules.nearest(str(key), list(wanted)))
+        problem(f"{path}.{key}", "is not a setting", rules.nearest(str(key), list(wanted)))
         for key in item
         if key not in wanted
     ]
@@ -394,9 +396,9 @@ def _keys(path: str, item: dict[str, Any], wanted: tuple[str, ...]) -> list[Prob
 
 def _users(users: Any) -> list[Problem]:
     if not isinstance(users, list):
-        return [problem("orthanc_users", "is not a list", "list name, password and role of each user")]
+        return [problem("orthanc_users", "must be a list", "list name, password and role of each user")]
     if not users:
-        message = "names nobody, and a default password does not exist"
+        message = "is empty, and there is no default password"
         remedy = "list at least one user with name, password (from a vault) and role"
         return [problem("orthanc_users", message, remedy)]
     found = []
@@ -404,7 +406,7 @@ def _users(users: Any) -> list[Problem]:
     for number, user in enumerate(users):
         path = f"orthanc_users[{number}]"
         if not isinstance(user, dict):
-            found.append(problem(path, "is not a user", "write name, password and role"))
+            found.append(problem(path, "must be a dictionary", "write name, password and role"))
             continue
         found += _keys(path, user, ("name", "password", "role"))
         name, password = user.get("name"), user.get("password")
@@ -417,21 +419,21 @@ def _users(users: Any) -> list[Problem]:
         if "role" in user and user["role"] not in ROLES:
             found.append(problem(f"{path}.role", "is not a role", f"use one of {', '.join(ROLES)}"))
     if not found and all(user["role"] != "admin" for user in users):
-        message = "names no admin, and neither a deploy nor the acceptance test could ask Orthanc how it is"
+        message = "lists no admin, but the deploy and the acceptance test need one to query Orthanc"
         found.append(problem("orthanc_users", message, "give one user the role admin"))
     return found
 
 
 def _user_name(path: str, name: Any, seen: set[str]) -> list[Problem]:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        # it is not shown: a password may stand in its place
-        return [problem(path, "is not a user name", "use letters, digits, dot, hyphen and _")]
+        # the value is not shown: it may be a misplaced password
+        return [problem(path, "is not a valid user name", "use letters, digits, dot, hyphen and _")]
     if name.lower() in RESERVED_NAMES:
-        message = f"{name!r} is a word of nginx's or of this collection's own"
+        message = f"{name!r} is reserved by nginx or by this collection"
         return [problem(path, message, "choose another name")]
     if name.lower() in seen:
-        # nginx does not tell it from IT
-        return [problem(path, f"{name!r} stands twice", "give each user a name of its own")]
+        # nginx does not distinguish it from IT
+        return [problem(path, f"{name!r} is listed twice", "give each user a different name")]
     seen.add(name.lower())
     return []
 
@@ -439,13 +441,13 @@ def _user_name(path: str, name: Any, seen: set[str]) -> list[Problem]:
 def _modalities(variable: str, modalities: Any, local: list[dict[str, Any]]) -> list[Problem]:
     wanted = ("name", "aet", "host", "port", "may")
     if not isinstance(modalities, list):
-        return [problem(variable, "is not a list", f"list {', '.join(wanted)} of each device")]
+        return [problem(variable, "must be a list", f"list {', '.join(wanted)} of each device")]
     found = []
     seen = {key: {str(device[key]).upper(): "this machine" for device in local} for key in ("name", "aet", "host")}
     for number, device in enumerate(modalities):
         path = f"{variable}[{number}]"
         if not isinstance(device, dict):
-            found.append(problem(path, "is not a device", f"write {', '.join(wanted)}"))
+            found.append(problem(path, "must be a dictionary", f"write {', '.join(wanted)}"))
             continue
         found += _keys(path, device, wanted)
         for key in wanted:
@@ -456,37 +458,37 @@ def _modalities(variable: str, modalities: Any, local: list[dict[str, Any]]) -> 
             if key not in device or value not in known:
                 known.setdefault(value, path)
             elif key == "host" and known[value] != "this machine":
-                message = f"{device[key]!r} is used by {known[value]} too: either can play the other"
-                remedy = "right for a workstation with two AE titles; else correct it"
+                message = f"{device[key]!r} is also used by {known[value]}: each can impersonate the other"
+                remedy = "leave it if this is a workstation with two AE titles; otherwise correct it"
                 found.append(problem(f"{path}.{key}", message, remedy, "one_address_twice", "warning"))
             else:
-                message = f"{device[key]!r} is used by {known[value]} already"
-                remedy = "give each device a name, an AE title and an address of its own"
+                message = f"{device[key]!r} is already used by {known[value]}"
+                remedy = "give each device its own name, AE title and address"
                 found.append(problem(f"{path}.{key}", message, remedy))
     return found
 
 
 def _device(path: str, key: str, value: Any) -> list[Problem]:
-    """What is wrong with one setting of a device."""
+    """The problems of one setting of a device."""
     if key == "aet":
         return _ae_title(path, value)
     if key == "port":
         return _port(path, value)
     if key == "name" and not re.fullmatch(r"[A-Za-z0-9_-]+", str(value)):
-        return [problem(path, f"{value!r} is not a name that Orthanc takes", "use letters, digits, hyphen and _")]
+        return [problem(path, f"{value!r} is not a name that Orthanc accepts", "use letters, digits, hyphen and _")]
     if key == "host":
         try:
             ipaddress.ip_address(str(value))
         except ValueError:
-            remedy = "write the device's fixed address: Orthanc compares addresses, and a name never matches"
+            remedy = "write the device's fixed IP address: Orthanc compares addresses, and a name never matches"
             return [problem(path, f"{value!r} is not an IP address", remedy)]
         if ipaddress.ip_address(str(value)) in TLS_ADDRESSES:
-            message = f"{value!r} stands for the certificate of a device that comes over TLS"
+            message = f"{value!r} is reserved for a device over TLS"
             return [problem(path, message, "write the device's own address")]
     if key == "may":
         rights = value if isinstance(value, list) else []
         wrong = [right for right in rights if right not in list(RIGHTS)]
         if wrong or not rights:
-            message = f"holds {', '.join(map(repr, wrong))}" if wrong else f"{value!r} is not a list of rights"
+            message = f"contains {', '.join(map(repr, wrong))}" if wrong else f"must be a list of rights, not {value!r}"
             return [problem(path, message, f"choose from {', '.join(RIGHTS)}")]
     return []

@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the entry point of the image orthancteam/orthanc makes of files, environment and secrets.
+"""The configuration that the entry point of the image orthancteam/orthanc builds from files, environment and secrets.
 
-Orthanc Book, "orthancteam/orthanc Docker images". Later wins: files, variables, secrets; then come the image's
-defaults. Without Ansible.
+Orthanc Book, "orthancteam/orthanc Docker images". The later one wins: files, variables, secrets; then the image's
+defaults fill in the rest. Without Ansible.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import P
 
 IMAGE: dict[str, Any] = json.loads(Path(__file__).with_name("image_environment.json").read_text(encoding="utf-8"))
 SECRETS = "/run/secrets"
-# It replaces more than Orthanc does: $NAME as well.
+# The image replaces more than Orthanc does: $NAME as well.
 PLAIN_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::?-([^}]*))?\}|([A-Za-z_]\w*))")
-# The first Orthanc whose image has the newer worklist plugin, and no folder of worklists of its own.
+# The first Orthanc whose image has the newer worklist plugin, and no default worklist folder.
 NEW_WORKLISTS = (1, 12, 10)
 
 
 def read(
     files: dict[str, str], environment: dict[str, str], version: tuple[int, ...]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The configuration that this image starts Orthanc on, and what is wrong with where it comes from.
+    """The configuration with which this image starts Orthanc, and the problems of its sources.
 
-    `files` are those of /etc/orthanc and /run/secrets, by their paths.
+    `files` are those in /etc/orthanc and /run/secrets, by path.
     """
     configuration: dict[str, Any] = {}
     found: list[Problem] = []
@@ -67,7 +67,7 @@ def read(
     _merge(configuration, IMAGE["defaults"], defaults=True)
     if environment.get("ORTHANC_PASSWORD"):
         _merge(configuration, {"RegisteredUsers": {"orthanc": environment["ORTHANC_PASSWORD"]}})
-    # what is left of ${NAME} in values is Orthanc's own to replace
+    # Orthanc itself replaces any ${NAME} that is left in values
     return reading.replaced(configuration, environment), found
 
 
@@ -84,7 +84,7 @@ def path_of(name: str) -> list[str]:
 
 
 def variable(option: str) -> str:
-    """The variable that sets an option: the other way round."""
+    """The variable that sets an option: the inverse of `path_of`."""
     for name, path in IMAGE["names"].items():
         if path == option:
             return str(name)
@@ -93,7 +93,7 @@ def variable(option: str) -> str:
 
 
 def _variables(environment: dict[str, str], secrets: dict[str, str]) -> list[tuple[str, str]]:
-    """What sets options, later is stronger; a secret's file has the name of a variable, or one that a variable says."""
+    """The variables that set options; the later one wins. A variable has or gives the name of a secret's file."""
     named = {file: name.removesuffix("_SECRET") for name, file in environment.items() if name.endswith("_SECRET")}
     texts = [*environment.items(), *((named.get(name, name), text) for name, text in secrets.items())]
     return [
@@ -105,11 +105,11 @@ def _variables(environment: dict[str, str], secrets: dict[str, str]) -> list[tup
 
 
 def _dropped(path: str, text: str) -> list[Problem]:
-    """It reads comments, but neither commas before a brace nor text after the last one."""
+    """The problem of a file that the image drops: it reads comments, but no trailing commas or text after the end."""
     try:
         json.loads(reading.without_comments(text))
     except ValueError as error:
-        message = f"is not JSON to this image, which drops the file and starts without it: {error}"
+        message = f"is not JSON for this image, which drops the file and starts without it: {error}"
         return [problem(path, message, "correct it; the rest is checked after that", "bad_json")]
     return []
 
@@ -126,7 +126,7 @@ def _substitute(text: str, environment: dict[str, str]) -> str:
 
 
 def _merge(whole: dict[str, Any], part: dict[str, Any], defaults: bool = False) -> None:
-    """Section by section; with `defaults` only what is not there yet."""
+    """Merges `part` into `whole` section by section; with `defaults` only options that are not set yet."""
     for name, value in part.items():
         if isinstance(value, dict) and isinstance(whole.get(name), dict):
             _merge(whole[name], value, defaults)

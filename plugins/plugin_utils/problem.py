@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is wrong with a setting: its path, the reason, the remedy. `path message. Remedy: remedy.` is a sentence.
+"""A problem of a setting: its path, the message, the remedy. `path message. Remedy: remedy.` is a sentence.
 
-`rule` names what was broken, `severity` is `error`, `warning` or `waived`.
+`rule` names the broken rule, `severity` is `error`, `warning` or `waived`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def problem(path: str, message: str, remedy: str, rule: str = "wrong_value", sev
 
 
 def missing_library(error: ImportError) -> Problem:
-    """What the controller's Python lacks: then no setting can be checked."""
+    """The problem of a library that the controller's Python lacks, so that settings cannot be checked."""
     remedy = f"install it there: {sys.executable} -m pip install 'jsonschema>=4.18'"
     return problem("The controller's Python", f"cannot check settings ({error})", remedy, "missing_library")
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """The one of `names` that was probably meant, or ''. Capitals count for nothing: GDCM is Gdcm."""
+    """The one of `names` that was probably meant, or ''. Case is ignored: GDCM is Gdcm."""
     folded = {other.lower(): other for other in names}
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=cutoff)
     return folded[near[0]] if near else ""

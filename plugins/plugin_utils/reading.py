@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files of a configuration as Orthanc reads them: variables of the environment first, then JSON in its dialect.
+"""Reads configuration files as Orthanc does: it replaces environment variables, then parses its dialect of JSON.
 
-Tried with Orthanc 1.12.7 and 1.13.0. Without Ansible.
+Tested with Orthanc 1.12.7 and 1.13.0. Without Ansible.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-# Only this: neither $NAME nor ${NAME:=default} is replaced. Of ${NAME-default} all is the name.
+# Only this form: neither $NAME nor ${NAME:=default} is replaced. In ${NAME-default}, all of it is the name.
 VARIABLE = re.compile(r"\$\{([^:}]+)(?::-([^}]*))?\}")
 TEXT = r'("(?:\\.|[^"\\])*")'
 
 
 class FromEnvironment(str):
-    """A value that is a variable, not in quotes: it may be of any type."""
+    """A value that is a variable without quotes: it may have any type."""
 
     __slots__ = ()
 
 
 def is_unknown(value: Any) -> bool:
-    """Whether the value, or a part of it, stands in the environment alone."""
+    """Whether the value, or a part of it, is only known from the environment."""
     return isinstance(value, str) and VARIABLE.search(value) is not None
 
 
 def read(files: dict[str, str], environment: dict[str, str] | None = None) -> tuple[dict[str, Any], list[Problem]]:
-    """The configuration in Orthanc's files (name: text), and what is wrong with the files themselves.
+    """The configuration in Orthanc's files (name: text), and the problems of the files themselves.
 
-    `environment` is Orthanc's, or None where it is not seen: a variable without a default then stays what it is.
+    `environment` is Orthanc's, or None if it is unknown: a variable without a default is then left as it is.
     """
     configuration: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -49,16 +49,16 @@ def read(files: dict[str, str], environment: dict[str, str] | None = None) -> tu
             found.append(problem(name, message, "correct it; the rest is checked after that", "bad_json"))
             continue
         if rest:
-            message = "holds text after its last brace, which Orthanc passes over without a word"
-            remedy = "take it out, or put it where it was meant to stand"
+            message = "contains text after its last brace, which Orthanc silently ignores"
+            remedy = "remove it, or move it inside the braces"
             found.append(problem(name, message, remedy, "text_after_end", "warning"))
         for key in doubles:
-            message = "stands twice in its section, and Orthanc reads the last one alone"
-            found.append(problem(f"{name}: {key}", message, "take one of them out", "stands_twice"))
+            message = "is set twice in its section, and Orthanc only reads the last one"
+            found.append(problem(f"{name}: {key}", message, "remove one of them", "stands_twice"))
         for key, value in section.items():
             if key in origin:
-                message = f"stands in {origin[key]} and in {name}, and Orthanc does not start"
-                found.append(problem(key, message, "take one of them out", "defined_twice"))
+                message = f"is in {origin[key]} and in {name}, so Orthanc does not start"
+                found.append(problem(key, message, "remove one of them", "defined_twice"))
             else:
                 origin[key] = name
                 configuration[key] = value
@@ -66,27 +66,27 @@ def read(files: dict[str, str], environment: dict[str, str] | None = None) -> tu
 
 
 def substitute(name: str, text: str, environment: dict[str, str] | None) -> tuple[str, list[Problem]]:
-    """The text of the file `name` with its variables replaced, and a hint at those that nobody sees."""
+    """The text of the file `name` with its variables replaced, and a warning about those whose value is unknown."""
     variables = {match[1]: match[2] is None for match in VARIABLE.finditer(text)}
     if environment is None:
         text = VARIABLE.sub(lambda match: match[0] if match[2] is None else match[2], text)
         if not variables:
             return text, []
-        message = f"takes {', '.join(variables)} from the environment, which is not seen here"
+        message = f"takes {', '.join(variables)} from the environment, which is unknown here"
         remedy = "check the values where Orthanc is started"
         return text, [problem(name, message, remedy, "from_environment", "warning")]
     unset = [variable for variable, bare in variables.items() if bare and variable not in environment]
     text = VARIABLE.sub(lambda match: environment.get(match[1], match[2] or ""), text)
     if not unset:
         return text, []
-    message = f"takes {', '.join(unset)} from the environment, where it is not set: Orthanc puts nothing in its place"
+    message = f"takes {', '.join(unset)} from the environment, where it is not set: Orthanc replaces it with nothing"
     return text, [problem(name, message, "set it where Orthanc is started", "unset_variable", "warning")]
 
 
 def _parse(text: str, doubles: list[str]) -> tuple[dict[str, Any], str]:
-    """The object in the text, and what stands after it; the names that are in one section twice go to `doubles`."""
+    """The object in the text, and the text after it. Names that are in one section twice are added to `doubles`."""
     decoder = json.JSONDecoder(
-        strict=False,  # Orthanc takes line ends and tabs inside a text
+        strict=False,  # Orthanc accepts line ends and tabs inside text
         object_pairs_hook=functools.partial(_last_wins, doubles),
         parse_constant=_no_constant,
     )
@@ -103,7 +103,7 @@ def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, An
     return section
 
 
-# stands before a variable that was not in quotes; a private character, which no file holds
+# marks a variable that was not in quotes; a private character that files do not contain
 MARK = "\uf8ff"
 
 
@@ -114,16 +114,16 @@ def _unmarked(value: Any) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def without_comments(text: str) -> str:
-    """The JSON without the comments that Orthanc reads over."""
+    """The JSON without the comments that Orthanc allows."""
     return re.sub(TEXT + r"|//[^\r\n]*|/\*.*?\*/", lambda match: match[1] or "", text, flags=re.DOTALL)
 
 
 def _plain_json(text: str) -> str:
-    """Without the comments and the trailing commas that Orthanc reads over; variables become texts with a mark."""
+    """The JSON without comments and trailing commas, which Orthanc allows; variables become marked text."""
     text = re.sub(
         f"{TEXT}|{VARIABLE.pattern}", lambda match: match[1] or json.dumps(MARK + match[0]), without_comments(text)
     )
@@ -131,7 +131,7 @@ def _plain_json(text: str) -> str:
 
 
 def replaced(value: Any, environment: dict[str, str]) -> Any:
-    """The same structure with the variables in its texts replaced."""
+    """The same structure with the variables in its text replaced."""
     if isinstance(value, dict):
         return {replaced(name, environment): replaced(inner, environment) for name, inner in value.items()}
     if isinstance(value, list):

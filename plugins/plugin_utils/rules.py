@@ -1,10 +1,10 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is wrong with a finished configuration of Orthanc, whoever wrote it.
+"""Finds the problems of a complete Orthanc configuration, whoever wrote it.
 
-The schema (orthanc_schema.json) says what Orthanc reads, release by release; the
-rules below, what loses images, opens the server or stops it. Pure functions over
-plain data, without Ansible.
+The schema (orthanc_schema.json) says what each release of Orthanc reads; the
+rules below find what loses images, opens the server or stops it. Pure functions
+over plain data, without Ansible.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.reading import F
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("orthanc_schema.json").read_text(encoding="utf-8"))
 # The DICOMweb plugin that Debian and the image orthancteam/orthanc ship with a release of Orthanc.
 DICOMWEB = {"1.10.1": "1.7", "1.12.7": "1.20", "1.13.0": "1.24"}
-# Of Debian's fragments, Orthanc's sources and the guides that clinics follow.
+# From Debian's configuration, Orthanc's sources and the guides that clinics follow.
 KNOWN_PASSWORDS = ("orthanc", "change-this-password", "changeme", "password", "admin", "alice", "alicepassword")
 PASSWORD_LENGTH = 12
-# What a clinic may want in spite of the danger: it is named, with the reason, in orthanc_waivers.
+# Rules that a clinic may break on purpose, each with a reason in orthanc_waivers.
 WAIVABLE = {
-    "lossy_ingest": "each image is replaced by one that lost detail",
+    "lossy_ingest": "each image is replaced by one that has lost detail",
     "recycles_images": "the oldest patients are deleted when a limit is reached",
-    "index_apart": "index and images on two disks: one is lost, restored or forgotten without the other",
+    "index_apart": "index and images are on two disks: one can be lost, restored or forgotten without the other",
     "overwrites_images": "an image that is sent again replaces the one that was read",
-    "unsynced_images": "a power cut loses images that the scanner was told are safe",
-    "any_device": "devices that are not in the list may do this",
-    "any_address": "a device may come from any address, by its AE title alone",
+    "unsynced_images": "a power cut loses images that were already confirmed to the scanner",
+    "any_device": "devices that are not listed may do this",
+    "any_address": "a device may connect from any address, identified only by its AE title",
     "any_called_aet": "an association for another AE title is accepted",
-    "webdav": "files can be read and put in through WebDAV",
-    "lua_over_http": "users of the REST API may run Lua, and with it any command",
+    "webdav": "files can be read and written through WebDAV",
+    "lua_over_http": "users of the REST API may run Lua, and so any command",
     "writes_files": "users of the REST API may write files on the server",
     "remote_access": "Orthanc answers other machines without the proxy",
-    "unverified_tls": "Orthanc sends images to whoever shows any certificate",
-    "patients_in_logs": "patients' names get into the log",
+    "unverified_tls": "Orthanc sends images to any server with any certificate",
+    "patients_in_logs": "patients' names are written to the log",
     "dicom_for_everybody": "any machine that can reach the server may open a DICOM association",
     "https_for_everybody": "any machine that can reach the server may try passwords",
-    "no_firewall": "nothing closes Orthanc's ports",
-    "other_firewall": "another firewall of the machine keeps out whom the settings let in",
-    "closes_sites": "the firewall closes a port to users of a site that is not Orthanc's",
+    "no_firewall": "Orthanc's ports are open to every machine",
+    "other_firewall": "another firewall on the machine blocks sources that the settings let in",
+    "closes_sites": "the firewall closes a port to users of another site",
 }
-# Those that the firewall's settings break; the others are the configuration's.
+# Rules about the firewall's settings; the others are about the configuration.
 FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
-# Those that what else is on the machine breaks.
+# Rules about other software on the machine.
 NEIGHBOURS = ("other_firewall", "closes_sites")
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
@@ -71,7 +71,7 @@ SWITCHES: dict[str, tuple[str, Any]] = {
     "HttpsVerifyPeers": ("unverified_tls", True),
     "DeidentifyLogs": ("patients_in_logs", True),
 }
-# Options that name files, and what switches them on.
+# Options that name files, and the option that enables each.
 FILES = {
     "SslCertificate": "SslEnabled",
     "SslTrustedClientCertificates": "SslVerifyPeers",
@@ -81,7 +81,7 @@ FILES = {
 # DICOM PS3.5, section 10: JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000.
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93)}
 DEEPEST = 50
-# Of the file that this collection writes: Orthanc takes relative paths in it from there.
+# The directory of the file that this collection writes: Orthanc resolves relative paths from there.
 DIRECTORY = "/etc/orthanc/site"
 
 
@@ -99,11 +99,11 @@ def problems(
     directory: str = "",
     authorized: bool = True,
 ) -> list[Problem]:
-    """Everything that is wrong, in the order of the schema's and then of the rules' findings.
+    """All problems: first those that the schema finds, then those of the rules.
 
-    `version` is Orthanc's; `worklist_plugin` is `worklists`, `orthanc-worklists`, or empty where it may be either;
-    `plugins` names those that are loaded, or is None where that is not known; `absent` is what of `files` the server
-    does not have; `directory` is that of the configuration file, where it is known; `authorized` says whether the
+    `version` is Orthanc's; `worklist_plugin` is `worklists`, `orthanc-worklists`, or empty if it may be either;
+    `plugins` names the loaded plugins, or is None if they are unknown; `absent` lists those of `files` that the server
+    does not have; `directory` is that of the configuration file, if it is known; `authorized` says whether the
     Authorization plugin may be loaded.
     """
     strange = list(_not_json("", configuration))
@@ -120,7 +120,7 @@ def problems(
 
 
 def files(configuration: Any) -> list[str]:
-    """The absolute paths of the files that Orthanc opens when it starts on this configuration."""
+    """The absolute paths of the files that Orthanc opens when it starts with this configuration."""
     return [path for _name, path in _files(configuration if isinstance(configuration, dict) else {}, DIRECTORY)]
 
 
@@ -135,7 +135,7 @@ def _files(configuration: dict[str, Any], directory: str) -> Iterator[tuple[str,
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a finding is: the names and numbers that lead to it, and whether Orthanc ignores what is there."""
+    """Where a finding is: the path of names and numbers to it, and whether Orthanc ignores what is there."""
 
     steps: tuple[str | int, ...]
     ignored: bool = False
@@ -143,7 +143,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """What the rules may trust: the configuration without what is wrong already, and where that was."""
+    """The input of the rules: the configuration without the values that the schema rejects, and where those were."""
 
     configuration: dict[str, Any]
     version: tuple[int, ...]
@@ -153,7 +153,7 @@ class Sound:
     def of(cls, configuration: dict[str, Any], version: tuple[int, ...], places: list[Place]) -> Sound:
         unknown = [Place((name,)) for name, value in configuration.items() if is_unknown(value)]
         for place in [*places, *unknown]:
-            # what Orthanc ignores is gone alone; a wrong port takes its device with it, and no other
+            # of an ignored option, only that option is removed; of a wrong one, the whole device or section
             configuration = _without(configuration, place.steps if place.ignored else place.steps[:2])
         return cls(configuration, version, frozenset(place.steps for place in [*places, *unknown] if not place.ignored))
 
@@ -162,7 +162,7 @@ class Sound:
         return self.configuration.get(name, SCHEMA["properties"][name].get("default"))
 
     def knows(self, *names: str) -> bool:
-        """Whether nothing of these options is wrong, nor left to the environment."""
+        """Whether all these options are valid, and none depends on the environment."""
         return not any(place[0] in names for place in self.wrong)
 
     def reads(self, name: str) -> bool:
@@ -174,7 +174,7 @@ class Sound:
 
 
 def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
-    """A copy without what the steps lead to; in a list it is the whole list."""
+    """A copy without the value at the end of the steps; inside a list, without the whole list."""
     if not isinstance(value, dict) or not steps or steps[0] not in value:
         return value
     name, *rest = steps
@@ -184,64 +184,64 @@ def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
 
 
 def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS) -> list[Problem]:
-    """The same problems, the waived ones marked, and what is wrong with the waivers themselves.
+    """The same problems with the waived ones marked, and the problems of the waivers themselves.
 
-    `others` are rules that somebody else looks at: their waivers are not idle.
+    `others` are rules that another check covers: their waivers are not unused.
     """
     if not isinstance(waivers, dict):
-        return [*found, problem("orthanc_waivers", "is not a dictionary", "write rule: reason")]
+        return [*found, problem("orthanc_waivers", "must be a dictionary", "write rule: reason")]
     extra = []
     good = {}
     for rule, reason in waivers.items():
         path = f"orthanc_waivers.{rule}"
         if rule not in WAIVABLE and not re.fullmatch(r"unknown_option\..+", str(rule)):
-            extra.append(problem(path, "is no rule that can be waived", nearest(str(rule), list(WAIVABLE))))
+            extra.append(problem(path, "is not a rule that can be waived", nearest(str(rule), list(WAIVABLE))))
         elif not isinstance(reason, str) or len(reason.strip()) < 10:
-            extra.append(problem(path, "gives no reason", "write a sentence that an auditor would understand"))
+            extra.append(problem(path, "has no reason", "write a sentence that an auditor would understand"))
         else:
             good[rule] = reason
     for rule in good:
         if rule not in others and not any(_waiver(item) == rule for item in found):
-            message = "waives nothing that is set"
-            extra.append(problem(f"orthanc_waivers.{rule}", message, "take it out", "idle_waiver", "warning"))
+            message = "is not needed by any setting"
+            extra.append(problem(f"orthanc_waivers.{rule}", message, "remove it", "idle_waiver", "warning"))
     return [*(_waived(item, good) for item in found), *extra]
 
 
 def _waiver(item: Problem) -> str:
-    """The name of the waiver for a problem: an unknown option, which a clinic's own script may read, has one each."""
+    """The name of the waiver for a problem. Each unknown option has its own: a clinic's own script may read it."""
     rule: str = item["rule"]
     return f"{rule}.{item['path'].removeprefix('orthanc_config_settings.')}" if rule == "unknown_option" else rule
 
 
 def _waived(item: Problem, reasons: dict[str, str]) -> Problem:
-    """The problem with its reason, or with the way to give one."""
+    """The problem with the reason for its waiver, or with a hint how to waive it."""
     waiver = _waiver(item)
     if waiver in reasons:
         return {**item, "severity": "waived", "remedy": f"none; {reasons[waiver]}"}
     if waiver in WAIVABLE:
-        hint = f"if it must be: orthanc_waivers: {{{waiver}: <your reason>}}"
+        hint = f"if it is intended: orthanc_waivers: {{{waiver}: <your reason>}}"
         return {**item, "remedy": f"{item['remedy']}; {hint}"}
     if item["rule"] == "unknown_option" and "." not in waiver.partition(".")[2]:
-        hint = f"if a script of your own reads it: orthanc_waivers: {{{waiver}: <your reason>}}"
+        hint = f"if your own script reads it: orthanc_waivers: {{{waiver}: <your reason>}}"
         return {**item, "remedy": f"{item['remedy']}; {hint}"}
     return item
 
 
 def password_problem(name: Any, password: Any) -> str:
-    """Why it is no password for a PACS, or ''. Never repeats it."""
+    """Why it is not a good password for a PACS, or ''. Never contains the password."""
     if not isinstance(password, str) or not password:
-        return "is not a text"
+        return "is not text"
     if password.lower() in KNOWN_PASSWORDS or password == name:
-        return "is a default that everybody knows"
+        return "is a publicly known default"
     if len(password) < PASSWORD_LENGTH:
-        return f"is not a text of at least {PASSWORD_LENGTH} characters"
+        return f"is shorter than {PASSWORD_LENGTH} characters"
     letters = password.lower().strip("0123456789!.-_")
     if letters in ("", str(name).lower(), *KNOWN_PASSWORDS) or len(set(password)) < 6:
-        return "is easily guessed"
+        return "is easy to guess"
     if "${" in password:
-        return "holds ${, which Orthanc takes for a variable of its environment"
+        return "contains ${, which Orthanc reads as an environment variable"
     if not password.isprintable():
-        return "holds a control character, which no client can send"
+        return "contains a control character, which clients cannot send"
     return ""
 
 
@@ -251,33 +251,33 @@ def _at(path: str, name: Any) -> str:
 
 
 def _not_json(path: str, value: Any, depth: int = 0) -> Iterator[Problem]:
-    """YAML has more than JSON: keys that are numbers, dates, NaN."""
+    """The problems of values that YAML allows and JSON does not: keys that are numbers, dates, NaN."""
     if depth > DEEPEST:
-        yield problem(path.split(".")[0], f"is nested more than {DEEPEST} levels deep", "write it flatter")
+        yield problem(path.split(".")[0], f"is nested more than {DEEPEST} levels deep", "reduce the nesting")
     elif isinstance(value, dict):
         for key, inner in value.items():
             if isinstance(key, str):
                 yield from _not_json(_at(path, key), inner, depth + 1)
             else:
-                yield problem(_at(path, key), "has a name that is not a text", "put it in quotes")
+                yield problem(_at(path, key), "has a name that is not text", "put it in quotes")
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _not_json(f"{path}[{number}]", inner, depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
-        yield problem(path, "is not a number of JSON", "write a finite number")
+        yield problem(path, "is not a JSON number", "write a finite number")
     elif value is not None and not isinstance(value, (str, int, float, bool)):
         yield problem(path, f"is of type {type(value).__name__}, which JSON does not have", "put it in quotes")
 
 
 @functools.cache
 def _validator(version: tuple[int, ...], worklist_plugin: str) -> Any:
-    import jsonschema  # here: a collection may be listed without it, and the filters say what is missing
+    import jsonschema  # here: the collection may be listed without it, and the filters report what is missing
 
     return jsonschema.Draft202012Validator(_of_release(SCHEMA, version, worklist_plugin))
 
 
 def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> Any:
-    """What of the schema this release reads."""
+    """The part of the schema that this release reads."""
     if isinstance(schema, list):
         return [_of_release(part, version, worklist_plugin) for part in schema]
     if not isinstance(schema, dict):
@@ -303,7 +303,7 @@ def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> 
 
 
 def _dicomweb(version: tuple[int, ...]) -> tuple[int, ...]:
-    """The plugin that comes with this release of Orthanc, or with the last one before it."""
+    """The DICOMweb plugin that is shipped with this release of Orthanc, or with the last one before it."""
     known = [plugin for orthanc, plugin in DICOMWEB.items() if release(orthanc) <= version]
     return release(known[-1] if known else "0")
 
@@ -318,19 +318,19 @@ def _schema_problems(
         section = SCHEMA["properties"].get(name, {})
         needed = worklist_plugin if name == "Worklists" else section.get("x-plugin")
         if plugins is not None and needed and needed not in plugins:
-            message = f"is read by the plugin {needed} alone, which is not loaded"
-            yield Place((name,)), problem(name, message, "take it out", "unknown_option")
+            message = f"is only read by the plugin {needed}, which is not loaded"
+            yield Place((name,)), problem(name, message, "remove it", "unknown_option")
 
 
 def _is_open(error: Any) -> bool:
-    """Whether the environment alone knows if it is one; a text in quotes stays a text."""
+    """Whether it depends on the environment if this is a problem; text in quotes stays text."""
     if error.validator == "additionalProperties":
         return False
     return isinstance(error.instance, FromEnvironment) or (error.validator != "type" and is_unknown(error.instance))
 
 
 def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
-    """One finding of jsonschema in the words of this collection, and where it is."""
+    """A finding of jsonschema as problems of this collection, and where they are."""
     path = ""
     steps = tuple(error.absolute_path)
     for step in steps:
@@ -342,10 +342,10 @@ def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
                 yield Place((*steps, name), ignored=True), _unknown(_at(path, name), name, full, version)
     elif error.validator == "enum" and str(error.instance) in error.schema.get("x-obsolete", {}):
         new = json.dumps(error.schema["x-obsolete"][error.instance])
-        message = f"{error.instance!r} is obsolete: Orthanc {version} takes it for {new}, a later one may refuse it"
+        message = f"{error.instance!r} is obsolete: Orthanc {version} reads it as {new}, a later one may refuse it"
         yield Place((), ignored=True), problem(path, message, f"write {new}", "obsolete_value", "warning")
     elif error.absolute_schema_path and "propertyNames" in error.absolute_schema_path:
-        message = f"{_shown(path, error.instance)} is not a name that Orthanc takes"
+        message = f"{_shown(path, error.instance)} is not a name that Orthanc accepts"
         yield Place((*steps, error.instance)), problem(path, message, "use letters, digits, hyphen and _")
     else:
         yield Place(steps), _wrong_value(error, path, version)
@@ -353,24 +353,24 @@ def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
 
 def _wrong_value(error: Any, path: str, version: str) -> Problem:
     kind = error.validator
-    # where a section belongs, a text may well be an address with its password
+    # text in place of a section may be a URL with a password
     value = "this" if kind == "type" and error.validator_value == "object" else _shown(path, error.instance)
     if kind == "type":
         wanted = " or ".join(
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
         )
-        message = f"{value} is not of type {wanted}: Orthanc does not start, or takes it for something else"
+        message = f"{value} is not of type {wanted}: Orthanc does not start, or misreads it"
         return problem(path, message, f"write a value of type {wanted}")
     if kind == "enum":
-        message = f"{value} is not a value that Orthanc {version} knows"
+        message = f"{value} is not a value that Orthanc {version} accepts"
         return problem(path, message, f"use one of {', '.join(json.dumps(item) for item in error.validator_value)}")
     if kind == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
-        return problem(path, f"has no {' and no '.join(missing)}", "write them; Orthanc would not start")
+        return problem(path, f"has no {' and no '.join(missing)}", "add them; without them Orthanc does not start")
     if kind in ("minimum", "maximum"):
         return problem(path, f"{value} is out of range", f"{kind} is {error.validator_value}")
     if error.schema.get("pattern") == SCHEMA["$defs"]["AeTitle"]["pattern"]:
-        return problem(path, f"{value} is not an AE title", "use 1 to 16 characters, best A-Z, 0-9 and _")
+        return problem(path, f"{value} is not an AE title", "use 1 to 16 characters, preferably A-Z, 0-9 and _")
     return problem(path, f"{value} is not what Orthanc expects", f"it must satisfy: {kind} {error.validator_value}")
 
 
@@ -379,7 +379,7 @@ def _place(steps: Any) -> dict[str, Any]:
     part: Any = SCHEMA
     for step in list(steps)[:-1]:
         part = part[step]
-        if isinstance(part, dict) and "$ref" in part:  # jsonschema follows it without a step of its own
+        if isinstance(part, dict) and "$ref" in part:  # jsonschema follows it without adding a step
             part = SCHEMA["$defs"][part["$ref"].rsplit("/", 1)[1]]
     return part if isinstance(part, dict) else {}
 
@@ -387,24 +387,24 @@ def _place(steps: Any) -> dict[str, Any]:
 def _unknown(path: str, name: str, full: dict[str, Any], version: str) -> Problem:
     known = full.get(name)
     if known and "x-only" in known:
-        message = f"is an option of the plugin {known['x-only']}, and the one that is loaded would ignore it in silence"
-        return problem(path, message, "take it out", "unknown_option")
+        message = f"is an option of the plugin {known['x-only']}, and the loaded plugin silently ignores it"
+        return problem(path, message, "remove it", "unknown_option")
     if known:
         reader = "the DICOMweb plugin" if path.startswith("DicomWeb.") else "Orthanc"
-        message = f"came with {reader} {known.get('x-since')}, and {version} would ignore it in silence"
-        return problem(path, message, "take it out, or deploy a newer Orthanc", "newer_option")
-    message = "is no option of Orthanc, which would ignore it in silence"
+        message = f"came with {reader} {known.get('x-since')}, and {version} silently ignores it"
+        return problem(path, message, "remove it, or deploy a newer Orthanc", "newer_option")
+    message = "is not an Orthanc option, and Orthanc silently ignores it"
     return problem(path, message, nearest(name, list(full)), "unknown_option")
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """The remedy for a name that nobody knows."""
+    """The remedy for an unknown name."""
     near = problems_of.nearest(name, names)
-    return f"did you mean {near}?" if near else "take it out"
+    return f"did you mean {near}?" if near else "remove it"
 
 
 def _shown(path: str, value: Any) -> str:
-    """A value for a message: never a secret, never long."""
+    """A value for a message: never a secret, and shortened."""
     if masking.SECRET.search(path) or path.startswith(("OrthancPeers", "DicomWeb.Servers")):
         return "this"
     if isinstance(value, (dict, list)):
@@ -423,22 +423,20 @@ def _rules(sound: Sound, worklist_plugin: str, directory: str, authorized: bool)
     yield from _access(sound, authorized)
     yield from _devices(sound.section("DicomModalities"), bool(effective("DicomCheckModalityHost")))
     if knows("HttpPort", "DicomPort") and effective("HttpPort") == effective("DicomPort"):
-        yield problem(
-            "HttpPort", "is the DICOM port as well", "give each service a port of its own", "ports_in_conflict"
-        )
+        yield problem("HttpPort", "is also the DICOM port", "give each service its own port", "ports_in_conflict")
     if effective("DicomTlsEnabled"):
         for name in ("DicomTlsCertificate", "DicomTlsPrivateKey", "DicomTlsTrustedCertificates"):
             needed = name != "DicomTlsTrustedCertificates" or effective("DicomTlsRemoteCertificateRequired")
             if needed and knows(name) and not sound.configuration.get(name):
-                yield problem(name, "is not set, and DICOM TLS is on", "give the path of a file", "missing_file")
+                yield problem(name, "is not set, but DICOM TLS is on", "set it to the path of a file", "missing_file")
     yield from _worklists(sound, worklist_plugin)
     if sound.section("DicomWeb").get("Host"):
-        message = "stands in every RetrieveURL, whatever name clients use"
-        yield problem("DicomWeb.Host", message, "take it out: the proxy says the name", "fixed_host", "warning")
+        message = "is used in every RetrieveURL, whatever name clients use"
+        yield problem("DicomWeb.Host", message, "remove it: the proxy provides the name", "fixed_host", "warning")
 
 
 def _is_relative(path: Any) -> bool:
-    """Whether it is neither absolute, nor on a drive of Windows, nor of the environment."""
+    """Whether it is neither absolute, nor on a Windows drive, nor from the environment."""
     return not is_unknown(path) and not re.match(r"/|[A-Za-z]:[\\/]", str(path))
 
 
@@ -449,17 +447,17 @@ def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
         rejects = has_mode and (effective("MaximumStorageMode") == "Reject" or not sound.knows("MaximumStorageMode"))
         if effective(name) and not rejects:
             remedy = (
-                'set MaximumStorageMode to "Reject" (scanners are refused when it is full)'
+                'set MaximumStorageMode to "Reject" (images are refused when it is full)'
                 if has_mode
-                else "set it to 0: this release knows no Reject"
+                else "set it to 0: this release does not support Reject"
             )
             yield problem(name, f"is {effective(name)}: {WAIVABLE['recycles_images']}", remedy, "recycles_images")
     folders = {"StorageDirectory": effective("StorageDirectory")}
     folders["IndexDirectory"] = configuration.get("IndexDirectory", folders["StorageDirectory"])
     for name, path in folders.items():
         if sound.knows(name) and _is_relative(path) and (name == "StorageDirectory" or name in configuration):
-            place = f", which makes it {posixpath.normpath(posixpath.join(directory, path))}" if directory else ""
-            message = f"is relative to the directory of the configuration file{place}: images go where settings go"
+            place = f" ({posixpath.normpath(posixpath.join(directory, path))})" if directory else ""
+            message = f"is relative to the directory of the configuration file{place}: images go among the settings"
             yield problem(name, message, "write an absolute path", "relative_storage")
     storage, index = (posixpath.normpath(posixpath.join(directory, str(path))) for path in folders.values())
     if sound.knows(*folders) and storage != index:
@@ -467,41 +465,41 @@ def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
         yield problem("IndexDirectory", message, f"set it to {folders['StorageDirectory']}", "index_apart")
     if effective("IngestTranscoding") in LOSSY:
         message = f"is a lossy syntax: {WAIVABLE['lossy_ingest']}"
-        yield problem("IngestTranscoding", message, "take it out", "lossy_ingest")
+        yield problem("IngestTranscoding", message, "remove it", "lossy_ingest")
     if configuration.get("AcceptedTransferSyntaxes") == []:
         message = "is empty: every image is refused"
-        yield problem("AcceptedTransferSyntaxes", message, "take it out", "stores_nothing")
+        yield problem("AcceptedTransferSyntaxes", message, "remove it", "stores_nothing")
     if not effective("StoreDicom"):
-        yield problem("StoreDicom", "is false: images are not kept at all", "set it to true", "stores_nothing")
+        yield problem("StoreDicom", "is false: images are not stored", "set it to true", "stores_nothing")
     if effective("ReadOnly"):
         yield problem("ReadOnly", "is true: every image is refused", "set it to false", "stores_nothing")
 
 
 def _access(sound: Sound, authorized: bool) -> Iterator[Problem]:
     users = sound.section("RegisteredUsers")
-    # the Authorization plugin asks its own service, and needs Orthanc's log-in off; a section alone guards nothing
+    # the Authorization plugin asks its own service, and needs Orthanc's log-in off; the section alone does not protect
     options = sound.section("Authorization") if authorized else {}
     service = any(name.startswith("WebService") and value for name, value in options.items())
-    # unset it is what RemoteAccessAllowed is
+    # if unset, it has the value of RemoteAccessAllowed
     decides = "AuthenticationEnabled" if "AuthenticationEnabled" in sound.configuration else "RemoteAccessAllowed"
     if not service and sound.knows("AuthenticationEnabled", decides) and sound.effective(decides) is not True:
-        message = "is not true, and behind a proxy on this machine everybody is let in without a password"
+        message = "is not true: behind a proxy on this machine, everybody is let in without a password"
         yield problem("AuthenticationEnabled", message, "set it to true", "no_password")
     if not service and sound.knows("RegisteredUsers") and not users:
-        message = "names nobody: up to Orthanc 1.12.8 user orthanc with password orthanc is let in, later nobody is"
+        message = "is empty: Orthanc up to 1.12.8 lets in user orthanc with password orthanc, later releases no user"
         yield problem("RegisteredUsers", message, "list at least one user", "no_users")
     for number, (name, password) in enumerate(users.items()):
-        # a name is a person's: it stands in no message that a wrong password could be pasted into
+        # the name is not shown: a password may have been pasted there
         path = f"RegisteredUsers.{name}"
         if not is_unknown(name) and (not name or ":" in name):
-            message = f"user {number + 1} has a name that is empty or holds a colon, and can never log in"
+            message = f"user {number + 1} has a name that is empty or contains a colon, and can never log in"
             yield problem("RegisteredUsers", message, "use letters, digits, dot, hyphen and _", "user_name")
         reason = "" if is_unknown(password) else password_problem(name, password)
         if reason:
             remedy = "generate one: openssl rand -base64 18, and keep it in a vault"
             yield problem(path, f"has a password that {reason}", remedy, "weak_password")
     if sound.effective("DicomModalitiesInDatabase"):
-        message = "is true: DicomModalities of this file is ignored, and every admin can change the list"
+        message = "is true: DicomModalities in this file is ignored, and every admin can change the list"
         yield problem("DicomModalitiesInDatabase", message, "set it to false", "devices_in_database")
 
 
@@ -510,26 +508,24 @@ def _devices(devices: dict[str, Any], check_host: bool) -> Iterator[Problem]:
     for name, device in devices.items():
         aet, host = (device[0], device[1]) if isinstance(device, list) else (device["AET"], device["Host"])
         if aet.upper() in seen and not is_unknown(aet):
-            message = f"has the AE title of {seen[aet.upper()]}: only the first in the alphabet counts"
-            yield problem(
-                f"DicomModalities.{name}", message, "give each device an AE title of its own", "one_aet_twice"
-            )
+            message = f"has the AE title of {seen[aet.upper()]}: Orthanc only uses the first in alphabetical order"
+            yield problem(f"DicomModalities.{name}", message, "give each device its own AE title", "one_aet_twice")
         seen.setdefault(aet.upper(), name)
         granted = {"AllowStorageCommitment", "AllowNAction"}
         if isinstance(device, list) or not granted & device.keys():
-            message = "says nothing of AllowStorageCommitment, which Orthanc then grants without looking at files"
-            remedy = "set it to false, or to true for a device that asks for storage commitment"
+            message = "does not set AllowStorageCommitment, so Orthanc grants it without reading the files"
+            remedy = "set it to false, or to true for a device that requests storage commitment"
             yield problem(f"DicomModalities.{name}", message, remedy, "storage_commitment_open", "warning")
         try:
             ipaddress.ip_address(host)
         except ValueError:
             if check_host and not is_unknown(host):
-                message = f"{_shown('', host)} is not an address, and with DicomCheckModalityHost the device is refused"
+                message = f"{_shown('', host)} is not an IP address, so DicomCheckModalityHost refuses the device"
                 yield problem(f"DicomModalities.{name}.Host", message, "write its fixed address", "host_is_a_name")
 
 
 def _worklists(sound: Sound, plugin: str) -> Iterator[Problem]:
-    """What stops the plugin, and Orthanc with it; `plugin` is empty where it may be either."""
+    """Problems that stop the worklist plugin, and Orthanc with it. `plugin` is empty if it may be either."""
     worklists = sound.section("Worklists")
     options = {"worklists": ("Database",), "orthanc-worklists": ("Directory",)}.get(plugin, ("Database", "Directory"))
     named = [name for name in ("Database", "Directory") if worklists.get(name)]
@@ -538,14 +534,14 @@ def _worklists(sound: Sound, plugin: str) -> Iterator[Problem]:
         return
     for name in named:
         if _is_relative(worklists[name]):
-            message = "is relative to wherever Orthanc is started, not to the directory of the configuration file"
+            message = "is relative to Orthanc's working directory, not to the directory of the configuration file"
             yield problem(f"Worklists.{name}", message, "write an absolute path", "relative_storage")
     if any(("Worklists", name) in sound.wrong for name in (*options, "SaveInOrthancDatabase")):
         return
     if bool(named) == database:
         option = " or ".join(options)
         message = "has both a folder and SaveInOrthancDatabase" if named else f"is enabled without {option}"
-        yield problem("Worklists", f"{message}, and Orthanc does not start", f"set {option} alone", "worklist_folder")
+        yield problem("Worklists", f"{message}, and Orthanc does not start", f"set only {option}", "worklist_folder")
     elif named and worklists.get("DeleteWorklistsDelay"):
-        message = "works with SaveInOrthancDatabase alone, and Orthanc does not start"
+        message = "only works with SaveInOrthancDatabase, and Orthanc does not start"
         yield problem("Worklists.DeleteWorklistsDelay", message, "set it to 0", "worklist_folder")

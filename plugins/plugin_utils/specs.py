@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the files of the roles say of settings: specs, defaults, what is wired, and what each is made of.
+"""Reads the roles' files about settings: specs, defaults, wiring, and the settings from which others are computed.
 
 Without Ansible; nothing is evaluated.
 """
@@ -21,33 +21,33 @@ NAME = re.compile(r"(?<![\w.])(?:__)?orthanc_[a-z]\w*")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The content of a file of the collection; empty for an empty one."""
+    """The contents of a YAML file of the collection; empty for an empty file."""
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     return content
 
 
 @functools.cache
 def read_specs(role: str) -> dict[str, Any]:
-    """The entry points of a role, each as its argument_specs.yml has it."""
+    """The entry points of a role, as in its argument_specs.yml."""
     specs: dict[str, Any] = read_yaml(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"]
     return specs
 
 
 @functools.cache
 def read_defaults(role: str) -> dict[str, Any]:
-    """The defaults of a role, their templates as they stand."""
+    """The defaults of a role, with unevaluated templates."""
     return read_yaml(ROOT / "roles" / role / "defaults/main.yml")
 
 
 @functools.cache
 def read_wiring() -> dict[str, Any]:
-    """What the playbooks set from what roles publish: names and templates."""
+    """The variables that the playbooks set from what roles publish: names and templates."""
     return read_yaml(ROOT / "playbooks/vars/wiring.yml")
 
 
 @functools.cache
 def read_published() -> dict[str, Any]:
-    """The variables of all roles, those that begin with __ included: names and templates."""
+    """The variables of all roles, including those that begin with __: names and templates."""
     return {
         name: value for path in sorted(ROOT.glob("roles/*/vars/main.yml")) for name, value in read_yaml(path).items()
     }
@@ -68,7 +68,7 @@ def list_unwired(role: str) -> set[str]:
 
 
 def name_public(own: str) -> str:
-    """What an inventory writes for a role's own setting: the collection variable that its default reads, or itself."""
+    """The name of a role's setting in an inventory: the collection variable that its default reads, or its own."""
     shared = SHARED.fullmatch(str(read_all_defaults().get(own)))
     return shared[1] if shared else own
 
@@ -79,7 +79,7 @@ def is_private(name: str) -> bool:
 
 
 def list_sources(name: str) -> list[str]:
-    """The public settings that a private one is made of; none where it comes from the machine."""
+    """The public settings from which a private one is computed; empty if it comes from the machine."""
     found: list[str] = []
     seen: set[str] = set()
     waiting = [name]
@@ -89,7 +89,7 @@ def list_sources(name: str) -> list[str]:
             continue
         seen.add(one)
         for value in (read_wiring().get(one), read_published().get(one)):
-            # a filter's name is no variable
+            # the name of a filter is not a variable
             waiting += NAME.findall(re.sub(r"clinicops\.orthanc\.\w+", "", str(value)))
         if not is_private(one) and one in read_all_defaults() and name_public(one) not in found:
             found.append(name_public(one))

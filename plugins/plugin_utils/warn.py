@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Warnings of Ansible's that are about one host, in lines that end where the terminal ends."""
+"""Ansible warnings about one host, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.utils.display import Display
 
 
 def warn_of_host(sentences: Iterable[str], host: str) -> None:
-    """Shows each; Ansible shows once what is the same for two hosts, so the host's name begins it."""
+    """Shows each sentence. Ansible shows identical warnings of two hosts once, so each begins with the host's name."""
     display = Display()
     before = len("[WARNING]: ")
     for sentence in sentences:

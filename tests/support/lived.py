@@ -146,7 +146,7 @@ def ad_hoc(host: Host, module: str, arguments: str) -> str:
 def remedies(told: str, what: str) -> str:
     """The command after `Remedy:` in the sentence that begins so."""
     found = re.search(
-        rf"{re.escape(what)} .*? Remedy: (?:[a-z ]+: )?(.*?)(?:[.;] (?:It stays|if it must be)|[.] )", told
+        rf"{re.escape(what)} .*? Remedy: (?:[a-z ]+: )?(.*?)(?:[.;] (?:It stays|if it is intended)|[.] )", told
     )
     assert found, told[-4000:]
     return found[1]

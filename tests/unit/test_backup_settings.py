@@ -67,19 +67,22 @@ def test_settings_as_they_should_be(change: dict[str, Any]) -> None:
         ({"repository": "local:backup"}, "is neither an absolute path"),
         ({"repository": "sftp:"}, "is neither an absolute path"),
         ({"repository": "https://backup.example/"}, "is neither an absolute path"),
-        ({"repository": "/var/lib/orthanc/db/backup"}, "within the images' /var/lib/orthanc/db"),
-        ({"repository": "/mnt/../var/lib/orthanc//db"}, "within the images'"),
-        ({"repository": "//var/lib"}, "or around it"),
-        ({"repository": "/", "storage_dir": "/srv/"}, "or around it"),
-        ({"password": ""}, "password must be a text of 20 characters"),
-        ({"password": "nineteen characters"}, "password must be a text of 20 characters"),
-        ({"password": " " * 30}, "password must be a text of 20 characters"),
-        ({"password": 10**30}, "password must be a text of 20 characters"),
-        ({"environment": ["AWS_ACCESS_KEY_ID"]}, "environment is not a dictionary"),
-        ({"environment": {"a-name": "x"}}, "environment has a name that is none"),
-        ({"environment": {"RESTIC_PASSWORD_COMMAND": "x"}}, "environment.RESTIC_PASSWORD_COMMAND is the role's own"),
-        ({"environment": {"RESTIC_REPOSITORY": "x"}}, "environment.RESTIC_REPOSITORY is the role's own"),
-        ({"environment": {"RESTIC_REST_PASSWORD": 12345678}}, "environment.RESTIC_REST_PASSWORD must be a text"),
+        ({"repository": "/var/lib/orthanc/db/backup"}, "inside the images' directory /var/lib/orthanc/db"),
+        ({"repository": "/mnt/../var/lib/orthanc//db"}, "inside the images' directory"),
+        ({"repository": "//var/lib"}, "or contains it"),
+        ({"repository": "/", "storage_dir": "/srv/"}, "or contains it"),
+        ({"password": ""}, "password must be text of at least 20 characters"),
+        ({"password": "nineteen characters"}, "password must be text of at least 20 characters"),
+        ({"password": " " * 30}, "password must be text of at least 20 characters"),
+        ({"password": 10**30}, "password must be text of at least 20 characters"),
+        ({"environment": ["AWS_ACCESS_KEY_ID"]}, "environment must be a dictionary"),
+        ({"environment": {"a-name": "x"}}, "environment contains an invalid name"),
+        (
+            {"environment": {"RESTIC_PASSWORD_COMMAND": "x"}},
+            "environment.RESTIC_PASSWORD_COMMAND is set by the role itself",
+        ),
+        ({"environment": {"RESTIC_REPOSITORY": "x"}}, "environment.RESTIC_REPOSITORY is set by the role itself"),
+        ({"environment": {"RESTIC_REST_PASSWORD": 12345678}}, "environment.RESTIC_REST_PASSWORD must be text"),
         ({"limit_upload": -1}, "limit_upload must be a whole number from 0 to 1000000000, not -1"),
         ({"subset": 0}, "subset must be a whole number from 1 to 1000, not 0"),
         ({"subset": 1001}, "subset must be a whole number from 1 to 1000, not 1001"),
@@ -87,19 +90,19 @@ def test_settings_as_they_should_be(change: dict[str, Any]) -> None:
         ({"pause_seconds": True}, "pause_seconds must be a whole number from 1 to 60, not True"),
         ({"scratch_bytes": "20G"}, "not '20G'"),
         ({"scratch_bytes": (1 << 30) - 1}, "not 1073741823"),
-        ({"hours": [5, 1]}, "hours [5, 1] is not from and before"),
+        ({"hours": [5, 1]}, "hours [5, 1] is not a range of hours"),
         ({"hours": [5, 5]}, "hours [5, 5]"),
         ({"hours": [1, 25]}, "hours [1, 25]"),
         ({"hours": [1.5, 5]}, "hours [1.5, 5]"),
         ({"hours": [1]}, "hours [1]"),
         ({"hours": "1-5"}, "hours '1-5'"),
-        ({"keep": {}}, "keep keeps nothing"),
-        ({"keep": 14}, "keep keeps nothing"),
-        ({"keep": {"dayly": 14}}, "keep.dayly is no period"),
+        ({"keep": {}}, "keep keeps no snapshots"),
+        ({"keep": 14}, "keep keeps no snapshots"),
+        ({"keep": {"dayly": 14}}, "keep.dayly is not a period"),
         ({"keep": {"daily": 0}}, "keep.daily must be a number of snapshots, not 0"),
-        ({"pause": "freeze"}, "pause 'freeze' is no way to pause"),
-        ({"scratch_dir": "scratch"}, "scratch_dir 'scratch' is no absolute path"),
-        ({"scratch_dir": "/var/lib/orthanc/db/scratch"}, "scratch_dir '/var/lib/orthanc/db/scratch' is within"),
+        ({"pause": "freeze"}, "pause must be pause or stop, not 'freeze'"),
+        ({"scratch_dir": "scratch"}, "scratch_dir 'scratch' must be an absolute path"),
+        ({"scratch_dir": "/var/lib/orthanc/db/scratch"}, "scratch_dir '/var/lib/orthanc/db/scratch' is inside"),
     ],
 )
 def test_each_other_one_is_named(change: dict[str, Any], says: str) -> None:
@@ -121,7 +124,7 @@ def test_each_other_one_is_named(change: dict[str, Any], says: str) -> None:
 )
 def test_a_password_in_the_repository_is_named_and_not_shown(repository: str) -> None:
     (line,) = found(repository=repository)
-    assert line == "orthanc_backup_repository has a password in it, which restic shows"
+    assert line == "orthanc_backup_repository contains a password, which restic displays"
 
 
 def test_everything_is_named_at_once() -> None:

@@ -24,7 +24,7 @@ KEY = "ssh-ed25519 " + base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).de
 VAULT = {f"vault_orthanc_{name}_password": f"{SECRET}-{name}" for name in ("it", "viewer", "gateway")}
 # one in each of seven roles: what is said of it, and what to do
 FAULTS: list[tuple[str, Any, str, str]] = [
-    ("orthanc_install_method", "podman", "orthanc_install_method is podman", "use package or docker"),
+    ("orthanc_install_method", "podman", "orthanc_install_method must be package or docker, not podman", "correct it"),
     ("orthanc_aet", "MORE_THAN_SIXTEEN", "orthanc_aet 'MORE_THAN_SIXTEEN' is not an AE title", "use 1 to 16"),
     (
         "orthanc_worklist_keep_days",
@@ -33,7 +33,7 @@ FAULTS: list[tuple[str, Any, str, str]] = [
         "Remedy: ",
     ),
     ("orthanc_proxy_certificate_users", ["gatway"], "names gatway, who is not in orthanc_users", "correct the name"),
-    ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) hold 0.0.0.0/0", "name the clinic's networks"),
+    ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) include 0.0.0.0/0", "list the clinic's networks"),
     ("orthanc_backup_repository", "nowhere", "orthanc_backup_repository 'nowhere' is neither", "rest:https://host/"),
     (
         "orthanc_monitor_disk_guard_percent",
@@ -86,10 +86,11 @@ def test_an_inventory_that_sets_what_the_playbooks_set_is_told_so(playbook: str,
     assert status == 2
     assert "3 setting(s) to correct" in said
     own = "is set by the playbooks themselves, from"
-    assert f"orthanc_backup_method {own} other settings. Remedy: take it out, and set orthanc_install_method." in said
-    assert f"orthanc_config_version {own} what is on the machine. Remedy: take it out." in said
+    assert f"orthanc_backup_method {own} other settings. Remedy: remove it, and set orthanc_install_method." in said
+    assert f"orthanc_config_version {own} the state of the machine. Remedy: remove it." in said
     assert (
-        f"orthanc_proxy_ports {own} other settings. Remedy: take it out; it is made of orthanc_https_sources," in said
+        f"orthanc_proxy_ports {own} other settings. Remedy: remove it; it is computed from orthanc_https_sources,"
+        in said
     )
     assert "Would change nothing" in said
 
@@ -135,8 +136,8 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
     status, said = say(str(play), tmp_path, {**given, "orthanc_config_settings": {"WebDavEnabled": True}})
     assert status == 0, said
     assert said.count("orthanc_backup_repository is not set: there is no backup") == 1
-    assert said.count("is used by orthanc_modalities[0] too") == 1
-    assert said.count("orthanc_of_our_own_making is no setting of this collection") == 1
+    assert said.count("is also used by orthanc_modalities[0]") == 1
+    assert said.count("orthanc_of_our_own_making is not a setting of this collection") == 1
     assert said.count("Waived: orthanc_config_settings.WebDavEnabled") == 1
     assert "clinic_own" not in said
 
@@ -144,7 +145,11 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("role", "settings", "message"),
     [
-        ("firewall", {"orthanc_firewall_ports": [{"name": "dicom", "port": 1, "sources": ["office"]}]}, "not all addr"),
+        (
+            "firewall",
+            {"orthanc_firewall_ports": [{"name": "dicom", "port": 1, "sources": ["office"]}]},
+            "must all be addr",
+        ),
         ("proxy", {"orthanc_proxy_certificate": "bought"}, "orthanc_proxy_certificate is bought"),
         (
             "monitor",
@@ -152,7 +157,7 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
             "orthanc_monitor_disk_guard_percent must be a whole number from 0 to 50, not 60",
         ),
         ("backup", {"orthanc_backup_repository": "nowhere", "orthanc_backup_password": SECRET}, "'nowhere' is neither"),
-        ("config", {"orthanc_config_settings": {"StabelAge": 60}}, "StabelAge is no option"),
+        ("config", {"orthanc_config_settings": {"StabelAge": 60}}, "StabelAge is not an Orthanc option"),
         ("worklist", {"orthanc_worklist_writers": [{"name": "root", "keys": [KEY]}]}, "'root' is an account of this"),
     ],
 )
@@ -245,22 +250,22 @@ PROXY = {
     ("settings", "reason", "remedy"),
     [
         ({"certificate": "bought"}, "is bought", "use self_signed, provided or acme"),
-        ({"sources": "198.51.100.0/24"}, "is not a list", "after a hyphen"),
-        ({"certificate_users": "it"}, "is not a list", "after a hyphen"),
-        ({"allowed_origins": ["*"]}, "holds *", "sends as Origin"),
-        ({"allowed_origins": ["https://a.example/"]}, "holds https://a.example/", "without a path"),
-        ({"allowed_origins": ["https://a.example\n"]}, "holds https://a.example\n", "without a path"),
+        ({"sources": "198.51.100.0/24"}, "must be a list", "after a hyphen"),
+        ({"certificate_users": "it"}, "must be a list", "after a hyphen"),
+        ({"allowed_origins": ["*"]}, "contains *", "browser's Origin header"),
+        ({"allowed_origins": ["https://a.example/"]}, "contains https://a.example/", "without a path"),
+        ({"allowed_origins": ["https://a.example\n"]}, "contains https://a.example\n", "without a path"),
         ({"certificate_users": ["gatway"]}, "names gatway, who is not in orthanc_users", "correct the name"),
         (
             {"certificate_users": ["it", "us1"], "users": [{"name": "it"}, {"name": "us1"}]},
-            "names us1, and a",
+            "names us1, which is also the name of a",
             "rename",
         ),
-        ({"revoked_certificates": ["us1"]}, "holds us1", "openssl x509"),
+        ({"revoked_certificates": ["us1"]}, "contains us1", "openssl x509"),
         ({"certificate": "provided", "certificate_chain": None}, "must be text", "write it in PEM"),
-        ({"certificate": "provided"}, "is no certificate in PEM", "the server's certificate"),
+        ({"certificate": "provided"}, "is not a certificate in PEM", "the server's certificate"),
         ({"certificate": "acme", "acme_email": 1}, "must be text", "write it in quotes"),
-        ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "an own ACME server, or self_signed"),
+        ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "another ACME server, or self_signed"),
     ],
 )
 def test_a_wrong_setting_of_the_proxy_is_named(settings: dict[str, Any], reason: str, remedy: str) -> None:

@@ -58,57 +58,62 @@ def test_good_settings_have_no_problem(version: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "where", "says"),
     [
-        ("modalities.0.may", [{"store": True}], "orthanc_modalities[0].may", "holds {'store': True}"),
-        ("modalities.0.may", [], "orthanc_modalities[0].may", "not a list of rights"),
-        ("worklist_dir", "/var/lib/orthanc/db", "orthanc_worklist_dir", "is in orthanc_storage_dir"),
-        ("worklist_dir", "/var/lib/orthanc/db/wl", "orthanc_worklist_dir", "is in orthanc_storage_dir"),
-        ("storage_dir", "/var/lib/orthanc/tmp/db", "orthanc_storage_dir", "is in orthanc_tmp_dir"),
+        (
+            "modalities.0.may",
+            [{"store": True}],
+            "orthanc_modalities[0].may",
+            "contains {'store': True}",
+        ),
+        ("modalities.0.may", [], "orthanc_modalities[0].may", "must be a list of rights"),
+        ("worklist_dir", "/var/lib/orthanc/db", "orthanc_worklist_dir", "is inside orthanc_storage_dir"),
+        ("worklist_dir", "/var/lib/orthanc/db/wl", "orthanc_worklist_dir", "is inside orthanc_storage_dir"),
+        ("storage_dir", "/var/lib/orthanc/tmp/db", "orthanc_storage_dir", "is inside orthanc_tmp_dir"),
         (
             "settings",
             {"Worklists": {"Database": "/srv/wl"}},
             "orthanc_config_settings.Worklists.Database",
-            "is made of",
+            "is computed from",
         ),
-        ("hostname", "198.51.100.70", "orthanc_hostname", "is an address"),
-        ("modalities.0.manufacturer", "GE", "orthanc_modalities[0].manufacturer", "no setting here"),
+        ("hostname", "198.51.100.70", "orthanc_hostname", "is an IP address"),
+        ("modalities.0.manufacturer", "GE", "orthanc_modalities[0].manufacturer", "not a setting"),
         ("modalities.0", {"nmae": "us1"}, "orthanc_modalities[0].name", "is missing"),
-        ("users.0.comment", "x", "orthanc_users[0].comment", "no setting here"),
-        ("users", {"it": "x"}, "orthanc_users", "is not a list"),
-        ("users.0.password", "password12345", "orthanc_users[0].password", "easily guessed"),
-        ("users.0.password", "aaaaaaaaaaaa", "orthanc_users[0].password", "easily guessed"),
-        ("users.0.password", "it1234567890", "orthanc_users[0].password", "easily guessed"),
+        ("users.0.comment", "x", "orthanc_users[0].comment", "not a setting"),
+        ("users", {"it": "x"}, "orthanc_users", "must be a list"),
+        ("users.0.password", "password12345", "orthanc_users[0].password", "easy to guess"),
+        ("users.0.password", "aaaaaaaaaaaa", "orthanc_users[0].password", "easy to guess"),
+        ("users.0.password", "it1234567890", "orthanc_users[0].password", "easy to guess"),
         ("storage_dir", "/etc", "orthanc_storage_dir", "belongs to the system"),
         ("storage_dir", "/home/images", "orthanc_storage_dir", "belongs to the system"),
         ("tmp_dir", "/var/lib", "orthanc_tmp_dir", "belongs to the system"),
         ("dicom_port", 443, "orthanc_dicom_port", "port of the proxy"),
-        ("http_port", "04242", "orthanc_http_port", "is the DICOM port as well"),
-        ("users.0.name", "Default", "orthanc_users[0].name", "word of nginx"),
+        ("http_port", "04242", "orthanc_http_port", "is also the DICOM port"),
+        ("users.0.name", "Default", "orthanc_users[0].name", "reserved by nginx"),
         ("hostname", "", "orthanc_hostname", "not set"),
         ("hostname", "pacs clinic", "orthanc_hostname", "not a DNS name"),
         ("aet", "SEVENTEEN_LETTERS", "orthanc_aet", "not an AE title"),
         ("aet", "", "orthanc_aet", "not an AE title"),
         ("dicom_port", 0, "orthanc_dicom_port", "not a TCP port"),
         ("dicom_port", True, "orthanc_dicom_port", "not a TCP port"),
-        ("http_port", "4242", "orthanc_http_port", "DICOM port as well"),
-        ("storage_dir", "OrthancStorage", "orthanc_storage_dir", "not absolute"),
+        ("http_port", "4242", "orthanc_http_port", "also the DICOM port"),
+        ("storage_dir", "OrthancStorage", "orthanc_storage_dir", "must be an absolute path"),
         ("tmp_dir", "/var/lib/orthanc images", "orthanc_tmp_dir", "not a plain path"),
         ("worklist_dir", "/var/lib/../etc", "orthanc_worklist_dir", "not a plain path"),
-        ("users", [], "orthanc_users", "names nobody"),
+        ("users", [], "orthanc_users", "is empty"),
         (
             "users.0.password",
             "change-this-password",
             "orthanc_users[0].password",
-            "everybody knows",
+            "publicly known default",
         ),
-        ("users.0.password", "orthanc", "orthanc_users[0].password", "everybody knows"),
-        ("users.0.password", "short", "orthanc_users[0].password", "at least 12"),
+        ("users.0.password", "orthanc", "orthanc_users[0].password", "publicly known default"),
+        ("users.0.password", "short", "orthanc_users[0].password", "shorter than 12"),
         (
             "users.0.password",
             "dollar${dollar}$dollar",
             "orthanc_users[0].password",
-            "holds ${",
+            "contains ${",
         ),
-        ("users.0.name", "a:b", "orthanc_users[0].name", "not a user name"),
+        ("users.0.name", "a:b", "orthanc_users[0].name", "not a valid user name"),
         ("users.0.role", "root", "orthanc_users[0].role", "not a role"),
         (
             "modalities.0.host",
@@ -121,29 +126,29 @@ def test_good_settings_have_no_problem(version: str) -> None:
             "modalities.0.may",
             ["echo", "stor"],
             "orthanc_modalities[0].may",
-            "holds 'stor'",
+            "contains 'stor'",
         ),
         ("modalities", GOOD["modalities"] * 2, "orthanc_modalities[1].aet", "used by"),
         ("modalities.0.aet", "acceptance_test", "orthanc_modalities[0].aet", "used by this machine"),
         ("modalities.0.host", "127.0.0.1", "orthanc_modalities[0].host", "used by this machine"),
-        ("settings", {"DicomPort": 104}, "orthanc_config_settings.DicomPort", "is made of orthanc_dicom_port"),
+        ("settings", {"DicomPort": 104}, "orthanc_config_settings.DicomPort", "is computed from orthanc_dicom_port"),
         (
             "settings",
             {"DicomAlwaysAllowStore": True},
             "orthanc_config_settings.DicomAlwaysAllowStore",
-            "devices that are not in the list may do this",
+            "devices that are not listed may do this",
         ),
         (
             "settings",
             {"AuthenticationEnabled": False},
             "orthanc_config_settings.AuthenticationEnabled",
-            "behind a proxy on this machine everybody is let in",
+            "behind a proxy on this machine, everybody is let in",
         ),
         (
             "settings",
             {"DicomAlwaysAllowStor": 1},
             "orthanc_config_settings.DicomAlwaysAllowStor",
-            "no option",
+            "not an Orthanc option",
         ),
         (
             "settings",
@@ -168,7 +173,7 @@ def test_each_problem_names_its_setting_and_a_remedy(path: str, value: Any, wher
 
 def test_a_typo_gets_the_nearest_right_name() -> None:
     (found,) = configuration.problems(with_change("settings", {"StabelAge": 60}))
-    assert found["remedy"].startswith("did you mean StableAge?; if a script of your own reads it")
+    assert found["remedy"].startswith("did you mean StableAge?; if your own script reads it")
 
 
 def test_a_workstation_may_have_two_ae_titles() -> None:
@@ -253,11 +258,11 @@ def test_a_device_that_comes_over_tls_is_known_by_its_certificate_s_address() ->
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"dicom_tls": ["us4"]}, "names 'us4', which is no device"),
-        ({"dicom_tls": "us3"}, "is not a list"),
+        ({"dicom_tls": ["us4"]}, "names 'us4', which is not a device"),
+        ({"dicom_tls": "us3"}, "must be a list"),
         ({"dicom_tls": ["us3"], "remote_access": True}, "set orthanc_install_docker_network: host"),
-        ({"dicom_tls": ["us3"], "modalities": [{**US3, "may": ["move"]}]}, "may: [get] instead of move"),
-        ({"dicom_tls": ["us3"], "dicom_tls_port": 4242}, "is a port of Orthanc's own"),
+        ({"dicom_tls": ["us3"], "modalities": [{**US3, "may": ["move"]}]}, "the right get instead of move"),
+        ({"dicom_tls": ["us3"], "dicom_tls_port": 4242}, "is one of Orthanc's own ports"),
         ({"dicom_tls_port": 443}, "is the port of the proxy"),
     ],
 )
@@ -278,4 +283,4 @@ def test_roles_stand_where_orthanc_s_filter_reads_them() -> None:
 
 def test_somebody_must_be_admin() -> None:
     (found,) = configuration.problems(with_change("users.0.role", "dicomweb_reader"))
-    assert found["message"].startswith("names no admin")
+    assert found["message"].startswith("lists no admin")

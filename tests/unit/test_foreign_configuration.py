@@ -317,9 +317,9 @@ def test_a_clinic_s_own_option_is_waived_by_its_name() -> None:
     (item,) = configuration.problems({**settings, "waivers": waivers})
     assert (item["severity"], item["path"]) == ("waived", "orthanc_config_settings.ClinicRouter")
     for name, says in (
-        ("unknown_option", "no rule that can be waived"),
-        ("newer_option.ZipUseUtf8", "no rule that can be waived"),
-        ("unknown_option.", "no rule that can be waived"),
+        ("unknown_option", "not a rule that can be waived"),
+        ("newer_option.ZipUseUtf8", "not a rule that can be waived"),
+        ("unknown_option.", "not a rule that can be waived"),
     ):
         wrong = configuration.problems({**settings, "waivers": {name: reason}})
         assert [item["message"] for item in wrong if item["path"] == f"orthanc_waivers.{name}"] == [f"is {says}"]
@@ -335,7 +335,7 @@ def test_relative_folders_are_named_with_where_they_lie() -> None:
     (storage, worklists) = [item for item in problems({"a.json": text}, "1.12.7") if item["rule"] == "relative_storage"]
     assert "relative to the directory of the configuration file" in storage["message"]
     assert "not to the directory of the configuration file" in worklists["message"]
-    assert "makes it /srv/pacs/OrthancStorage" in " ".join(
+    assert "(/srv/pacs/OrthancStorage)" in " ".join(
         item["message"] for item in problems({"/srv/pacs/orthanc.json": text}, "1.12.7")
     )
     index = f'{{{CLOSED}, "IndexDirectory": "db"}}'

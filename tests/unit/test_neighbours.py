@@ -159,7 +159,7 @@ def test_what_is_waived_is_marked_and_the_rest_names_its_waiver() -> None:
     account = {"what": "orthanc", "message": "is a person's", "remedy": "rename it", "rule": ""}
     found = orthanc_neighbour_problems([closed, account], {"webdav": "for the old viewer"})
     assert [one["severity"] for one in found] == ["error", "error"]
-    assert found[0]["remedy"] == "move it; if it must be: orthanc_waivers: {closes_sites: <your reason>}"
+    assert found[0]["remedy"] == "move it; if it is intended: orthanc_waivers: {closes_sites: <your reason>}"
     assert found[1]["remedy"] == "rename it"
     waivers = {"closes_sites": "its users are in orthanc_https_sources"}
     assert [one["severity"] for one in orthanc_neighbour_problems([closed, account], waivers)] == ["waived", "error"]

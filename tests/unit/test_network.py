@@ -25,7 +25,7 @@ def test_anything_else_is_named(source: object) -> None:
 
 def test_a_source_without_its_hyphen_is_named() -> None:
     (found,) = network.problems([{"name": "https", "port": 443, "sources": "198.51.100.64/26"}])
-    assert "not a list" in found["message"]
+    assert "must be a list" in found["message"]
 
 
 @pytest.mark.parametrize(

@@ -237,10 +237,10 @@ def test_a_waiver_needs_a_rule_and_a_reason_and_stays_visible() -> None:
     assert reason in item["remedy"]
     assert configuration.build(webdav)["WebDavEnabled"] is True
     for waivers, says in (
-        ({"webdav": ""}, "gives no reason"),
-        ({"webdaf": reason}, "no rule that can be waived"),
-        ({"no_password": reason}, "no rule that can be waived"),
-        ("webdav", "not a dictionary"),
+        ({"webdav": ""}, "has no reason"),
+        ({"webdaf": reason}, "not a rule that can be waived"),
+        ({"no_password": reason}, "not a rule that can be waived"),
+        ("webdav", "must be a dictionary"),
     ):
         problems = configuration.problems({**webdav, "waivers": waivers})
         assert {item["severity"] for item in problems} == {"error"}

@@ -111,15 +111,15 @@ def test_lines_that_name_the_host(lines: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (f"192.0.2.11 {KEY}", "has no key of 192.0.2.10"),
-        (f"{hashed('192.0.2.11')} {KEY}", "has no key of 192.0.2.10"),
-        (f"@revoked 192.0.2.10 {KEY}", "has no key of 192.0.2.10"),
-        (f"*,!192.0.2.10 {KEY}", "has no key of 192.0.2.10"),
-        (f"[192.0.2.10]:2222 {KEY}", "has no key of 192.0.2.10"),
-        ("# nothing\n", "has no key of 192.0.2.10"),
-        (KEY, "has a line 1 that is not one of known_hosts"),
-        (f"192.0.2.10 {KEY[:30]}", "has a line 1 that is not one of known_hosts"),
-        (f"192.0.2.10 {KEY}\n192.0.2.10 ssh-rsa {BODY}", "has a line 2 that is not one of known_hosts"),
+        (f"192.0.2.11 {KEY}", "has no key for 192.0.2.10"),
+        (f"{hashed('192.0.2.11')} {KEY}", "has no key for 192.0.2.10"),
+        (f"@revoked 192.0.2.10 {KEY}", "has no key for 192.0.2.10"),
+        (f"*,!192.0.2.10 {KEY}", "has no key for 192.0.2.10"),
+        (f"[192.0.2.10]:2222 {KEY}", "has no key for 192.0.2.10"),
+        ("# nothing\n", "has no key for 192.0.2.10"),
+        (KEY, "has a line 1 that is not in known_hosts format"),
+        (f"192.0.2.10 {KEY[:30]}", "has a line 1 that is not in known_hosts format"),
+        (f"192.0.2.10 {KEY}\n192.0.2.10 ssh-rsa {BODY}", "has a line 2 that is not in known_hosts format"),
         ([f"192.0.2.10 {KEY}"], "must be text"),
     ],
 )
@@ -148,7 +148,7 @@ def test_private_keys_of_each_form(kind: str, form: str) -> None:
 def test_a_passphrase_is_refused() -> None:
     locked = [private_key("rsa", form, b"secret") for form in ("TraditionalOpenSSL", "PKCS8")]
     for key in (locked_key(), *locked):
-        assert found(key=key) == ["orthanc_backup_ssh_key has a passphrase, which nobody types at night"]
+        assert found(key=key) == ["orthanc_backup_ssh_key has a passphrase, but backups run unattended"]
 
 
 def test_what_is_not_a_whole_private_key_is_refused_and_not_shown() -> None:
@@ -158,7 +158,7 @@ def test_what_is_not_a_whole_private_key_is_refused_and_not_shown() -> None:
         assert found(key=wrong) == ["orthanc_backup_ssh_key is cut off or altered"]
     others: list[Any] = [KEY, "".join(lines[:-1]), lines[2], "/root/.ssh/id_ed25519", 7]
     for other in others:
-        assert found(key=other) == ["orthanc_backup_ssh_key is not a private key of ssh's"]
+        assert found(key=other) == ["orthanc_backup_ssh_key is not an SSH private key"]
     said = str(ssh_settings.problems(REPOSITORY, key, "".join(lines[:-1])))
     assert not [line for line in lines[1:-1] if line.strip() in said]
 

@@ -45,19 +45,19 @@ def test_writers_as_they_should_be(listed: Any) -> None:
 @pytest.mark.parametrize(
     ("listed", "says"),
     [
-        ("emr", "is not a list"),
-        (["emr"], "[0] is not a writer"),
-        ([{"keys": [ED25519]}], "[0].name None is no user name"),
-        ([{"name": "EMR"}], "'EMR' is no user name"),
-        ([{"name": "--help"}], "is no user name"),
-        ([{"name": "a" * 33, "keys": [ED25519]}], "is no user name"),
-        ([{"name": "ghost"}], "'ghost' is no user of this machine"),
-        ([{"name": "ris"}], "'ris' is an account for SFTP, and has no keys here"),
+        ("emr", "must be a list"),
+        (["emr"], "[0] must be a dictionary"),
+        ([{"keys": [ED25519]}], "[0].name None is not a valid Linux user name"),
+        ([{"name": "EMR"}], "'EMR' is not a valid Linux user name"),
+        ([{"name": "--help"}], "is not a valid Linux user name"),
+        ([{"name": "a" * 33, "keys": [ED25519]}], "is not a valid Linux user name"),
+        ([{"name": "ghost"}], "'ghost' is not a user of this machine"),
+        ([{"name": "ris"}], "'ris' is an SFTP account without keys here"),
         ([{"name": "emr", "keys": [ED25519]}], "'emr' is an account of this machine"),
-        ([{"name": "emr"}, {"name": "emr"}], "[1].name 'emr' stands twice"),
-        ([{"name": "app", "keys": []}], "is not a list of keys"),
-        ([{"name": "app", "keys": ED25519}], "is not a list of keys"),
-        ([{"name": "app", "key": [ED25519]}], "[0].key is no setting here"),
+        ([{"name": "emr"}, {"name": "emr"}], "[1].name 'emr' is listed twice"),
+        ([{"name": "app", "keys": []}], "must be a list of keys"),
+        ([{"name": "app", "keys": ED25519}], "must be a list of keys"),
+        ([{"name": "app", "key": [ED25519]}], "[0].key is not a setting"),
     ],
 )
 def test_other_writers_are_named(listed: Any, says: str) -> None:
@@ -81,7 +81,7 @@ def test_other_writers_are_named(listed: Any, says: str) -> None:
 )
 def test_what_is_no_public_key_is_named_and_not_shown(wrong: object) -> None:
     (line,) = found([{"name": "app", "keys": [ED25519, wrong]}])
-    assert line == "orthanc_worklist_writers[0].keys[1] is no SSH public key"
+    assert line == "orthanc_worklist_writers[0].keys[1] is not an SSH public key"
 
 
 def test_everything_is_named_at_once() -> None:
@@ -108,10 +108,10 @@ SHUT_IN = [f"{name.lower()} {value}" for name, value in OPTIONS.items()]
         (["allowusers it", "allowusers ris", "denyusers it"], ""),
         (["allowusers r*@198.51.100.30", "denyusers ris@203.0.113.1"], ""),
         (["allowgroups sudo", "allowgroups orthanc-*"], ""),
-        (["allowusers it"], "name ris in AllowUsers"),
-        (["denyusers r?s"], "not in DenyUsers"),
-        (["allowgroups sudo"], "name orthanc-worklists in AllowGroups"),
-        (["denygroups orthanc-worklists"], "not in DenyGroups"),
+        (["allowusers it"], "add ris to AllowUsers"),
+        (["denyusers r?s"], "remove it from DenyUsers"),
+        (["allowgroups sudo"], "add orthanc-worklists to AllowGroups"),
+        (["denygroups orthanc-worklists"], "remove it from DenyGroups"),
     ],
 )
 def test_who_sshd_lets_in(said: list[str], remedy: str) -> None:

@@ -41,7 +41,7 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
         (authority.issue("other.clinic.example"), "is for other.clinic.example, not for pacs.clinic.example"),
         (authority.issue(HOSTNAME, days=(-90, -1)), "expired on"),
         ((authority.issue(HOSTNAME)[0], authority.issue(HOSTNAME)[1]), "belongs to another certificate"),
-        (("-----BEGIN CERTIFICATE-----\n", "no key"), "is no certificate in PEM"),
+        (("-----BEGIN CERTIFICATE-----\n", "no key"), "is not a certificate in PEM"),
     ):
         status, said = play("deploy", host, settings(*wrong))
         assert status == 2

@@ -28,7 +28,7 @@ def test_images_survive_their_machine(host: Host) -> None:
     refused = {"orthanc_users": [{"name": "it", "role": "admin", "password": "change-this-password"}]}
     status, said = play("deploy", host, refused)
     assert status == 2
-    assert "orthanc_users[0].password is a default" in said
+    assert "orthanc_users[0].password is a publicly known default" in said
     assert fingerprint(host) == virgin
     # a newer Orthanc has had the disk: this one would take images and lose them
     opened = "/var/lib/orthanc/db/.orthanc-version"

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where backups go, and when: what is wrong with the settings. No secret is shown."""
+"""Checks the settings of the backup. No message contains a secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NUMBERS = {
 
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
-    """The settings by their names without `orthanc_backup_`."""
+    """The problems of the settings, whose names come without `orthanc_backup_`."""
     storage = str(settings["storage_dir"])
     return [
         *_repository(str(settings["repository"] or ""), storage),
@@ -49,50 +49,50 @@ def _repository(repository: str, storage: str) -> list[Problem]:
     remote = back_end in BACK_ENDS
     shown = place if remote else repository
     if re.search(r"//[^@]*:[^@]+@", shown) or (back_end != "rclone" and re.search(r"[^/@:]*:[^/@]+@", shown)):
-        remedy = "write it into orthanc_backup_environment, such as RESTIC_REST_PASSWORD; with sftp, use a key"
-        return [_wrong("repository", "has a password in it, which restic shows", remedy)]
+        remedy = "set it in orthanc_backup_environment, for example as RESTIC_REST_PASSWORD; with sftp, use a key"
+        return [_wrong("repository", "contains a password, which restic displays", remedy)]
     if back_end == "sftp" and place and not ssh.find_place(repository):
-        remedy = "write sftp:user@host:/orthanc, or sftp://user@host:2222//orthanc where sshd has another port"
+        remedy = "write sftp:user@host:/orthanc, or sftp://user@host:2222//orthanc if sshd uses another port"
         return [_wrong("repository", f"{repository!r} does not name a host and a path", remedy)]
     if remote and place:
         return []
     local = repository.removeprefix("local:")
     if not local.startswith("/"):
-        message = f"{repository!r} is neither an absolute path nor a repository of restic's"
+        message = f"{repository!r} is neither an absolute path nor a restic repository"
         return [_wrong("repository", message, "write /mnt/disk/orthanc, sftp:user@host:/orthanc or rest:https://host/")]
     return _apart("repository", local, storage)
 
 
 def _apart(name: str, path: str, storage: str) -> list[Problem]:
-    """Neither within the images' directory nor around it."""
+    """The problems of a directory that must not overlap the images' directory."""
     if not path.startswith("/"):
-        return [_wrong(name, f"{path!r} is no absolute path", "begin it with /")]
+        return [_wrong(name, f"{path!r} must be an absolute path", "begin it with /")]
     one, other = (posixpath.normpath(f"/{each.strip('/')}").rstrip("/") + "/" for each in (path, storage))
     if one.startswith(other) or other.startswith(one):
-        return [_wrong(name, f"{path!r} is within the images' {storage}, or around it", "use another directory")]
+        return [_wrong(name, f"{path!r} is inside the images' directory {storage}, or contains it", "use another one")]
     return []
 
 
 def _password(password: Any) -> list[Problem]:
     if isinstance(password, str) and len(password.strip()) >= LEAST_PASSWORD:
         return []
-    remedy = "write what `openssl rand -base64 24` prints into the vault, and keep it outside the machine as well"
-    return [_wrong("password", f"must be a text of {LEAST_PASSWORD} characters or more", remedy)]
+    remedy = "write the output of `openssl rand -base64 24` into the vault, and keep a copy outside this machine"
+    return [_wrong("password", f"must be text of at least {LEAST_PASSWORD} characters", remedy)]
 
 
 def _environment(environment: Any) -> list[Problem]:
     if not isinstance(environment, dict):
-        return [_wrong("environment", "is not a dictionary", "write name: value of each credential")]
+        return [_wrong("environment", "must be a dictionary", "write name: value for each credential")]
     found = []
     for name, value in environment.items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", str(name)):
-            # it is not shown: a secret may stand in its place
-            found.append(_wrong("environment", "has a name that is none", "use A-Z, 0-9 and _, a letter first"))
+            # the name is not shown: it may be a misplaced secret
+            found.append(_wrong("environment", "contains an invalid name", "use A-Z, 0-9 and _, a letter first"))
         elif re.match(r"RESTIC_(PASSWORD|REPOSITORY)", name):
             remedy = "use orthanc_backup_repository and orthanc_backup_password"
-            found.append(_wrong(f"environment.{name}", "is the role's own", remedy))
+            found.append(_wrong(f"environment.{name}", "is set by the role itself", remedy))
         elif not isinstance(value, str):
-            found.append(_wrong(f"environment.{name}", "must be a text", "write it in quotes"))
+            found.append(_wrong(f"environment.{name}", "must be text", "write it in quotes"))
     return found
 
 
@@ -112,13 +112,15 @@ def _hours(hours: Any) -> list[Problem]:
     two = isinstance(hours, list) and len(hours) == 2 and all(_whole(hour, 0, 24) for hour in hours)
     if two and int(hours[0]) < int(hours[1]):
         return []
-    return [_wrong("hours", f"{hours!r} is not from and before", "write two hours from 0 to 24, such as [1, 5]")]
+    return [_wrong("hours", f"{hours!r} is not a range of hours", "write two hours from 0 to 24, such as [1, 5]")]
 
 
 def _keep(keep: Any) -> list[Problem]:
     if not isinstance(keep, dict) or not keep:
-        return [_wrong("keep", "keeps nothing", "write {daily: 14, weekly: 8, monthly: 12}")]
-    unknown = [_wrong(f"keep.{name}", "is no period", f"use {', '.join(KEEP)}") for name in keep if name not in KEEP]
+        return [_wrong("keep", "keeps no snapshots", "write {daily: 14, weekly: 8, monthly: 12}")]
+    unknown = [
+        _wrong(f"keep.{name}", "is not a period", f"use one of {', '.join(KEEP)}") for name in keep if name not in KEEP
+    ]
     return unknown + [
         _wrong(f"keep.{name}", f"must be a number of snapshots, not {number!r}", "write 1 or more")
         for name, number in keep.items()
@@ -127,4 +129,4 @@ def _keep(keep: Any) -> list[Problem]:
 
 
 def _pause(pause: Any) -> list[Problem]:
-    return [] if pause in PAUSES else [_wrong("pause", f"{pause!r} is no way to pause", f"use {' or '.join(PAUSES)}")]
+    return [] if pause in PAUSES else [_wrong("pause", f"must be {' or '.join(PAUSES)}, not {pause!r}", "correct it")]

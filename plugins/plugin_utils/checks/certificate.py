@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether a certificate that a clinic brings will be accepted by its clients. Without Ansible."""
+"""Checks whether clients will accept the certificate that a clinic provides. Without Ansible."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import itertools
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-with contextlib.suppress(ImportError):  # ansible-core needs it, so that a controller has it
+with contextlib.suppress(ImportError):  # ansible-core requires it, so a controller has it
     from cryptography import x509
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-# NIST SP 800-131A: what clients and nginx no longer take
+# NIST SP 800-131A: clients and nginx no longer accept shorter keys
 SHORTEST = {"RSA": 2048, "EC": 256}
 CHAIN, KEY = "orthanc_proxy_certificate_chain", "orthanc_proxy_certificate_key"
 
 
 def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> list[Problem]:
-    """`chain` (the server's certificate first) and `key` are PEM; `now` is aware of its time zone."""
+    """The problems of `chain` (the server's certificate first) and `key`, both PEM. `now` has a time zone."""
     found: list[Problem] = []
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except ValueError:
-        return [problem(CHAIN, "is no certificate in PEM", "give the server's certificate, then its intermediates")]
+        return [problem(CHAIN, "is not a certificate in PEM", "set the server's certificate, then its intermediates")]
     server = certificates[0]
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
         if private.public_key() != server.public_key():
-            found.append(problem(KEY, "belongs to another certificate", "give the key of the first certificate"))
+            found.append(problem(KEY, "belongs to another certificate", "set the key of the first certificate"))
     except (ValueError, TypeError):  # TypeError: it has a passphrase
-        found.append(problem(KEY, "is no private key in PEM", "give it without passphrase, from a vault"))
+        found.append(problem(KEY, "is not a private key in PEM", "set it without a passphrase, from a vault"))
     found += _weak(server)
     try:
         extension = server.extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -45,14 +45,14 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
         names = []
     wildcard = "*." + hostname.partition(".")[2]
     if not {hostname, wildcard} & {name.lower() for name in names}:
-        message = f"is for {', '.join(names) or 'no host name at all'}, not for {hostname}"
+        message = f"is for {', '.join(names) or 'no host name'}, not for {hostname}"
         found.append(problem(CHAIN, message, "order one with orthanc_hostname as subject alternative name"))
     try:
         usage = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         if ExtendedKeyUsageOID.SERVER_AUTH not in usage:
             found.append(problem(CHAIN, "is not for a server", "order one with the usage serverAuth"))
     except x509.ExtensionNotFound:
-        pass  # then it is for everything
+        pass  # then it is valid for every usage
     for certificate in certificates:
         name = certificate.subject.rfc4514_string()
         if certificate.not_valid_after_utc <= now:
@@ -66,7 +66,8 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
             issued.verify_directly_issued_by(issuer)
         except (ValueError, TypeError, InvalidSignature):
             message = f"goes from {issued.subject.rfc4514_string()} to {issuer.subject.rfc4514_string()}"
-            found.append(problem(CHAIN, f"{message}, which did not sign it", "put each issuer after what it signed"))
+            remedy = "put each issuer after the certificate that it signed"
+            found.append(problem(CHAIN, f"{message}, which did not sign it", remedy))
     return found
 
 
@@ -76,7 +77,7 @@ def _weak(certificate: x509.Certificate) -> list[Problem]:
     for kind, types in (("RSA", rsa.RSAPublicKey), ("EC", ec.EllipticCurvePublicKey)):
         if isinstance(key, types) and key.key_size < SHORTEST[kind]:
             message = f"has an {kind} key of {key.key_size} bits, which clients refuse"
-            found.append(problem(CHAIN, message, f"order one with {SHORTEST[kind]} bits or more"))
+            found.append(problem(CHAIN, message, f"order one with at least {SHORTEST[kind]} bits"))
     if isinstance(certificate.signature_hash_algorithm, (hashes.MD5, hashes.SHA1)):
         message = f"is signed with {certificate.signature_hash_algorithm.name.upper()}, which clients refuse"
         found.append(problem(CHAIN, message, "order one that is signed with SHA-256"))

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is watched, and who is told: what is wrong with the settings. No secret is shown."""
+"""Checks the settings of the monitor. No message contains a secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDRESS = re.compile(r"[^@\s,<>]+@[^@\s,<>]+")
 
 
 def problems(settings: dict[str, Any]) -> list[Problem]:
-    """The settings by their names without `orthanc_monitor_`."""
+    """The problems of the settings, whose names come without `orthanc_monitor_`."""
     return [
         *_thresholds(settings["thresholds"]),
         *_disk_guard(settings["disk_guard_percent"]),
@@ -42,8 +42,8 @@ def _thresholds(thresholds: Any) -> list[Problem]:
     for name, value in thresholds.items():
         if name not in LIMITS:
             near = nearest(str(name), LIMITS)
-            remedy = f"did you mean {near}?" if near else f"use {', '.join(LIMITS)}"
-            found.append(_wrong(f"thresholds.{name}", "is no limit", remedy))
+            remedy = f"did you mean {near}?" if near else f"use one of {', '.join(LIMITS)}"
+            found.append(_wrong(f"thresholds.{name}", "is not a threshold", remedy))
         elif not _number(value):
             found.append(
                 _wrong(f"thresholds.{name}", f"must be a number, not {value!r}", "write a number without quotes")
@@ -63,10 +63,10 @@ def _mail(to: Any, sender: Any) -> list[Problem]:
     if not isinstance(to, list):
         return [_wrong("mail_to", "must be a list", "write [it@clinic.example]")]
     wrong = [
-        _wrong("mail_to", f"{one!r} is not a mail address", "write name@domain") for one in to if not _address(one)
+        _wrong("mail_to", f"{one!r} is not an e-mail address", "write name@domain") for one in to if not _address(one)
     ]
     if to and not _address(sender):
-        wrong.append(_wrong("mail_from", f"{sender!r} is not a mail address", "write name@domain"))
+        wrong.append(_wrong("mail_from", f"{sender!r} is not an e-mail address", "write name@domain"))
     return wrong
 
 
@@ -81,15 +81,15 @@ def _smtp(smtp: Any) -> list[Problem]:
         return []
     found = []
     for name in ("host", "user", "password"):
-        # msmtp reads a line each
+        # msmtp's configuration has one line for each
         if re.search(r"[\n\r\"\\]", str(smtp.get(name, ""))):
-            found.append(_wrong(f"smtp.{name}", "has a quote, a backslash or a line break in it", "use another one"))
+            found.append(_wrong(f"smtp.{name}", "contains a quote, a backslash or a line break", "use another one"))
     if not smtp.get("host"):
         found.append(_wrong("smtp.host", "is missing", "write the name of the mail server"))
     if smtp.get("user") and not smtp.get("password"):
         found.append(_wrong("smtp.password", "is missing", "write it into the vault"))
     if smtp.get("password") and str(smtp.get("tls", True)).lower() in ("false", "no", "0"):
-        found.append(_wrong("smtp.tls", "would send the password for all to read", "leave it out"))
+        found.append(_wrong("smtp.tls", "would send the password unencrypted", "remove it"))
     return found
 
 
@@ -111,7 +111,7 @@ def _sources(sources: Any) -> list[Problem]:
 
 def _cves(names: Any) -> list[Problem]:
     return [
-        _wrong("accepted_cves", f"{name!r} is no CVE", "write CVE-2026-10528")
+        _wrong("accepted_cves", f"{name!r} is not a CVE", "write CVE-2026-10528")
         for name in (names if isinstance(names, list) else [names])
         if not re.fullmatch(r"CVE-\d{4}-\d{4,}", str(name))
     ]

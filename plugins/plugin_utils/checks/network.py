@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether the sources of a firewall rule are addresses, and not everybody's. Without Ansible."""
+"""Checks whether the sources of firewall rules are addresses, and not open to everybody. Without Ansible."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-# The shortest prefixes that are still somebody's networks.
+# The shortest prefixes that one organisation can own.
 SHORTEST = {4: 8, 6: 16}
-# Name of a port: the rule that it breaks when everybody may reach it. Others are open on purpose, or to nobody.
+# Name of a port: the rule that is broken if everybody may reach it. Others are open on purpose, or closed.
 EVERYBODY = {"dicom": "dicom_for_everybody", "dicom_tls": "dicom_for_everybody", "https": "https_for_everybody"}
 
 
 def problems(ports: list[dict[str, object]], enabled: object = True, waivers: Any = None) -> list[Problem]:
-    """`ports` as in `orthanc_firewall_ports`: name, port, sources; `enabled` is whether there is a firewall at all."""
+    """The problems of `ports`, as in `orthanc_firewall_ports`: name, port, sources. `enabled`: whether there is a
+    firewall."""
     found = []
     if enabled is not True:
         message = f"is {str(enabled).lower()}: {rules.WAIVABLE['no_firewall']}"
-        found.append(problem("orthanc_firewall_enabled", message, "take it out", "no_firewall"))
+        found.append(problem("orthanc_firewall_enabled", message, "remove it", "no_firewall"))
     for port in ports:
         sources = port["sources"]
         path = f"the sources of port {port['port']} ({port['name']})"
         if sum(other["name"] == port["name"] for other in ports) > 1:
-            # one set would hold the sources of both
+            # one set would contain the sources of both
             message = f"names {port['name']} twice"
-            found.append(problem("orthanc_firewall_ports", message, "give each port a name of its own"))
+            found.append(problem("orthanc_firewall_ports", message, "give each port its own name"))
         if not isinstance(sources, list):
-            found.append(problem(path, "are not a list", "write each on a line of its own, after a hyphen"))
+            found.append(problem(path, "must be a list", "write each on its own line, after a hyphen"))
             continue
         for source in sources:
             found += _source(path, str(port["name"]), source)
@@ -42,7 +43,7 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
 def _source(path: str, name: str, source: object) -> list[Problem]:
     try:
         network = ipaddress.ip_network(str(source))
-        # nft and nginx read no zone and no mask in dots
+        # nft and nginx do not accept a zone or a dotted mask
         if "%" in str(source) or str(source).lower() not in (
             str(network),
             str(network).partition("/")[0],
@@ -52,8 +53,8 @@ def _source(path: str, name: str, source: object) -> list[Problem]:
     except ValueError as error:
         remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities, orthanc_dicom_sources,"
         remedy += " orthanc_https_sources and orthanc_admin_sources"
-        return [problem(path, f"are not all addresses: {error}", remedy)]
+        return [problem(path, f"must all be addresses: {error}", remedy)]
     if name in EVERYBODY and network.prefixlen < SHORTEST[network.version]:
         rule = EVERYBODY[name]
-        return [problem(path, f"hold {network}: {rules.WAIVABLE[rule]}", "name the clinic's networks", rule)]
+        return [problem(path, f"include {network}: {rules.WAIVABLE[rule]}", "list the clinic's networks", rule)]
     return []

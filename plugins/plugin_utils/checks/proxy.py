@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Certificates, users and origins of the proxy: what is wrong with the settings. Without Ansible."""
+"""Checks the settings of the proxy: certificates, users and origins. Without Ansible."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ LISTS = {
     "certificate_users": "orthanc_proxy_certificate_users",
     "revoked_certificates": "orthanc_proxy_revoked_certificates",
 }
-# what a browser sends as Origin
+# the Origin header of a browser
 ORIGIN = re.compile(r"https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 SERIAL = re.compile(r"[0-9A-Fa-f:]{16,}")
 
 
 def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
-    """The settings by their names without `orthanc_proxy_`; `now` is aware of its time zone."""
+    """The problems of the settings, whose names come without `orthanc_proxy_`. `now` has a time zone."""
     found = []
     kind = settings["certificate"]
     if kind not in CERTIFICATES:
         found.append(problem("orthanc_proxy_certificate", f"is {kind}", "use self_signed, provided or acme"))
-    remedy = "write each item on a line of its own, after a hyphen"
+    remedy = "write each item on its own line, after a hyphen"
     wrong = {name for name in LISTS if not isinstance(settings[name], list)}
-    found += [problem(path, "is not a list", remedy) for name, path in LISTS.items() if name in wrong]
+    found += [problem(path, "must be a list", remedy) for name, path in LISTS.items() if name in wrong]
     for name, items in _find_wrong_items({**settings, **{name: [] for name in wrong}}):
         found.append(problem(LISTS[name], *items))
     if kind == "provided":
@@ -44,19 +44,20 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
 
 
 def _find_wrong_items(settings: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
-    """The name of a list, and message and remedy for what it must not hold."""
+    """The name of each list with wrong items, and the message and the remedy."""
     if held := [str(one) for one in settings["allowed_origins"] if not ORIGIN.fullmatch(str(one))]:
-        remedy = "write what a browser sends as Origin, in small letters and without a path, such as"
-        yield "allowed_origins", (f"holds {', '.join(held)}", f"{remedy} https://viewer.clinic.example")
+        remedy = "write each as a browser's Origin header, in lower case and without a path, such as"
+        message = f"contains {', '.join(held)}, not an https origin"
+        yield "allowed_origins", (message, f"{remedy} https://viewer.clinic.example")
     users, devices = _list_names(settings["users"]), _list_names(settings["dicom_devices"])
     if named := [str(one) for one in settings["certificate_users"] if one not in users]:
         message = f"names {', '.join(named)}, who is not in orthanc_users"
         yield "certificate_users", (message, "correct the name")
     if held := [str(one) for one in settings["revoked_certificates"] if not SERIAL.fullmatch(str(one))]:
         remedy = "write serial numbers as openssl x509 -noout -serial prints them, in quotes"
-        yield "revoked_certificates", (f"holds {', '.join(held)}", remedy)
+        yield "revoked_certificates", (f"contains {', '.join(held)}, not a serial number", remedy)
     if named := [str(one) for one in settings["certificate_users"] if one in devices]:
-        message = f"names {', '.join(named)}, and a device over TLS has that name"
+        message = f"names {', '.join(named)}, which is also the name of a device over TLS"
         yield "certificate_users", (message, "rename one of them")
 
 

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Everything that is wrong with the settings of all roles, as one list."""
+"""Checks the settings of all roles and lists all problems."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ DEFINE = (
 
 @dataclasses.dataclass
 class Given:
-    """What is known when the check runs.
+    """The input of the check.
 
-    `values` are those of each role's settings by the role's own names, `unread` says of others why they cannot be
-    evaluated, `later` names those of them that wait for the facts of the machine; `names` are all variables in scope,
-    `written` those of the inventory and the command line, or none where no playbook of the collection wires. `absent`
-    are files that the machine does not have, `accounts` lines of its passwd, or None where it was not asked.
+    `values` are the settings of each role by the role's own names; `unread` says why others cannot be evaluated;
+    `later` names those that need the facts of the machine. `names` are all variables in scope, `written` those of the
+    inventory and the command line; empty outside the collection's playbooks. `absent` are files that the machine does
+    not have, `accounts` are lines of its passwd, or None if they were not read.
     """
 
     values: dict[str, Any]
@@ -57,7 +57,7 @@ class Given:
     mark: str = ""
 
     def of(self, role: str) -> dict[str, Any]:
-        """The settings of a role by their names without the role's; a static default for what is not read."""
+        """The settings of a role without its prefix; a static default for those that were not read."""
         return {
             own.removeprefix(f"{role}_"): self.values.get(own, default_of(role, own))
             for own in specs.read_specs(role)["main"]["options"]
@@ -65,7 +65,7 @@ class Given:
 
 
 def default_of(role: str, own: str) -> Any:
-    """The default of a setting where it is no template, or what a collection variable falls back to."""
+    """The default of a setting if it is not a template, or the fallback of a collection variable."""
     value = specs.read_defaults(role)[own]
     shared = specs.SHARED.fullmatch(value) if isinstance(value, str) else None
     if shared:
@@ -74,12 +74,12 @@ def default_of(role: str, own: str) -> Any:
 
 
 def find_problems(roles: Iterable[str], given: Given) -> list[Problem]:
-    """The problems of these roles, each once, in their order; those of the inventory itself come first."""
+    """The problems of these roles, each once, in order; those of the inventory itself come first."""
     found = [*_find_private(given.written), *_find_unread(given)]
     unread = {specs.name_public(own) for own in given.unread if own not in specs.read_wiring()}
     for role in roles:
         for one in CHECKS.get(role, _check_nothing)(given):
-            # what was not read is no mistake, and neither is what cannot be compared with it
+            # a setting that was not read is not wrong, nor is one that cannot be compared with it
             if not {_root(one), *re.findall(r"\borthanc_\w+", one["message"])} & unread and one not in found:
                 found.append(one)
     judged = {_root(one) for one in found}
@@ -87,9 +87,9 @@ def find_problems(roles: Iterable[str], given: Given) -> list[Problem]:
         found += [one for one in _find_unspecified(role, given) if _root(one) not in judged]
     if not given.later and not any(one["severity"] == "error" for one in found):
         found += [
-            problem(own, f"cannot be made of other settings: {why}", "check the settings that it is made of")
+            problem(own, f"cannot be computed from other settings: {why}", "check the settings that it comes from")
             for own, why in given.unread.items()
-            # undefined is what the machine has not told yet, or a role that is not in this play
+            # undefined: a fact that was not read yet, or a role that is not in this play
             if own in specs.read_wiring() and "undefined" not in why
         ]
     return found
@@ -100,23 +100,23 @@ def _root(one: Problem) -> str:
 
 
 def _find_private(written: Iterable[str]) -> list[Problem]:
-    """Variables that the collection sets itself, and that an inventory sets in vain."""
+    """Variables that the collection itself sets, and that an inventory must not set."""
     found = []
     for name in written:
         if name.startswith("orthanc_") and specs.is_private(name):
             sources = specs.list_sources(name)
             message = "is set by the playbooks themselves, from other settings"
             joined = ", ".join(sources)
-            remedy = f"take it out, and set {joined}" if len(sources) < 4 else f"take it out; it is made of {joined}"
+            remedy = f"remove it, and set {joined}" if len(sources) < 4 else f"remove it; it is computed from {joined}"
             if not sources:
-                message = "is set by the playbooks themselves, from what is on the machine"
-                remedy = "take it out"
+                message = "is set by the playbooks themselves, from the state of the machine"
+                remedy = "remove it"
             found.append(problem(name, message, remedy, "private_variable"))
     return found
 
 
 def _find_unread(given: Given) -> list[Problem]:
-    """Settings that cannot be evaluated; one that several roles read, once."""
+    """Settings that cannot be evaluated; each once, even if several roles read it."""
     found = {
         specs.name_public(own): problem(specs.name_public(own), f"cannot be read: {why}", DEFINE, "unreadable")
         for own, why in given.unread.items()
@@ -126,20 +126,20 @@ def _find_unread(given: Given) -> list[Problem]:
 
 
 def _find_unspecified(role: str, given: Given) -> list[Problem]:
-    """Settings that do not fit the spec of their role; a value is shown where it cannot be a secret."""
+    """Settings that do not match the spec of their role. A value is shown only if it cannot be a secret."""
     found = []
     for own, spec in specs.read_specs(role)["main"]["options"].items():
         if own in specs.read_wiring() or own not in given.values:
             continue
         try:
             errors = ArgumentSpecValidator({own: spec}).validate({own: given.values[own]}).error_messages
-        except TypeError:  # Ansible's own, of a number where a dictionary should be
+        except TypeError:  # from Ansible, for a number instead of a dictionary
             errors = [f"must be {KINDS[spec['type']]}"]
         if not errors:
             continue
         message = f"must be {KINDS[spec['type']]}"
         if "options" in spec:
-            message = f"does not fit its description: {errors[0]}"
+            message = f"does not match its description: {errors[0]}"
         elif "choices" in spec:
             message = f"must be one of {', '.join(map(str, spec['choices']))}"
         found.append(problem(specs.name_public(own), message, "correct it; docs/variables.md describes it"))
@@ -152,14 +152,18 @@ def _check_nothing(_given: Given) -> list[Problem]:
 
 def _check_install(given: Given) -> list[Problem]:
     method = given.of("orthanc_install")["method"]
-    return [] if method in METHODS else [problem("orthanc_install_method", f"is {method}", "use package or docker")]
+    return (
+        []
+        if method in METHODS
+        else [problem("orthanc_install_method", f"must be package or docker, not {method}", "correct it")]
+    )
 
 
 def _check_config(given: Given) -> list[Problem]:
     settings = {**given.of("orthanc_config"), "absent": list(given.absent)}
     unknown = not settings["version"]
     if unknown:
-        settings["worklist_plugin"] = ""  # either
+        settings["worklist_plugin"] = ""  # either plugin
     try:
         found = configuration.problems(settings)
     except ImportError as error:
@@ -167,10 +171,10 @@ def _check_config(given: Given) -> list[Problem]:
     return [
         *variables.problems(list(given.names)),
         *(
-            # the version is a gap in a sentence where nobody has asked the machine for it
+            # without a known version, its place in a sentence is empty
             {**one, "message": " ".join(one["message"].split()) if unknown else one["message"]}
             for one in found
-            # whether a waiver is needed is known when the version is
+            # without a known version, a waiver may still be needed
             if not (unknown and one["rule"] == "idle_waiver")
         ),
     ]
@@ -190,9 +194,9 @@ def _check_proxy(given: Given) -> list[Problem]:
 def _check_firewall(given: Given) -> list[Problem]:
     settings = given.of("orthanc_firewall")
     if not isinstance(settings["ports"], list):
-        return []  # its spec says it
+        return []  # the check of its spec reports it
     found = network.problems(settings["ports"], settings["enabled"], settings["waivers"])
-    # warnings of waivers are the configuration's
+    # the check of the configuration reports warnings about waivers
     return [one for one in found if one["severity"] == "error"]
 
 
@@ -201,7 +205,7 @@ def _check_backup(given: Given) -> list[Problem]:
     if settings["repository"]:
         found: list[Problem] = backups.problems(settings)
         return found
-    message = "is not set: there is no backup, and a defect of the disk takes every image"
+    message = "is not set: there is no backup, and a disk failure destroys all images"
     remedy = "set orthanc_backup_repository and orthanc_backup_password, and deploy again (docs/backup.md)"
     return [problem("orthanc_backup_repository", message, remedy, "no_backup", "warning")]
 
@@ -211,7 +215,7 @@ def _check_monitor(given: Given) -> list[Problem]:
     return found
 
 
-# In the order in which they are said.
+# In the order in which they are reported.
 CHECKS: Mapping[str, Callable[[Given], list[Problem]]] = {
     "orthanc_install": _check_install,
     "orthanc_config": _check_config,

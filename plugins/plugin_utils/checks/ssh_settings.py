@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Host keys and key of a repository over SFTP: what is wrong with them. Neither is shown: they may be the other one."""
+"""Checks the host keys and the key of a repository over SFTP. Neither is shown: a private key may be in either."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def problems(repository: str, known_hosts: Any, key: Any) -> list[Problem]:
 def _known_hosts(text: Any, place: ssh.Place) -> list[Problem]:
     if text in ("", None):
         return []
-    remedy = f"write what `{place.scan}` prints, when its fingerprint is the one of that machine"
+    remedy = f"write the output of `{place.scan}`, after comparing its fingerprint with that of the machine"
     if not isinstance(text, str):
         return [problem(KNOWN_HOSTS, "must be text", remedy)]
     found, named = [], False
@@ -46,11 +46,11 @@ def _known_hosts(text: Any, place: ssh.Place) -> list[Problem]:
             continue
         match = LINE.fullmatch(line.strip())
         if not match or not _is_public(match["kind"], match["body"]):
-            found.append(problem(KNOWN_HOSTS, f"has a line {number} that is not one of known_hosts", remedy))
+            found.append(problem(KNOWN_HOSTS, f"has a line {number} that is not in known_hosts format", remedy))
         elif match["mark"] != "@revoked":
             named = named or any(_names(match["names"], name) for name in place.names)
     if not found and not named:
-        found.append(problem(KNOWN_HOSTS, f"has no key of {place.names[0]}", remedy))
+        found.append(problem(KNOWN_HOSTS, f"has no key for {place.names[0]}", remedy))
     return found
 
 
@@ -64,7 +64,7 @@ def _is_public(kind: str, body: str) -> bool:
 
 
 def _names(names: str, host: str) -> bool:
-    """Whether the first field of a line holds for a host."""
+    """Whether the first field of a line matches a host."""
     if names.startswith("|1|"):
         try:
             salt, digest = (base64.b64decode(part, validate=True) for part in names[3:].split("|"))
@@ -82,22 +82,22 @@ def _key(text: Any) -> list[Problem]:
         return []
     match = PEM.fullmatch(text.replace("\r\n", "\n")) if isinstance(text, str) else None
     if not match:
-        remedy = "write the whole file that has no .pub, from a vault, without passphrase"
-        return [problem(KEY, "is not a private key of ssh's", remedy)]
+        remedy = "write the whole private key file (the one without .pub), from a vault, without a passphrase"
+        return [problem(KEY, "is not an SSH private key", remedy)]
     locked = "ENCRYPTED" in match["kind"] or "ENCRYPTED" in match["body"]
     if match["kind"] == "OPENSSH ":
         cipher = _cipher(match["body"])
         if not cipher:
-            return [problem(KEY, "is cut off or altered", "write the whole file, each of its lines, from a vault")]
+            return [problem(KEY, "is cut off or altered", "write the whole file, with all its lines, from a vault")]
         locked = cipher != b"none"
     if locked:
-        remedy = "take one without: `ssh-keygen -t ed25519 -N '' -f key` makes it, and key.pub goes to the repository"
-        return [problem(KEY, "has a passphrase, which nobody types at night", remedy)]
+        remedy = "use a key without one: create it with `ssh-keygen -t ed25519 -N '' -f key`, and add key.pub there"
+        return [problem(KEY, "has a passphrase, but backups run unattended", remedy)]
     return []
 
 
 def _cipher(body: str) -> bytes:
-    """The cipher of a private key in OpenSSH's own form (PROTOCOL.key); empty where the key is not whole."""
+    """The cipher of a private key in OpenSSH format (PROTOCOL.key); empty if the key is incomplete."""
     try:
         content = base64.b64decode("".join(body.split()), validate=True)
     except binascii.Error:

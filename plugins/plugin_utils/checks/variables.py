@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Variables that no role reads: Ansible passes over a misspelt name in silence. Without Ansible."""
+"""Finds variables that no role reads: Ansible silently ignores a misspelt name. Without Ansible."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def known() -> frozenset[str]:
 
 
 def problems(names: list[str]) -> list[Problem]:
-    """One for each of the names that starts with `orthanc_` and is renamed or not known."""
+    """A problem for each name that starts with `orthanc_` and is renamed or unknown."""
     found = []
     for name in names:
         if name in RENAMED:
@@ -32,11 +32,15 @@ def problems(names: list[str]) -> list[Problem]:
             found.append(problem(name, f"is now called {RENAMED[name]}", remedy, "unknown_variable", "error"))
         elif name.startswith("orthanc_") and name not in known():
             near = nearest(name, known(), cutoff=0.8)
-            remedy = f"did you mean {near}? A" if near else "if it is a"
-            remedy += " variable of your own: begin its name differently, for example with clinic_"
+            remedy = f"did you mean {near}? If" if near else "if"
+            remedy += " it is your own variable, give it another prefix, for example clinic_"
             found.append(
                 problem(
-                    name, "is no setting of this collection", remedy, "unknown_variable", "error" if near else "warning"
+                    name,
+                    "is not a setting of this collection",
+                    remedy,
+                    "unknown_variable",
+                    "error" if near else "warning",
                 )
             )
     return found
