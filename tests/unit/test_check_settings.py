@@ -81,12 +81,12 @@ def test_one_fault_in_each_of_seven_roles_is_seven_problems_in_one_run(tmp_path:
 
 @pytest.mark.parametrize("playbook", ["deploy", "verify"])
 def test_an_inventory_that_sets_what_the_playbooks_set_is_told_so(playbook: str, tmp_path: Path) -> None:
-    private = {"orthanc_backup_method": "docker", "orthanc_config_version": "1.0", "orthanc_proxy_ports": []}
+    private = {"orthanc_tools_method": "docker", "orthanc_config_version": "1.0", "orthanc_proxy_ports": []}
     status, said = say(f"clinicops.orthanc.{playbook}", tmp_path, private)
     assert status == 2
     assert "3 setting(s) to correct" in said
     own = "is set by the playbooks themselves, from"
-    assert f"orthanc_backup_method {own} other settings. Remedy: remove it, and set orthanc_install_method." in said
+    assert f"orthanc_tools_method {own} other settings. Remedy: remove it, and set orthanc_install_method." in said
     assert f"orthanc_config_version {own} the state of the machine. Remedy: remove it." in said
     assert (
         f"orthanc_proxy_ports {own} other settings. Remedy: remove it; it is computed from orthanc_https_sources,"

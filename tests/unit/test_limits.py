@@ -79,9 +79,8 @@ def safe(home: Path, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]) ->
     """A day on a machine whose schedules are in place."""
     monkeypatch.setattr(acceptance, "BACKUP", home)
     monkeypatch.setattr(acceptance, "read_limits", lambda: limits.merge_limits(wanted))
-    monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda _unit: True))
-    monkeypatch.setattr(acceptance, "SCHEDULES", dict.fromkeys(acceptance.SCHEDULES, home / "schedule"))
-    (home / "schedule").touch()
+    schedules = {name: {"planned": 1, "unit": name, "active": True} for name in ("backup", "restore_check", "ledger")}
+    monkeypatch.setattr(acceptance, "ask_schedules", lambda: acceptance.Schedules(schedules, ""))
     return acceptance.Day(SETTINGS, home)
 
 

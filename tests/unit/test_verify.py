@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,8 +22,8 @@ SETTINGS: dict[str, Any] = {
     **{"aet": "ORTHANC", "calling_aet": "ACCEPTANCE_TEST", "dicom_port": 4242, "dicom_tls_port": 2762, "http_port": 1},
     "users": [{"name": "it", "role": "admin", "password": "hidden-password"}],
     "devices": [US1, {**US1, "name": "us2", "aet": "US2"}],
-    **{"certificates": {"device": {"us2": "/etc/nginx/orthanc/device-us2"}}, "storage_dir": "/var/lib/orthanc/db"},
-    **{"worklist_dir": "/var/lib/orthanc/worklists", "worklist_drop_dir": "/srv/worklists/incoming"},
+    **{"certificates": {"device": {"us2": "/etc/nginx/orthanc/device-us2"}}, "storage": "/var/lib/orthanc/db"},
+    **{"worklist_served": "/var/lib/orthanc/worklists", "worklist_drop": "/srv/worklists/incoming"},
     **{"waivers": {}, "ports": [], "backup": True, "monitor": False, "collection": "1.0.0"},
 }
 
@@ -263,8 +262,21 @@ def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool)
 @pytest.fixture(name="day")
 def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.Day:
     monkeypatch.setattr(acceptance, "BACKUP", tmp_path)
-    monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda _unit: True))
+    schedule(tmp_path, monkeypatch)
     return acceptance.Day(SETTINGS, tmp_path)
+
+
+def schedule(
+    home: Path, monkeypatch: pytest.MonkeyPatch, planned: float | None = None, stopped: str = "", said: str = ""
+) -> None:
+    """An orthanc-backup whose tasks were planned so many seconds ago, and are started by units that run but for one."""
+    units = {"backup": "cron.service", "restore_check": "orthanc-restore-check.timer", "ledger": "orthanc-ledger.timer"}
+    since = None if planned is None else time.time() - planned
+    found = {name: {"planned": since, "unit": unit, "active": unit != stopped} for name, unit in units.items()}
+    program = home / "orthanc-backup"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{said or json.dumps({'schedules': found})}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(acceptance, "BACKUP_PROGRAM", str(program))
 
 
 def noted(day: acceptance.Day, name: str, result: str, age: float | None) -> None:
@@ -286,15 +298,16 @@ def noted(day: acceptance.Day, name: str, result: str, age: float | None) -> Non
     ],
 )
 def test_a_backup_is_recent_or_not_due_yet(
-    day: acceptance.Day, result: str, age: float | None, planned: float | None, passed: bool
+    day: acceptance.Day,
+    monkeypatch: pytest.MonkeyPatch,
+    result: str,
+    age: float | None,
+    planned: float | None,
+    passed: bool,
 ) -> None:
     noted(day, "backup", result, age)
-    schedule = day.scratch / "cron"
-    if planned is not None:
-        schedule.touch()
-        stamp = time.time() - planned
-        os.utime(schedule, (stamp, stamp))
-    day.recent("last backup", "backup", "26 hours", 26 * 3600, schedule, "orthanc-backup run")
+    schedule(day.scratch, monkeypatch, planned)
+    day.recent("last backup", "backup", "26 hours", 26 * 3600, "orthanc-backup run")
     (check,) = day.checks
     assert check["passed"] is passed, check
     assert bool(check["remedy"]) is not passed
@@ -302,14 +315,27 @@ def test_a_backup_is_recent_or_not_due_yet(
 
 def test_a_backup_that_nobody_starts_again_is_told(day: acceptance.Day, monkeypatch: pytest.MonkeyPatch) -> None:
     noted(day, "ledger", "success", 60)
-    schedule = day.scratch / "orthanc-ledger.timer"
-    schedule.touch()
-    monkeypatch.setattr(acceptance.Day, "is_active", staticmethod(lambda unit: unit != "orthanc-ledger.timer"))
-    day.recent("last ledger", "ledger", "2 hours", 7200, schedule, "orthanc-backup ledger")
+    schedule(day.scratch, monkeypatch, 60, stopped="orthanc-ledger.timer")
+    day.recent("last ledger", "ledger", "2 hours", 7200, "orthanc-backup ledger")
     (check,) = day.checks
     assert check["passed"] is False
     assert "orthanc-ledger.timer is stopped" in check["seen"]
     assert check["remedy"] == "start it: systemctl enable --now orthanc-ledger.timer"
+
+
+def test_a_backup_program_that_does_not_answer_is_told_with_its_reason(
+    day: acceptance.Day, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted(day, "backup", "success", 3600)
+    schedule(day.scratch, monkeypatch, said="{}")
+    for name in ("gone", "orthanc-backup"):
+        monkeypatch.setattr(acceptance, "BACKUP_PROGRAM", str(day.scratch / name))
+        another = acceptance.Day(SETTINGS, day.scratch)
+        another.recent("last backup", "backup", "26 hours", 26 * 3600, "orthanc-backup run")
+        (check,) = another.checks
+        assert check["passed"] is False
+        assert str(day.scratch / name) in check["seen"]
+        assert check["remedy"].startswith("schedule it: deploy again")
 
 
 def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
@@ -347,15 +373,20 @@ def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptan
     assert {check["group"] for check in day.checks} == {"Service", "DICOM", "Worklist", "DICOMweb", "Access", "Safety"}
 
 
+def configured(home: Path) -> dict[str, Any]:
+    """The settings as the roles write them, with Orthanc's configuration in this directory."""
+    return {**SETTINGS, **USERS, "orthanc": str(home / "orthanc.json")}
+
+
 @pytest.fixture(name="program")
 def fixture_program(tmp_path: Path) -> list[str]:
     """The package as the role orthanc_tools copies it, without the collection."""
     (tmp_path / "server").symlink_to(ROOT / "plugins/module_utils/server")
-    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, **USERS}))
+    (tmp_path / "settings.json").write_text(json.dumps(configured(tmp_path)))
     (tmp_path / "orthanc.json").write_text(json.dumps({"RegisteredUsers": {"it": "hidden-password"}}))
     start = "import sys; from server.verify import cli as verify; from pathlib import Path;"
     where = f"verify.DIRECTORY = Path({str(tmp_path)!r});"
-    where += f"verify.ORTHANC = Path({str(tmp_path / 'orthanc.json')!r}); verify.shutil.which = lambda name: None;"
+    where += "verify.shutil.which = lambda name: None;"
     return [
         sys.executable,
         "-I",
@@ -391,8 +422,7 @@ def test_a_user_whom_orthanc_does_not_know_is_told_and_the_checks_show_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("INVOCATION_ID", "1")
-    monkeypatch.setattr(verify, "ORTHANC", tmp_path / "orthanc.json")
-    (tmp_path / "settings.json").write_text(json.dumps({**SETTINGS, **USERS}))
+    (tmp_path / "settings.json").write_text(json.dumps(configured(tmp_path)))
     unknown = [{"name": "it", "role": "admin", "password": ""}]
     for content, why in (
         ('{"RegisteredUsers": {"other": "x"}}', "does not hold the deployed password of it"),

@@ -40,8 +40,8 @@ def fixture_settings(tmp_path: Path) -> Any:
     for name in ("incoming", "quarantine"):
         (served / ".spool" / name).mkdir(parents=True)
     return Settings(
-        served=served,
-        drop=served / ".spool/incoming",
+        worklist_served=served,
+        worklist_drop=served / ".spool/incoming",
         hostname="pacs.clinic.example",
         stations=["US1", "US2"],
         keep_days=7,
@@ -329,8 +329,8 @@ def test_a_good_file_is_served_once_it_has_settled(settings: Any, later: Callabl
     assert intake.process_incoming() == (1, 0)
     later(2)
     assert intake.process_incoming() == (1, 1)
-    assert (names(settings.served), names(settings.incoming)) == (["1.2.3_1.wl"], [])
-    assert oct((settings.served / "1.2.3_1.wl").stat().st_mode)[-3:] == "640"
+    assert (names(settings.worklist_served), names(settings.incoming)) == (["1.2.3_1.wl"], [])
+    assert oct((settings.worklist_served / "1.2.3_1.wl").stat().st_mode)[-3:] == "640"
 
 
 def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable[[float], None]) -> None:
@@ -342,7 +342,7 @@ def test_a_bad_file_gets_the_benefit_of_the_doubt(settings: Any, later: Callable
     path.write_bytes(written(item()))
     later(2)
     assert intake.process_incoming() == (1, 1)
-    assert names(settings.served) == ["1.2.3_1.wl"]
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
 
 
 def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float], None]) -> None:
@@ -354,7 +354,7 @@ def test_a_bad_file_goes_with_its_reason(settings: Any, later: Callable[[float],
     text = (settings.quarantine / reason).read_text()
     assert r"'bad\n.wl'" in text
     assert "StudyInstanceUID is missing or empty. Remedy: " in text
-    assert names(settings.served) == names(settings.incoming) == []
+    assert names(settings.worklist_served) == names(settings.incoming) == []
 
 
 def test_a_file_that_somebody_writes_waits(settings: Any, later: Callable[[float], None]) -> None:
@@ -389,7 +389,7 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
             file.truncate(2_000_000_000)
     assert Intake(settings).process_incoming() == (1, 1)
     held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
-    assert names(settings.served) == []
+    assert names(settings.worklist_served) == []
     assert good.read_bytes() == written(item())
     if "large" in kind:
         assert held.stat().st_size == MAX_BYTES
@@ -406,7 +406,7 @@ def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, late
     assert intake.process_incoming() == (1, 0)
     other.unlink()
     assert intake.process_incoming() == (1, 1)
-    assert names(settings.served) == ["1.2.3_1.wl"]
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
     other.hardlink_to(drop(settings))
     later(20)
     intake.process_incoming()
@@ -431,7 +431,7 @@ def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float]
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
     later(20)
     Intake(settings).process_incoming()
-    assert len(names(settings.served)) == 5
+    assert len(names(settings.worklist_served)) == 5
     assert "orthanc_worklist_max_items is 5" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
@@ -444,7 +444,7 @@ def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.M
     later(2)
     assert Intake(settings).process_incoming() == (5, 4)
     assert len(names(settings.incoming)) == 1
-    assert "1.2.4_1.wl" in names(settings.served)
+    assert "1.2.4_1.wl" in names(settings.worklist_served)
 
 
 def test_a_full_disk_leaves_everything_where_it_is(
@@ -475,7 +475,7 @@ def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later:
     assert Intake(settings).process_incoming() == (1, 0)
     later(20)
     assert Intake(settings).process_incoming() == (1, 1)
-    assert names(settings.served) == ["1.2.3_1.wl"]
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
 
 
 # --- tidying up, and the command ---------------------------------------------------------------
@@ -489,7 +489,7 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
     later(4000)
     with pytest.raises(Refused, match="Orthanc does not answer"):
         tidy_worklist(settings)
-    assert names(settings.served) == ["1.2.4_1.wl"]
+    assert names(settings.worklist_served) == ["1.2.4_1.wl"]
     assert "ends in .wl" in next(settings.quarantine.glob("*c.part.reason")).read_text()
     # a name that would be its reason's, and a directory that no path reaches the end of
     grown = next(settings.quarantine.glob("*c.part"))
@@ -513,7 +513,7 @@ def test_without_an_administrator_the_remedy_is_said(
     assert command(settings, tmp_path, "tidy") == 1
     said = capsys.readouterr().err.splitlines()
     assert "no user with the role admin. Remedy: give one to orthanc_users, and deploy again." in said[-1]
-    assert names(settings.served) == ["1.2.3_1.wl"]
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
 
 
 CSV = """\
@@ -632,11 +632,11 @@ def test_a_file_that_is_replaced_meanwhile_is_not_lost(settings: Any, monkeypatc
 
 
 def test_what_a_killed_gate_had_taken_comes_again(settings: Any, later: Callable[[float], None]) -> None:
-    (settings.served / ".spool/taken").write_bytes(written(item()))
+    (settings.worklist_served / ".spool/taken").write_bytes(written(item()))
     later(2)
     Intake(settings).process_incoming()
-    assert names(settings.served) == ["1.2.3_1.wl"]
-    assert not (settings.served / ".spool/taken").exists()
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
+    assert not (settings.worklist_served / ".spool/taken").exists()
 
 
 @pytest.mark.parametrize(
@@ -698,7 +698,7 @@ def test_list_remove_check(settings: Any, tmp_path: Path, capsys: Any, later: Ca
     assert command(settings, tmp_path, "remove", "A2") == 1
     assert "'A2' is not on the list. Remedy: " in capsys.readouterr().err
     assert command(settings, tmp_path, "remove", "A1") == 0
-    assert names(settings.served) == []
+    assert names(settings.worklist_served) == []
     assert command(settings, tmp_path, "check", str(path)) == 1
     assert command(settings, tmp_path, "check", str(ROOT / "README.md")) == 1
 
@@ -844,7 +844,7 @@ def test_an_item_that_was_replaced_meanwhile_stays(
     def find_leftovers(*arguments: Any) -> Any:
         found = real(*arguments)
         [there] = found["not_in_file"]
-        path = settings.served / there.name
+        path = settings.worklist_served / there.name
         path.write_bytes(path.read_bytes().replace(b"0830", b"1030"))
         return found
 
@@ -885,7 +885,7 @@ def test_an_item_whose_study_arrives_during_its_import_is_not_called_refused(
 
     def served(held: Any, items: Any, *more: Any) -> None:
         Intake(settings).process_incoming()
-        (settings.served / items[0].name).unlink()
+        (settings.worklist_served / items[0].name).unlink()
         if age is not None:
             reason = settings.quarantine / f"1-1-{items[0].name}.reason"
             reason.write_text("It is no good.\n")
@@ -907,7 +907,7 @@ def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
     [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
     assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
-    content = read_data_set((settings.served / found.name).read_bytes())
+    content = read_data_set((settings.worklist_served / found.name).read_bytes())
     assert (content.PatientName.family_name, content.PatientName.given_name) == ("Müller", "Anna")
 
 
@@ -985,7 +985,7 @@ def test_each_day_of_a_treatment_is_an_item_of_its_own(settings: Any) -> None:
 def test_an_item_that_is_handed_over_again_is_as_old_as_it_was(settings: Any) -> None:
     intake = Intake(settings)
     scheduled = parse_item(written(item()), settings)
-    path = settings.served / scheduled.name
+    path = settings.worklist_served / scheduled.name
     intake.serve_item(scheduled)
     os.utime(path, (1000, 1000))
     intake.serve_item(scheduled)

@@ -16,6 +16,7 @@ from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 SITE = "/etc/orthanc/site/orthanc.json"
+FACTS = "/etc/clinicops-orthanc.json"
 CRL, WORKLISTS = "/etc/nginx/orthanc/ca.crl", "/var/lib/orthanc/worklists"
 UNIT = "/etc/systemd/system/orthanc.service.d/clinicops.conf"
 # an item as the gate writes it, in explicit VR: enough of it for its day
@@ -142,9 +143,9 @@ def test_a_machine_with_another_storage_directory_takes_the_data(machine: str) -
     send(machine, study)
     snapshot = done(machine, "run")["snapshot"]
     other = "/var/lib/orthanc/other"
-    with configuration(machine, SITE, UNIT, "/etc/orthanc-backup.json"):
+    with configuration(machine, SITE, UNIT, FACTS):
         service(machine, "stop")
-        must(machine, f"sed -i 's#{STORAGE}#{other}#g' {SITE} {UNIT} /etc/orthanc-backup.json")
+        must(machine, f"sed -i 's#{STORAGE}#{other}#g' {SITE} {UNIT} {FACTS}")
         must(machine, f"install -d -o orthanc -g orthanc -m 750 {other} && cp -p {STORAGE}/.orthanc-storage {other}/")
         must(machine, "systemctl daemon-reload")
         restarted(machine)

@@ -19,9 +19,8 @@ REPORT = "/var/lib/orthanc-verify/report.html"
 DESCRIBE = """
 import json, sys
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
-from server.verify.cli import described_devices
-from pathlib import Path
-settings = json.loads(Path("/etc/orthanc-verify.json").read_text())
+from server.verify.cli import CONFIGURATION, described_devices, read_settings
+settings = read_settings(CONFIGURATION)
 settings["devices"] = [settings["devices"][0] | {"host": host} for host in sys.argv[1:]]
 print(json.dumps(described_devices(settings, set())))
 """

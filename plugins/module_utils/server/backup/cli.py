@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Backups of Orthanc that are proven by restoring them: run, list, ledger, check, restore, reconcile.
+"""Backups of Orthanc that are proven by restoring them: run, list, schedule, ledger, check, restore, reconcile.
 
 The index is copied while Orthanc stands still for a moment; the attachments, which never change once they are written,
 are read afterwards. A manifest in each snapshot names every attachment with its size and MD5.
@@ -30,6 +30,7 @@ from .restore import restore_snapshot
 from .restore_check import check_restore
 from .restore_study import restore_one_study
 from .run import accept_snapshot, make_backup
+from .schedule import describe_schedules
 from .settings import CONFIGURATION, MAKE_SPACE, STOPPED, Settings
 from .state import hold_program_lock
 
@@ -54,6 +55,7 @@ def run_action(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         "run": (("run",), lambda: make_backup(settings, given.due, given.new_archive)),
         "accept": (("run",), lambda: accept_snapshot(settings, given.id, given.reason)),
         "list": ((), lambda: describe_snapshots(settings)),
+        "schedule": ((), describe_schedules),
         "ledger": (("ledger",), lambda: update_ledger(settings)),
         "check": (("check",), lambda: check_restore(settings)),
         "restore": (
@@ -90,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     one.add_argument("id", help="of orthanc-backup list")
     one.add_argument("--reason", default="", metavar="TEXT", help="kept with it")
     add("list", parents=[common], help="what snapshots there are")
+    add("schedule", parents=[common], help="what starts backup, restore check and ledger, and whether it runs")
     add("ledger", parents=[common], help="note which studies came, for a list of what to send again")
     add("check", parents=[common], help="restore the newest snapshot into a scratch directory, and read it")
     one = add("restore", parents=[common], help="put a snapshot in the place of what is there")

@@ -42,6 +42,8 @@ def print_result(result: dict[str, Any]) -> None:
         kept = f"  kept: {one['kept']}" if "kept" in one else ""
         taken = f"{words.say_stamp(one['time']):>17}"
         write_line(f"{one['id']}  {taken}  {belongs} {counts}, {say_verified(one)}{proven}{kept}")
+    for name, one in result.get("schedules", {}).items():
+        write_line(f"{name.replace('_', ' ')}: {say_schedule(one)}")
     for one in result.get("kept", []):
         write_line(f"stays as it is: {one['path']} ({one['why']})")
     for line in format_images(result.get("images", [])):
@@ -52,11 +54,22 @@ def print_result(result: dict[str, Any]) -> None:
             if one["aet"] == aet:
                 write_line(f"    {words.say_stamp(one['time']):>17}  {one['accession']:16}  {one['study']}")
     for name, value in result.items():
-        if name not in ("snapshots", "resend", "kept", "images") and value not in ("", [], {}):
+        if name not in ("snapshots", "schedules", "resend", "kept", "images") and value not in ("", [], {}):
             if isinstance(value, dict):
                 value = [f"{key} {say_value(key, of)}" for key, of in value.items()]
             text = ", ".join(map(str, value)) if isinstance(value, list) else say_value(name, value)
             write_line(f"{name.removesuffix('_seconds').replace('_', ' ')}: {text}")
+
+
+def say_schedule(schedule: dict[str, Any]) -> str:
+    """Whether a regular task is started, and since when it is scheduled."""
+    if not schedule["planned"]:
+        return "not scheduled. Remedy: deploy again."
+    since = f"scheduled since {words.say_moment(schedule['planned'])}"
+    unit = schedule["unit"]
+    if schedule["active"]:
+        return f"{since}, started by {unit}"
+    return f"{since}; {unit} is stopped. Remedy: systemctl enable --now {unit}"
 
 
 def say_value(name: str, value: Any) -> str:

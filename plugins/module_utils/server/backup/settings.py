@@ -36,7 +36,7 @@ WITHOUT = "add --incomplete to go without them"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the deploy wrote into /etc/orthanc-backup.json."""
+    """What the deploy wrote into /etc/orthanc-backup.json, and of the shared facts what the backup needs."""
 
     repository: str
     password_file: str

@@ -1,6 +1,11 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a deploy left for the programs: each one's own file, and the facts that all of them share."""
+"""What a deploy left for the programs: each one's own file, and the facts that they share.
+
+A shared fact is what more than one program needs to know of this server: method, directories, ports, AE title,
+limits. The role orthanc_tools writes it into FACTS (roles/orthanc_tools/vars/main.yml), and no program's own file
+repeats it. A program gets it by a field of that name in its dataclass of settings.
+"""
 
 from __future__ import annotations
 

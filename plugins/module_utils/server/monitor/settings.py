@@ -17,7 +17,7 @@ FILE = Path("/etc/orthanc-monitor.json")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the deploy wrote into /etc/orthanc-monitor.json."""
+    """What the deploy wrote into /etc/orthanc-monitor.json, and of the shared facts what the monitor needs."""
 
     clinic: str
     host: str

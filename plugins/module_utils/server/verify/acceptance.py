@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import secrets
 import shutil
@@ -12,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.errors import SEE_LOG
 from ..core.files import read_object
@@ -29,11 +30,7 @@ STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 WORKLIST_SECONDS = 30
 BACKUP = Path("/var/lib/orthanc-backup")
-SCHEDULES = {
-    "backup": Path("/etc/cron.d/orthanc-backup"),
-    "restore_check": Path("/etc/systemd/system/orthanc-restore-check.timer"),
-    "ledger": Path("/etc/systemd/system/orthanc-ledger.timer"),
-}
+BACKUP_PROGRAM = "/usr/local/sbin/orthanc-backup"
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
 WORKLIST = "/usr/local/bin/orthanc-worklist"
 # orthanc_modalities' rights, by Orthanc's option
@@ -114,6 +111,22 @@ def ask_orthanc(settings: dict[str, Any], method: str, path: str, body: Any = No
     return json.loads(reply.body) if reply.body else None
 
 
+class Schedules(NamedTuple):
+    """What orthanc-backup says of its regular tasks, by their names, and why it says nothing."""
+
+    found: dict[str, dict[str, Any]]
+    problem: str
+
+
+def ask_schedules() -> Schedules:
+    """The schedules of orthanc-backup: `planned` (seconds since 1970 or None), `unit`, `active`."""
+    done = run_program(BACKUP_PROGRAM, "schedule", "--json")
+    try:
+        return Schedules(json.loads(done.output)["schedules"], "")
+    except (ValueError, KeyError):
+        return Schedules({}, " ".join(done.errors.split()) or f"{BACKUP_PROGRAM} does not say")
+
+
 def local_addresses() -> list[str]:
     """The addresses of this machine, including those of Docker's bridges."""
     done = ask_program("ip", "-json", "address", "show", "up")
@@ -138,6 +151,11 @@ class Day:
             (User(user["name"], user["password"], self.certificates("user").get(user["name"], "")), user["role"])
             for user in settings["users"]
         ]
+
+    @functools.cached_property
+    def schedules(self) -> Schedules:
+        """When orthanc-backup was scheduled, and whether what starts it runs; asked once."""
+        return ask_schedules()
 
     def certificates(self, kind: str) -> dict[str, str]:
         found: dict[str, str] = self.settings["certificates"].get(kind, {})
@@ -332,9 +350,9 @@ class Day:
     def worklist(self) -> None:
         """Submits an item as an application does: written under another name, renamed, and served by the intake."""
         made = self.file(ITEM, "item.wl", aet=self.settings["calling_aet"], date=time.strftime("%Y%m%d"))
-        drop = Path(self.settings["worklist_drop_dir"])
+        drop = Path(self.settings["worklist_drop"])
         submitted, waiting = drop / f"{self.patient_id}.wl", drop / f"{self.patient_id}.part"
-        if not drop.samefile(Path(self.settings["worklist_dir"], ".spool/incoming")):
+        if not drop.samefile(Path(self.settings["worklist_served"], ".spool/incoming")):
             raise OSError(f"{drop} is not mounted; see systemctl status srv-worklists-incoming.mount")
         shutil.copyfile(made, waiting)
         waiting.rename(submitted)
@@ -363,10 +381,10 @@ class Day:
 
     def find_refused(self) -> list[Path]:
         """The reasons that the intake wrote for rejecting the item."""
-        return list(Path(self.settings["worklist_dir"], ".spool/quarantine").glob(f"*{self.patient_id}*.reason"))
+        return list(Path(self.settings["worklist_served"], ".spool/quarantine").glob(f"*{self.patient_id}*.reason"))
 
     def is_served(self) -> bool:
-        return bool(list(Path(self.settings["worklist_dir"]).glob(f"{self.study}_*.wl")))
+        return bool(list(Path(self.settings["worklist_served"]).glob(f"{self.study}_*.wl")))
 
     def query_worklist(self) -> tuple[scu.Answer, list[str]]:
         """The studies of the synthetic patient in the answers to a worklist query."""
@@ -376,7 +394,7 @@ class Day:
 
     def explain_loss(self, submitted: Path, answer: scu.Answer, found: list[str]) -> tuple[str, str]:
         """Where the item is that no query finds, and the remedy."""
-        served = Path(self.settings["worklist_dir"])
+        served = Path(self.settings["worklist_served"])
         for reason in self.find_refused():
             text = " ".join(reason.read_text(encoding="utf-8", errors="replace").split())
             return f"rejected by the worklist service: {text}", f"correct the cause; {DEPLOY}"
@@ -402,7 +420,7 @@ class Day:
         remedy = f"{SEE_LOG}; {DEPLOY}"
         # Orthanc 1.13.0 does not answer at all if it may not enter the storage directory
         if "A700" in answer.detail or "no answer" in answer.detail:
-            storage = self.settings["storage_dir"]
+            storage = self.settings["storage"]
             remedy = f"free space in {storage}, and let Orthanc own it: chown -R orthanc: {storage}"
         tried = f"C-STORE of an ultrasound image as {self.settings['calling_aet']}"
         self.check("DICOM", "C-STORE from a listed device", tried, "accepted", str(answer), remedy)
@@ -517,15 +535,15 @@ class Day:
             hours, days, ledger = (self.limits[name] for name in ("backup_hours", "restore_check_days", "ledger_hours"))
             self.recent(
                 *("last backup", "backup", describe(hours, "hour"), hours * 3600),
-                *(SCHEDULES["backup"], "orthanc-backup run, and journalctl -t orthanc-backup"),
+                "orthanc-backup run, and journalctl -t orthanc-backup",
             )
             self.recent(
                 *("last restore check", "restore_check", describe(days, "day"), days * 86400),
-                *(SCHEDULES["restore_check"], "orthanc-backup check"),
+                "orthanc-backup check",
             )
             self.recent(
                 *("last ledger of what was received", "ledger", describe(ledger, "hour"), ledger * 3600),
-                *(SCHEDULES["ledger"], "orthanc-backup ledger"),
+                "orthanc-backup ledger",
             )
         if self.settings["monitor"]:
             age = time.time() - float(read_object(MONITOR).get("time", 0))
@@ -535,26 +553,26 @@ class Day:
             remedy = "systemctl enable --now orthanc-monitor.timer, and see journalctl -u orthanc-monitor"
             self.check("Safety", "the monitor looks", str(MONITOR), expected, seen, remedy, passed=good)
 
-    def recent(self, name: str, file: str, limit: str, seconds: float, schedule: Path, remedy: str) -> None:
+    def recent(self, name: str, file: str, limit: str, seconds: float, remedy: str) -> None:
         """Checks that the last success is recent and the next run is scheduled; a new machine may await its first."""
         noted = read_object(BACKUP / f"{file}.json")
         last, result = float(noted.get("last_success_epoch", 0)), noted.get("result", "")
         now = time.time()
-        planned = schedule.stat().st_mtime if schedule.exists() else 0.0
+        schedule = self.schedules.found.get(file, {})
+        planned, starts = schedule.get("planned") or 0.0, schedule.get("unit", "")
         fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
         seen = (
             f"{format_time(last)}, last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
         )
         if result == "failed" and noted.get("reason"):
             seen += f": {noted['reason'].removeprefix('Refused: ')[:300]}"
-        starts = schedule.name if schedule.suffix == ".timer" else "cron.service"
-        waits = schedule.exists() and self.is_active(starts)
+        waits = bool(planned) and schedule["active"]
         good = waits and fresh and result != "failed"
-        tried = f"{BACKUP / file}.json"
+        tried = f"{BACKUP / file}.json, and {BACKUP_PROGRAM} schedule"
         expected = f"a success in the last {limit}, or scheduled and not due yet"
-        remedy = f"run it now: {remedy}" if schedule.exists() else f"schedule it: {DEPLOY}"
-        seen = seen if schedule.exists() else "not scheduled"
-        if schedule.exists() and not waits:
+        remedy = f"run it now: {remedy}" if planned else f"schedule it: {DEPLOY}"
+        seen = seen if planned else self.schedules.problem or "not scheduled"
+        if planned and not waits:
             seen, remedy = f"{seen}; {starts} is stopped", f"start it: systemctl enable --now {starts}"
         self.check("Safety", name, tried, expected, seen, remedy, passed=good)
 
@@ -589,9 +607,9 @@ def clean(settings: dict[str, Any], scratch: Path) -> dict[str, int]:
 
 
 def clean_files(settings: dict[str, Any]) -> int:
-    spool, number = Path(settings["worklist_dir"], ".spool"), 0
+    spool, number = Path(settings["worklist_served"], ".spool"), 0
     # an item that the intake is processing goes to quarantine or is served
-    for places in ([Path(settings["worklist_drop_dir"]), spool / "incoming"], [spool / "quarantine"]):
+    for places in ([Path(settings["worklist_drop"]), spool / "incoming"], [spool / "quarantine"]):
         for path in (path for place in places for path in place.glob(f"*{PREFIX}*")):
             with contextlib.suppress(FileNotFoundError):  # the intake has just taken it
                 path.unlink()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from ..core import cli, clock, journal
+from ..core import settings as files
 from ..core.errors import DONE, WRONG, Misused, Refused
 from ..core.files import read_object, write_atomic
 from ..core.locks import hold_lock
 from ..core.output import write_json, write_line
-from ..core.settings import read_file
 from ..orthanc import address, api
 from . import acceptance, doctor, exposure
 from . import report as pages
 from .lines import describe_result, list_lines
+from .settings import CONFIGURATION, Settings
 
 PROGRAM = "orthanc-verify"
-CONFIGURATION = Path("/etc/orthanc-verify.json")
-ORTHANC = Path("/etc/orthanc/site/orthanc.json")
 DIRECTORY = Path("/var/lib/orthanc-verify")
 LOCK = Path("/run/orthanc-verify.lock")
 LOCK_SECONDS = 300
@@ -42,16 +42,16 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     If that configuration cannot be read, or lacks a user with the deployed password (the settings hold its digest), an
     error is logged, and the checks show the consequences. Raises Misused for settings of another release."""
-    settings = read_file(path, "orthanc_verify")
+    settings = dataclasses.asdict(files.read_settings(Settings, path, "orthanc_verify"))
     known: dict[str, str] = {}
     try:
-        known = api.read_options(ORTHANC).get("RegisteredUsers", {})
+        known = api.read_options(settings["orthanc"]).get("RegisteredUsers", {})
     except Refused as refused:
         journal.say_loudly(refused, PROGRAM)
-    roles, digests = settings.get("users", {}), settings.pop("password_digests", {})
+    roles, digests = settings["users"], settings.pop("password_digests")
     right = {name: known[name] for name in roles if name in known and digest(name, known[name]) == digests.get(name)}
     if known and (other := [name for name in roles if name not in right]):
-        what = f"{ORTHANC} does not hold the deployed password of {', '.join(other)}"
+        what = f"{settings['orthanc']} does not hold the deployed password of {', '.join(other)}"
         journal.say_loudly(f"{what}. Remedy: deploy again.", PROGRAM)
     users = [{"name": name, "role": role, "password": right.get(name, "")} for name, role in roles.items()]
     return {**settings, "users": users}
@@ -94,7 +94,7 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
         "limits": day.limits,
         **({"alerts": alerts(noted), "clock": clock_now()} if settings["monitor"] else {}),
         "disk": {**noted["disk"], "time": acceptance.format_time(noted.get("time", 0))} if noted.get("disk") else None,
-        "backup": backup() if settings["backup"] else None,
+        "backup": backup(day.schedules) if settings["backup"] else None,
         "server": {
             **{"aet": settings["aet"]},
             **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
@@ -156,11 +156,13 @@ def clock_now() -> dict[str, Any] | None:
     return {"synchronised": seen.synchronised, "said": seen.said}
 
 
-def backup() -> dict[str, Any]:
+def backup(schedules: acceptance.Schedules) -> dict[str, Any]:
+    """How the regular tasks went, as the report shows it; `schedules` are those of orthanc-backup."""
+
     def of(name: str) -> dict[str, Any]:
         noted = read_object(acceptance.BACKUP / f"{name}.json")
-        last, schedule = noted.get("last_success_epoch"), acceptance.SCHEDULES[name]
-        planned = acceptance.format_time(schedule.stat().st_mtime) if schedule.exists() else None
+        last, since = noted.get("last_success_epoch"), schedules.found.get(name, {}).get("planned")
+        planned = acceptance.format_time(since) if since else None
         last_success = acceptance.format_time(last) if last else None
         return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 

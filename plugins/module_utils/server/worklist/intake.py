@@ -92,7 +92,7 @@ class Intake:
                         say(f"{name!a} has to wait, and maybe other files: {error}", 3)
                         self.reported.add(str(error))
         if done:
-            sync_directory(self.settings.served)
+            sync_directory(self.settings.worklist_served)
         return there, done
 
     def process_file(self, name: str, crowded: bool = False) -> bool:
@@ -172,7 +172,7 @@ class Intake:
                 self.studies[name.split("_")[0]].add(name)
         names = self.studies[item.study_instance_uid]
         for name in names:
-            other = read_served_item(self.settings.served / name, self.settings)
+            other = read_served_item(self.settings.worklist_served / name, self.settings)
             if other and other.patient_id != item.patient_id:
                 what = "StudyInstanceUID belongs to an item with another PatientID, and the images would be mixed"
                 raise Refused(f"{what}. Remedy: give each study its own UID.")
@@ -180,7 +180,7 @@ class Intake:
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
             raise Refused(f"{what}. Remedy: remove finished items with orthanc-worklist remove, or raise the limit.")
-        served = self.settings.served
+        served = self.settings.worklist_served
         path = served / item.name
         # an item that is submitted again stays as it is: a study that arrived since it was first served may be its own
         if item.name not in names or path.read_bytes() != item.data:

@@ -128,7 +128,7 @@ def create_items(settings: Settings, path: str, given: argparse.Namespace) -> di
     if given.replace and not root:  # other accounts cannot read the list
         raise Misused("--replace: only root may remove items from the list. Remedy: run the command as root.")
     made = build_items(settings, path, given)
-    drop = settings.incoming if root else settings.drop  # root would not notice a missing mount
+    drop = settings.incoming if root else settings.worklist_drop  # root would not notice a missing mount
     began = 0.0
     for item, data in show_progress(made, "submitting"):
         # a new file with an unpredictable name: others can write here, too, and could create a link there
@@ -188,7 +188,7 @@ def await_verdicts(settings: Settings, items: list[Item], began: float) -> None:
         reasons = [path for path in reasons if path.stat().st_mtime >= began]
         try:
             # if the intake rejects an item, the one that it would replace is still there
-            good = (settings.served / item.name).read_bytes() == item.data
+            good = (settings.worklist_served / item.name).read_bytes() == item.data
         except FileNotFoundError:  # without a reason from the intake, its study has arrived
             good = not reasons
         if not good:
@@ -212,9 +212,9 @@ def show_progress(work: list[Any], what: str) -> Iterable[Any]:
 def remove_unchanged(settings: Settings, items: list[Item]) -> list[Item]:
     """Removes those that are still the same on the list and returns them: another may have replaced one by now."""
     with lock_spool(settings):
-        still = [item for item in items if read_served_item(settings.served / item.name, settings) == item]
+        still = [item for item in items if read_served_item(settings.worklist_served / item.name, settings) == item]
         for item in still:
-            (settings.served / item.name).unlink()
+            (settings.worklist_served / item.name).unlink()
     return still
 
 
@@ -224,7 +224,7 @@ def remove_items(settings: Settings, wanted: list[str]) -> dict[str, Any]:
         items = read_served_items(settings)
         found = [item for item in items if item.names & set(wanted)]
         for item in found:
-            (settings.served / item.name).unlink(missing_ok=True)
+            (settings.worklist_served / item.name).unlink(missing_ok=True)
     known = {name for item in found for name in item.names}
     missing = [f"{one!a} is not on the list. Remedy: see orthanc-worklist list." for one in wanted if one not in known]
     if missing:

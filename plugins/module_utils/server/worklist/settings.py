@@ -14,10 +14,10 @@ CONFIGURATION = Path("/etc/orthanc-worklist.json")
 
 @dataclass(frozen=True)
 class Settings:
-    """The contents of /etc/orthanc-worklist.json."""
+    """The contents of /etc/orthanc-worklist.json, and of the shared facts what the worklist needs."""
 
-    served: Path
-    drop: Path
+    worklist_served: Path
+    worklist_drop: Path
     hostname: str
     stations: list[str]
     keep_days: int
@@ -31,7 +31,7 @@ class Settings:
 
     @property
     def spool(self) -> Path:
-        return self.served / ".spool"
+        return self.worklist_served / ".spool"
 
     @property
     def incoming(self) -> Path:

@@ -35,12 +35,12 @@ def lock_spool(settings: Settings) -> AbstractContextManager[None]:
 
 def list_served_names(settings: Settings) -> list[str]:
     """Names of the files that Orthanc serves, in order."""
-    return sorted(name for name in os.listdir(settings.served) if name.endswith(".wl"))
+    return sorted(name for name in os.listdir(settings.worklist_served) if name.endswith(".wl"))
 
 
 def read_served_items(settings: Settings) -> list[Item]:
     """Every item that Orthanc serves."""
-    read = (read_served_item(settings.served / name, settings) for name in list_served_names(settings))
+    read = (read_served_item(settings.worklist_served / name, settings) for name in list_served_names(settings))
     return [item for item in read if item]
 
 
@@ -53,7 +53,10 @@ def read_served_item(path: Path, settings: Settings) -> Item | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # the file bypassed the intake
-        say(f"{path.name} was not written by the intake: {str(error)[:200]!a}. Remedy: move it to {settings.drop}.", 4)
+        say(
+            f"{path.name} was not written by the intake: {str(error)[:200]!a}. Remedy: move it to {settings.worklist_drop}.",
+            4,
+        )
         return None
 
 

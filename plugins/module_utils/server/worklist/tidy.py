@@ -48,7 +48,7 @@ def tidy_worklist(settings: Settings) -> None:
     finally:
         with lock_spool(settings):
             for item in items:
-                path = settings.served / item.name
+                path = settings.worklist_served / item.name
                 if (
                     item.name in done and read_served_item(path, settings) == item
                 ):  # another may have replaced it by now
@@ -116,7 +116,7 @@ def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
 def read_served_time(settings: Settings, item: Item) -> float:
     """When the intake served it, in epoch seconds; infinity for an item that is gone."""
     try:
-        return (settings.served / item.name).stat().st_mtime
+        return (settings.worklist_served / item.name).stat().st_mtime
     except FileNotFoundError:
         return float("inf")
 
