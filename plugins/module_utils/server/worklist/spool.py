@@ -53,10 +53,8 @@ def read_served_item(path: Path, settings: Settings) -> Item | None:
     except FileNotFoundError:
         return None
     except Exception as error:  # the file bypassed the intake
-        say(
-            f"{path.name} was not written by the intake: {str(error)[:200]!a}. Remedy: move it to {settings.worklist_drop}.",
-            4,
-        )
+        remedy = f"Remedy: move it to {settings.worklist_drop}."
+        say(f"{path.name} was not written by the intake: {str(error)[:200]!a}. {remedy}", 4)
         return None
 
 
