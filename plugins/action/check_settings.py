@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Evaluates the settings of the play's roles on the controller, and says all that is wrong with them at once."""
+"""Evaluates the settings of the play's roles on the controller and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class ActionModule(ActionBase):
         roles = asked["roles"] or [role for role in CHECKS if specs.list_unwired(role) <= variables.keys()]
         names = [own for role in roles for own in specs.read_specs(role)["main"]["options"]]
         values, unread = self._read(names, variables)
-        # an inventory may make a setting of a fact of the machine, which nobody has gathered yet
+        # a setting in the inventory may use a fact of the machine that is not gathered yet
         later = frozenset() if variables.get("ansible_facts") else frozenset(filter_by_facts(unread))
         given = Given(
             values,
             unread,
             later,
             names=sorted(variables),
-            # a role alone is wired by the play that has it
+            # a role used alone is wired by the play that uses it
             written=() if asked["roles"] else sorted(variables["hostvars"][host]),
             absent=asked["absent"],
             accounts=asked["accounts"],
@@ -57,29 +57,29 @@ class ActionModule(ActionBase):
             title = f"{len(errors)} setting(s) to correct; nothing was changed."
             return {"failed": True, "msg": "\n".join([title, *errors])}
         waived = [f"Waived: {say(one)}" for one in found if one["severity"] == "waived"]
-        # without any there is nothing to read
+        # without waived problems there is nothing to show
         shown = {"_ansible_verbose_always": True} if waived else {}
         return {"changed": False, "problems": found, "later": sorted(later), "msg": "\n".join(waived), **shown}
 
     def _read(self, names: Iterable[str], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The values of the settings that can be evaluated, and why the others cannot."""
+        """The values of the settings that can be evaluated, and for the others the reason why not."""
         values: dict[str, Any] = {}
         unread: dict[str, str] = {}
         for name in names:
-            # a default would fall back where its collection variable is there and cannot be evaluated
+            # the default filter would hide that the collection variable is set but cannot be evaluated
             falls_back = variables.get(name) == specs.read_all_defaults()[name] and specs.name_public(name) in variables
             try:
                 value = self._templar.resolve_variable_expression(specs.name_public(name) if falls_back else name)
                 values[name] = copy_plain(value)
             except AnsibleError as error:
-                # the rest of what Ansible says may hold a value
+                # the rest of Ansible's message may contain a value
                 why = re.search(r"'[^']*' is undefined", str(error))
                 unread[name] = why[0] if why else FAILS
         return values, unread
 
 
 def filter_by_facts(unread: dict[str, str]) -> list[str]:
-    """Those that may be read when there are facts: one that is missing, or a key of a dictionary that is empty yet."""
+    """The settings that may be readable once facts are gathered: a fact, or a key of a dictionary, is still missing."""
     return [
         name
         for name, why in unread.items()
@@ -88,7 +88,7 @@ def filter_by_facts(unread: dict[str, str]) -> list[str]:
 
 
 def copy_plain(value: Any) -> Any:
-    """The value with whatever it holds evaluated."""
+    """The value as plain data, with everything in it evaluated."""
     if isinstance(value, dict):
         return {key: copy_plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

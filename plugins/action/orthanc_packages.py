@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Installs packages, and waits in plain sight for whoever else does."""
+"""Installs packages, and reports while it waits for another program that does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ansible.plugins.action import ActionBase
 
 MINUTES = 30
 EACH = 30  # seconds between two lines
-TRIES = 3  # where whoever had the lock is gone already
-# apt-get's words and python-apt's
+TRIES = 3  # if the program that held the lock has already ended
+# the messages of apt-get and python-apt
 LOCKED = re.compile(r"could not get lock|failed to lock|unable to (?:acquire|lock)|held by process", re.IGNORECASE)
 
 
@@ -24,14 +24,14 @@ class ActionModule(ActionBase):
         minutes = int(arguments.pop("minutes", MINUTES))
         begin, again = time.monotonic(), 0
         while True:
-            # apt itself waits in silence
+            # apt itself would wait without any message
             asked = {**arguments, "lock_timeout": 1}
             result = self._execute_module(module_name="ansible.builtin.apt", module_args=asked, task_vars=task_vars)
             if not result.get("failed") or not LOCKED.search(f"{result.get('msg')} {result.get('stderr')}"):
                 return dict(result)
             holders = self._look(0, task_vars)
             again = 0 if holders else again + 1
-            if again > TRIES:  # it is not a program that has the lock
+            if again > TRIES:  # the lock is not held by a program
                 return dict(result)
             while holders:
                 waited = time.monotonic() - begin
@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
                 holders = self._look(EACH, task_vars)
 
     def _look(self, seconds: int, task_vars: dict[str, Any] | None) -> list[dict[str, Any]]:
-        """Who has a lock after so many seconds, or as soon as nobody has."""
+        """The programs that hold a lock after so many seconds; returns early when no program does."""
         found = self._execute_module(
             module_name="clinicops.orthanc.orthanc_packages", module_args={"seconds": seconds}, task_vars=task_vars
         )
@@ -61,13 +61,13 @@ def name(holder: dict[str, Any]) -> str:
 def progress(task_vars: dict[str, Any] | None, holders: list[dict[str, Any]], waited: float, minutes: int) -> str:
     host = (task_vars or {}).get("inventory_hostname", "")
     left = round(minutes - waited / 60)
-    return f"{host}: waiting for {name(holders[0])}, which installs packages; {left} more minutes at most"
+    return f"{host}: waiting for {name(holders[0])}, which is installing packages; {left} more minutes at most"
 
 
 def refusal(holders: list[dict[str, Any]], minutes: int) -> str:
     first = holders[0]
-    look = f"systemctl status {first['unit']} shows what it does; " if first["unit"] else ""
+    look = f"systemctl status {first['unit']} shows what it is doing; " if first["unit"] else ""
     return (
-        f"Packages cannot be installed: {name(first)} has {first['lock']}, after {minutes} minutes of waiting. What was"
-        f" deployed before this step stays. Remedy: {look}let it end, and deploy again."
+        f"Packages cannot be installed: {name(first)} still holds {first['lock']} after {minutes} minutes. What was"
+        f" deployed before this step is kept. Remedy: {look}wait until it ends, and deploy again."
     )

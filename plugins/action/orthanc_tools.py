@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Takes the package of the server from beside itself to the module that installs it: all files in one call."""
+"""Passes all files of the server package to the module that installs it, in one call."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ class ActionModule(ActionBase):
             module_args={**self._task.args, "files": files},
             task_vars=task_vars,
         )
-        result.pop("invocation", None)  # the whole package once more
+        result.pop("invocation", None)  # it would repeat the whole package
         return result

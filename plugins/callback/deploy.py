@@ -51,7 +51,7 @@ TITLES = {
 BEFORE = "Checks before anything changes"
 WIDEST = 100  # of a window that is wider
 LISTED = 8  # more changes than these are counted, not named
-# what Ansible puts before a message: where in the role's source it was
+# Ansible's prefix to a message: its place in the role's source
 ANSIBLE = re.compile(
     r"^Task failed: (?:Finalization of task args for '[^']*' failed: (?:Error while resolving value for '[^']*': )?)?"
 )
@@ -70,7 +70,7 @@ class Failure(NamedTuple):
 
 
 def in_words(method: Callable[..., None]) -> Callable[..., None]:
-    """The method, or the default callback's where more is asked for (-v)."""
+    """The method, or that of the default callback with -v."""
 
     @functools.wraps(method)
     def chosen(self: CallbackModule, *given: Any, **named: Any) -> None:
@@ -95,7 +95,7 @@ class CallbackModule(Default):
         self._failures: dict[str, list[Failure]] = {}
         self._many = False
         self._warned: set[str] = set()
-        # since when a host's task waits for what runs apart, and when that was said last
+        # since when a host's asynchronous task runs, and when that was shown last
         self._waits: dict[tuple[str, str], tuple[float, float]] = {}
 
     # --- steps ----------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class CallbackModule(Default):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         for title, tasks in (step for play in playbook.get_plays() for step in find_steps(play)):
             self._titles.append(title)
-            # a role that two others need runs once, in the first
+            # a role that two others need runs once, with the first of them
             self._steps = dict.fromkeys(tasks, len(self._titles)) | self._steps
         if context.CLIARGS["check"]:
             self._say("Check mode: nothing is changed.")
@@ -116,14 +116,14 @@ class CallbackModule(Default):
     @in_words
     def _task_start(self, task: Any, prefix: str | None = None) -> None:
         self._last_task_name = task.get_name().strip()
-        step = self._steps.get(task._uuid)  # what a task includes while it runs belongs to its step
+        step = self._steps.get(task._uuid)  # tasks included at run time belong to the step of their include
         if step and step != self._step:
             self._step = step
             self._say(f"{self._place()}  {self._title()}", color=C.COLOR_HIGHLIGHT)
 
     @in_words
     def _print_task_banner(self, task: Any) -> None:
-        """For the default callback's methods: above a difference."""
+        """For the default callback's methods: the title of a diff."""
         self._last_task_banner = task._uuid
         self._say(name_of(task), indent="  ")
 
@@ -161,9 +161,9 @@ class CallbackModule(Default):
         self._handle_warnings_and_exception(result)
         host = result.host.get_name()
         if result.task.ignore_unreachable:
-            self._line("went on", host, f"{name_of(result.task)}: not reached", C.COLOR_SKIP)
+            self._line("went on", host, f"{name_of(result.task)}: unreachable", C.COLOR_SKIP)
         else:
-            self._fail(host, name_of(result.task), f"The machine is not reached.\n{describe(result)}")
+            self._fail(host, name_of(result.task), f"The machine is unreachable.\n{describe(result)}")
             self._line("NOT REACHED", host, name_of(result.task), C.COLOR_UNREACHABLE)
 
     @in_words
@@ -215,7 +215,7 @@ class CallbackModule(Default):
         pass
 
     def _handle_warnings(self, res: Any) -> None:
-        """Each once, without where the role's source has the task."""
+        """Shows each warning once, without the task's place in the role's source."""
         if self._display.verbosity:
             super()._handle_warnings(res)
             return
@@ -223,19 +223,19 @@ class CallbackModule(Default):
             said = str(getattr(getattr(warning, "event", None), "msg", None) or warning)
             if said not in self._warned:
                 self._warned.add(said)
-                # orthanc_warned broke it into lines, for the default callback
+                # orthanc_warned has wrapped it into lines, for the default callback
                 self._say(f"warning  {' '.join(said.split())}", indent="  ", hanging=11, color=C.COLOR_WARN)
-        super()._handle_warnings(res)  # what is deprecated
+        super()._handle_warnings(res)  # deprecations
 
     def _handle_exception(self, result: Any, use_stderr: bool = False) -> None:
-        """Nothing: its message is the task's, and the rest is where the role's source has it."""
+        """Shows nothing: the message is that of the task, and the rest is its place in the role's source."""
         if self._display.verbosity:
             super()._handle_exception(result, use_stderr=use_stderr)
         else:
             result.pop("exception", None)
 
     def _show(self, host: str, found: Any) -> None:
-        """What a task is there to say: debug, and assert with words of its own."""
+        """Shows the output of debug, and of assert with a message of its own."""
         if not found.get("_ansible_verbose_always") or found.get("msg") == "All assertions passed":
             return
         if self._many:
@@ -272,7 +272,7 @@ class CallbackModule(Default):
                 self._say(line, indent="  ")
 
     def _changed(self, host: str) -> str:
-        """What changed on the host: each thing by its step, or how many of each step where they are many."""
+        """What changed on the host: each change by its step, or, if there are many, their number in each step."""
         steps: dict[str, list[str]] = {}
         for change in self._changes.get(host, []):
             steps.setdefault(change.step, []).extend(change.said)
@@ -288,7 +288,7 @@ class CallbackModule(Default):
         self._say(f"{word:8} {of}{said}", indent="  ", hanging=11, color=color)
 
     def _say(self, text: str, *, indent: str = "", hanging: int = 0, color: str | None = None) -> None:
-        """One paragraph, broken where the window ends; what a machine wrote cannot act on the terminal."""
+        """Prints one paragraph, wrapped to the terminal; control characters from a machine are escaped."""
         width = min(self._display.columns, WIDEST)
         text = escape(text)
         kept = len(text) - len(text.lstrip())
@@ -306,8 +306,8 @@ class CallbackModule(Default):
 
 
 def find_steps(play: Any) -> Iterator[tuple[str, list[str]]]:
-    """The steps of a play: what each is called, and the ids of its tasks. A step without a task is none."""
-    # what import_role brings is among the play's roles as well
+    """The steps of a play: the title of each, and the ids of its tasks. A step without tasks is left out."""
+    # the play's roles include those of import_role as well
     roles = [role for role in play.get_roles() if not role.from_include]
     steps = [(BEFORE if roles else play.get_name(), [task._uuid for task in list_tasks(play.pre_tasks)])]
     for role in roles:
@@ -323,7 +323,7 @@ def find_steps(play: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def list_tasks(items: Iterable[Any]) -> Iterator[Any]:
-    """The tasks of blocks in blocks."""
+    """The tasks of nested blocks."""
     for item in items:
         if isinstance(item, Block):
             yield from list_tasks([*item.block, *item.rescue, *item.always])
@@ -332,7 +332,7 @@ def list_tasks(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def name_import(task: Any) -> str:
-    """What the play itself calls the role, or the file, that brought the task."""
+    """The name that the play gives to the import of the role or file that the task comes from."""
     found, outer = None, task.get_first_parent_include()
     while outer:
         found, outer = outer, outer.get_first_parent_include()
@@ -340,7 +340,7 @@ def name_import(task: Any) -> str:
 
 
 def is_rescued(task: Any) -> bool:
-    """Whether a block around the task goes on where it failed."""
+    """Whether a block around the task rescues its failure."""
     inner, outer = task, task._parent
     while outer:
         if isinstance(outer, Block) and outer.rescue and inner._uuid not in {each._uuid for each in outer.rescue}:
@@ -355,7 +355,7 @@ def name_of(task: Any) -> str:
 
 
 def describe(result: Any) -> str:
-    """Why a task failed, in lines: its message, what caused that, and what a failed command wrote last."""
+    """Why a task failed, as lines: its message, its cause, and the last output of a failed command."""
     found = result.result
     results = [each for each in found.get("results") or [] if isinstance(each, dict) and each.get("failed")]
     if results:
@@ -367,8 +367,8 @@ def describe(result: Any) -> str:
 
 def describe_one(found: dict[str, Any]) -> list[str]:
     if "censored" in found:
-        return ["What it says may hold secrets, and is hidden (no_log)."]
-    said = lines_of(ANSIBLE.sub("", str_of(found.get("msg"))) or "It failed, and does not say why.")
+        return ["The output is hidden because it may contain secrets (no_log)."]
+    said = lines_of(ANSIBLE.sub("", str_of(found.get("msg"))) or "The task failed without a message.")
     if "rc" in found or "module_stderr" in found:
         wrote = (found.get(key) for key in ("stderr", "module_stderr", "stdout", "module_stdout"))
         said += [line for text in wrote if text for line in lines_of(text)[-TAIL:]]
@@ -376,7 +376,7 @@ def describe_one(found: dict[str, Any]) -> list[str]:
 
 
 def find_cause(exception: Any) -> str:
-    """The innermost of what Ansible knows of why; empty where a version of it keeps that elsewhere."""
+    """The innermost cause that Ansible knows; empty if this version of Ansible stores it elsewhere."""
     cause, event = "", getattr(exception, "event", None)
     while event := getattr(getattr(event, "chain", None), "event", None):
         cause = str(event.msg)
@@ -392,7 +392,7 @@ def is_text(value: Any) -> bool:
 
 
 def lines_of(said: Any) -> list[str]:
-    """A message's lines: it may be one, or a list of them."""
+    """The lines of a message, which may be a string or a list."""
     return [line.expandtabs().rstrip() for line in str_of(said).strip("\n").splitlines()]
 
 

@@ -71,8 +71,8 @@ WORKLISTS = {"ModalityWorklists": "worklists", "OrthancWorklists": "orthanc-work
 
 
 def may_authorize(listed: Any, plugins: Any) -> bool:
-    """Whether one of the files and folders in `listed`, Orthanc's option, may be or hold the Authorization plugin;
-    `plugins` are the files in the usual folders, or empty where they are not seen."""
+    """Whether one of the files and folders in `listed`, Orthanc's option, may be or contain the Authorization plugin;
+    `plugins` are the files in the usual folders, or empty if they cannot be read."""
     for path in listed if isinstance(listed, list) else [listed] if listed else []:
         if reading.is_unknown(path) or "Authorization" in str(path):
             return True
@@ -100,14 +100,14 @@ def orthanc_configuration_problems(
     else:
         configuration, wrong = reading.read(value, environment)
     if any(item["rule"] == "bad_json" for item in wrong):
-        return wrong  # with a part missing, the rest would be taken for Orthanc's defaults
+        return wrong  # if a part cannot be read, its options would be mistaken for Orthanc's defaults
     listed = f"{configuration.get('Plugins')} {plugins}"
     named = {plugin for file, plugin in WORKLISTS.items() if file in listed}
     try:
         found = rules.problems(
             configuration,
             str(version),
-            # a folder that is not seen may hold either
+            # a folder that cannot be read may contain either plugin
             named.pop() if len(named) == 1 else "",
             authorized=image or may_authorize(configuration.get("Plugins"), plugins),
             directory="" if image else posixpath.dirname(next(iter(value), "")),

@@ -82,7 +82,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import differenc
 
 
 def shown(text: str) -> str:
-    """Fit for a diff; a file that somebody changed by hand may hold more than JSON, and secrets anywhere."""
+    """The content with its secrets masked, for a diff; a file edited by hand may not be plain JSON."""
     try:
         return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
     except ValueError:
@@ -90,7 +90,7 @@ def shown(text: str) -> str:
 
 
 def end_module(_number: int, _frame: object) -> None:
-    """Ends the module at a signal, with what it began undone on the way out."""
+    """Ends the module at a signal; what it has begun is undone on the way out."""
     raise SystemExit(1)
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     differs = present != content
     was, will = shown(present), shown(content)
     if differs and was == will:
-        will += "(a secret differs, or the way it is written)\n"
+        will += "(a secret differs, or only the formatting)\n"
     result = {
         "changed": differs,
         "diff": {
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def describe(before: str, after: str, interruption_ms: int) -> list[str]:
-    """What the run did, for the end of a deploy."""
+    """What the run did, for the summary of a deploy."""
     said = []
     if not before:
         said.append("orthanc.json written")

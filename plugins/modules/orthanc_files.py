@@ -112,8 +112,8 @@ MODES = {"file": "0644", "directory": "0755"}
 
 
 def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
-    """What is there: its kind and what a deploy decides of it; empty where nothing is. A link is followed where it is
-    asked for and leads to a directory: people put directories on other disks so."""
+    """The present state of a path: its kind, owner, group and mode; empty if it does not exist. With `follow` a
+    link to a directory is followed, because people put directories on other disks that way."""
     try:
         known = path.stat() if follow and path.is_dir() else path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -125,19 +125,19 @@ def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
 
 
 def find_number(module: AnsibleModule, name: str, group: bool) -> int:
-    """Of an account or a group. In check mode it may be one that would be made: -1."""
+    """The id of an account or a group; -1 in check mode if it would only be created by the deploy."""
     try:
         return grp.getgrnam(name).gr_gid if group else pwd.getpwnam(name).pw_uid
     except KeyError:
         if module.check_mode:
             return -1
         kind = "group" if group else "account"
-        module.fail_json(f"There is no {kind} {name}. Remedy: make it before its files.")
+        module.fail_json(f"There is no {kind} {name}. Remedy: create it before the files that belong to it.")
         raise  # fail_json has ended the module
 
 
 def describe_state(module: AnsibleModule, wanted: dict[str, Any]) -> dict[str, Any]:
-    """The state that is asked for, in the form of read_state."""
+    """The requested state, in the form of read_state."""
     kind = wanted["state"]
     if kind == "absent":
         return {}
@@ -149,12 +149,12 @@ def describe_state(module: AnsibleModule, wanted: dict[str, Any]) -> dict[str, A
 
 
 def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]) -> None:
-    """Brings a path into its state; OSError where the system refuses."""
+    """Puts a path into its requested state; raises OSError if the system refuses."""
     path, kind = Path(wanted["path"]), wanted["state"]
     if present and present["kind"] != kind:
         if kind != "absent" and (present["kind"] != "link" or kind == "directory"):
             module.fail_json(
-                f"{path} is a {present['kind']}, and is to be a {kind}. Remedy: see whose it is, and move it."
+                f"{path} is a {present['kind']}, but must be a {kind}. Remedy: find out who uses it, and move it."
             )
         remove(path)
     if kind == "link":
@@ -173,18 +173,18 @@ def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]
         write_atomic(path, wanted["content"] or "", mode, wanted["owner"], wanted["group"])
         return
     os.chown(path, owner, group)
-    os.chmod(path, mode)  # after the owner, whose change takes some bits away
+    os.chmod(path, mode)  # after chown, which clears some bits
 
 
 def make_directory(path: Path, owner: int, group: int, mode: int) -> None:
-    """Makes it where it is not there, whatever the umask, and puts it right."""
+    """Creates the directory if needed, whatever the umask, and sets its owner, group and mode."""
     path.mkdir(mode=0o700, exist_ok=True)
     os.chown(path, owner, group)
-    os.chmod(path, mode)  # after the owner, whose change takes some bits away
+    os.chmod(path, mode)  # after chown, which clears some bits
 
 
 def remove(path: Path) -> None:
-    """Whatever is there; a directory with what is in it."""
+    """Removes a file, a link, or a directory with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -192,7 +192,7 @@ def remove(path: Path) -> None:
 
 
 def link(path: Path, target: str) -> None:
-    """Replaces a link, or makes it, in one step."""
+    """Creates or replaces a link atomically."""
     waiting = path.with_name(f".{path.name}.part")
     waiting.unlink(missing_ok=True)
     waiting.symlink_to(target)
@@ -200,7 +200,7 @@ def link(path: Path, target: str) -> None:
 
 
 def validate(module: AnsibleModule, wanted: dict[str, Any]) -> None:
-    """Fails, with what the command says, where it refuses the new file."""
+    """Fails with the output of the validation command if it rejects the new file."""
     if not wanted["validate"]:
         return
     with tempfile.NamedTemporaryFile("w", dir=module.tmpdir, encoding="utf-8") as file:
@@ -210,16 +210,16 @@ def validate(module: AnsibleModule, wanted: dict[str, Any]) -> None:
             [part.replace("%s", file.name) for part in shlex.split(wanted["validate"])]
         )
     if status:
-        module.fail_json(f"{wanted['path']} is refused: {(output + errors).strip()}. Remedy: correct its settings.")
+        module.fail_json(f"{wanted['path']} is not valid: {(output + errors).strip()}. Remedy: correct its settings.")
 
 
 def read_text(path: Path) -> str:
-    """The content of a file, as far as it is text; empty where there is none."""
+    """The content of a file as text; empty if the file does not exist."""
     return path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
 
 
 def compare(module: AnsibleModule, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What is there and what is to be, as a diff of Ansible's; None where they are the same."""
+    """The present and the requested state, as an Ansible diff; None if they are the same."""
     path = Path(wanted["path"])
     present, intended = read_state(path, wanted["state"] == "directory"), describe_state(module, wanted)
     if present and -1 in intended.values():
@@ -250,7 +250,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={"files": {"type": "list", "elements": "dict", "required": True, "options": SUBOPTIONS}},
         supports_check_mode=True,
-        no_log=True,  # the journal would get every file; the result has them
+        no_log=True,  # otherwise every file would be logged to the journal; the result has them anyway
     )
     changed, diffs = [], []
     for wanted in module.params["files"]:
@@ -262,9 +262,7 @@ def main() -> None:
             if not module.check_mode:
                 apply(module, wanted, present)
         except OSError as error:
-            module.fail_json(
-                f"{wanted['path']}: {error.strerror or error}. Remedy: see what is there, and deploy again."
-            )
+            module.fail_json(f"{wanted['path']}: {error.strerror or error}. Remedy: check this path, and deploy again.")
         changed.append(wanted["path"])
         diffs.append(diff)
     module.exit_json(changed=bool(changed), paths=changed, diff=diffs)

@@ -87,7 +87,7 @@ def main() -> None:
     )
     end = time.monotonic() + module.params["seconds"]
     while (found := locks.list_holders()) and time.monotonic() < end:
-        time.sleep(0.5)  # the kernel tells nobody that another's lock is free
+        time.sleep(0.5)  # the kernel does not notify about a lock that another process releases
     module.exit_json(changed=False, holders=[one._asdict() for one in found])
 
 

@@ -58,12 +58,12 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup im
 
 
 def find_problem(repository: str, known_hosts: str, key: str) -> str:
-    """A sentence with its remedy; empty where nothing is wrong, or nobody answers."""
+    """The problem with its remedy; empty if there is none or the server does not answer."""
     place = ssh.find_place(repository)
     if not place:
         return ""
     memory = "/run" if os.access("/run", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as directory:  # of this user alone, and gone afterwards
+    with tempfile.TemporaryDirectory(dir=memory) as directory:  # readable by this user only, and removed afterwards
         files = []
         for name, content in (("known_hosts", known_hosts), ("key", key)):
             file = Path(directory, name)

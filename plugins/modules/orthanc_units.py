@@ -71,7 +71,7 @@ AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generat
 
 
 def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, str]]:
-    """What systemd says of each unit, by its name."""
+    """The properties of each unit from systemd, by its name."""
     _unused, output, _unused = module.run_command(
         ["systemctl", "show", f"--property={PROPERTIES}", "--", *names], check_rc=True
     )
@@ -80,8 +80,8 @@ def read_units(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, s
 
 
 def is_stale(module: AnsibleModule, units: dict[str, dict[str, str]], needed: list[str]) -> bool:
-    """Whether files of units are newer than what systemd knows; of one whose drop-in is new as well. Or one of the
-    `needed` is not known at all."""
+    """Whether systemd must reload: unit files or drop-ins are newer than what it has loaded, or it does not know one of
+    the `needed` units."""
     command = ["systemctl", "show", "--property=NeedDaemonReload", "--", "*.service", "*.timer", "*.path", "*.mount"]
     return "yes" in module.run_command(command, check_rc=True)[1] or any(
         units[name]["LoadState"] == "not-found" for name in needed
@@ -89,7 +89,7 @@ def is_stale(module: AnsibleModule, units: dict[str, dict[str, str]], needed: li
 
 
 def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list[tuple[str, list[str]]]:
-    """The verbs for systemctl, each with its units, in their order."""
+    """The commands for systemctl, each with its units, in the order to run them."""
     enable = [name for name in wanted["enabled"] if units[name]["UnitFileState"] not in AT_BOOT]
     start = [
         name

@@ -92,7 +92,7 @@ def test_a_file_that_its_program_refuses_leaves_the_one_of_before(tmp_path: Path
     assert write(good)["changed"]
     answer = write({**good, "content": "bad\n"})
     assert answer["failed"]
-    assert "table is refused" in answer["msg"]
+    assert "table is not valid" in answer["msg"]
     assert "Remedy: " in answer["msg"]
     assert path.read_text() == "good\n"
     assert [one.name for one in tmp_path.iterdir()] == ["table"]
@@ -103,7 +103,7 @@ def test_what_is_of_another_kind_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "archive" / "image").write_text("precious")
     answer = write({"path": str(tmp_path / "archive"), "content": "x"})
     assert answer["failed"]
-    assert "is a directory, and is to be a file. Remedy: " in answer["msg"]
+    assert "is a directory, but must be a file. Remedy: " in answer["msg"]
     assert (tmp_path / "archive" / "image").read_text() == "precious"
 
 
@@ -129,7 +129,7 @@ def test_a_directory_that_a_person_put_on_another_disk_stays_there(tmp_path: Pat
     (tmp_path / "lost").symlink_to(tmp_path / "unmounted")
     answer = write({**wanted, "path": str(tmp_path / "lost")})
     assert answer["failed"]
-    assert "lost is a link, and is to be a directory. Remedy: " in answer["msg"]
+    assert "lost is a link, but must be a directory. Remedy: " in answer["msg"]
 
 
 def test_directories_above_one_can_be_entered_by_its_owner(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_units_own_file_is_not_replaced_by_a_link(tmp_path: Path) -> None:
     (tmp_path / "orthanc.service").write_text("a person's own")
     answer = write({"path": str(tmp_path / "orthanc.service"), "state": "link", "target": "/dev/null"})
     assert answer["failed"]
-    assert "is a file, and is to be a link. Remedy: " in answer["msg"]
+    assert "is a file, but must be a link. Remedy: " in answer["msg"]
     assert (tmp_path / "orthanc.service").read_text() == "a person's own"
 
 

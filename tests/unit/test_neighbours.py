@@ -205,9 +205,9 @@ def test_whoever_is_waited_for_is_named_with_unit_and_command() -> None:
     holder = {"pid": 812, "lock": locks.LOCKS[0], "command": command, "unit": "apt-daily-upgrade.service"}
     name = f"unattended-upgrades (process 812 of apt-daily-upgrade.service: {command})"
     said = orthanc_packages.progress({"inventory_hostname": "pacs"}, [holder], 61.0, 30)
-    assert said == f"pacs: waiting for {name}, which installs packages; 29 more minutes at most"
+    assert said == f"pacs: waiting for {name}, which is installing packages; 29 more minutes at most"
     refused = orthanc_packages.refusal([holder], 30)
-    assert f"{name} has /var/lib/dpkg/lock-frontend, after 30 minutes of waiting" in refused
-    assert "systemctl status apt-daily-upgrade.service shows what it does" in refused
+    assert f"{name} still holds /var/lib/dpkg/lock-frontend after 30 minutes" in refused
+    assert "systemctl status apt-daily-upgrade.service shows what it is doing" in refused
     unseen = {"pid": 0, "lock": locks.LOCKS[0], "command": "", "unit": ""}
     assert "a process of another container" in orthanc_packages.refusal([unseen], 30)
