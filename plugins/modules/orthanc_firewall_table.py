@@ -66,7 +66,7 @@ def main() -> None:
         if differences and not module.check_mode:
             nftables.load(path)
             if left := nftables.list_differences(deployed, nftables.read_held()):
-                raise OSError(f"the kernel does not hold the firewall's table: {nftables.tell_some(left)}")
+                raise OSError(f"the kernel does not hold the firewall's table: {nftables.list_some(left)}")
     except OSError as error:
         module.fail_json(f"{error}. Remedy: see nft list table inet orthanc, and deploy again.")
     headers = {"before_header": "the kernel", "after_header": str(path)}

@@ -37,7 +37,7 @@ def test_output_that_is_no_text_is_read_all_the_same() -> None:
 
 def test_what_fails_is_refused_with_what_it_says() -> None:
     assert process.read_output("echo", " one ") == "one"
-    with pytest.raises(errors.Refused, match=r"sh -c: it broke. Remedy: see what it says."):
+    with pytest.raises(errors.Refused, match=r"sh -c: it broke. Remedy: correct what it reports."):
         process.read_output("sh", "-c", "echo it broke >&2; exit 3")
 
 
@@ -120,7 +120,9 @@ def test_one_at_a_time(tmp_path: Path) -> None:
             order.append("second")
 
     with locks.hold_lock(lock):
-        with pytest.raises(errors.Busy, match=r"Another orthanc-backup is at work. Remedy: wait until it has ended."):
+        with pytest.raises(
+            errors.Busy, match=r"Another orthanc-backup is running. Remedy: wait until it has finished."
+        ):
             locks.hold_lock(lock, "orthanc-backup", seconds=0).__enter__()
         waiting = threading.Thread(target=wait)
         waiting.start()
@@ -164,15 +166,15 @@ def test_a_field_comes_from_the_programs_file_else_from_the_shared_facts(tmp_pat
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ({"days": 3}, "it lacks storage"),
-        ({"days": 3, "storage": "/srv/db", "hours": 1}, "it has hours"),
+        ({"days": 3}, "missing: storage"),
+        ({"days": 3, "storage": "/srv/db", "hours": 1}, "unknown: hours"),
         ([], "it has no settings"),
     ],
 )
 def test_a_settings_file_of_another_release_says_deploy_again(tmp_path: Path, content: Any, why: str) -> None:
     own = write(tmp_path / "own.json", content)
     with pytest.raises(
-        errors.Misused, match=rf"own.json is not this version's \({why}\). Remedy: deploy again."
+        errors.Misused, match=rf"own.json belongs to another version \({why}\). Remedy: deploy again."
     ) as wrong:
         settings.read_settings(Example, own, "orthanc_example", tmp_path / "none")
     assert wrong.value.status == errors.USAGE
@@ -214,7 +216,7 @@ def run_example(body: str, as_json: bool = False) -> tuple[int, str, str]:
         ("return 1", 1, ""),
         ("raise errors.Refused('A is wrong. Remedy: B.', 'C.')", 1, "<3>A is wrong. Remedy: B.\n<3>C.\n"),
         ("raise errors.Misused('A.')", 2, "<3>A.\n"),
-        ("open('/no/such')", 1, "<3>/no/such: No such file or directory. Remedy: see that it is there.\n"),
+        ("open('/no/such')", 1, "<3>/no/such: No such file or directory. Remedy: check that it exists.\n"),
         ("os.kill(os.getpid(), signal.SIGTERM)", 1, "<3>Interrupted (SIGTERM). Remedy: run it again.\n"),
     ],
 )
@@ -225,7 +227,7 @@ def test_exit_codes_and_sentences(body: str, status: int, said: str) -> None:
 def test_a_defect_is_said_to_be_one() -> None:
     status, _, said = run_example("{}['a']")
     assert status == 1
-    assert said.splitlines()[-1] == "<3>KeyError: 'a'. Remedy: it is a defect of example; report these lines."
+    assert said.splitlines()[-1] == "<3>KeyError: 'a'. Remedy: this is a defect of example; report these lines."
     assert "Traceback" in said
 
 
@@ -287,11 +289,11 @@ def test_nobody_is_the_administrator_without_the_role(roles: dict[str, str]) -> 
 
 
 def test_options_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    for content, why in (("{", "cannot be read"), ("[]", "has no options")):
+    for content, why in (("{", "cannot be read"), ("[]", "does not contain Orthanc's options")):
         (tmp_path / "orthanc.json").write_text(content)
         with pytest.raises(errors.Refused, match=rf"{why}.*Remedy: deploy again."):
             api.read_options(tmp_path / "orthanc.json")
-    with pytest.raises(errors.Refused, match=r"There is no .*Remedy: deploy again."):
+    with pytest.raises(errors.Refused, match=r" does not exist. Remedy: deploy again."):
         api.read_options(tmp_path / "missing")
 
 

@@ -184,7 +184,7 @@ def test_the_kernel_s_drops_are_found_in_every_form() -> None:
 @pytest.mark.parametrize(
     ("objects", "seen"),
     [
-        ([], "there is no table inet orthanc"),
+        ([], "the table inet orthanc does not exist"),
         # a list in nft's documentation, a word in Debian 13
         ([{"table": {"name": "orthanc", "flags": ["dormant"]}}, *TABLE[2:]], "the table is dormant"),
         ([{"table": {"name": "orthanc", "flags": "dormant"}}, *TABLE[2:]], "the table is dormant"),
@@ -297,7 +297,7 @@ def test_the_report_counts_and_names() -> None:
 
 def test_what_differs_in_the_kernel_and_what_leads_past_it_fail_each_on_its_own() -> None:
     assert all(check["passed"] for check in exposure.check_held("", "", {}))
-    changed, past = exposure.check_held("chain prerouting has 'accept' besides", "", {})
+    changed, past = exposure.check_held("chain prerouting has in addition 'accept'", "", {})
     assert (changed["passed"], past["passed"]) == (False, True)
     assert "systemctl reload-or-restart orthanc-firewall" in changed["remedy"]
     changed, past = exposure.check_held("", "table ip nat, chain PREROUTING: redirect to :4242", {})

@@ -243,27 +243,27 @@ FORBIDDEN = (
 @pytest.mark.parametrize(
     ("line", "device", "reason"),
     [
-        (REJECTED.format("US2", "198.51.100.22"), "us2", "Orthanc refused it as US2 at 198.51.100.22"),
+        (REJECTED.format("US2", "198.51.100.22"), "us2", "Orthanc rejected it as US2 at 198.51.100.22"),
         # its address is another
-        (REJECTED.format("US2", "198.51.100.40"), "us2", "from 198.51.100.40, and Orthanc knows it at 198.51.100.22"),
+        (REJECTED.format("US2", "198.51.100.40"), "us2", "from 198.51.100.40, but Orthanc expects it at 198.51.100.22"),
         (
             FORBIDDEN.format("US2", "198.51.100.40", "198.51.100.22") + "\n" + REJECTED.format("US2", "198.51.100.40"),
-            *("us2", "came from 198.51.100.40, and Orthanc knows it at 198.51.100.22"),
+            *("us2", "connects from 198.51.100.40, but Orthanc expects it at 198.51.100.22"),
         ),
         # its AE title is another's
-        (REJECTED.format("US2", "198.51.100.21"), "us1", "itself US2 at 198.51.100.21, and Orthanc knows it as US1"),
+        (REJECTED.format("US2", "198.51.100.21"), "us1", "itself US2 at 198.51.100.21, but Orthanc knows it as US1"),
         (UNLISTED.format("OTHER") + "\n" + REJECTED.format("OTHER", "198.51.100.22"), "us2", "calls itself OTHER"),
-        (REQUEST.format("US1", "198.51.100.21"), "us1", "it asked for find, which it may not"),
+        (REQUEST.format("US1", "198.51.100.21"), "us1", "it requested find, which it is not allowed to use"),
         # it has none: spaces or NULs alone
         (UNLISTED.format("") + "\n" + REJECTED.format("", "198.51.100.21"), "us1", "no AE title of its own (the field"),
-        (REQUEST.format("", "198.51.100.21"), "us1", "asked for find"),
+        (REQUEST.format("", "198.51.100.21"), "us1", "requested find"),
         (REJECTED.format("", "203.0.113.9"), "", ""),
         (
             INVALID.format("", "198.51.100.21"),
             "us1",
             "(the field is empty), or opens connections and sends nothing, at",
         ),
-        (INVALID.format("A/*B", "198.51.100.21"), "us1", "calls itself A/*B (where * stands, a character that no"),
+        (INVALID.format("A/*B", "198.51.100.21"), "us1", "calls itself A/*B (each * is a character that is not"),
         (INVALID.format("", "203.0.113.9"), "", ""),
         (INVALID.format("", "172.18.0.1"), "", ""),
         (REJECTED.format("US2", "127.0.0.1"), "", ""),  # the acceptance test plays it
@@ -314,7 +314,7 @@ def test_of_two_devices_at_one_address_the_ae_title_decides() -> None:
     both = {"us1": ("US1", "198.51.100.21"), "us2": ("US2", "198.51.100.21"), "us3": ("US3", "198.51.100.23")}
     line = REQUEST.format("US2", "198.51.100.21")
     [(device, reason)] = orthanc_log.list_rejections(line, both)
-    assert (device, "asked for find" in reason) == ("us2", True)
+    assert (device, "requested find" in reason) == ("us2", True)
     [(device, _)] = orthanc_log.list_rejections(REJECTED.format("US3", "198.51.100.21"), both)
     assert device == "us1"
 
@@ -455,7 +455,7 @@ def test_a_file_of_orthanc_s_is_not_told_for_another(tmp_path: Path) -> None:
     path.write_text("1.12.7\n")
     assert updates.read_version(path) == "1.12.7"
     path.write_text("root:secret-hash:1\n")
-    with pytest.raises(ValueError, match=r"^the noted release is none$"):
+    with pytest.raises(ValueError, match=r"^the recorded release is not a version$"):
         updates.read_version(path)
     path.unlink()
     path.symlink_to(tmp_path / "monitor.json")
@@ -474,11 +474,11 @@ NOW = 1_795_644_000.0
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({}, "has not looked yet"),
+        ({}, "has not run a check yet"),
         ({"time": NOW - 60}, ""),
         ({"time": NOW - 299}, ""),
-        ({"time": NOW - 400}, "has not looked for 6 minutes"),
-        ({"time": NOW - 10 * DAY}, "has not looked for 10 days"),
+        ({"time": NOW - 400}, "has not run a check for 6 minutes"),
+        ({"time": NOW - 10 * DAY}, "has not run a check for 10 days"),
         ({"time": NOW + 7200}, f"dated in the future ({words.say_moment(NOW + 7200)})"),
     ],
 )
@@ -505,7 +505,7 @@ def test_show_ends_with_the_exit_code_of_what_it_says(
     monkeypatch.setattr(sys, "argv", ["orthanc-monitor", "--config", str(tmp_path / "monitor.json"), "show", *form])
     assert cli.main() == status
     said = capsys.readouterr().out
-    assert ("The monitor has not looked for 10 days" in said) == bool(status)
+    assert ("The monitor has not run a check for 10 days" in said) == bool(status)
     assert ("Nothing is wrong." in said) == (not status and not form)
 
 
@@ -642,7 +642,7 @@ def test_what_an_older_look_left_ends_nothing(
         '{"time": 1, "disk": 3}',
     ):
         (tmp_path / "state.json").write_text(text)
-        state = cli.look(own)
+        state = cli.run_check(own)
         assert state["time"] > 1
         assert json.loads((tmp_path / "state.json").read_text())["time"] == state["time"]
     capsys.readouterr()
@@ -657,12 +657,12 @@ def called(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_helps_and_refuses(tmp_path: Path) -> None:
-    assert "look at everything" in called("--help").stdout
+    assert "check everything" in called("--help").stdout
     none = called("--config", str(tmp_path / "none.json"), "show")
     assert (none.returncode, "Remedy: deploy" in none.stderr) == (2, True)
     (tmp_path / "old.json").write_text('{"clinic": "x"}')
     old = called("--config", str(tmp_path / "old.json"), "show")
-    assert (old.returncode, "is not this version's" in old.stderr) == (2, True)
+    assert (old.returncode, "belongs to another version" in old.stderr) == (2, True)
 
 
 def test_nobody_to_tell_is_said(tmp_path: Path) -> None:

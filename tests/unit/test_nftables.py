@@ -43,31 +43,34 @@ table inet orthanc {
 OPENING = "		tcp dport { 443, 4242, 8042 } jump refuse\n"
 CHANGES = [
     (LISTING, []),
-    ("", ["there is no table inet orthanc"]),
+    ("", ["the table inet orthanc does not exist"]),
     (
         LISTING.replace(OPENING, ""),
         ["chain prerouting lacks 'tcp dport { 443, 4242, 8042 } jump refuse'"],
     ),
     (
         LISTING.replace('		iifname "lo" accept\n', '		accept\n		iifname "lo" accept\n'),
-        ["chain prerouting has 'accept' besides"],
+        ["chain prerouting has in addition 'accept'"],
     ),
     (
         LISTING.replace("10.0.0.0/8, ", "0.0.0.0/0, "),
-        ["set dicom_4 lacks '10.0.0.0/8'", "set dicom_4 has '0.0.0.0/0' besides"],
+        ["set dicom_4 lacks '10.0.0.0/8'", "set dicom_4 has in addition '0.0.0.0/0'"],
     ),
     (LISTING.replace("198.51.100.57, ", ""), ["set dicom_4 lacks '198.51.100.57'"]),
-    (LISTING.replace("orthanc {\n", "orthanc {\n	flags dormant\n\n", 1), ["the table has 'flags dormant' besides"]),
+    (
+        LISTING.replace("orthanc {\n", "orthanc {\n	flags dormant\n\n", 1),
+        ["the table has in addition 'flags dormant'"],
+    ),
     (
         LISTING.replace("policy accept", "policy drop"),
         [
             "chain prerouting lacks 'type filter hook prerouting priority mangle; policy accept;'",
-            "chain prerouting has 'type filter hook prerouting priority mangle; policy drop;' besides",
+            "chain prerouting has in addition 'type filter hook prerouting priority mangle; policy drop;'",
         ],
     ),
     (
         LISTING.replace("		counter drop\n", "		counter accept\n"),
-        ["chain refuse lacks 'counter drop'", "chain refuse has 'counter accept' besides"],
+        ["chain refuse lacks 'counter drop'", "chain refuse has in addition 'counter accept'"],
     ),
 ]
 
@@ -89,8 +92,8 @@ def test_how_elements_are_broken_into_lines_is_no_difference() -> None:
 
 
 def test_many_differences_are_told_in_short() -> None:
-    assert nftables.tell_some(["a", "b"]) == "a; b"
-    assert nftables.tell_some([*"abcde"]) == "a; b; c; and 2 more"
+    assert nftables.list_some(["a", "b"]) == "a; b"
+    assert nftables.list_some([*"abcde"]) == "a; b; c; and 2 more"
 
 
 OWN = {"198.51.100.10", "127.0.0.1", "::1", "2001:db8::10"}
@@ -303,4 +306,4 @@ def test_a_table_that_cannot_be_compared_is_loaded_only_where_there_is_none(
         orthanc_firewall_table.main()
     assert bool(loads) == loaded
     assert told.pop("warning").endswith("unshare failed")
-    assert told == {"changed": not held, "differences": [] if held else ["there is no table inet orthanc"]}
+    assert told == {"changed": not held, "differences": [] if held else ["the table inet orthanc does not exist"]}

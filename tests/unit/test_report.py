@@ -351,13 +351,21 @@ def test_the_plot_holds_its_numbers() -> None:
         ({"last_success": "2026-11-24T16:00:00Z"}, "30 hours before this report", "soon"),
         ({"last_success": "2026-11-20T16:00:00Z"}, "5 days before this report", "bad"),
         ({"result": "failed"}, "failed; the last success was 20 hours before this report", "bad"),
-        ({"result": "failed", "last_success": None}, "no success yet", "bad"),
-        ({"result": None, "last_success": None}, "did not run yet", "bad"),
+        ({"result": "failed", "last_success": None}, "has not succeeded yet", "bad"),
+        ({"result": None, "last_success": None}, "has not run yet", "bad"),
         ({"result": "none yet", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "first one is due", "soon"),
         ({"result": "running", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "is running", "soon"),
-        ({"result": "none yet", "last_success": None, "planned": "2026-11-23T21:50:00Z"}, "no success yet", "bad"),
-        ({"result": "running", "last_success": None, "planned": "2026-11-23T21:50:00Z"}, "no success yet", "bad"),
-        ({"result": "failed", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "no success yet", "bad"),
+        (
+            {"result": "none yet", "last_success": None, "planned": "2026-11-23T21:50:00Z"},
+            "has not succeeded yet",
+            "bad",
+        ),
+        (
+            {"result": "running", "last_success": None, "planned": "2026-11-23T21:50:00Z"},
+            "has not succeeded yet",
+            "bad",
+        ),
+        ({"result": "failed", "last_success": None, "planned": "2026-11-25T21:50:00Z"}, "has not succeeded yet", "bad"),
     ],
 )
 def test_the_backup(change: dict[str, Any], said: str, state: str) -> None:

@@ -115,9 +115,9 @@ def test_what_nobody_can_change_is_not_wrong() -> None:
 @pytest.mark.parametrize(
     ("look", "said"),
     [
-        ({**LOOK, "time": NOW - 10 * DAY}, "has not looked for 10 days"),
+        ({**LOOK, "time": NOW - 10 * DAY}, "has not run a check for 10 days"),
         ({**LOOK, "time": NOW + DAY}, "is dated in the future"),
-        ({}, "has not looked yet"),
+        ({}, "has not run a check yet"),
     ],
 )
 def test_an_old_look_says_nothing_of_now(look: dict[str, Any], said: str) -> None:

@@ -51,11 +51,15 @@ CASES = [
         "soon",
         "81 checks passed; look at: last backup: the first one is running",
     ),
-    ({"backup": backed(**DUE | {"result": "failed"})}, "bad", "81 checks passed; act on: last backup: no success yet"),
+    (
+        {"backup": backed(**DUE | {"result": "failed"})},
+        "bad",
+        "81 checks passed; act on: last backup: has not succeeded yet",
+    ),
     (
         {"backup": None},
         "soon",
-        "81 checks passed; look at: no backup is set up, the images are on this server alone",
+        "81 checks passed; look at: no backup is set up: the images exist only on this server",
     ),
     (
         {"backup": backed(warnings=["The only repository is on the images' disk. Remedy: set another."])},
@@ -132,7 +136,7 @@ def test_several_reasons_are_listed_worst_first() -> None:
     value = first_day(backup=None, alerts=[alert("critical")])
     assert [one.state for one in verdict.judge(value).reasons] == ["bad", "soon"]
     page = report.html(value)
-    assert page.index("something is wrong</span></li>") < page.index("on this server alone</span></li>")
+    assert page.index("something is wrong</span></li>") < page.index("exist only on this server</span></li>")
 
 
 # --- the clock ----------------------------------------------------------------------------------
@@ -153,8 +157,8 @@ def test_what_chrony_says(status: int, said: str, synchronised: bool, offset: fl
     ("synchronised", "keeper", "container", "said"),
     [
         (True, "", True, ""),
-        (False, "systemd-timesyncd", True, "systemd-timesyncd runs, and has not reached a time server"),
-        (False, "", True, "this machine is a container, and nobody keeps its host's clock right"),
+        (False, "systemd-timesyncd", True, "systemd-timesyncd runs but has not reached a time server"),
+        (False, "", True, "this machine is a container, and its host's clock is not synchronised"),
         (False, "", False, "no time service runs"),
     ],
 )

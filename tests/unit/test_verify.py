@@ -121,7 +121,11 @@ DECISIONS = [
     (known(OURS), "fine", "none of its requests was refused"),
     (known(orthanc="Orthanc does not listen on port 8042"), "orthanc", "systemctl start orthanc"),
     (known(listed="address 198.51.100.9 instead of 198.51.100.21"), "not_deployed", "deploy again"),
-    (known(UNKNOWN, firewall="there is no table inet orthanc"), "firewall", "does not let us1 (198.51.100.21) in"),
+    (
+        known(UNKNOWN, firewall="the table inet orthanc does not exist"),
+        "firewall",
+        "does not let us1 (198.51.100.21) in",
+    ),
     (known(UNKNOWN), "calling_aet", "calls itself US9 at 22:49:40, but Orthanc knows it as US1"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "us1 (198.51.100.21) sends no AE title of its own"),
     (known(UNKNOWN.replace("US9", "")), "calling_aet", "Remedy: set the AE title on the device to US1."),

@@ -57,8 +57,8 @@ def test_cron_and_timers_are_set(machine: str) -> None:
 def test_one_backup_a_day_is_enough_and_one_at_a_time(machine: str) -> None:
     first = Attempt(machine, "run")
     wait_for(lambda: state(machine, "backup")["result"] == "running", "a backup")
-    assert "is at work" in refused(machine, "run")
-    assert "is at work" in refused(machine, "restore")
+    assert "is running" in refused(machine, "run")
+    assert "is running" in refused(machine, "restore")
     assert first.end()[0] == 0
     before = state(machine, "backup")
     assert done(machine, "run", "--due") == {"result": "not due"}

@@ -59,4 +59,4 @@ def test_who_cannot_reach_it_is_told_so(host: Host) -> None:
     assert nowhere["server_address"] == six["server_address"] == ""
     assert "no route to 203.0.113.9" in nowhere["server_problem"]
     # Docker's proxy does listen there, and Orthanc would refuse whom it brings
-    assert "it does over IPv4. Remedy: give the device an IPv4 address" in six["server_problem"]
+    assert "Orthanc listens only on IPv4. Remedy: give the device an IPv4 address" in six["server_problem"]

@@ -244,7 +244,7 @@ def test_an_apt_that_cannot_plan_is_told_in_its_words(machine: str) -> None:
 def test_a_restart_that_an_update_asks_for_is_told(machine: str) -> None:
     must(machine, "touch /run/reboot-required && echo linux-image-6.12.58 > /run/reboot-required.pkgs")
     try:
-        assert look(machine) == {"RebootDue/": "an update asks for it: linux-image-6.12.58"}
+        assert look(machine) == {"RebootDue/": "an update requires it: linux-image-6.12.58"}
     finally:
         must(machine, "rm /run/reboot-required*")
     assert look(machine, 3) == {}

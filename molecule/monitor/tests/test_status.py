@@ -130,7 +130,7 @@ def test_an_old_look_is_called_old(machine: str) -> None:
     with changed(machine, STATE, "c['time'] -= 10 * 86400"):
         found = wrong(machine)
         assert set(found) == {"monitor"}
-        assert "has not looked for 10 days" in found["monitor"]
+        assert "has not run a check for 10 days" in found["monitor"]
         _, said = sh(machine, PROGRAM)
         assert sum(line.split()[2] == "seen" for line in said.splitlines()[1:]) == 6
     assert status(machine)[0] == 0

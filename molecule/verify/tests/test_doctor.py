@@ -113,7 +113,7 @@ def test_a_device_without_an_ae_title_is_named_by_doctor_and_monitor(machine: st
     assert sentence.endswith("Remedy: set the AE title on the device to US7.")
     found = look(machine)["DeviceRejected/us7"]
     assert found.startswith("it sends no AE title of its own (the field is empty)")
-    assert found.endswith(f" at {DEVICE_ADDRESS}, and Orthanc knows it as US7")
+    assert found.endswith(f" at {DEVICE_ADDRESS}, but Orthanc knows it as US7")
 
 
 def test_a_handshake_that_fails_is_named() -> None:

@@ -131,7 +131,7 @@ def test_what_a_deploy_calls_loads_the_table_again(host: Host) -> None:
     must(machine, "nft insert rule inet orthanc prerouting accept")
     for check, opened in ((True, True), (False, False)):
         said = host.ansible(module, check=check)
-        assert (said["changed"], said["differences"]) == (True, ["chain prerouting has 'accept' besides"])
+        assert (said["changed"], said["differences"]) == (True, ["chain prerouting has in addition 'accept'"])
         assert is_open(machine) == opened
     assert host.ansible(module, check=False)["changed"] is False
 

@@ -30,18 +30,18 @@ def fixture_machine(host: Host) -> Iterator[str]:
 
 
 def test_a_monitor_that_last_looked_ten_days_ago_is_told(machine: str) -> None:
-    assert "has not looked" not in sh(machine, "orthanc-monitor show")[1]
+    assert "has not run a check" not in sh(machine, "orthanc-monitor show")[1]
     with changed(machine, "/var/lib/orthanc-monitor/state.json", "c['time'] -= 10 * 86400"):
         for form in ("", " --json"):
             status, said = sh(machine, f"orthanc-monitor show{form}")
             assert status == 1
-            assert "The monitor has not looked for 10 days, and what it saw is of then. Remedy: " in said
+            assert "The monitor has not run a check for 10 days; its results are out of date. Remedy: " in said
         assert failed(machine) == {"the monitor looks"}
         page = must(machine, "cat /var/lib/orthanc-verify/report.html")
         assert "measured 10 days before this report" in page
     # and the remedy is true
     must(machine, "systemctl enable --now orthanc-monitor.timer && systemctl start orthanc-monitor.service")
-    assert "has not looked" not in sh(machine, "orthanc-monitor show")[1]
+    assert "has not run a check" not in sh(machine, "orthanc-monitor show")[1]
     assert failed(machine) == set()
 
 

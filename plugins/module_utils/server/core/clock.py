@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether this machine's clock is kept right, and by what: the same answer for the monitor and the acceptance test."""
+"""Whether this machine's clock is synchronised: the same answer for the monitor and the acceptance test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .process import ask_program
 
 KEEPERS = ("chrony", "ntpsec", "openntpd", "ntp", "systemd-timesyncd")  # Debian's units, as their packages
-OFF_SECONDS = 1  # by so much a clock that chrony keeps may be off
+OFF_SECONDS = 1  # the offset up to which a clock that chrony keeps counts as synchronised
 WAIT_SECONDS = 20
 
 
@@ -57,9 +57,9 @@ def describe(synchronised: bool, keeper: str, container: bool) -> str:
     if synchronised:
         return ""
     if keeper:
-        return f"{keeper} runs, and has not reached a time server"
+        return f"{keeper} runs but has not reached a time server"
     if container:
-        return "this machine is a container, and nobody keeps its host's clock right"
+        return "this machine is a container, and its host's clock is not synchronised"
     return "no time service runs"
 
 

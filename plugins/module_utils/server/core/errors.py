@@ -19,7 +19,7 @@ class Refused(Exception):
 
 
 class Busy(Refused):
-    """Another one is at work."""
+    """Another process does the same at this moment."""
 
 
 class Misused(Refused):
@@ -29,4 +29,4 @@ class Misused(Refused):
 
 
 class Interrupted(BaseException):
-    """A signal: everything is put right on the way out."""
+    """A signal arrived: the program cleans up and ends."""

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files that are there whole or not at all, in directories that may be somebody else's."""
+"""Files that are written completely or not at all, in directories that may belong to another account."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def write_atomic(
     group: str | int = "",
     part: Path | None = None,
 ) -> None:
-    """Writes the whole file, or leaves the one of before. On the disk when it returns.
+    """Writes the whole file, or leaves the former one. The content is on the disk when this returns.
 
     `part` is where it is written first, on the same file system: `.<name>.part` beside it. No link is followed there,
-    since the directory may be another account's. Whoever else may write this file is kept away by a lock of the
-    caller's. `owner` and `group` are names or numbers. KeyError for a name that the system does not know.
+    since the directory may be another account's. The caller holds a lock where another process may write the same file.
+    `owner` and `group` are names or numbers. KeyError for a name that the system does not know.
     """
     waiting = part or path.with_name(f".{path.name}.part")
-    waiting.unlink(missing_ok=True)  # of a program that was killed
+    waiting.unlink(missing_ok=True)  # left by a program that was killed
     descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a program says to the journal and to whoever called it. Nothing from outside begins a line of its own."""
+"""Messages of a program to the journal and to its caller. Text from outside never starts a line of its own."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def say_loudly(text: object, program: str) -> None:
 
 
 def say_traceback(error: BaseException) -> None:
-    """Where an error came from, each line by itself: its text may be from outside."""
+    """Prints a traceback line by line, since the text of an error may come from outside."""
     import traceback  # as shutil
 
     for part in traceback.format_exception(error):

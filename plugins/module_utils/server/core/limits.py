@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What is still good: the limits of the monitor, the acceptance test and its report, once for all of them.
+"""The limits up to which a value is good, shared by the monitor, the acceptance test and its report.
 
 The inventory changes them with orthanc_monitor_thresholds; a deploy writes what it changes into a file without secrets.
 """
@@ -29,7 +29,7 @@ LIMITS: dict[str, float] = {
     "package_lists_days": 7,
     "support_days": 90,
 }
-SILENT_MINUTES = 5  # after so many without a look of the monitor, which looks each minute, what it saw is of before
+SILENT_MINUTES = 5  # the monitor checks each minute; after so many without a check its results are out of date
 
 
 def read_limits(path: Path = FACTS) -> dict[str, float]:

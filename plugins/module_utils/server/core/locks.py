@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One at a time, across processes; whoever ends or is killed lets go."""
+"""Locks between processes; a process that ends or is killed releases its lock."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 from .errors import Busy
 
-LOOK_SECONDS = 0.1
+RETRY_SECONDS = 0.1
 
 
 @contextlib.contextmanager
 def hold_lock(path: Path, what: str = "", seconds: float | None = None) -> Iterator[None]:
-    """Waits for the lock as long as it takes, or for so many seconds: then Busy says `what` is at work.
+    """Waits for the lock without a limit, or for so many seconds; then Busy says that another `what` is running.
 
     The file is made where it is not there; its content and its time stay. No link is followed.
     """
@@ -41,5 +41,5 @@ def take_lock(descriptor: int, what: str, end: float) -> None:
             return
         except BlockingIOError:
             if time.monotonic() >= end:
-                raise Busy(f"Another {what} is at work. Remedy: wait until it has ended.") from None
-            time.sleep(LOOK_SECONDS)
+                raise Busy(f"Another {what} is running. Remedy: wait until it has finished.") from None
+            time.sleep(RETRY_SECONDS)

@@ -3,7 +3,7 @@
 """The firewall's table: what the kernel holds against what was deployed, and what leads past it.
 
 An accept at an earlier priority opens nothing: it ends its own chain, and the packet still meets ours. The same is true
-of notrack, marks, queues and policies elsewhere. Two things do lead past a drop that looks at ports and addresses: a
+of notrack, marks, queues and policies elsewhere. Two things do bypass a drop that matches ports and addresses: a
 redirection (NAT happens after our chain, whatever the priority of its own) that sends another port to a guarded one,
 and a statement that rewrites addresses or ports.
 """
@@ -73,12 +73,12 @@ def read_held() -> str:
 def read_deployed(path: Path = FILE) -> str:
     """nft's listing of the table that the file makes, by the same kernel. OSError where it makes none, or Unseen."""
     if not path.exists():
-        raise OSError(f"{path} is not there")
+        raise OSError(f"{path} does not exist")
     status, listing, said = ask_program("unshare", "--net", "sh", "-c", LOAD_APART, "sh", str(path), seconds=SECONDS)
     if status == NFT_FAILED:
         raise OSError(f"nft cannot load {path}: {said}")
     if status:
-        raise Unseen(f"there is no network namespace in which {path} could be loaded: {said}")
+        raise Unseen(f"no network namespace could be created in which to load {path}: {said}")
     return listing
 
 
@@ -108,17 +108,17 @@ def split_listing(listing: str) -> list[tuple[str, str]]:
 
 
 def list_differences(deployed: str, held: str) -> list[str]:
-    """What the kernel's table lacks and has besides, each a sentence without its end; empty where both agree."""
+    """What the kernel's table lacks or has in addition, each a sentence without its end; empty where both agree."""
     if deployed == held:
         return []
     if not held:
-        return ["there is no table inet orthanc"]
+        return ["the table inet orthanc does not exist"]
     before, after = split_listing(deployed), split_listing(held)
     found = []
     for kind, begin, end, start, stop in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if kind != "equal":
             found += [f"{place} lacks '{line}'" for place, line in before[begin:end]]
-            found += [f"{place} has '{line}' besides" for place, line in after[start:stop]]
+            found += [f"{place} has in addition '{line}'" for place, line in after[start:stop]]
     return found
 
 
@@ -127,14 +127,14 @@ def find_changes(path: Path = FILE) -> list[str]:
     return list_differences(read_deployed(path), read_held())
 
 
-def tell_some(found: list[str], most: int = 3) -> str:
+def list_some(found: list[str], most: int = 3) -> str:
     """The first of them, and how many more there are."""
     return "; ".join(found[:most]) + (f"; and {len(found) - most} more" if len(found) > most else "")
 
 
 # --- what leads past it -------------------------------------------------------------------------
 def find_detours() -> list[str]:
-    """Rules of other tables that lead strangers past the firewall. OSError where they cannot be listed."""
+    """Rules of other tables that bypass the firewall. OSError where they cannot be listed."""
     status, listing, said = ask_program("nft", "--stateless", "list", "ruleset", seconds=SECONDS)
     if status:
         raise OSError(f"nft cannot list its rules: {said}")

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Other programs: none is given a terminal, and none is waited for without a limit."""
+"""Runs other programs without a terminal and with a time limit."""
 
 from __future__ import annotations
 
@@ -97,5 +97,5 @@ def read_output(*command: str, seconds: float | None = WAIT_SECONDS) -> str:
     """What a program says on its standard output, without space around it; Refused where it fails."""
     done = run_program(*command, seconds=seconds)
     if done.status:
-        raise Refused(f"{' '.join(command[:2])}: {done.errors.strip()}. Remedy: see what it says.")
+        raise Refused(f"{' '.join(command[:2])}: {done.errors.strip()}. Remedy: correct what it reports.")
     return done.output.strip()

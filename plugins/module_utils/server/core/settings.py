@@ -36,9 +36,9 @@ def read_settings(kind: type[Settings], path: Path, role: str, facts: Path = FAC
         if name not in found and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if unknown := [name for name in found if name not in fields]:
-        raise Misused(f"{path} is not this version's (it has {', '.join(unknown)}). Remedy: deploy again.")
+        raise Misused(f"{path} belongs to another version (unknown: {', '.join(unknown)}). Remedy: deploy again.")
     if lacking:
-        raise Misused(f"{path} is not this version's (it lacks {', '.join(lacking)}). Remedy: deploy again.")
+        raise Misused(f"{path} belongs to another version (missing: {', '.join(lacking)}). Remedy: deploy again.")
     return kind(**{name: convert(value, fields[name].type) for name, value in found.items()})
 
 
@@ -52,11 +52,11 @@ def read_file(path: Path, role: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Misused(f"There is no {path}. Remedy: deploy with the role {role}.") from None
+        raise Misused(f"{path} does not exist. Remedy: deploy with the role {role}.") from None
     except PermissionError:
-        raise Misused(f"{path} cannot be read. Remedy: run it as root.") from None
+        raise Misused(f"{path} cannot be read. Remedy: run the command as root.") from None
     except ValueError as error:
-        raise Misused(f"{path} is not this version's ({error}). Remedy: deploy again.") from None
+        raise Misused(f"{path} belongs to another version ({error}). Remedy: deploy again.") from None
     if not isinstance(content, dict):
-        raise Misused(f"{path} is not this version's (it has no settings). Remedy: deploy again.")
+        raise Misused(f"{path} belongs to another version (it has no settings). Remedy: deploy again.")
     return content

@@ -20,7 +20,7 @@ Report = dict[str, Any]
 GOOD, SOON, BAD = "good", "soon", "bad"  # green, amber, red
 NONE = "none"  # there is nothing to do yet, or nothing that can be done: listed, and without a colour
 STATE_OF = {"critical": BAD, "warning": SOON, "info": NONE}  # by an alert's severity
-# alerts that tell what the report knows better, by its own facts; the part that tells it
+# alerts that the report covers better by its own facts, with the part that covers them
 TOLD_BY = {
     **dict.fromkeys(("AcceptanceFailed", "AcceptanceOld"), "checks"),
     **dict.fromkeys(("BackupFailed", "BackupOld", "RestoreCheckFailed", "RestoreCheckOld"), "backup"),
@@ -32,7 +32,7 @@ TOLD_BY = {
 
 
 class Limits(NamedTuple):
-    """What is worth a look and what is a failure, of each kind."""
+    """From which value on each kind is amber, and from which it is red."""
 
     certificate_days: tuple[float, float]
     disk_days: tuple[float, float]
@@ -87,7 +87,7 @@ def judge(report: Report) -> Verdict:
 
 
 def find_reasons(report: Report) -> list[Reason]:
-    """What is not as it should be besides the checks, worst first."""
+    """What is wrong apart from the checks, worst first."""
     limits, found = limits_of(report), []
     for certificate in report.get("certificates") or []:
         days = int(certificate["days"])
@@ -98,7 +98,7 @@ def find_reasons(report: Report) -> list[Reason]:
             )
         )
     if not found:
-        found.append(Reason(SOON, "no certificate was seen"))
+        found.append(Reason(SOON, "no certificate was found"))
     disk = report.get("disk")
     found.append(Reason(state_of_disk(report), describe_disk(disk)) if disk else Reason(SOON, "no monitor is deployed"))
     runs = runs_of(report)
@@ -106,7 +106,7 @@ def find_reasons(report: Report) -> list[Reason]:
     for warning in (report.get("backup") or {}).get("warnings") or []:
         found.append(Reason(SOON, uncapitalise(warning.partition(" Remedy: ")[0].removesuffix("."))))
     if not runs:
-        found.append(Reason(SOON, "no backup is set up, the images are on this server alone"))
+        found.append(Reason(SOON, "no backup is set up: the images exist only on this server"))
     clock = report.get("clock")
     if clock and not clock["synchronised"]:
         found.append(Reason(SOON, "the clock is not synchronised"))
@@ -122,7 +122,7 @@ def result_of(check: dict[str, Any]) -> str:
 
 
 def alerts_of(report: Report) -> list[dict[str, Any]]:
-    """What the monitor saw wrong, without what the report knows better by its own facts."""
+    """The monitor's alerts, without those that the report covers by its own facts."""
     own = {"", "storage", *(certificate["name"] for certificate in report.get("certificates") or [])}
 
     def is_told(alert: dict[str, Any]) -> bool:
@@ -204,7 +204,7 @@ def assess_run(run: dict[str, Any] | None, time: Any, limits: tuple[float, float
         # one that was killed is noted as running for ever
         if result != "failed" and planned and now and (now - planned).total_seconds() < 3600 * limits[0]:
             return Run(first, "the first one is " + ("running" if result == "running" else "due"))
-        return Run(BAD, "no success yet" if result else "did not run yet")
+        return Run(BAD, "has not succeeded yet" if result else "has not run yet")
     hours = (now - last).total_seconds() / 3600 if now else math.inf
     state = BAD if result == "failed" else judge_rising(hours, limits)
     why = "failed; the last success was " if result == "failed" else ""

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""From what is seen to what is said: which rules hold, which of them are consequences, and what is news."""
+"""From measurements to alerts: which rules apply, which of them are consequences of others, and what is new."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rules import COMPARISONS, RULES, Rule
 from .settings import Settings
 
 REMIND_SECONDS = DAY
-CLEAR_LOOKS = 3  # good ones in a row, until an alert is over
+CLEAR_CHECKS = 3  # good ones in a row until an alert is over
 CLEAR_PERCENT = 2  # so much more must be free until an alert of a disk is over
 
 
@@ -21,7 +21,7 @@ def find_conditions(
 ) -> tuple[dict[str, Sample], set[str]]:
     """What is wrong now, by rule and object, and what of it is the consequence of something else.
 
-    `firing` are the keys of the alerts that stand: a disk's ends a little later than it begins.
+    `firing` are the keys of the active alerts: a disk's alert ends at a higher limit than it begins.
     """
     found: dict[str, tuple[Rule, Sample]] = {}
     by_metric: dict[str, list[Sample]] = {}
@@ -46,10 +46,10 @@ def find_conditions(
 def judge(
     samples: list[Sample], settings: Settings, former: dict[str, dict[str, Any]], now: float
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The alerts after a look, by rule and object, and what is news: alerts that begin, last for another day, or end.
+    """The alerts after a check, by rule and object, and what is new: alerts that begin, last for another day, or end.
 
-    `former` are the alerts before it. What was not seen, or is the consequence of something worse, is neither good nor
-    bad: it stays as it was.
+    `former` are the alerts before it. What was not measured, or is the consequence of something worse, is neither good
+    nor bad: it stays as it was.
     """
     wrong, covered = find_conditions(samples, settings, {key for key, alert in former.items() if alert["firing"]})
     seen = {(sample.metric, sample.object) for sample in samples}
@@ -71,8 +71,8 @@ def judge(
 
 
 class Condition(NamedTuple):
-    """What a look found of a rule and an object: the sample for which it holds, if it does, whether it is the
-    consequence of something else, and whether it was seen at all."""
+    """What a check found for a rule and an object: the sample for which it holds, if it does, whether it is the
+    consequence of something else, and whether it was measured at all."""
 
     rule: Rule
     object: str
@@ -82,7 +82,7 @@ class Condition(NamedTuple):
 
 
 def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict[str, Any]:
-    """The alert with what this look found of it; `former` is as the last look left it, empty for a new one."""
+    """The alert with what this check found; `former` is the alert after the last check, empty for a new one."""
     rule, sample = condition.rule, condition.sample
     alert = {"looks": 0, "good": 0, "firing": False, "since": now, "told": 0, "seen": now, **former}
     if condition.covered or not condition.seen:
@@ -98,17 +98,17 @@ def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict
 
 
 def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> str:
-    """What is news of an alert: firing, reminder or resolved; empty where nothing is. Notes when it was told."""
-    lost = not condition.seen and now - alert["seen"] >= DAY  # a device or a disk that is no more
+    """What is new about an alert: firing, reminder or resolved; empty for nothing. Notes when it was reported."""
+    lost = not condition.seen and now - alert["seen"] >= DAY  # a device or a disk that no longer exists
     news = ""
     if not alert["firing"]:
-        if alert["looks"] >= condition.rule.looks:
+        if alert["looks"] >= condition.rule.checks:
             alert.update(firing=True, since=int(now))
             news = "firing"
-    elif alert["good"] >= CLEAR_LOOKS or lost:
+    elif alert["good"] >= CLEAR_CHECKS or lost:
         return "resolved"
     elif alert["nothing_to_do"] and condition.sample:
-        # no reminder; but what is new is news, also when something else has ended
+        # no reminder; but a higher value is reported, also when something else has ended
         news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
         alert["known"] = alert["value"]
     elif not alert["covered"] and condition.rule.severity != "info" and now - alert["told"] >= REMIND_SECONDS:

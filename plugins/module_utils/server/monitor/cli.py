@@ -1,11 +1,11 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Looks after an Orthanc every minute: disks, service, backups, certificates, worklist, clock, known defects.
+"""Monitors Orthanc every minute: disks, service, backups, certificates, worklist, clock, known vulnerabilities.
 
-One table of rules decides what is wrong: it makes the mails and webhooks of this program as well as the alert rules of
+One table of rules decides what is wrong, for the mails and webhooks of this program and for the alert rules of
 Prometheus. When the images' disk is almost full, new images are refused while the others are still read.
 
-What only some commands need they import themselves: the timer's look comes each minute.
+What only some commands need they import themselves, since the timer starts a check each minute.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from .settings import FILE, Settings
 
 LOCK = Path("/run/orthanc-monitor.lock")  # root's alone: who can open a file can lock it
 COMMANDS = {
-    "look": "look at everything, tell what changed, switch the disk guard on or off; what the timer starts",
-    "show": "what the last look saw; exit code 1 while something is wrong, or nobody looks",
-    "vulnerabilities": "what is known of the packages that run, what it means, and what to do",
-    "rules": "the table as alert rules of Prometheus",
+    "look": "check everything, report what changed, switch the disk guard on or off; the timer starts this",
+    "show": "show the last check; exit code 1 while something is wrong, or while the monitor does not run",
+    "vulnerabilities": "list known vulnerabilities of the packages in use, what they mean, and what to do",
+    "rules": "print the rules as alert rules for Prometheus",
     "test": "send a test message by mail and webhook",
 }
 
 
-# --- a look ---------------------------------------------------------------------------------------
-def look(settings: Settings) -> dict[str, Any]:
-    """One look: tells what is news, and leaves state and metrics. Returns the state."""
+# --- a check --------------------------------------------------------------------------------------
+def run_check(settings: Settings) -> dict[str, Any]:
+    """Runs one check: reports what is new, writes state and metrics. Returns the state."""
     from .prometheus import format_metrics
 
     with hold_lock(LOCK):
         state, now = read_state(settings.directory), time.time()
         try:
-            samples = look_from(settings, state, now)
+            samples = collect_samples(settings, state, now)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
             # of another release, or of a clock or a disk that was wrong: it must not end the monitor for ever
-            what = "what the last look left is of no use, and begun anew"
+            what = "the state of the last check cannot be used and is discarded"
             say(f"{what}: {type(error).__name__}: {error}", ERROR)
             state = {}
-            samples = look_from(settings, state, now)
+            samples = collect_samples(settings, state, now)
         save_state(settings.directory, state)
         try:
             write_atomic(settings.directory / "orthanc.prom", format_metrics(samples))
@@ -59,8 +59,8 @@ def look(settings: Settings) -> dict[str, Any]:
         return state
 
 
-def look_from(settings: Settings, state: dict[str, Any], now: float) -> list[Any]:
-    """The samples of one look after its alerts were told; `state`, which the last one left, becomes what it leaves."""
+def collect_samples(settings: Settings, state: dict[str, Any], now: float) -> list[Any]:
+    """Takes the samples of one check and reports its alerts; updates `state`, which the last check left."""
     from .alerts import judge
     from .context import Context
     from .notify import notify
@@ -78,7 +78,7 @@ def look_from(settings: Settings, state: dict[str, Any], now: float) -> list[Any
 
 # --- commands -------------------------------------------------------------------------------------
 def show(state: dict[str, Any], as_json: bool) -> int:
-    """Says what the last look saw; WRONG while something is wrong, or nobody looks."""
+    """Prints the result of the last check; WRONG while something is wrong, or the monitor does not run."""
     from .describe import describe_state
 
     silence = describe_silence(state, time.time())
@@ -92,7 +92,7 @@ def show(state: dict[str, Any], as_json: bool) -> int:
 
 
 def list_vulnerabilities(settings: Settings, state: dict[str, Any], as_json: bool) -> int:
-    """Says which vulnerabilities are open."""
+    """Prints the open vulnerabilities."""
     from .describe import describe_vulnerabilities
 
     known = state.get("packages", {}).get("vulnerabilities", {})
@@ -105,16 +105,16 @@ def list_vulnerabilities(settings: Settings, state: dict[str, Any], as_json: boo
 
 
 def send_test(settings: Settings) -> int:
-    """Sends a test message by each way that is set. Refused where none is; what fails is in the journal."""
+    """Sends a test message by mail and webhook, as set. Refused where neither is; failures are in the journal."""
     from .notify import send_test
 
     if not settings.mail_to and not settings.webhook:
-        raise Refused("Nobody is told. Remedy: set orthanc_monitor_mail_to or orthanc_monitor_webhook.")
+        raise Refused("No recipient is set. Remedy: set orthanc_monitor_mail_to or orthanc_monitor_webhook.")
     return DONE if send_test(settings) else WRONG
 
 
 def print_rules(settings: Settings) -> int:
-    """Says the alert rules for Prometheus."""
+    """Prints the alert rules for Prometheus."""
     from .prometheus import format_rules
 
     sys.stdout.write(format_rules(settings))
@@ -122,14 +122,14 @@ def print_rules(settings: Settings) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """What was asked for; returns the exit code."""
+    """Runs the subcommand; returns the exit code."""
     settings = Settings.read(arguments.config)
     if arguments.command == "rules":
         return print_rules(settings)
     if arguments.command == "test":
         return send_test(settings)
     if arguments.command == "look":
-        state = look(settings)
+        state = run_check(settings)
         if arguments.json:
             write_json(state)
         return DONE

@@ -36,7 +36,7 @@ def observe(metric: str, value: float | bool, label: str = "", object_: str = ""
 
 
 class Context:
-    """One look: settings, moment (seconds since 1970), and what the looks before it left.
+    """One check: settings, moment (seconds since 1970), and what the checks before it left.
 
     `state` is a JSON object that the probes carry on, `series` its counters over time ([[epoch, value], ...] by name),
     `options` Orthanc's own configuration, `pid` Orthanc's main process as the probe of it found it, 0 without one.
@@ -49,7 +49,7 @@ class Context:
         self.series: dict[str, list[list[float]]] = dict(state.get("series", {}))
 
     def count(self, counter: str, more: int) -> int:
-        """What has been counted so far, this look included."""
+        """What has been counted so far, this check included."""
         total: dict[str, int] = self.state.setdefault("counted", {})
         total[counter] = total.get(counter, 0) + more
         return total[counter]
@@ -60,11 +60,11 @@ class Context:
         return increase
 
     def measure_age(self, moment: float | None) -> float:
-        """Seconds since then; a machine that has never had it counts from the first look."""
+        """Seconds since then; where it never happened, since the first check."""
         since = self.state["began"] if moment is None else moment
         return self.now - (0 if since > self.now + HOUR else since)  # a clock that was wrong proves nothing
 
 
 def ask_program(*command: str) -> Finished:
-    """How a program ended. OSError for one that hangs or is not there: then its probe cannot see."""
+    """How a program ended. OSError for one that hangs or is not installed: then its probe cannot check."""
     return process.ask_program(*command, seconds=PROGRAM_SECONDS)

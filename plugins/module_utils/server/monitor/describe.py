@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the last look saw, for a person."""
+"""The result of the last check, for a person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .settings import Settings
 
 
 def describe_state(state: dict[str, Any]) -> list[str]:
-    """What is wrong and what to do, the disks, the forecast, and how old this is: lines."""
+    """Lines: what is wrong and what to do, the disks, the forecast, and how old the result is."""
     silence = describe_silence(state, time.time())
     if "time" not in state:
         return [silence]
@@ -26,14 +26,14 @@ def describe_state(state: dict[str, Any]) -> list[str]:
     lines += [f"{'disk':9} {name}: {free}" for name, free in describe_disks(state).items()]
     lines.append(f"{'forecast':9} {describe_forecast(state)}")
     age = time.time() - state["time"]
-    lines.append(f"{'look':9} {words.say_age(age)} ago" if age >= 0 else f"{'look':9} in the future")
+    lines.append(f"{'check':9} {words.say_age(age)} ago" if age >= 0 else f"{'check':9} in the future")
     return lines
 
 
 def describe_vulnerabilities(known: dict[str, Any], settings: Settings) -> list[str]:
     """Each vulnerability that is open, in what, what it means, what to do, where to read more: lines."""
     if not known:
-        return ["The monitor has not looked at the packages yet. Remedy: systemctl start orthanc-monitor"]
+        return ["The monitor has not checked the packages yet. Remedy: systemctl start orthanc-monitor"]
     lines = []
     for one in known["open"]:
         accepted = " (accepted)" if one["id"] in settings.accepted_cves else ""

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What earlier looks left: the state between two of them, counters over time, the growth of a disk."""
+"""What earlier checks left: the state, counters over time, the growth of a disk."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ IMPORT_FACTOR = 5  # a day with so many times the usual growth is an import, and
 
 # --- the state ------------------------------------------------------------------------------------
 def save_state(directory: Path, state: dict[str, Any]) -> None:
-    """Keeps what this look leaves: in memory where the disk takes nothing."""
+    """Saves the state of this check; in memory where the disk cannot be written."""
     text = json.dumps(state) + "\n"
     try:
         write_atomic(directory / monitor_state.FILE, text)
         monitor_state.IN_MEMORY.unlink(missing_ok=True)
     except OSError as error:
-        # a disk that is full or read-only: without what was told, it would be told each minute
-        say(f"the monitor keeps what it saw in memory alone: {error}", ERROR)
+        # a disk that is full or read-only: without the state every alert would be reported again each minute
+        say(f"the monitor cannot write its state to the disk and keeps it in memory: {error}", ERROR)
         write_atomic(monitor_state.IN_MEMORY, text, 0o600)
 
 
@@ -78,6 +78,6 @@ def interpolate(history: list[list[float]], moment: float) -> float:
 
 
 def find_median(values: Sequence[float]) -> float:
-    """The middle value; the module statistics costs each look more than everything else here."""
+    """The middle value; importing the module statistics would cost each check more than all the rest."""
     ordered, half = sorted(values), len(values) // 2
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2

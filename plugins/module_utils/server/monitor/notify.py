@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who is told, and in which words: mail, webhook and journal.
+"""Sends alerts by mail, webhook and journal.
 
-What only a message needs is imported by what sends it: most looks send none.
+What only a message needs is imported where it is sent: most checks send none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Event = dict[str, Any]  # an alert with its `state`: firing, reminder or resolve
 
 # --- words ----------------------------------------------------------------------------------------
 def describe_kind(event: Event) -> str:
-    """What kind of news it is; what nobody can change is none that anybody must act on."""
+    """The kind of message; an alert that needs no action is for information."""
     if event["state"] == "firing" and event["severity"] == "info":
         return "For information"
     return WORDS[event["state"]]
@@ -37,7 +37,7 @@ def describe_kind(event: Event) -> str:
 
 # --- ways -----------------------------------------------------------------------------------------
 def send_mail(settings: Settings, events: list[Event], now: float) -> None:
-    """One mail for everything of one look, through the machine's sendmail; OSError with what that says."""
+    """Sends one mail for one check, through the machine's sendmail; OSError with its complaint."""
     import email.message
     from email.utils import formatdate, make_msgid
 
@@ -90,14 +90,14 @@ def is_settling(state: dict[str, Any], waiting: list[Event], now: float) -> bool
 
 
 def leave_out_resolved(waiting: list[Event]) -> list[Event]:
-    """What came and went before anybody was told is not told."""
+    """Leaves out what began and ended before it was reported."""
     keys = {each: {(one["name"], one["object"]) for one in waiting if one["state"] == each} for each in WORDS}
     over = keys["firing"] & keys["resolved"]
     return [one for one in waiting if (one["name"], one["object"]) not in over]
 
 
 def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: float) -> None:
-    """Tells the journal, and whom the settings name. What could not be sent stays in `state` for the next look."""
+    """Reports to the journal, by mail and webhook. What could not be sent stays in `state` for the next check."""
     for event in events:
         say(f"{describe_kind(event)}: {event['name']}: {describe_alert(event)}", PRIORITIES[event["severity"]])
     pending = state.setdefault("pending", {})
@@ -114,12 +114,12 @@ def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: 
                 waiting = []
             except Exception as error:  # whatever the other side does; its text may hold the URL, and that a token
                 text = str(error) if name == "mail" else getattr(error, "code", type(error).__name__)
-                say(f"{name} cannot be sent, and is tried again: {text}", ERROR)
+                say(f"{name} cannot be sent, the next check tries again: {text}", ERROR)
         pending[name] = waiting[-KEPT_EVENTS:]
 
 
 def send_test(settings: Settings) -> bool:
-    """Whether a test message went out by each way: nobody wants to find that out on the night of the fire."""
+    """Sends a test message by each way that is set; whether all were accepted."""
     event = {
         **{"name": "Test", "object": "", "severity": "info", "state": "firing", "since": int(time.time())},
         **{"summary": "This is a test of the monitor", "remedy": "none is needed"},

@@ -161,7 +161,7 @@ def find_changed_conffiles(root: Path, package: Package) -> list[str]:
 
 
 def find_left_behind(directory: Path = MACHINE / "etc") -> list[str]:
-    """Configuration files of packages that came with an update and were not taken."""
+    """Configuration files that came with an update and were not installed."""
     return sorted(
         os.path.join(place, name)
         for place, _unused, names in os.walk(directory)
@@ -171,7 +171,7 @@ def find_left_behind(directory: Path = MACHINE / "etc") -> list[str]:
 
 
 def read_lists_age(now: float, root: Path = MACHINE) -> float | None:
-    """Seconds since apt last asked for its lists; None where it has none."""
+    """Seconds since apt last downloaded its lists; None where it has none."""
     if not any((root / LISTS).glob("*Packages*")):
         return None
     periodic = root / "var/lib/apt/periodic"

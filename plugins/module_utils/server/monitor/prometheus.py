@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What Prometheus reads: the metrics of the last look, and the table of rules as alert rules."""
+"""What Prometheus reads: the metrics of the last check, and the table of rules as alert rules."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 from ..core.escaping import escape
 from ..core.limits import SILENT_MINUTES
-from .alerts import CLEAR_LOOKS
+from .alerts import CLEAR_CHECKS
 from .context import Sample
 from .rules import RULES, Rule
 from .settings import Settings
 
 HELP = {
-    "time_seconds": "Unix time of the last look",
+    "time_seconds": "Unix time of the last check",
     "fs_size_bytes": "Size of the file system",
     "fs_free_bytes": "Bytes that Orthanc may still write",
     "fs_free_percent": "The same in percent of the size",
@@ -64,7 +64,7 @@ HELP = {
     "reboot_due": "1 where an update needs a restart of the machine",
     "replaced_files": "Programs and libraries that a service runs and an update has replaced",
     "support_days": "Days until the system no longer receives security updates",
-    "known_cves": "Known vulnerabilities without an update that nobody has accepted",
+    "known_cves": "Known vulnerabilities without an update that are not accepted",
     "blind": "1 where the monitor could not check",
 }
 
@@ -105,13 +105,13 @@ def format_rules(settings: Settings) -> str:
             {
                 "alert": f"Orthanc{rule.name}",
                 "expr": expr,
-                "for": f"{rule.looks - 1}m",
-                "keep_firing_for": f"{CLEAR_LOOKS}m",
+                "for": f"{rule.checks - 1}m",
+                "keep_firing_for": f"{CLEAR_CHECKS}m",
                 "labels": {"severity": rule.severity},
                 "annotations": {"summary": f"{rule.summary}{about}", "remedy": rule.remedy},
             }
         )
-    # also when nobody offers the metrics any more
+    # also when the metrics are no longer there
     silent = f"time() - last_over_time(orthanc_monitor_time_seconds[7d]) > {60 * SILENT_MINUTES}"
     alerts.append(
         {
@@ -119,7 +119,7 @@ def format_rules(settings: Settings) -> str:
             "expr": silent,
             "labels": {"severity": "critical"},
             "annotations": {
-                "summary": f"The monitor has not looked for {SILENT_MINUTES} minutes",
+                "summary": f"The monitor has not run a check for {SILENT_MINUTES} minutes",
                 "remedy": "systemctl status orthanc-monitor.timer; journalctl -u orthanc-monitor",
             },
         }

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """What is wrong when `metric` compares so with `limit` (a number, or one of LIMITS) for `looks` in a row.
+    """What is wrong when `metric` compares so with `limit` (a number, or one of LIMITS) for so many `checks` in a row.
 
-    `label` tells several objects of a metric apart. With a condition of one of `unless` true this one is its
-    consequence, and not told.
+    `label` tells several objects of a metric apart. While one of `unless` is true this one is its
+    consequence, and is not reported.
     """
 
     name: str
@@ -22,11 +22,11 @@ class Rule(NamedTuple):
     label: str
     compares: str
     limit: float | str
-    looks: int
+    checks: int
     unless: tuple[str, ...]
     summary: str
     remedy: str
-    nothing_to_do: bool = False  # nobody in the clinic can end it today: told once, and listed
+    nothing_to_do: bool = False  # the clinic cannot resolve it today: reported once, and listed
 
 
 DOWN = ("MountGone", "IndexLocked", "RestartLoop", "OrthancStopped")
@@ -112,7 +112,7 @@ RULES = (
     Rule(
         *("FirewallDetour", "critical", "firewall_detours", "", ">", 0, 1, ()),
         "A rule outside the firewall table bypasses it",
-        "take it out: nft --handle list ruleset names it, nft delete rule removes it; and see who put it there",
+        "remove it: nft --handle list ruleset shows its handle, nft delete rule removes it; find out who added it",
     ),
     Rule(
         *("DeviceRejected", "warning", "rejected_hour", "device", ">", 0, 1, (*DOWN, "IndexSilent")),
@@ -163,7 +163,7 @@ RULES = (
     ),
     Rule(
         *("LedgerFailed", "critical", "ledger_ok", "", "==", 0, 1, (*DOWN, "IndexSilent")),
-        "The ledger of received studies cannot be kept: after a loss nobody could tell what to send again",
+        "The ledger of received studies cannot be kept: after a loss it would be unknown which studies to send again",
         "see why: journalctl -u orthanc-ledger; then orthanc-backup ledger",
     ),
     Rule(

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The state of a machine's packages, kept until something of it changes: a look each minute asks for it."""
+"""The state of a machine's packages, kept until something changes, since a check reads it each minute."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_maps(pid: int) -> str:
 
 
 def read_pid(path: Path) -> int:
-    """The process of a pid file; 0 where nobody left one."""
+    """The process in a pid file; 0 without such a file."""
     try:
         return int(path.read_text(encoding="ascii").strip() or 0)
     except (FileNotFoundError, ValueError):
@@ -130,7 +130,7 @@ def stamp_updates() -> list[float]:
 
 
 def list_due(updates: dict[str, Any], seen: dict[str, float], now: float) -> tuple[list[str], dict[str, float]]:
-    """The updates that somebody must install, and since when each is known.
+    """The updates that must be installed by hand, and since when each is known.
 
     A machine that installs them by itself has two days for it.
     """
@@ -141,11 +141,11 @@ def list_due(updates: dict[str, Any], seen: dict[str, float], now: float) -> tup
 
 # --- what is due ------------------------------------------------------------------------------------
 def find_reboot() -> str:
-    """Why the machine must be started anew; empty where it need not."""
+    """Why the machine must be restarted; empty where it need not be."""
     names = REBOOT.with_name(f"{REBOOT.name}.pkgs")
     if REBOOT.exists():
         of = " ".join(sorted(set(names.read_text(errors="replace").split()))) if names.exists() else ""
-        return f"an update asks for it: {of}" if of else "an update asks for it"
+        return f"an update requires it: {of}" if of else "an update requires it"
     system = os.uname()
     kernel = packages.find_newer_kernel(packages.read_installed().values(), system.release, system.version)
-    return f"{kernel} is installed, {system.release} runs" if kernel else ""
+    return f"{kernel} is installed, {system.release} is running" if kernel else ""

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Which known vulnerabilities are open in what runs: a list made by hand, and the packages' own changelogs.
 
-The list says what a changelog cannot: which vulnerabilities there are, from which version on they are mended by the
-authors, and where a changelog names one that is not mended. What a distribution has mended in its own version, its
-changelog says.
+The list says what a changelog cannot: which vulnerabilities there are, in which version the authors fixed each,
+and where a changelog names one that is not fixed. What a distribution has fixed in its own version is in its
+changelog.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Read = Callable[[Package], "set[str] | None"]
 
 
 class Open(NamedTuple):
-    """A vulnerability of an installed package that is not mended."""
+    """A vulnerability of an installed package that is not fixed."""
 
     id: str
     package: str
@@ -62,7 +62,7 @@ def find_open(known: dict[str, Any], packages: Iterable[Package], read_changelog
 def find_open_in_release(known: dict[str, Any], version: str) -> list[Open]:
     """The open vulnerabilities of one of Orthanc's own builds, which hold their libraries and no packages.
 
-    What no release note tells of such a build is left out.
+    What no release note says of such a build is left out.
     """
     return [
         describe(entry, "Orthanc", version)

@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def choose_address(device: str, source: str, port: int, listeners: Iterable[Listener]) -> Place:
-    """The address from which the server reaches the device, if somebody listens there at that port.
+    """The address from which the server reaches the device, if a program listens there on that port.
 
     `source` is that address by the server's routes, empty without a route. Docker's own proxy does not count: it hands
     a connection on from another address than the device's, which Orthanc refuses.
@@ -35,10 +35,12 @@ def choose_address(device: str, source: str, port: int, listeners: Iterable[List
     taken = {address for address, number, processes in listeners if number == port and "docker-proxy" not in processes}
     if taken & {source, *EVERY[version]}:
         return Place(source, "")
-    why = f"The server reaches {device} from {source}, where nothing listens at port {port}"
+    why = f"The server reaches {device} from {source}, where nothing listens on port {port}"
     if version == 6 and any(address not in EVERY[6] and ip_address(address).version == 4 for address in taken):
-        return Place("", f"{why}; it does over IPv4. Remedy: give the device an IPv4 address, and deploy again.")
-    return Place("", f"{why}. Remedy: see that Orthanc runs, and deploy again.")
+        return Place(
+            "", f"{why}; Orthanc listens only on IPv4. Remedy: give the device an IPv4 address, and deploy again."
+        )
+    return Place("", f"{why}. Remedy: check that Orthanc runs, and deploy again.")
 
 
 def read_published(text: str) -> list[Listener]:

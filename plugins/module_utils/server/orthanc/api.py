@@ -17,7 +17,7 @@ from ..core.errors import SEE_LOG, Refused
 ANSWER_SECONDS = 120.0
 REST_SECONDS = 0.5  # Orthanc ends a connection that rests for a second
 START_SECONDS = 300.0  # until Orthanc answers
-LOOK_SECONDS = 0.2
+RETRY_SECONDS = 0.2
 
 
 class Unanswered(Refused):
@@ -37,13 +37,13 @@ def read_options(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refused(f"There is no {path}. Remedy: deploy again.") from None
+        raise Refused(f"{path} does not exist. Remedy: deploy again.") from None
     except PermissionError:
-        raise Refused(f"{path} cannot be read. Remedy: run it as root.") from None
+        raise Refused(f"{path} cannot be read. Remedy: run the command as root.") from None
     except ValueError as error:
         raise Refused(f"{path} cannot be read ({error}). Remedy: deploy again.") from None
     if not isinstance(found, dict):
-        raise Refused(f"{path} has no options. Remedy: deploy again.")
+        raise Refused(f"{path} does not contain Orthanc's options. Remedy: deploy again.")
     return found
 
 
@@ -114,7 +114,7 @@ class Api:
             except Refused:
                 if time.monotonic() > end or not is_alive():
                     raise
-                time.sleep(LOOK_SECONDS)
+                time.sleep(RETRY_SECONDS)
 
     def close(self) -> None:
         """Until something is asked again."""

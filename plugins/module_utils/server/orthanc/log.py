@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What lines of Orthanc's log tell, and those that this collection's own script writes into it."""
+"""Reads Orthanc's log, including the lines that this collection's own script writes into it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_received(line: str) -> Received | None:
 
 
 class Event(NamedTuple):
-    """A refusal that a log tells of."""
+    """A rejection that the log reports."""
 
     moment: str  # MM-DD hh:mm:ss with fractions where the log has them, local time
     kind: str  # calling_aet, address, right, called_aet or tls
@@ -125,19 +125,19 @@ def describe_title(event: Event) -> str:
     """What a device calls itself, as the second half of a sentence that begins with the device."""
     invalid = event.detail == "invalid"
     if event.aet.strip():
-        return f"calls itself {event.aet}" + " (where * stands, a character that no AE title may have)" * invalid
+        return f"calls itself {event.aet}" + " (each * is a character that is not allowed in an AE title)" * invalid
     return "sends no AE title of its own (the field is empty)" + ", or opens connections and sends nothing," * invalid
 
 
 def describe_rejection(event: Event, aet: str, host: str) -> str:
     """Why Orthanc rejected the device that is listed with this AE title and address, in a sentence without its end."""
     if event.kind == "right":
-        return f"it asked for {RIGHTS.get(event.detail, event.detail)}, which it may not"
+        return f"it requested {RIGHTS.get(event.detail, event.detail)}, which it is not allowed to use"
     if event.aet != aet:
-        return f"it {describe_title(event)} at {event.ip}, and Orthanc knows it as {aet}"
+        return f"it {describe_title(event)} at {event.ip}, but Orthanc knows it as {aet}"
     if event.ip != host:
-        return f"it came from {event.ip}, and Orthanc knows it at {host}"
-    return f"Orthanc refused it as {aet} at {host}"
+        return f"it connects from {event.ip}, but Orthanc expects it at {host}"
+    return f"Orthanc rejected it as {aet} at {host}"
 
 
 def list_rejections(log: str, devices: dict[str, tuple[str, str]], tester: str = "") -> list[tuple[str, str]]:

@@ -19,8 +19,8 @@ NAME = "orthanc"  # of the unit, and of the container
 
 
 class State(NamedTuple):
-    """Whether it runs, its main process as this machine sees it (0 without one), and how often it was started again
-    without anybody's asking (None where that is not known)."""
+    """Whether it runs, its main process as this machine sees it (0 without one), and how often it was restarted
+    automatically (None where that is not known)."""
 
     runs: bool
     pid: int

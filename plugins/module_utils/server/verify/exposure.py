@@ -142,7 +142,7 @@ def read_table() -> str:
 def describe_changes() -> str:
     """How the table in the kernel differs from the deployed one; empty if it does not."""
     try:
-        return nftables.tell_some(nftables.find_changes())
+        return nftables.list_some(nftables.find_changes())
     except nftables.Unseen as error:
         return f"{UNSEEN}: {error}"
     except OSError as error:
@@ -152,7 +152,7 @@ def describe_changes() -> str:
 def describe_detours() -> str:
     """Rules of other tables that bypass the firewall; empty without any."""
     try:
-        return nftables.tell_some(nftables.find_detours())
+        return nftables.list_some(nftables.find_detours())
     except OSError as error:
         return str(error)
 
@@ -210,7 +210,7 @@ def find_dropped(table: str) -> tuple[set[int], str]:
         # Debian 12's nft stops in the middle of a dormant table
         return set(), "the table cannot be read; it may be dormant"
     if not any("table" in item for item in objects):
-        return set(), "there is no table inet orthanc"
+        return set(), "the table inet orthanc does not exist"
     if any("dormant" in item["table"].get("flags", []) for item in objects if "table" in item):
         return set(), "the table is dormant"
     sets = {item["set"]["name"]: item["set"].get("elem", []) for item in objects if "set" in item}

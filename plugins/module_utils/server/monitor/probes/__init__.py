@@ -12,7 +12,7 @@ from ..context import Context, Sample, observe
 from . import disk, firewall, log, orthanc, proxy, system, tasks, updates, worklist
 
 Probe = Callable[[Context], Iterable[Sample]]
-# by the name under which a probe that cannot see is told; the order counts where one needs what another found
+# by the name under which a failing probe is reported; the order matters where one needs what another found
 PROBES: dict[str, Probe] = {
     "configuration": orthanc.probe_configuration,
     "mount": disk.probe_mount,
@@ -37,13 +37,13 @@ PROBES: dict[str, Probe] = {
 
 
 def run_probes(context: Context) -> Iterator[Sample]:
-    """Everything that one look sees. Each probe on its own: what cannot be seen does not hide the rest."""
+    """The samples of one check. Each probe runs on its own: one that fails does not hide the rest."""
     yield observe("time_seconds", int(context.now))
     for name, probe in PROBES.items():
         why = ""
         try:
             yield from probe(context)
-        except Exception as error:  # whatever it is, and above all in what others wrote
+        except Exception as error:  # whatever it is: one probe must not end the check
             why = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-            say(f"cannot see {name}: {why}", WARNING)
+            say(f"cannot check {name}: {why}", WARNING)
         yield observe("blind", bool(why), "what", name, why)

@@ -22,7 +22,7 @@ from ..history import estimate_growth
 # in the images' directory; Orthanc's Lua filter (roles.lua) reads the first
 DISK_GUARD, RESERVE = ".orthanc-disk-guard", ".orthanc-reserve"
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
-CLEAR_PERCENT = 2  # so much more must be free until new images are taken again
+CLEAR_PERCENT = 2  # so much more must be free until new images are accepted again
 HISTORY_DAYS = 90
 
 
@@ -39,10 +39,10 @@ def probe_disks(context: Context) -> Iterator[Sample]:
     temporary = Path(context.options.get("TemporaryDirectory", storage))
     for name, path in (("storage", storage), ("tmp", temporary), ("log", context.settings.logs)):
         if name == "storage" and not (storage / MARKER).exists():
-            continue  # another disk's numbers; the mount is told
+            continue  # these would be another disk's numbers; MountGone reports it
         device = path.stat().st_dev
         if device in seen:
-            continue  # one disk is told once, by the most important of what is on it
+            continue  # each disk is reported once, by the most important of what is on it
         seen.add(device)
         known = os.statvfs(path)
         free, used = known.f_bavail * known.f_frsize, (known.f_blocks - known.f_bfree) * known.f_frsize
@@ -81,9 +81,9 @@ def forecast(context: Context, used: int, free: int) -> Iterator[Sample]:
 
 # --- the guard ------------------------------------------------------------------------------------
 def guard_disk(context: Context, free: int, size: int) -> Iterator[Sample]:
-    """Gives up the reserve and has new images refused when too little is free, and takes both back.
+    """Frees the reserve and refuses new images when too little is free, and reverses both later.
 
-    The directory is Orthanc's, so whatever lies there under the two names: no link is followed.
+    The directory belongs to Orthanc, so anything may be under the two names: no link is followed.
     """
     storage, percent = context.settings.storage, context.settings.disk_guard_percent
     guard, reserve = storage / DISK_GUARD, storage / RESERVE
@@ -100,7 +100,7 @@ def guard_disk(context: Context, free: int, size: int) -> Iterator[Sample]:
     elif not percent or free >= limit + CLEAR_PERCENT * size / 100 + kept - (held.st_size if held else 0):
         if os.path.lexists(guard):
             clear_path(guard)
-            say("new images are taken again", NOTICE)
+            say("new images are accepted again", NOTICE)
         if not percent:
             clear_path(reserve)
         elif not held or not held.st_size:
@@ -119,7 +119,7 @@ def stat_regular(path: Path, mode: int = 0) -> os.stat_result | None:
 
 
 def clear_path(path: Path) -> None:
-    """Takes away whatever lies there under this name; a directory gets another name."""
+    """Removes whatever has this name; a directory is renamed."""
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}-{time.time_ns()}"))
     else:

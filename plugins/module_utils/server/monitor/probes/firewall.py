@@ -30,10 +30,10 @@ def compare_tables(held: str) -> Sample:
         raise
     except OSError as error:  # its file is gone or broken: the next boot leaves the ports open
         changes = [str(error)]
-    return observe("firewall_changes", len(changes), detail=nftables.tell_some(changes))
+    return observe("firewall_changes", len(changes), detail=nftables.list_some(changes))
 
 
 def find_detours() -> Sample:
-    """Rules of other tables that lead past ours."""
+    """Rules of other tables that bypass ours."""
     detours = nftables.find_detours()
-    return observe("firewall_detours", len(detours), detail=nftables.tell_some(detours))
+    return observe("firewall_detours", len(detours), detail=nftables.list_some(detours))

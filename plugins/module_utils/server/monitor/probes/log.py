@@ -11,12 +11,12 @@ from ...orthanc import log as orthanc_log
 from ..context import DAY, HOUR, Context, Sample, ask_program, observe
 
 REFUSED = "Cannot execute a Lua command"
-# none to count: Orthanc's Lua at an image that the disk guard refuses; who opens a connection and says nothing
+# not counted: Orthanc's Lua at an image that the disk guard refuses; a client that connects and sends nothing
 KNOWN = (REFUSED, orthanc_log.NAMELESS)
 
 
 def probe_log(context: Context) -> Iterator[Sample]:
-    """Errors and rejected devices since the last look."""
+    """Errors and rejected devices since the last check."""
     lines = read_docker_log(context) if context.settings.method == "docker" else read_journal(context)
     errors = sum(line.startswith("E") and not any(text in line for text in KNOWN) for line in lines)
     yield observe("errors_hour", context.measure_increase("errors", context.count("errors", errors), HOUR))
@@ -61,10 +61,10 @@ def find_conflicts(context: Context, lines: list[str], names: dict[str, str]) ->
 
 # --- where it is ----------------------------------------------------------------------------------
 def read_journal(context: Context) -> list[str]:
-    """The unit's lines since the last look."""
+    """The unit's lines since the last check."""
     state = context.state
     after = state.get("cursor", "")
-    # without the cursor's place in it, since the last look: what was counted is not counted again
+    # without a cursor, since the last check: what was counted is not counted again
     since = [f"--after-cursor={after}"] if after else [f"--since=@{int(state.get('time', context.now - 60)) + 1}"]
     done = ask_program("journalctl", "--unit=orthanc", "--output=cat", "--show-cursor", "--quiet", *since)
     if done.status and after:  # the journal has been rotated away
@@ -77,7 +77,7 @@ def read_journal(context: Context) -> list[str]:
 
 
 def read_docker_log(context: Context) -> list[str]:
-    """The container's lines since the last look."""
+    """The container's lines since the last check."""
     since = context.state.get("docker_since", context.now - 60)
     done = ask_program("docker", "logs", f"--since={since:.3f}", f"--until={context.now:.3f}", "orthanc")
     if done.status:  # what it says then is not Orthanc's

@@ -17,14 +17,14 @@ from ..context import ANSWER_SECONDS, DAY, HOUR, Context, Sample, ask_program, o
 
 
 def probe_configuration(context: Context) -> Iterator[Sample]:
-    """Orthanc reads more than JSON, such as comments; what a person wrote so, this program does not."""
+    """Orthanc reads more than JSON, such as comments; this program cannot read what a person wrote that way."""
     read_options(context.settings.orthanc)
     yield from ()
 
 
 # --- the process ----------------------------------------------------------------------------------
 def probe_process(context: Context) -> Iterator[Sample]:
-    """Whether it runs, how often it began anew, and whether another program holds its index."""
+    """Whether it runs, how often it was restarted, and whether another program holds its index."""
     state = choose_runtime(context.settings.method).read_state()
     context.pid = state.pid if state.runs else 0
     yield observe("process_up", state.runs)

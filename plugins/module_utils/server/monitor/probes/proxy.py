@@ -13,7 +13,7 @@ from ..context import ANSWER_SECONDS, DAY, Context, Sample, observe
 
 
 def probe_proxy(context: Context) -> Iterator[Sample]:
-    """Whether HTTPS is answered, and the days that are left of each certificate."""
+    """Whether the proxy answers on HTTPS, and the days left of each certificate."""
     for name, port in context.settings.tls_ports.items():
         certificate = fetch_certificate(context.settings.hostname, port)
         if name == "proxy":

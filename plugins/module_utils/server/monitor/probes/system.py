@@ -22,7 +22,7 @@ def probe_clock(context: Context) -> Iterator[Sample]:
 
 
 def probe_support(context: Context) -> Iterator[Sample]:
-    """Days until the system gets no security updates any more."""
+    """Days until the system no longer receives security updates."""
     release = support.read_release()
     last = support.find_support_end(release)
     if last is not None:

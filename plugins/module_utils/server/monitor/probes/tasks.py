@@ -18,7 +18,7 @@ ACCEPTANCE = Path("/etc/cron.d/orthanc-verify"), Path("/var/lib/orthanc-verify/r
 
 
 def probe_backup(context: Context) -> Iterator[Sample]:
-    """How backup, restore check and ledger ended, how old their last success is, and a restore that stands still."""
+    """How backup, restore check and ledger ended, how old their last success is, and a restore that was interrupted."""
     if not context.settings.backup:
         return
     for name, metric, seconds, unit in (

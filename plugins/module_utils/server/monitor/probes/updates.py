@@ -29,7 +29,7 @@ def remember(context: Context, name: str, key: list[Any], find: Callable[[], dic
 
 # --- vulnerabilities ------------------------------------------------------------------------------
 def probe_vulnerabilities(context: Context) -> Iterator[Sample]:
-    """Known vulnerabilities of what runs, for which no update is offered and that nobody has accepted."""
+    """Known vulnerabilities of what runs, without an update, that are not accepted."""
     if not context.pid:
         return  # what it runs is not seen
     settings, state, pid = context.settings, context.state, context.pid
@@ -44,12 +44,12 @@ def probe_vulnerabilities(context: Context) -> Iterator[Sample]:
 
 
 def read_version(path: Path) -> str:
-    """The release that a file in Orthanc's directory names; whatever else it is, its text is not told."""
+    """The release that a file in Orthanc's directory names; any other text is not shown."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(handle, encoding="ascii", errors="replace") as file:
         text = file.read(64).strip()
     if not re.fullmatch(r"\d+(\.\d+)+[\w.+~-]*|mainline", text):
-        raise ValueError("the noted release is none")
+        raise ValueError("the recorded release is not a version")
     return text
 
 
@@ -62,7 +62,7 @@ def find_updates(context: Context) -> dict[str, Any]:
 
 
 def probe_updates(context: Context) -> Iterator[Sample]:
-    """Updates that are kept back, that somebody must install, and configuration files that were not taken."""
+    """Updates that are held back or wait to be installed, and configuration files that were not installed."""
     found = find_updates(context)
     yield observe("packages_held", len(found["held"]), detail=list_some(found["held"]))
     left = [path for path in found["left"] if os.path.lexists(path)]
@@ -82,7 +82,7 @@ def probe_lists(context: Context) -> Iterator[Sample]:
 
 
 def probe_restarts(context: Context) -> Iterator[Sample]:
-    """Whether the machine must start anew, and services that run what an update has replaced."""
+    """Whether the machine must be restarted, and services that run what an update has replaced."""
     key = survey.stamp(packages.MACHINE / packages.STATUS, survey.REBOOT)
     reason = remember(context, "reboot", key, lambda: {"reason": survey.find_reboot()})["reason"]
     yield observe("reboot_due", bool(reason), detail=reason)
