@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
             result = self._execute_module(module_name="ansible.builtin.apt", module_args=asked, task_vars=task_vars)
             if not result.get("failed") or not LOCKED.search(f"{result.get('msg')} {result.get('stderr')}"):
                 return dict(result)
-            holders = self._look(0, task_vars)
+            holders = self._read_holders(0, task_vars)
             again = 0 if holders else again + 1
             if again > TRIES:  # the lock is not held by a program
                 return dict(result)
@@ -38,9 +38,9 @@ class ActionModule(ActionBase):
                 if waited >= minutes * 60:
                     return {"failed": True, "changed": False, "msg": refusal(holders, minutes)}
                 self._display.display(progress(task_vars, holders, waited, minutes))
-                holders = self._look(EACH, task_vars)
+                holders = self._read_holders(EACH, task_vars)
 
-    def _look(self, seconds: int, task_vars: dict[str, Any] | None) -> list[dict[str, Any]]:
+    def _read_holders(self, seconds: int, task_vars: dict[str, Any] | None) -> list[dict[str, Any]]:
         """The programs that hold a lock after so many seconds; returns early when no program does."""
         found = self._execute_module(
             module_name="clinicops.orthanc.orthanc_packages", module_args={"seconds": seconds}, task_vars=task_vars
@@ -52,7 +52,7 @@ class ActionModule(ActionBase):
 def name(holder: dict[str, Any]) -> str:
     """unattended-upgrades (process 812 of apt-daily-upgrade.service: /usr/bin/unattended-upgrade)"""
     if not holder["pid"]:
-        return "a process of another container"
+        return "a process in another container"
     called = "unattended-upgrades" if "unattended-upgr" in holder["command"] else "another program"
     unit = f" of {holder['unit']}" if holder["unit"] else ""
     return f"{called} (process {holder['pid']}{unit}: {holder['command']})"

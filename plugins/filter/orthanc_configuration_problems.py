@@ -93,7 +93,7 @@ def orthanc_configuration_problems(
 ) -> Any:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise AnsibleFilterError(
-            "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of texts, by the files' names"
+            "clinicops.orthanc.orthanc_configuration_problems: expects a dictionary of text by file name"
         )
     if image:
         configuration, wrong = images.read(value, environment or {}, rules.release(version))

@@ -48,7 +48,7 @@ def orthanc_neighbour_problems(value: Any, waivers: Any = None) -> Any:
             f"clinicops.orthanc.orthanc_neighbour_problems: expects a list, not {type(value).__name__}"
         )
     found = [problem(one["what"], one["message"], one["remedy"], one["rule"] or "in_the_way") for one in value]
-    # waivers of other rules are judged elsewhere, and one of these is needed only while its neighbour is there
+    # other checks cover the waivers of other rules, and one of these is only needed while its neighbour is there
     mine = {rule: reason for rule, reason in (waivers or {}).items() if rule in rules.NEIGHBOURS}
     return rules.waive(found, mine, rules.NEIGHBOURS)
 

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What differs between two orthanc.json, in words and without a value: a value may be a secret. Without Ansible."""
+"""The differences between two orthanc.json in words, without values, which may be secrets. Without Ansible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def list_differences(before: str, after: str) -> list[str]:
-    """'DicomModalities: 1 added', 'Name changed': one for each option; none where either is not JSON."""
+    """'DicomModalities: 1 added', 'Name changed': one for each option; empty if either text is not JSON."""
     try:
         old, new = json.loads(before), json.loads(after)
     except ValueError:

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Who has the locks of dpkg and apt. On the machine, standard library alone; none is taken."""
+"""Which processes hold the locks of dpkg and apt. Runs on the machine, standard library only; takes no lock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
 
 
 class Holder(NamedTuple):
-    """`pid` is 0 for a process of another container; then there is no command, nor a unit of systemd's."""
+    """`pid` is 0 for a process in another container; command and systemd unit are then unknown."""
 
     lock: str
     pid: int
@@ -32,7 +32,7 @@ class Holder(NamedTuple):
 
 
 def list_holders(paths: Iterable[str] = LOCKS) -> list[Holder]:
-    """The first process that has each of the locks, by fcntl(2)'s F_GETLK; a process once."""
+    """The first process that holds each of the locks (F_GETLK, fcntl(2)); each process once."""
     found: dict[int, Holder] = {}
     for path in paths:
         pid = find_holder(path)
@@ -42,7 +42,7 @@ def list_holders(paths: Iterable[str] = LOCKS) -> list[Holder]:
 
 
 def find_holder(path: str) -> int | None:
-    """The number of the process, 0 where it cannot be seen, or None where the lock is free or not there."""
+    """The number of the process; 0 if it is not visible; None if the lock is free or missing."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

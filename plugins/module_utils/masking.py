@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A configuration without its secrets, fit for a diff or a log. Without Ansible."""
+"""Masks the secrets of a configuration, for a diff or a log. Without Ansible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = re.compile(
     r"|connectionuri",
     re.I,
 )
-# [url, user, password], as peers and DICOMweb servers may be written
+# [url, user, password], a notation for peers and DICOMweb servers
 LISTS = re.compile(r"orthancpeers|^servers$", re.I)
 # user:password@ and the values of a query
 IN_URL = re.compile(r"(?:(?<=://)|^)(?!\w+://)\S+(?=@)|(?<==)[^&#\s]+(?=[&#]|$)")
@@ -23,7 +23,7 @@ SHORTEST = 4
 
 
 def masked(value: Any) -> Any:
-    """The same structure; a secret of 4 or more characters is gone wherever else it stands, too."""
+    """The same structure without secrets; a secret of 4 or more characters is also masked wherever else it appears."""
     return _masked(value, _longest_first(value))
 
 
@@ -33,7 +33,7 @@ def hidden(text: str, value: Any) -> str:
 
 
 def _longest_first(value: Any) -> list[str]:
-    """A secret that holds another one must go before it."""
+    """The secrets, longest first: one that contains another must be replaced before it."""
     return sorted({text for text in _secrets(value) if len(text) >= SHORTEST}, key=len, reverse=True)
 
 
@@ -60,7 +60,7 @@ def _secrets(value: Any, inside: bool = False, in_list: bool = False) -> Iterato
 def _credentials(address: str) -> Iterator[str]:
     for found in IN_URL.findall(address):
         yield found
-        # the password alone may stand in a log
+        # the password may appear in a log on its own
         yield found.partition(":")[2]
 
 
@@ -93,7 +93,7 @@ def _without(text: str, secrets: list[str]) -> str:
 
 
 def _nested(text: str) -> Any:
-    """A structure that is written as JSON inside a text."""
+    """A structure that is written as JSON inside text."""
     if not text.lstrip().startswith(("{", "[")):
         return None
     try:

@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What else of a machine listens at Orthanc's ports, and which firewall beside ours keeps out whom ours lets in.
+"""Finds other services on Orthanc's ports, and other firewalls that block sources that the settings let in.
 
-Nothing is changed. On the machine, standard library alone. ufw's rules are read from its files, firewalld's from its
-client, any other from the kernel.
+Changes nothing. Runs on the machine, standard library only. ufw's rules are read from its files, firewalld's with its
+client, any others from the kernel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .server.core.process import try_output
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
 OTHER_FIREWALL = "other_firewall"  # the name of the waiver
-# another number than the port's own, by the name of the port
+# the setting that changes the number of a port, by the port's name
 SETTINGS = {
     "dicom": "orthanc_dicom_port",
     "http": "orthanc_http_port",
@@ -33,7 +33,7 @@ UFW = Path("/etc/ufw")
 
 
 class Problem(NamedTuple):
-    """`what message. Remedy: remedy.` is a sentence; `rule` is the waiver with which it may stay, or empty."""
+    """`what message. Remedy: remedy.` is a sentence; `rule` is the waiver that allows it, or empty."""
 
     what: str
     message: str
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class Port(NamedTuple):
-    """One of the firewall's: its name, and the networks that it lets in; nobody else."""
+    """A port of the firewall: its name, its number, and the only networks that it lets in."""
 
     name: str
     number: int
@@ -71,7 +71,7 @@ def list_listeners() -> list[Listener]:
 
 
 def unit_of(pid: int) -> str:
-    """The service or scope of systemd's in which a process runs, or ''."""
+    """The systemd service or scope in which a process runs, or ''."""
     with contextlib.suppress(OSError):
         groups = Path(f"/proc/{pid}/cgroup").read_text()
         named = re.findall(r"/([^/\n]+\.(?:service|scope))(?=/|$)", groups, re.MULTILINE)
@@ -80,7 +80,7 @@ def unit_of(pid: int) -> str:
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process as a shell would take it, or ''."""
+    """The command line of a process in shell syntax, or ''."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         return shlex.join(present.text(word) for word in words if word)[:200]
@@ -88,7 +88,7 @@ def command_of(pid: int) -> str:
 
 
 def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
-    """What has a port that Orthanc or nginx needs; `containers` are told of elsewhere, or are a deploy's own."""
+    """Processes on a port that Orthanc or nginx needs. `containers` are reported elsewhere, or belong to a deploy."""
     wanted = {port.number: port for port in ports}
     found = []
     for one in list_listeners():
@@ -96,7 +96,7 @@ def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
         if not port or is_shared(one, port):
             continue
         who = f"{one.unit or 'no unit'}, process {one.pid}: {command_of(one.pid)}"
-        remedy = "let it listen at another port"
+        remedy = "move it to another port"
         stop = f"systemctl disable --now {one.unit}" if one.unit.endswith(".service") else f"kill {one.pid}"
         if Path(command_of(one.pid).partition(" ")[0]).name == "docker-proxy":
             published = ("docker", "ps", "--filter", f"publish={one.port}", "--format", "{{.Names}}")
@@ -110,14 +110,14 @@ def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
         elif port.name == "challenge":
             remedy += ", or set orthanc_proxy_acme_dns_hook, which needs no port 80"
         message = (
-            f"is in use ({who}), and a deploy needs it for {'Orthanc' if port.name in ('dicom', 'http') else 'nginx'}"
+            f"is in use ({who}), but a deploy needs it for {'Orthanc' if port.name in ('dicom', 'http') else 'nginx'}"
         )
         found.append(Problem(f"Port {one.port} ({port.name})", message, f"{remedy}, or stop it: {stop}"))
     return found
 
 
 def is_shared(one: Listener, port: Port) -> bool:
-    """Whether a deploy goes on with that service, rather than meets it: sites of nginx's are looked at one by one."""
+    """Whether a deploy uses that service itself, so that it is not in the way: nginx's sites are checked one by one."""
     return (one.unit, port.name) in {
         ("nginx.service", "https"),
         ("nginx.service", "challenge"),
@@ -129,7 +129,7 @@ def is_shared(one: Listener, port: Port) -> bool:
 
 # --- firewalls beside ours ----------------------------------------------------------------------
 def check_firewalls(ports: list[Port]) -> list[Problem]:
-    """What each active firewall of somebody else's keeps from those whom the settings let in."""
+    """The ports that other active firewalls close to sources that the settings let in."""
     found = check_ufw(ports)
     found += check_firewalld(ports)
     return found + check_chains(ports, json.loads(try_output("nft", "--json", "list", "ruleset") or "{}"))
@@ -140,7 +140,7 @@ def tell_ports(ports: list[Port]) -> str:
 
 
 def check_ufw(ports: list[Port], directory: Path = UFW) -> list[Problem]:
-    """By the rules in ufw's own files, of which the first that fits decides."""
+    """The problem with ufw, by the rules in its own files, of which the first match decides."""
     if not re.search(r"(?m)^ENABLED=yes", read(directory / "ufw.conf")):
         return []
     default = re.search(r'(?m)^DEFAULT_INPUT_POLICY="?(\w+)', read(directory.parent / "default/ufw"))
@@ -159,7 +159,7 @@ def check_ufw(ports: list[Port], directory: Path = UFW) -> list[Problem]:
         ]
     if not closed:
         return []
-    message = f"is active, and keeps port {tell_ports(closed)} from sources that the settings let in"
+    message = f"is active, and blocks port {tell_ports(closed)} for sources that the settings let in"
     return [Problem("ufw", message, " && ".join(dict.fromkeys(commands)), OTHER_FIREWALL)]
 
 
@@ -177,7 +177,7 @@ class UfwRule(NamedTuple):
 
 
 def read_ufw(path: Path) -> Iterator[UfwRule]:
-    """Of `### tuple ### allow tcp 443 0.0.0.0/0 any 198.51.100.0/24 in`, the comment of each rule, in their order."""
+    """The rules in order, from their comments: `### tuple ### allow tcp 443 0.0.0.0/0 any 198.51.100.0/24 in`."""
     for line in re.findall(r"(?m)^### tuple ### (.*)$", read(path)):
         action, protocol, port, _to, source_port, source, *rest = line.split()
         way = re.match(r"(in|out)(_|$)", next((word for word in rest if re.match(r"(in|out)(_|$)", word)), "in"))
@@ -189,7 +189,7 @@ def read_ufw(path: Path) -> Iterator[UfwRule]:
 
 
 def ufw_admits(rules: list[UfwRule], port: int, source: str, default: bool) -> bool:
-    """Whether connections of every address of the source come through to the port."""
+    """Whether connections from every address of the source reach the port."""
     network = ipaddress.ip_network(source, strict=False)
     for rule in rules:
         if rule.source.version == network.version and names_port(rule.ports, port):
@@ -201,13 +201,13 @@ def ufw_admits(rules: list[UfwRule], port: int, source: str, default: bool) -> b
 
 
 def names_port(ports: str, port: int) -> bool:
-    """Of 443, 80,443, 6000:6007, 6000-6007 or any."""
+    """Whether `ports` (443, 80,443, 6000:6007, 6000-6007 or any) includes the port."""
     ends = [re.split("[:-]", part) for part in ports.split(",")]
     return ports == "any" or any(int(part[0]) <= port <= int(part[-1]) for part in ends)
 
 
 def check_firewalld(ports: list[Port]) -> list[Problem]:
-    """A port that no active zone names, as a port, by a service or in a rich rule."""
+    """The problem with firewalld: ports that no active zone opens as a port, by a service or in a rich rule."""
     if try_output("firewall-cmd", "--state").strip() != "running":
         return []
     active = try_output("firewall-cmd", "--get-active-zones")
@@ -217,7 +217,7 @@ def check_firewalld(ports: list[Port]) -> list[Problem]:
     if not missing:
         return []
     added = " ".join(f"--add-port={port.number}/tcp" for port in missing)
-    message = f"runs, and no active zone lets anybody in to port {tell_ports(missing)}"
+    message = f"is running, and no active zone opens port {tell_ports(missing)}"
     remedy = f"firewall-cmd --permanent --zone={zones[0]} {added} && firewall-cmd --reload"
     return [Problem("firewalld", message, remedy, OTHER_FIREWALL)]
 
@@ -234,7 +234,7 @@ def zone_names(zone: str, port: int) -> bool:
 
 
 def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
-    """A chain of nftables' or of iptables' that drops what it does not name, where its table does not name a port."""
+    """Problems with chains of nftables or iptables that drop by default, and whose table does not accept a port."""
     parts = ruleset.get("nftables", [])
     tables: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for rule in (part["rule"] for part in parts if "rule" in part):
@@ -243,7 +243,7 @@ def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
     for chain in (part["chain"] for part in parts if "chain" in part):
         place = (chain["family"], chain["table"])
         rules = tables.get(place, [])
-        # these two are asked by their own files and client
+        # these two are checked above, by their own files and client
         is_managed = place[1] == "firewalld" or any(rule["chain"].startswith("ufw") for rule in rules)
         if chain.get("hook") != "input" or place == ("inet", "orthanc") or is_managed:
             continue
@@ -257,16 +257,16 @@ def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
         ]
         if missing:
             numbers = ", ".join(str(port.number) for port in missing)
-            message = f"drops what it does not name, and does not name port {tell_ports(missing)}"
+            message = f"drops packets by default, and does not accept port {tell_ports(missing)}"
             remedy = f"nft insert rule {place[0]} {place[1]} {chain['name']} tcp dport '{{ {numbers} }}' accept,"
-            remedy += " and the same in the file that it comes from (/etc/nftables.conf, /etc/iptables/rules.v4)"
+            remedy += " and add the rule to the file that it comes from (/etc/nftables.conf, /etc/iptables/rules.v4)"
             what = f"The chain {chain['name']} of table {place[0]} {place[1]}"
             found.append(Problem(what, message, remedy, OTHER_FIREWALL))
     return found
 
 
 def list_reached(rules: list[dict[str, Any]], chain: str) -> list[dict[str, Any]]:
-    """The rules of a chain, and of those to which it leads; Docker's own chains are in the same table."""
+    """The rules of a chain, and of the chains that it jumps to; Docker's chains are in the same table."""
     chains: list[str] = []
     waiting = [chain]
     while waiting:
@@ -283,7 +283,7 @@ def list_reached(rules: list[dict[str, Any]], chain: str) -> list[dict[str, Any]
 
 
 def comes_by(port: Port, family: int) -> bool:
-    """Whether somebody may come to the port by this version of IP; 0 is either."""
+    """Whether the port has sources of this IP version; 0 is either."""
     return any(family in (0, ipaddress.ip_network(source, strict=False).version) for source in port.sources)
 
 
@@ -293,7 +293,7 @@ def refuses_all(rule: dict[str, Any]) -> bool:
 
 
 def admits(rule: dict[str, Any], port: int) -> bool:
-    """Whether a rule may accept connections to the port; what cannot be read may."""
+    """Whether a rule may accept connections to the port; true for a rule that cannot be interpreted."""
     statements = rule.get("expr", [])
     kinds = {next(iter(statement)) for statement in statements}
     if "accept" not in kinds and not kinds & {"jump", "goto"}:
@@ -308,7 +308,7 @@ def admits(rule: dict[str, Any], port: int) -> bool:
 
 
 def holds(right: Any, port: int) -> bool:
-    """Whether a number, a range or a set of nft's holds the port; a set by its name may."""
+    """Whether a number, a range or a set of nft contains the port; a named set may."""
     if isinstance(right, dict) and "range" in right:
         return bool(right["range"][0] <= port <= right["range"][1])
     if isinstance(right, dict) and "set" in right:

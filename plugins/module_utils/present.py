@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the Orthanc of a machine reads, whoever set it up: a unit or a container, its files and its environment.
+"""Reads the configuration of a machine's Orthanc, whoever set it up: unit or container, files and environment.
 
-Nothing is changed. On the machine, standard library alone.
+Changes nothing. Runs on the machine, standard library only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .server.core.process import WAIT_SECONDS, try_output
 
 OURS = "/etc/orthanc/site"
 CONFIGURATION = f"{OURS}/orthanc.json"
-NAME = "orthanc"  # of the account and of the container that a deploy makes
-# The entry point of orthancteam/orthanc makes the configuration with this program.
+NAME = "orthanc"  # of the account and of the container that a deploy creates
+# The entry point of orthancteam/orthanc builds the configuration with this program.
 GENERATOR = "/startup/generateConfiguration.py"
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
 
@@ -29,8 +29,8 @@ class NotFoundError(Exception):
     """There is no configuration to read."""
 
 
-def look(path: str, container: str) -> dict[str, Any]:
-    """`files` (text by path), `environment` (None where it is not seen), `version`, `plugins`, `image`, `bridge`, `of`.
+def read_present(path: str, container: str) -> dict[str, Any]:
+    """`files` (text by path), `environment` (None if unknown), `version`, `plugins`, `image`, `bridge`, `of`.
 
     `path` is a file or directory on this machine, `container` a name; both may be empty.
     """
@@ -41,7 +41,7 @@ def look(path: str, container: str) -> dict[str, Any]:
     elif not read and not inspected and not container:
         inspected = inspect(running())
     if container and not inspected:
-        raise NotFoundError(f"There is no container {container}.")
+        raise NotFoundError(f"The container {container} does not exist.")
     if inspected and not read:
         return of_container(inspected)
     files = of_machine(read or ["/etc/orthanc"])
@@ -58,7 +58,7 @@ def look(path: str, container: str) -> dict[str, Any]:
 
 
 def text(content: bytes) -> str:
-    """A file of Windows may be in Latin 1; the names of options are ASCII."""
+    """The text of a file. One from Windows may be in Latin-1; the names of options are ASCII."""
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -66,7 +66,7 @@ def text(content: bytes) -> str:
 
 
 def version_of(command: list[str]) -> str:
-    """'1.12.7', or '' where it is not known."""
+    """'1.12.7', or '' if it is unknown."""
     said: str = try_output(*command, "--version")
     return (said.splitlines() or [""])[0].rpartition(" ")[2]
 
@@ -80,7 +80,7 @@ def unit_paths() -> list[str]:
 
 
 def unit_environment() -> dict[str, str] | None:
-    """The environment of the unit's process, or None where it does not run."""
+    """The environment of the unit's process, or None if it does not run."""
     number = try_output("systemctl", "show", "--property", "MainPID", "--value", "orthanc.service").strip()
     try:
         return variables(text(Path(f"/proc/{number}/environ").read_bytes()).split("\0")) if int(number or 0) else None
@@ -89,7 +89,7 @@ def unit_environment() -> dict[str, str] | None:
 
 
 def of_machine(paths: list[str]) -> dict[str, str]:
-    """The texts of the files, and of `*.json` in the directories, as Orthanc reads them: not deeper."""
+    """The text of the files, and of `*.json` in the directories, not deeper, as Orthanc reads them."""
     found: dict[str, str] = {}
     for path in map(Path, paths):
         files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -99,7 +99,7 @@ def of_machine(paths: list[str]) -> dict[str, str]:
 
 # --- a container --------------------------------------------------------------------------------
 def inspect(name: str) -> dict[str, Any]:
-    """What `docker inspect` says of a container; empty where there is none."""
+    """The output of `docker inspect` for a container; empty if it does not exist."""
     shown: list[dict[str, Any]] = (
         json.loads(try_output("docker", "inspect", "--type", "container", name) or "[]") if name else []
     )
@@ -107,7 +107,7 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
-    """What `docker inspect` says of those whose image or command is Orthanc's, or that have a deploy's name."""
+    """`docker inspect` of the containers whose image or command is Orthanc's, or that have a deploy's name."""
     every = ["--all"] if stopped else []
     listed = try_output("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")
     found = []
@@ -121,22 +121,22 @@ def running() -> str:
     """The name of the one running container whose command or image is Orthanc's, or ''."""
     names = [one["Name"].lstrip("/") for one in list_containers()]
     if len(names) > 1:
-        raise NotFoundError(f"Several containers may be Orthanc's: {', '.join(sorted(names))}.")
+        raise NotFoundError(f"Several containers may run Orthanc: {', '.join(sorted(names))}.")
     return names[0] if names else ""
 
 
 def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
-    """The same of a container, running or not."""
+    """The result of `read_present` for a container, running or not."""
     config, name = inspected["Config"], inspected["Name"].lstrip("/")
     image: dict[str, Any] = json.loads(try_output("docker", "image", "inspect", inspected["Image"]) or "[{}]")[0]
     own = {key: image.get("Config", {}).get(key) for key in ("Entrypoint", "Cmd")}
-    # with another command, what the image would make is not read
+    # with another command, the configuration that the image builds is not used
     generated = bool(copied(name, GENERATOR)) and own == {key: config.get(key) for key in own}
     words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
     named = [word for word in words[1:] if word.startswith("/") and not word.endswith(("/Orthanc", ".sh"))]
     folders = ["/etc/orthanc", "/run/secrets"] if generated else named[-1:] or ["/etc/orthanc"]
     files = {path: content for folder in folders for path, content in copied(name, folder).items()}
-    # a secret is a file by any name; below /etc/orthanc stand certificates and scripts as well
+    # a secret is a file of any name; /etc/orthanc also contains certificates and scripts
     files = {path: files[path] for path in files if path.endswith(".json") or (generated and "/secrets/" in path)}
     exec_in = ["docker", "exec", name]
     listed = try_output(*exec_in, "sh", "-c", f"ls {' '.join(f'{folder}*' for folder in PLUGINS)} 2>/dev/null || true")
@@ -152,7 +152,7 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
 
 
 def copied(name: str, path: str) -> dict[str, str]:
-    """The texts of a file or of the files in a directory of a container, by their paths."""
+    """The text of a file, or of the files in a directory, of a container, by path."""
     command = ["docker", "cp", "--follow-link", f"{name}:{path}", "-"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS)
@@ -171,5 +171,5 @@ def copied(name: str, path: str) -> dict[str, str]:
 
 
 def variables(lines: list[str]) -> dict[str, str]:
-    """NAME=value, one each, as a dictionary."""
+    """Lines of NAME=value as a dictionary."""
     return {name: value for name, given, value in (line.partition("=") for line in lines) if given}

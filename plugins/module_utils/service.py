@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Orthanc with a configuration: tried, put in place, and put back when it does not come up.
+"""Tries a configuration with Orthanc, applies it, and restores the previous one if Orthanc does not start.
 
-Nothing here imports Ansible. Times are in seconds, those that are said to people in milliseconds.
+Nothing here imports Ansible. Times are in seconds, those that are reported in milliseconds.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from .server.orthanc import api, runtime
 
 ECHOSCU = "/usr/bin/echoscu"
 CLONE_NEWNET = 0x40000000
-# once HTTP answers, plugins and DICOM are there at once or never
+# once HTTP answers, plugins and DICOM are available at once or never
 AFTER_HTTP = 10.0
 PAUSE = 0.1
 LINES = 12
-# an empty index is there in a second or two
+# an empty index is created in a second or two
 TRIAL = 30.0
 ANSWER_SECONDS = 30
-# The candidate goes in by standard input, and lies in the trial's own memory alone. The last command keeps the shell
-# there: timeout as process 1 of a container takes itself for an orphan.
+# The candidate is passed on standard input, and is only kept in the trial's memory. The last command keeps the shell
+# running: timeout as process 1 of a container would consider itself an orphan.
 TRY = "umask 077; cat > /tmp/candidate.json; timeout --signal=KILL {limit:.0f} Orthanc /tmp/candidate.json; exit $?"
 
 
 class Failure(Exception):
-    """What Orthanc did instead of coming up, in words and with its last log lines."""
+    """Why Orthanc did not start, with its last log lines."""
 
 
 # --- how Orthanc runs ---------------------------------------------------------------------------
 class Unit(runtime.Unit):
-    """Orthanc of Debian's package, as orthanc.service."""
+    """Orthanc from Debian's package, as orthanc.service."""
 
-    # where Orthanc sees this machine's own connections come from
+    # the address that Orthanc sees for this machine's own connections
     address = "127.0.0.1"
 
     def is_installed(self) -> bool:
@@ -58,11 +58,11 @@ class Unit(runtime.Unit):
         return os.path.exists("/usr/sbin/Orthanc")
 
     def list_files(self) -> list[Path]:
-        """What else it is started from."""
+        """The other files that its start depends on."""
         return sorted(Path(f"/etc/systemd/system/{self.name}.service.d").glob("*.conf"))
 
     def build_trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
-        """The command that runs one, until it is ended; nothing of it is left when it has ended."""
+        """The command that runs a trial until it is ended; it leaves nothing behind."""
         owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
         properties = [
             *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
@@ -74,16 +74,16 @@ class Unit(runtime.Unit):
         return ["systemd-run", *options, *(f"--property={item}" for item in properties), "sh", "-c"]
 
     def read_trial_pid(self, name: str) -> int:
-        """The main process of a trial; 0 while there is none."""
+        """The main process of a trial; 0 while it does not run."""
         return int(try_output("systemctl", "show", "--property=MainPID", "--value", f"{name}.service").strip() or 0)
 
     def end_trial(self, name: str) -> None:
-        """Whatever became of it."""
+        """Ends a trial, whatever its state."""
         try_output("systemctl", "stop", "--quiet", f"{name}.service")
 
 
 class Container(runtime.Container):
-    """Orthanc of an image, as the container `orthanc`, which the role orthanc_install makes."""
+    """Orthanc from an image, as the container `orthanc`, which the role orthanc_install creates."""
 
     def __init__(self, image: str, address: str) -> None:
         super().__init__()
@@ -94,11 +94,11 @@ class Container(runtime.Container):
         return bool(try_output("docker", "inspect", "--type=container", "--format={{.Id}}", self.name))
 
     def list_files(self) -> list[Path]:
-        """What else it is started from."""
+        """The other files that its start depends on."""
         return []
 
     def build_trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
-        """The command that runs one, until it is ended; nothing of it is left when it has ended."""
+        """The command that runs a trial until it is ended; it leaves nothing behind."""
         owner = f"uid={account.pw_uid},gid={account.pw_gid},mode=0700"
         options = [
             *("--rm", "--interactive", f"--name={name}", "--network=none", "--read-only", "--cap-drop=ALL"),
@@ -111,12 +111,12 @@ class Container(runtime.Container):
         return ["docker", "run", *options, self.trial_image, "-c"]
 
     def read_trial_pid(self, name: str) -> int:
-        """The main process of a trial; 0 while there is none."""
+        """The main process of a trial; 0 while it does not run."""
         shown = try_output("docker", "inspect", "--type=container", "--format={{.State.Pid}}", name)
         return int(shown.strip() or 0)
 
     def end_trial(self, name: str) -> None:
-        """Whatever became of it."""
+        """Ends a trial, whatever its state."""
         try_output("docker", "rm", "--force", name)
 
 
@@ -124,7 +124,7 @@ Runner: TypeAlias = "Unit | Container"
 
 
 def is_running(runner: Runner) -> bool:
-    """Whether Orthanc runs, as far as can be seen."""
+    """Whether Orthanc runs, as far as is visible."""
     try:
         return runner.read_state().runs
     except Refused:
@@ -132,26 +132,26 @@ def is_running(runner: Runner) -> bool:
 
 
 def control(runner: Runner, verb: str) -> str:
-    """Starts, stops or restarts Orthanc; what is wrong, or ''. As long as it takes."""
+    """Starts, stops or restarts Orthanc, without a time limit; returns the error, or ''."""
     done = run_program(*runner.build_command(verb), seconds=None)
     return done.errors.strip() if done.status else ""
 
 
 # --- probe --------------------------------------------------------------------------------------
 def open_api(configuration: dict[str, Any]) -> api.Api:
-    """Orthanc as an administrator. Refused where there is none.
+    """Orthanc's API as an administrator. Raises Refused without one.
 
-    Who has no role in a file that somebody wrote by hand counts as one."""
+    In a file that was written by hand, a user without a role counts as an administrator."""
     roles = {**dict.fromkeys(configuration["RegisteredUsers"], "admin"), **configuration.get("ClinicopsRoles", {})}
     return api.Api(api.find_administrator({**configuration, "ClinicopsRoles": roles}), ANSWER_SECONDS)
 
 
 def probe(configuration: dict[str, Any], plugins: list[str], address: str) -> tuple[bool, str]:
-    """Whether HTTP answers, and what is missing ('' when nothing is); `address` is where Orthanc sees it come from."""
+    """Whether HTTP answers, and what is missing ('' if nothing); `address` is the one that Orthanc sees."""
     place = f"HTTP on port {configuration['HttpPort']}"
     orthanc = open_api(configuration)
     try:
-        # this one reads the index, /system does not
+        # /changes reads the index, /system does not
         answers = [orthanc.ask("GET", path) for path in ("/changes?last", "/plugins")]
     except Refused as refused:
         return False, f"{place}: {str(refused).partition('. Remedy: ')[0]}"
@@ -165,7 +165,7 @@ def probe(configuration: dict[str, Any], plugins: list[str], address: str) -> tu
 
 
 def probe_dicom(configuration: dict[str, Any], address: str) -> str:
-    """C-ECHO as the device that is listed for this machine, where DCMTK is there; else a connection."""
+    """Tries a C-ECHO as this machine's own device if DCMTK is installed, otherwise a connection."""
     port = configuration["DicomPort"]
     devices = [item for item in configuration["DicomModalities"].values() if isinstance(item, dict)]
     local = [item["AET"] for item in devices if item["Host"] == address]
@@ -181,7 +181,7 @@ def probe_dicom(configuration: dict[str, Any], address: str) -> str:
 
 
 def await_orthanc(ask: Callable[[], tuple[bool, str]], alive: Callable[[], bool], limit: float) -> str:
-    """What is missing when Orthanc has come up, has gone, or `limit` seconds are over."""
+    """Waits until Orthanc has started or ended, or for `limit` seconds; returns what is missing, or ''."""
     end = time.monotonic() + limit
     answered = False
     while True:
@@ -190,7 +190,7 @@ def await_orthanc(ask: Callable[[], tuple[bool, str]], alive: Callable[[], bool]
         if not missing:
             return ""
         if not living:
-            return "Orthanc ended at once"
+            return "Orthanc ended"
         if http_answers and not answered:
             answered, end = True, min(end, time.monotonic() + AFTER_HTTP)
         if time.monotonic() > end:
@@ -206,14 +206,14 @@ def hide_secrets(log: str, configuration: dict[str, Any]) -> str:
 
 # --- trial --------------------------------------------------------------------------------------
 def ask_inside(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
-    """`ask` from inside the network of another process; a thread of its own, since it cannot come back."""
+    """Runs `ask` in the network of another process; in its own thread, since a thread cannot return from there."""
 
     def enter() -> tuple[bool, str]:
         libc = ctypes.CDLL(None, use_errno=True)
         with open(f"/proc/{pid}/ns/net", "rb") as network, open("/proc/self/ns/net", "rb") as own:
-            # systemd names the process a moment before it has its network, and production would answer
+            # systemd names the process shortly before it has its own network; production would answer
             if os.path.sameopenfile(network.fileno(), own.fileno()):
-                raise OSError("the trial has no network of its own yet")
+                raise OSError("the trial does not have its own network yet")
             if libc.setns(network.fileno(), CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
         return ask()
@@ -223,10 +223,10 @@ def ask_inside(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str
 
 
 def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> int:
-    """Starts the real Orthanc on the configuration, for a moment; gives the milliseconds that it took.
+    """Starts the real Orthanc with the configuration for a moment; returns the milliseconds that it took.
 
-    It has the ports of production in a network of its own, and empty directories in memory where production has
-    its images and its index. It is ended after half a minute, whatever becomes of this process.
+    It has the ports of production in its own network, and empty directories in memory in place of the images and the
+    index of production. It is ended after half a minute, even if this process is killed.
     """
     begin = time.monotonic()
     name = f"orthanc-trial-{os.getpid()}"
@@ -235,7 +235,7 @@ def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: li
     command = [*runner.build_trial(name, places, pwd.getpwnam("orthanc")), TRY.format(limit=TRIAL + 5)]
     with contextlib.ExitStack() as leaving, tempfile.TemporaryFile("w+", errors="replace") as log:
         started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True)
-        # in reverse: Orthanc is ended, and who started it says so
+        # in reverse order: Orthanc is ended, then the process that started it
         leaving.callback(started.wait)
         leaving.callback(runner.end_trial, name)
         with contextlib.suppress(BrokenPipeError), require_pipe(started.stdin) as candidate:
@@ -261,12 +261,12 @@ def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: li
 
 # --- production ---------------------------------------------------------------------------------
 def find_previous(path: Path) -> Path:
-    """The last file that is known to work; only while `apply_configuration` runs, or after a run that was cut off."""
+    """The last working file; it only exists while `apply_configuration` runs, or after an interrupted run."""
     return path.with_suffix(".json.before")
 
 
 def is_unfinished(runner: Runner, path: Path) -> bool:
-    """Whether an earlier deploy was cut off, or Orthanc runs on an older file or unit than those that are there."""
+    """Whether an earlier deploy was interrupted, or Orthanc was started before the present files were written."""
     if find_previous(path).exists() or not is_running(runner):
         return True
     return runner.read_started() < max(
@@ -276,12 +276,12 @@ def is_unfinished(runner: Runner, path: Path) -> bool:
 
 
 def write_configuration(path: Path, text: str) -> None:
-    """At once: Orthanc reads the old file or the new one, never half of one."""
+    """Replaces the file atomically: Orthanc reads the old file or the new one, never a partial one."""
     write_atomic(path, text, 0o640, "root", "orthanc")
 
 
 def is_working(runner: Runner, path: Path, plugins: list[str]) -> bool:
-    """Whether Orthanc runs on the file that is there, whoever wrote it."""
+    """Whether Orthanc runs with the present file, whoever wrote it."""
     try:
         configuration = json.loads(path.read_text(encoding="utf-8"))
         fresh = is_running(runner) and runner.read_started() >= path.stat().st_mtime
@@ -300,16 +300,17 @@ def restart_orthanc(runner: Runner, text: str, plugins: list[str], limit: float)
                 lambda: probe(configuration, plugins, runner.address), lambda: is_running(runner), limit
             )
     except (ValueError, KeyError, TypeError, AttributeError, Refused) as error:
-        # by hand: Orthanc may well read it, but whether it runs as it should cannot be asked
+        # edited by hand: Orthanc may read it, but cannot be checked
         raise Failure(
-            f"it is restarted, and cannot be asked: its file is not as this collection writes it ({error})"
+            f"Orthanc was restarted, but cannot be checked: its file was not written by this collection ({error})"
         ) from error
     if missing:
         raise Failure(f"{missing}. Orthanc said:\n{hide_secrets(runner.read_log(since), configuration)}")
 
 
 def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str], limit: float) -> int:
-    """Puts the file in place and restarts; gives the milliseconds without service. Failure comes after the way back."""
+    """Writes the file and restarts Orthanc; returns the milliseconds without service. Raises Failure after the previous
+    file has been restored."""
     previous = find_previous(path)
     if path.exists() and (not previous.exists() or is_working(runner, path, plugins)):
         write_configuration(previous, path.read_text(encoding="utf-8"))
@@ -321,17 +322,17 @@ def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str
         if not previous.exists():
             control(runner, "stop")
             path.unlink()
-            raise Failure(f"Orthanc did not come up, and is stopped: {failure}") from failure
+            raise Failure(f"Orthanc did not start, and has been stopped: {failure}") from failure
         old = previous.read_text(encoding="utf-8")
         write_configuration(path, old)
         try:
             restart_orthanc(runner, old, plugins, limit)
         except Failure as again:
-            message = f"Orthanc did not come up: {failure}\nThe previous configuration is back in place"
-            raise Failure(f"{message}, and does not come up either: {again}") from failure
+            message = f"Orthanc did not start: {failure}\nThe previous configuration has been restored"
+            raise Failure(f"{message}, but Orthanc does not start with it either: {again}") from failure
         previous.unlink()
         spent = round((time.monotonic() - begin) * 1000)
-        message = f"the previous configuration is back and works; the service was away for {spent / 1000:.1f} s"
-        raise Failure(f"{message}. The new one did not come up: {failure}") from failure
+        message = f"the previous configuration has been restored and works; {spent / 1000:.1f} s without service"
+        raise Failure(f"{message}. Orthanc did not start with the new one: {failure}") from failure
     previous.unlink(missing_ok=True)
     return round((time.monotonic() - begin) * 1000)

@@ -86,7 +86,7 @@ def shown(text: str) -> str:
     try:
         return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
     except ValueError:
-        return "(not plain JSON, and therefore not shown)\n"
+        return "(not shown, because it is not plain JSON)\n"
 
 
 def end_module(_number: int, _frame: object) -> None:
@@ -97,7 +97,7 @@ def end_module(_number: int, _frame: object) -> None:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            # one secret as a whole: its values may stand in messages, but for those that masking knows
+            # secret as a whole; its values may appear in messages, except for those that masking hides
             "content": {"type": "str", "required": True, "no_log": True},
             "path": {"type": "path", "required": True},
             "image": {"type": "str", "default": ""},
@@ -138,7 +138,7 @@ def main() -> None:
             result["trial_ms"] = service.try_configuration(runner, configuration, plugins)
     except service.Failure as failure:
         module.fail_json(
-            msg=f"Orthanc does not come up on this configuration; nothing was changed. {failure}", **result
+            msg=f"Orthanc does not start with this configuration; nothing was changed. {failure}", **result
         )
     try:
         if not module.check_mode and (differs or service.is_unfinished(runner, path)):
@@ -156,7 +156,7 @@ def describe(before: str, after: str, interruption_ms: int) -> list[str]:
         said.append("orthanc.json written")
     elif before != after:
         differing = differences.list_differences(before, after)
-        said.append(f"orthanc.json rewritten ({'; '.join(differing) or 'the same options, written otherwise'})")
+        said.append(f"orthanc.json rewritten ({'; '.join(differing) or 'the same options, formatted differently'})")
     if interruption_ms:
         said.append(f"Orthanc restarted, {interruption_ms / 1000:.1f} s without service")
     return said

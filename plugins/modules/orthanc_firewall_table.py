@@ -57,8 +57,8 @@ def main() -> None:
         try:
             deployed = nftables.read_deployed(path)
         except nftables.Unseen as error:
-            # nothing to compare with: a table that is there stays
-            module.warn(f"The firewall's table in the kernel is not compared with {path}: {error}")
+            # nothing to compare with: an existing table stays
+            module.warn(f"The firewall's table in the kernel was not compared with {path}: {error}")
             if not held and not module.check_mode:
                 nftables.load(path)
             module.exit_json(changed=not held, differences=nftables.list_differences(held or str(path), held))
@@ -66,7 +66,7 @@ def main() -> None:
         if differences and not module.check_mode:
             nftables.load(path)
             if left := nftables.list_differences(deployed, nftables.read_held()):
-                raise OSError(f"the kernel does not hold the firewall's table: {nftables.list_some(left)}")
+                raise OSError(f"the kernel's table still differs from the deployed one: {nftables.list_some(left)}")
     except OSError as error:
         module.fail_json(f"{error}. Remedy: see nft list table inet orthanc, and deploy again.")
     headers = {"before_header": "the kernel", "after_header": str(path)}

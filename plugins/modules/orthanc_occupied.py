@@ -108,7 +108,7 @@ def main() -> None:
     found = []
     if not wanted["deployed"]:
         found += occupied.list_problems(Path(wanted["storage_dir"]), ports, closes=wanted["closes"])
-    # what Docker publishes does not pass the chains in which other firewalls filter
+    # packets to Docker's published ports do not pass the chains in which other firewalls filter
     found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
     module.exit_json(changed=False, problems=[problem._asdict() for problem in found])
 

@@ -79,7 +79,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        found = present.look(module.params["path"], module.params["container"])
+        found = present.read_present(module.params["path"], module.params["container"])
     except (present.NotFoundError, OSError) as error:
         found = {"files": {}, "image": False, "of": "", "why": str(error)}
     module.exit_json(changed=False, **found)

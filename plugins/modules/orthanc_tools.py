@@ -58,7 +58,7 @@ DIRECTORY = 0o755
 
 
 def list_files(package: Path) -> dict[str, str]:
-    """The installed files by name, each with its line of the diff, and every path whose owner or mode is wrong.
+    """The installed files by name, each with its line for the diff, and every path with a wrong owner or mode.
 
     Bytecode is not listed."""
     found = {}
@@ -76,12 +76,12 @@ def list_files(package: Path) -> dict[str, str]:
 
 
 def describe(name: str, content: bytes) -> str:
-    """The line of a file in the diff."""
+    """The line of a file for the diff."""
     return f"{name} {hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def make_directory(path: Path) -> None:
-    """The directory, root's and readable to all whatever the umask is."""
+    """Creates the directory, owned by root and readable to all, whatever the umask."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(DIRECTORY)
 
@@ -96,7 +96,7 @@ def install(base: Path, files: dict[str, str]) -> Path:
             make_directory(directory / parent)
         path.write_text(content, encoding="utf-8")
         path.chmod(FILE)
-    # compared with the source each time: bytecode is never older than what it was made of
+    # Python compares it with the source each time, so bytecode is never outdated
     compileall.compile_dir(directory, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     return directory
 
@@ -111,12 +111,12 @@ def main() -> None:
     )
     base, files = Path(module.params["path"]), module.params["files"]
     if not files:
-        module.fail_json("The package has no files. Remedy: install the collection whole.")
+        module.fail_json("The package has no files. Remedy: reinstall the collection.")
     package = base / "server"
     before = list_files(package)
     after = {name: describe(name, content.encode()) for name, content in files.items()}
     current = package.resolve()
-    # what an interrupted run left, or what the link does not name
+    # left by an interrupted run, or not the target of the link
     stale = [path for path in base.glob("server*") if path not in (package, current)] if base.is_dir() else []
     changed = before != after or not package.is_symlink() or bool(stale)
     if changed and not module.check_mode:

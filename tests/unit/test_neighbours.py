@@ -150,7 +150,7 @@ def test_a_chain_is_read_with_those_that_it_leads_to_and_no_other() -> None:
     ruleset["nftables"] += [{"rule": {**place, "chain": name, "expr": rule}} for name, rule in names.items()]
     [problem] = neighbours.check_chains(PORTS, ruleset)
     assert problem.what == "The chain input of table ip filter"
-    assert "does not name port 4242 (dicom)" in problem.message
+    assert "does not accept port 4242 (dicom)" in problem.message
 
 
 # --- waivers ------------------------------------------------------------------------------------
@@ -210,4 +210,4 @@ def test_whoever_is_waited_for_is_named_with_unit_and_command() -> None:
     assert f"{name} still holds /var/lib/dpkg/lock-frontend after 30 minutes" in refused
     assert "systemctl status apt-daily-upgrade.service shows what it is doing" in refused
     unseen = {"pid": 0, "lock": locks.LOCKS[0], "command": "", "unit": ""}
-    assert "a process of another container" in orthanc_packages.refusal([unseen], 30)
+    assert "a process in another container" in orthanc_packages.refusal([unseen], 30)

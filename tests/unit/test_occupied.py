@@ -40,7 +40,7 @@ def test_images_that_the_index_has_not_written_back_are_seen_as_files(tmp_path: 
 
 def test_where_it_would_be_lost_nobody_is_told_to_stay(tmp_path: Path) -> None:
     volume = index(tmp_path / "docker/volumes/orthanc/_data", 2)
-    assert "move its files to a directory of their own" in occupied.check_images(volume)[0].remedy
+    assert "move its files to their own directory" in occupied.check_images(volume)[0].remedy
     apart = index(tmp_path / "index-apart", 2)
     next(apart.glob(occupied.FILES)).unlink()
     assert "the files of its StorageDirectory" in occupied.check_images(apart)[0].remedy
@@ -91,11 +91,11 @@ def test_a_container_is_in_the_way_by_its_ports_or_its_name(container: occupied.
     [
         ("server { listen 443 ssl default_server; server_name shop.example; }", "default server at port 443"),
         ("server {\n listen [::]:443 ssl\n  default_server;\n}", "default server at port 443"),
-        ("location / { proxy_pass http://127.0.0.1:8042/; }", "past the proxy's roles"),
-        ("upstream pacs { server 127.0.0.1:8042; }", "past the proxy's roles"),
+        ("location / { proxy_pass http://127.0.0.1:8042/; }", "bypasses the proxy's roles"),
+        ("upstream pacs { server 127.0.0.1:8042; }", "bypasses the proxy's roles"),
         ("server { listen 443 ssl; server_name shop.example; }", ""),
         ("server { listen *:443 ssl default; }", "default server at port 443"),
-        ("server { listen 198.51.100.13:443 ssl; }", "listens at 198.51.100.13:443 alone"),
+        ("server { listen 198.51.100.13:443 ssl; }", "listens only at 198.51.100.13:443"),
         ("server { listen 127.0.0.1:443 ssl default_server; }", ""),
         ("server { listen unix:/run/shop.sock default_server; listen 8443 ssl default_server; }", ""),
         ("server { listen 80 default_server; root /var/www/html; } # proxy_pass http://localhost:8042;", ""),
@@ -153,4 +153,4 @@ def test_a_site_that_the_firewall_would_close_is_named(
     found = occupied.check_sites(tmp_path, [occupied.Port("https", 443, sources)])
     assert [(one.what, one.rule) for one in found] == ([(str(site), "closes_sites")] if closed else [])
     if closed:
-        assert f"closes to all but {', '.join(sources) or 'this machine'}" in found[0].message
+        assert f"closes to all sources except {', '.join(sources) or 'this machine'}" in found[0].message

@@ -33,20 +33,20 @@ def test_each_is_named_and_left_alone(host: Host) -> None:
     must(machine, "nft --file -", stdin=RULES.encode())
     told = refused(
         host,
-        "The account orthanc is a person's (number 1001, shell /bin/bash, more groups: sudo)",
+        "The account orthanc belongs to a person (number 1001, shell /bin/bash, more groups: sudo)",
         HELD,
-        "set orthanc_storage_dir: /srv/pacs/db-v6 to go on",
+        "set orthanc_storage_dir: /srv/pacs/db-v6 to continue",
         "The container pacs is an Orthanc that this collection did not deploy",
-        f"{SITES}/default is not as its package left it, and a deploy takes that name away",
+        f"{SITES}/default is not the one of its package, but a deploy removes a site of that name",
         "Port 8042 (http) is in use (clinic-viewer.service, process ",
         "set orthanc_http_port to a free one, or stop it: systemctl disable --now clinic-viewer.service",
-        "The chain input of table inet clinic drops what it does not name, and does not name port 4242 (dicom)",
+        "The chain input of table inet clinic drops packets by default, and does not accept port 4242 (dicom)",
     )
     must(machine, remedies(told, "The account orthanc").replace("NEW-NAME", "anna"))
     must(machine, remedies(told, "The container pacs"))
     refused(host, HELD, "Port 8042", "The chain input of table inet clinic")
     must(machine, remedies(told, f"{SITES}/default").replace(f"{SITES}/NAME", f"{SITES}/intranet"))
-    must(machine, remedies(told, "The chain input of table inet clinic").partition(", and the same")[0])
+    must(machine, remedies(told, "The chain input of table inet clinic").partition(", and add the rule")[0])
     # out of the way nothing keeps a deploy from its work
     must(machine, "systemctl stop clinic-viewer; mv /srv/pacs /srv/before")
     before = theirs(machine)

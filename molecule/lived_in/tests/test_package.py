@@ -40,14 +40,15 @@ def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgradin
     own = stored(machine)
     told = refused(
         host,
-        "The account orthanc is a person's (number 1001, shell /bin/bash, more groups: sudo)",
+        "The account orthanc belongs to a person (number 1001, shell /bin/bash, more groups: sudo)",
         f"{DIRECTORY} holds {IMAGES} images of an Orthanc",
-        f"set orthanc_storage_dir: {DIRECTORY} to go on",
+        f"set orthanc_storage_dir: {DIRECTORY} to continue",
         "The container pacs is an Orthanc that this collection did not deploy",
-        f"{SITES}/default is not as its package left it",
+        f"{SITES}/default is not the one of its package",
         f"{SITES}/intranet is nginx's default server at port 443",
-        f"{SITES}/intranet listens at port 443, which a deploy closes to all but 198.51.100.64/26, 198.51.100.90",
-        "ufw is active, and keeps port 4242 (dicom) from sources that the settings let in",
+        f"{SITES}/intranet listens at port 443, which a deploy closes to all sources except "
+        "198.51.100.64/26, 198.51.100.90",
+        "ufw is active, and blocks port 4242 (dicom) for sources that the settings let in",
     )
 
     # --- the person does what the remedies say
@@ -55,7 +56,7 @@ def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgradin
     must(machine, remedies(told, "The container pacs"))
     must(machine, remedies(told, f"{SITES}/default").replace(f"{SITES}/NAME", f"{SITES}/welcome"))
     must(machine, f"sed -i 's/ default_server;/;/' {SITES}/intranet && nginx -t && systemctl reload nginx")
-    must(machine, remedies(told, "ufw is active, and keeps port 4242"))
+    must(machine, remedies(told, "ufw is active, and blocks port 4242"))
 
     # --- who has dpkg's lock is named, waited for, and not ended
     before = theirs(machine)
