@@ -135,7 +135,7 @@ def check_firewalls(ports: list[Port]) -> list[Problem]:
     return found + check_chains(ports, json.loads(try_output("nft", "--json", "list", "ruleset") or "{}"))
 
 
-def tell_ports(ports: list[Port]) -> str:
+def list_ports(ports: list[Port]) -> str:
     return ", ".join(f"{port.number} ({port.name})" for port in ports)
 
 
@@ -159,7 +159,7 @@ def check_ufw(ports: list[Port], directory: Path = UFW) -> list[Problem]:
         ]
     if not closed:
         return []
-    message = f"is active, and blocks port {tell_ports(closed)} for sources that the settings let in"
+    message = f"is active, and blocks port {list_ports(closed)} for sources that the settings let in"
     return [Problem("ufw", message, " && ".join(dict.fromkeys(commands)), OTHER_FIREWALL)]
 
 
@@ -217,7 +217,7 @@ def check_firewalld(ports: list[Port]) -> list[Problem]:
     if not missing:
         return []
     added = " ".join(f"--add-port={port.number}/tcp" for port in missing)
-    message = f"is running, and no active zone opens port {tell_ports(missing)}"
+    message = f"is running, and no active zone opens port {list_ports(missing)}"
     remedy = f"firewall-cmd --permanent --zone={zones[0]} {added} && firewall-cmd --reload"
     return [Problem("firewalld", message, remedy, OTHER_FIREWALL)]
 
@@ -257,7 +257,7 @@ def check_chains(ports: list[Port], ruleset: dict[str, Any]) -> list[Problem]:
         ]
         if missing:
             numbers = ", ".join(str(port.number) for port in missing)
-            message = f"drops packets by default, and does not accept port {tell_ports(missing)}"
+            message = f"drops packets by default, and does not accept port {list_ports(missing)}"
             remedy = f"nft insert rule {place[0]} {place[1]} {chain['name']} tcp dport '{{ {numbers} }}' accept,"
             remedy += " and add the rule to the file that it comes from (/etc/nftables.conf, /etc/iptables/rules.v4)"
             what = f"The chain {chain['name']} of table {place[0]} {place[1]}"

@@ -162,7 +162,8 @@ def test_cron_is_silent_or_loud_in_the_journal(machine: str) -> None:
         assert cron(machine) == 1
     finally:
         must(machine, "systemctl start orthanc-worklist.path")
-    assert "FAILED worklist query finds the patient: expected: found; actual: still waiting in" in must(machine, errors)
+    said = "FAILED worklist query finds the patient: expected: found; actual: still waiting in"
+    assert f"{said} /srv/worklists/incoming, the worklist service is stopped" in must(machine, errors)
 
 
 def asked(host: Host, module: str, **options: Any) -> Any:
