@@ -165,7 +165,7 @@ def test_versions_are_compared_by_their_numbers() -> None:
 
 def test_the_same_disk_is_seen_through_directories_that_are_not_there_yet(tmp_path: Path) -> None:
     one = make_settings(tmp_path, repository=str(tmp_path / "not" / "yet"))
-    assert "one defect takes both" in find_shared_disk(one)[0]
+    assert "one defect destroys both" in find_shared_disk(one)[0]
     assert find_shared_disk(make_settings(tmp_path, repository="rest:https://192.0.2.1/")) == []
     assert find_shared_disk(make_settings(tmp_path, repository="/proc/repository")) == []
 
@@ -283,8 +283,8 @@ def test_a_check_says_what_it_has_not_verified() -> None:
         names = [Attachment(f"{number}", 1, 3, one, "", "") for number, one in enumerate(md5)]
         return list(find_unproven(Proof({"short_id": "0123"}, {}, names, set(), [])))
 
-    assert "Snapshot 0123 holds no image. Remedy: " in said()[0]
-    assert "no MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
+    assert "Snapshot 0123 does not contain an image. Remedy: " in said()[0]
+    assert "lacks the MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
     assert said("d41d8cd98f00b204e9800998ecf8427e") == []
 
 

@@ -25,8 +25,8 @@ def test_a_small_one_is_awaited(size: int, limit_upload: int, awaited: bool) -> 
 
 def test_a_large_one_is_told_with_what_it_takes() -> None:
     assert beginning.describe_first_backup(500 * GB, 0) == (
-        "The first backup has 500.0 GB to read, and runs on by itself. "
-        "Remedy: none is needed; journalctl -u orthanc-first-backup shows how it ends."
+        "The first backup has 500.0 GB to read, and continues in the background. "
+        "Remedy: no action is needed; journalctl -u orthanc-first-backup shows how it ends."
     )
     assert "500.0 GB to read at 1000 KiB/s, which takes 136 hours or more, and" in beginning.describe_first_backup(
         500 * GB, 1000

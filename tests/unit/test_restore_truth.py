@@ -74,8 +74,8 @@ def test_items_come_back_into_this_machine_s_directory_unless_they_are_done(tmp_
     assert placed == {"/srv/served/1.1_1.wl"}
     assert kept == {
         "/srv/served/1.2_1.wl": "its study has been received",
-        "/srv/served/1.3_1.wl": "its day is past",
-        "/srv/served/1.4_1.wl": "this machine's is newer",
+        "/srv/served/1.3_1.wl": "its date has passed",
+        "/srv/served/1.4_1.wl": "this machine has a newer one",
     }
 
 

@@ -110,19 +110,19 @@ def test_an_index_that_is_lost_stands_for_no_archive(machine: str) -> None:
 
     said = refused(machine, "run")
 
-    assert f"does not go on from snapshot {good}" in said
+    assert f"does not continue from snapshot {good}" in said
     assert "fell from" in said or "image files that lie there" in said
     newest = done(machine, "list")["snapshots"][-1]
     assert newest["proven"] is False
     assert f"orthanc-backup accept {newest['id']}" in said
     assert restored(machine, newest["id"]) == sent_digests(between)  # the data is there all the same
     # each day, until somebody decides
-    assert f"does not go on from snapshot {good}" in refused(machine, "run")
+    assert f"does not continue from snapshot {good}" in refused(machine, "run")
     noted = state(machine, "backup")
     assert (noted["result"], noted["reason"].count(good)) == ("failed", 2)
     must(machine, "orthanc-monitor look")
     alert = json.loads(must(machine, "orthanc-monitor show --json || true"))["alerts"]["BackupFailed/"]
-    assert f"does not go on from snapshot {good}" in alert["detail"]
+    assert f"does not continue from snapshot {good}" in alert["detail"]
     # the restore check reads what is proven, and the retention removes none of it
     check = done(machine, "check", config=keeping(machine, last=1))
     assert (check["snapshot"], check["of"] > 0, check["verified"]) == (good, True, check["of"])
@@ -287,7 +287,7 @@ def test_where_no_mark_can_be_changed_it_is_right_from_the_beginning() -> None:
     good = done(machine, "run", config=config)["snapshot"]
     everything = held(machine)
     lose_index(machine)
-    assert f"does not go on from snapshot {good}" in refused(machine, "run", config=config)
+    assert f"does not continue from snapshot {good}" in refused(machine, "run", config=config)
 
     def proven() -> list[bool]:
         return [one["proven"] for one in done(machine, "list", config=config)["snapshots"]]

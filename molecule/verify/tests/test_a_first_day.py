@@ -140,7 +140,7 @@ def test_a_large_first_backup_goes_on_by_itself() -> None:
         assert done(CLINIC, "first", "--dry-run")["first"] == "would be begun"
         begun = done(CLINIC, "first")
         assert begun["first"] == "begun"
-        assert "runs on by itself. Remedy: none is needed" in begun["warnings"][0]
+        assert "continues in the background. Remedy: no action is needed" in begun["warnings"][0]
         assert done(CLINIC, "first")["first"] in ("is at work", "was there")
         wait_for(lambda: '"success"' in sh(CLINIC, f"cat {STATE}")[1], "the first backup")
         assert done(CLINIC, "first")["first"] == "was there"

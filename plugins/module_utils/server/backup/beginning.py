@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a deploy asks for: the repository, and the first backup of an archive.
+"""What a deploy runs: it creates the repository and makes the first backup of an archive.
 
-It waits for a small backup, and leaves a large one at work.
+It waits for a small backup, and leaves a large one running in the background.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ LEAVE_AT_WORK = (
 
 
 def is_awaited(size: int, limit_upload: int) -> bool:
-    """Whether a deploy waits for the backup of so many bytes, of which KiB/s may be sent (0: no limit)."""
+    """Whether a deploy waits for the backup of so many bytes, which may be sent at so many KiB/s (0: no limit)."""
     return size <= WAIT_BYTES and (not limit_upload or size <= 1024 * limit_upload * WAIT_SECONDS)
 
 
 def describe_first_backup(size: int, limit_upload: int) -> str:
-    """What is said of a backup that a deploy does not wait for."""
+    """The message about a backup that a deploy does not wait for."""
     at = f" at {limit_upload} KiB/s" if limit_upload else ""
     hours = size / (1024 * limit_upload) / 3600 if limit_upload else 0
     lasts = f", which takes {describe(round(hours), 'hour')} or more" if hours >= 1 else ""
-    what = f"The first backup has {size / 1e9:.1f} GB to read{at}{lasts}, and runs on by itself"
-    return f"{what}. Remedy: none is needed; journalctl -u {UNIT} shows how it ends."
+    what = f"The first backup has {size / 1e9:.1f} GB to read{at}{lasts}, and continues in the background"
+    return f"{what}. Remedy: no action is needed; journalctl -u {UNIT} shows how it ends."
 
 
 def make_repository(settings: Settings) -> dict[str, Any]:
-    """The repository, new or not. Where it is there, a backup at work does not matter."""
+    """Creates the repository if it does not exist. Where it exists, a running backup does not matter."""
     result = {"repository": "was there", "warnings": find_shared_disk(settings)}
     try:
         call_restic(settings, "cat", "config", "--no-lock")
@@ -58,19 +58,17 @@ def make_repository(settings: Settings) -> dict[str, Any]:
 
 
 def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    """The first backup, where none has succeeded: made, or begun and left at work, or why it is still to come."""
+    """Makes the first backup where none has succeeded: waits for it, leaves it running, or reports why it must wait."""
     if read_state(settings, "backup").get("last_success_epoch"):
         return {"first": "was there"}
     try:
         with hold_program_lock(settings, "run"):
             if read_state(settings, "restore"):
-                what = "A restore was begun and has not ended, and the first backup is made after it"
-                return {"first": "waits", "warnings": [f"{what}. Remedy: end it: orthanc-backup restore."]}
+                what = "A restore has started and is not complete; the first backup is made after it"
+                return {"first": "waits", "warnings": [f"{what}. Remedy: complete it: orthanc-backup restore."]}
             if not read_archive(settings) and list_snapshots(settings, "orthanc", "unproven"):
-                what = f"The repository has snapshots of {settings.host}, and this archive is none of theirs yet"
-                remedy = (
-                    "restore the last one (orthanc-backup restore), or begin anew: orthanc-backup run --new-archive"
-                )
+                what = f"The repository has snapshots of {settings.host}, but this archive does not belong to them"
+                remedy = "orthanc-backup restore restores the last one, orthanc-backup run --new-archive starts anew"
                 return {"first": "waits", "warnings": [f"{what}. Remedy: {remedy}."]}
             size = int(Api.as_administrator(settings.orthanc).get("/statistics")["TotalDiskSize"])
             awaited = is_awaited(size, settings.limit_upload)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Backups of Orthanc that are proven by restoring them: run, list, schedule, ledger, check, restore, reconcile.
 
-The index is copied while Orthanc stands still for a moment; the attachments, which never change once they are written,
+The index is copied while Orthanc is paused for a moment; the attachments, which never change once they are written,
 are read afterwards. A manifest in each snapshot names every attachment with its size and MD5.
 """
 
@@ -36,16 +36,16 @@ from .state import hold_program_lock
 
 
 def explain_error(error: Exception) -> str:
-    """What only this command knows of an error: a sentence, or nothing."""
+    """The sentence for an error that only this command knows, or nothing."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.filename or 'A file'}: {error.strerror}. Remedy: {MAKE_SPACE}."
     if isinstance(error, sqlite3.Error):
-        return f"The index: {error}. Remedy: see orthanc-backup check, and restore."
+        return f"The index: {error}. Remedy: run orthanc-backup check; if it fails, orthanc-backup restore."
     return ""
 
 
 def run_action(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
-    """What the command gives back, for a person or as JSON, with the locks held that it needs."""
+    """Runs the subcommand with the locks that it needs, and returns its result."""
     if not settings.directory.exists():
         settings.directory.mkdir(parents=True)
         settings.directory.chmod(0o755)  # the monitor reads what is there
@@ -80,37 +80,41 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = build_common()
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
-    add("init", parents=[common], help="make the repository where there is none")
-    one = add("first", parents=[common], help="make the first backup; a large one is begun, and goes on by itself")
-    one.add_argument("--dry-run", action="store_true", help="say whether it would be made")
+    add("init", parents=[common], help="create the repository if it does not exist")
+    one = add("first", parents=[common], help="make the first backup; a large one continues in the background")
+    one.add_argument("--dry-run", action="store_true", help="report whether it would be made")
     one = add("run", parents=[common], help="make a backup")
-    one.add_argument("--due", action="store_true", help="unless one was made in the last 20 hours")
+    one.add_argument("--due", action="store_true", help="only if none was made in the last 20 hours")
     one.add_argument(
-        "--new-archive", action="store_true", help="this archive begins anew beside the snapshots of another"
+        "--new-archive", action="store_true", help="start a new archive beside the snapshots of another one"
     )
-    one = add("accept", parents=[common], help="say that a snapshot is as it should be, though it is not proven")
-    one.add_argument("id", help="of orthanc-backup list")
-    one.add_argument("--reason", default="", metavar="TEXT", help="kept with it")
-    add("list", parents=[common], help="what snapshots there are")
+    one = add("accept", parents=[common], help="accept a snapshot as good although it is not proven")
+    one.add_argument("id", help="id of a snapshot, from orthanc-backup list")
+    one.add_argument("--reason", default="", metavar="TEXT", help="stored with the snapshot's acceptance")
+    add("list", parents=[common], help="list the snapshots")
     add("schedule", parents=[common], help="what starts backup, restore check and ledger, and whether it runs")
-    add("ledger", parents=[common], help="note which studies came, for a list of what to send again")
-    add("check", parents=[common], help="restore the newest snapshot into a scratch directory, and read it")
-    one = add("restore", parents=[common], help="put a snapshot in the place of what is there")
-    one.add_argument("--snapshot", default="latest", help="an id of the list; the newest that is proven otherwise")
-    one.add_argument("--target", type=Path, metavar="DIRECTORY", help="only restore and verify there")
-    one.add_argument("--dry-run", action="store_true", help="prove the snapshot and say what would be done")
-    one.add_argument("--incomplete", action="store_true", help="go without attachments that the snapshot does not have")
+    add("ledger", parents=[common], help="record which studies arrived, to know what to send again after a restore")
+    add(
+        "check", parents=[common], help="test restore: restore the newest snapshot into a scratch directory and read it"
+    )
+    one = add("restore", parents=[common], help="replace the present data with a snapshot")
+    one.add_argument("--snapshot", default="latest", help="id of a snapshot; default: the newest proven one")
+    one.add_argument("--target", type=Path, metavar="DIRECTORY", help="only restore into this directory and verify")
+    one.add_argument("--dry-run", action="store_true", help="check the snapshot and report what would be done")
+    one.add_argument("--incomplete", action="store_true", help="restore although the snapshot lacks attachments")
     one.add_argument(
         "--study", default="", metavar="VALUE",
-        help="put only this study in, by AccessionNumber or StudyInstanceUID, while everything else goes on",
+        help="restore only this study, by AccessionNumber or StudyInstanceUID, without stopping Orthanc",
     )  # fmt: skip
     one = add("reconcile", parents=[common], help="compare the index with the files")
     one.add_argument(
-        "--repair", action="store_true", help="import orphans, and bring the others back from the snapshots"
+        "--repair",
+        action="store_true",
+        help="import orphaned files, and restore damaged and missing ones from the snapshots",
     )
     given = parser.parse_args()
     if getattr(given, "study", "") and (given.target or given.incomplete):
-        parser.error("--study goes with --snapshot and --dry-run alone")
+        parser.error("--study can be combined only with --snapshot and --dry-run")
     return given
 
 

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Restored data take production's place by renames, and give it back when Orthanc does not come up on them."""
+"""Renames restored data into the place of the present data, and reverses that when Orthanc does not start on them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from .state import read_state, write_state
 
 
 def exchange_data(settings: Settings, under_way: dict[str, Any]) -> dict[str, Any]:
-    """The restored files in the place of the present ones: renames, each of which may be done already.
+    """Puts the restored files in the place of the present ones by renames, each of which may be done already.
 
-    What is to be done stands in restore.json, so that it goes on from there after an interruption at any point. When
-    Orthanc does not come up on what is restored, the former data take their place again.
+    The next step is in restore.json, so that an interrupted restore continues from there. When Orthanc does not start
+    on the restored data, the former data are put back.
     """
     aside = settings.storage / f".set-aside-{under_way['stamp']}"
-    # killed half-way the rest is done at once, not when somebody comes; a reboot has orthanc-restore.service
+    # after a kill the rest is done at once, not when a person comes; after a reboot orthanc-restore.service does it
     script = 'flock "$0/run.lock" true; [ ! -e "$0/restore.json" ] || ORTHANC_BACKUP_AGAIN=1 exec "$@"'
     again = ["sh", "-c", script, str(settings.directory), sys.executable, *settings.build_command("restore")]
-    first = "ORTHANC_BACKUP_AGAIN" not in os.environ  # what fails again needs a person
+    first = "ORTHANC_BACKUP_AGAIN" not in os.environ  # what fails twice needs a person
     with run_at_end(86400, *again, awaited=False) if first else contextlib.nullcontext():
         if under_way["phase"] not in ("back", "return"):
             try:
@@ -54,22 +54,22 @@ def exchange_data(settings: Settings, under_way: dict[str, Any]) -> dict[str, An
     write_state(settings, f"restored-{under_way['stamp']}", result, 0o600)
     for one in result["resend"]:
         name = f"{escape(one['study'])} ({escape(one['accession'])})"
-        say(f"to be sent again from {name_device(escape(one['aet']))}: study {name}", 4)
-    for door in result["valid_again"]:
+        say(f"must be sent again from {name_device(escape(one['aet']))}: study {name}", 4)
+    for item in result["valid_again"]:
         say_problem(
-            f"The restore made valid again: {door}. Remedy: see that it may be, and deploy to have the inventory's."
+            f"The restore made valid again: {item}. Remedy: check whether it may be; a deploy applies the inventory."
         )
     return result
 
 
 def enter_phase(settings: Settings, under_way: dict[str, Any], phase: str) -> None:
-    """Keeps the next step of the restore in restore.json, where a restore that was interrupted goes on."""
+    """Records the next step of the restore in restore.json, where an interrupted restore continues."""
     under_way["phase"] = phase
     write_state(settings, "restore", under_way, 0o600)
 
 
 def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> dict[str, Any]:
-    """Aside with what is there, in with what is restored, start; what is said at the end."""
+    """Sets the present data aside, puts the restored data in place, starts Orthanc; returns the result."""
     storage, work, manifest = settings.storage, Path(under_way["work"]), under_way["manifest"]
     data, record = join_below(work, manifest["storage"]), f"restored-{under_way['stamp']}"
     if under_way["phase"] == "aside":
@@ -98,7 +98,7 @@ def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> 
         # the trial opened this index already, with the Orthanc that is installed
         write_atomic(storage / ".orthanc-version", settings.runtime.read_version() + "\n", 0o640, settings.owner)
         enter_phase(settings, under_way, "start")
-    if work.exists():  # what nobody needs: its copies of the configuration, and images newer than the index
+    if work.exists():  # no longer needed: copies of the configuration, and images newer than the index
         work.rename(aside / "restored")
     if (aside / MARKER).exists():
         (aside / MARKER).rename(storage / MARKER)
@@ -115,21 +115,23 @@ def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> 
 
 
 def confirm_restored(settings: Settings, under_way: dict[str, Any], result: dict[str, Any]) -> None:
-    """Refuses what does not work on the restored data."""
+    """Checks that Orthanc works on the restored data; Refused where it does not."""
     api = Api.as_administrator(settings.orthanc)
     api.await_answer(lambda: is_coming_up(settings))
     require_counts(api, under_way["counts"], more=True)
     if under_way["sample"]:
         require_image(api, Attachment(*under_way["sample"]), dicomweb=False)
     if (settings.storage / DISK_GUARD).exists():
-        what = "It was not tried whether Orthanc takes images: the disk is almost full (the monitor's disk guard)"
+        what = (
+            "It was not tested whether Orthanc stores images: the disk is almost full (the monitor's disk guard is on)"
+        )
         result["problems"] = [*result["problems"], f"{what}. Remedy: make space; see orthanc-monitor show."]
     else:
         require_storing(api, settings.storage)
 
 
 def is_coming_up(settings: Settings) -> bool:
-    """Not when Orthanc ended, or was started again and again."""
+    """Whether Orthanc is still starting: it has not ended, and does not restart again and again."""
     if settings.method == "docker":
         command = ["docker", "inspect", "--format", "{{.State.Status}} {{.RestartCount}}", settings.name]
     else:
@@ -141,13 +143,13 @@ def is_coming_up(settings: Settings) -> bool:
 
 
 def put_back(settings: Settings, under_way: dict[str, Any], aside: Path) -> str:
-    """The way back, by renames each of which may be done already: what was there takes its place again, and what was
-    restored lies beside it, with all that came meanwhile. What to say of it."""
+    """Puts the former data back by renames, each of which may be done already; the restored data are kept beside them,
+    with all that arrived meanwhile. Returns the message about it."""
     storage, failed = settings.storage, aside.with_name(f"{aside.name}.not-restored")
     if under_way["phase"] == "back":  # later it does not run, or has just been started and would not hear of a stop
         command_orthanc(settings, "stop")
         if settings.runtime.read_state().pid:
-            raise Refused("Orthanc does not stop. Remedy: stop it, and run orthanc-backup restore again: it goes on.")
+            raise Refused("Orthanc does not stop. Remedy: stop it, and run orthanc-backup restore again: it continues.")
         if under_way["failed_in"] != "aside":
             failed.mkdir(mode=0o700, exist_ok=True)
             if (storage / MARKER).exists():
@@ -181,21 +183,22 @@ def put_back(settings: Settings, under_way: dict[str, Any], aside: Path) -> str:
     if came:
         write_state(settings, f"not-restored-{under_way['stamp']}", {"resend": came}, 0o600)
         for one in came:
-            say(f"to be sent again from {name_device(escape(one['aet']))}: study {escape(one['study'])}", 4)
+            say(f"must be sent again from {name_device(escape(one['aet']))}: study {escape(one['study'])}", 4)
     (settings.directory / "restore.json").unlink(missing_ok=True)
-    said = f"Snapshot {under_way['snapshot']} was not restored: {under_way['why']} What was there is in its place again"
+    failure = f"Snapshot {under_way['snapshot']} was not restored: {under_way['why']}"
+    said = f"{failure} The former archive is in its place again"
     try:
         Api.as_administrator(settings.orthanc).await_answer()
     except (Refused, OSError, ValueError, KeyError) as error:
-        return f"{said}, and Orthanc does not come up on that either: {error}"
-    beside = f" What was restored lies in {failed}" if failed.exists() else ""
+        return f"{said}, but Orthanc does not start on them either: {error}"
+    beside = f" The restored data are in {failed}" if failed.exists() else ""
     if came:
-        beside += f"; {len(came)} studies that came meanwhile are in the journal, and must be sent again"
+        beside += f"; {len(came)} studies arrived meanwhile and must be sent again, the journal lists them"
     return f"{said}, and Orthanc answers.{beside}{'.' * bool(beside)}"
 
 
 def find_lost_meanwhile(settings: Settings, under_way: dict[str, Any], index: Path) -> list[Study]:
-    """What devices sent to the restored data before it was taken away again."""
+    """What devices sent to the restored data before they were replaced again."""
     if under_way["failed_in"] != "start" or not index.exists():
         return []
     manifest = under_way["manifest"]
@@ -217,7 +220,10 @@ def find_arrivals_after(settings: Settings, under_way: dict[str, Any], index: Pa
             database.execute("PRAGMA journal_mode=DELETE")
         found += query_studies(copy, since, moment)
     except (OSError, sqlite3.Error):
-        say("The index that was set aside cannot be read; the list of what to send again is the ledger's.", 4)
+        say(
+            "The index that was set aside cannot be read; the list of what to send again comes from the ledger alone.",
+            4,
+        )
     finally:
         for end in ("", "-wal", "-journal"):
             Path(f"{copy}{end}").unlink(missing_ok=True)
@@ -225,14 +231,14 @@ def find_arrivals_after(settings: Settings, under_way: dict[str, Any], index: Pa
 
 
 def put_paths(settings: Settings, work: Path, aside: Path, under_way: dict[str, Any]) -> None:
-    """Worklist items and what this machine lacks (see `planned`); what is replaced is kept with the data set aside."""
+    """Puts worklist items and missing files in place; what is replaced is kept with the data set aside."""
     manifest, changed = under_way["manifest"], False
     for one in (placing.Placing(*each) for each in under_way.get("placings", [])):
         target, source = Path(one.target), join_below(work, f"{manifest['staging']}/paths{one.path}")
         if target.is_file() and hash_file(target) == one.digest:
             continue
         if not source.exists() or hash_file(source) != one.digest:
-            say(f"{one.path} is not the manifest's, and was not restored.", 3)
+            say(f"{one.path} differs from the manifest and was not restored.", 3)
             continue
         copy = join_below(aside / "paths", one.target)
         if target.exists() and not copy.exists():
@@ -251,7 +257,7 @@ def put_paths(settings: Settings, work: Path, aside: Path, under_way: dict[str, 
 
 
 def put_paths_back(under_way: dict[str, Any], aside: Path, failed: Path) -> None:
-    """As they were before `paths_placed`."""
+    """Reverses `put_paths`."""
     changed = False
     for one in (placing.Placing(*each) for each in under_way.get("placings", [])):
         target, copy = Path(one.target), join_below(aside / "paths", one.target)

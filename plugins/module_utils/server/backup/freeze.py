@@ -1,8 +1,8 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Orthanc stands still for a moment, and its index is copied in that moment.
+"""Pauses Orthanc for a moment, and copies its index in that moment.
 
-However this program ends, a watchdog of its own session lets Orthanc go on.
+However this program ends, a watchdog in its own session resumes Orthanc.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..orthanc.runtime import STOP_SECONDS, find_version
 from .settings import MAKE_SPACE, STOPPED, Settings, stamp_now
 
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
-STARTED = "Orthanc was started while its index was copied. Remedy: run it again."
+STARTED = "Orthanc was started while its index was copied. Remedy: run the command again."
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def is_frozen(pid: int) -> bool:
 
 @contextlib.contextmanager
 def raise_priority() -> Iterator[None]:
-    """Before everybody else on a busy machine, for a moment: devices wait."""
+    """Runs at the highest priority for a moment, since devices wait."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -20)
@@ -74,12 +74,12 @@ def raise_priority() -> Iterator[None]:
 
 @contextlib.contextmanager
 def freeze_orthanc(settings: Settings) -> Iterator[dict[str, float]]:
-    """Orthanc stands still inside, and runs again afterwards whatever happens."""
+    """Pauses Orthanc inside the block; it runs again afterwards whatever happens."""
     state, result = settings.runtime.read_state(), {"pause": 0.0}
     if state.restarts is None:  # the Orthanc that writes may have another name
-        raise Refused(f"There is no container {settings.name}. Remedy: deploy again.")
+        raise Refused(f"The container {settings.name} does not exist. Remedy: deploy again.")
     pid = state.pid
-    if not pid:  # nobody writes, unless it is started just now
+    if not pid:  # Orthanc is not running and does not write, unless it is started just now
         yield result
         if settings.runtime.read_state().pid:
             raise Refused(STARTED)
@@ -106,12 +106,14 @@ def freeze_orthanc(settings: Settings) -> Iterator[dict[str, float]]:
             os.kill(pid, signal.SIGSTOP)
             while not is_frozen(pid):
                 if time.monotonic() - begin > settings.pause_seconds:
-                    raise Refused("Orthanc does not stand still. Remedy: set orthanc_backup_pause to stop.")
+                    raise Refused("Orthanc cannot be paused. Remedy: set orthanc_backup_pause to stop.")
                 time.sleep(0.0005)
             yield result
             if not is_frozen(pid):  # the watchdog, or a person, let it go on: the copy may be torn
-                what = f"The copy took longer than {settings.pause_seconds} s, and Orthanc was continued"
-                raise Refused(f"{what}. Remedy: set orthanc_backup_pause_seconds to more, or orthanc_backup_pause.")
+                what = f"The copy took longer than {settings.pause_seconds} s, so Orthanc was resumed"
+                raise Refused(
+                    f"{what}. Remedy: raise orthanc_backup_pause_seconds, or set orthanc_backup_pause to stop."
+                )
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -139,7 +141,7 @@ def has_open_file(pid: int, path: Path) -> bool:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """By reference where the file system can, over what is there already."""
+    """Copies a file, by reference where the file system can, over an existing one."""
     from_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)  # the directory is Orthanc's, and this is root
     to_fd = os.open(target, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
@@ -155,7 +157,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_index(settings: Settings, target: Path) -> dict[str, Any]:
-    """The index of one moment as one file, checked."""
+    """Copies the index as of one moment into one file, and checks it."""
     index = settings.storage / "index"
     companions = [(Path(f"{index}-{end}"), Path(f"{target}-{end}")) for end in ("wal", "journal")]
     for path in (target, *(copy for _unused, copy in companions)):

@@ -100,7 +100,9 @@ def judge_index(before: Content | None, now: Present, begun_anew: bool = False) 
     accepted = before.unknown_files if before else 0
     if not begun_anew and now.unknown_files > max(now.known_files, accepted):
         files = now.known_files + now.unknown_files
-        return Judgement(f"the index knows {now.known_files} of the {files} image files that lie there", "files", 0)
+        return Judgement(
+            f"the index knows {now.known_files} of the {files} image files in the storage directory", "files", 0
+        )
     if before is None:
         return Judgement("", "", 0)
     for what, old, new in (

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which studies came from which device, every quarter of an hour: what is to be sent again after a restore."""
+"""Records every quarter of an hour which studies came from which device, to know what to send again after a restore."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .settings import Settings, join_below, read_archive, stamp_now, stamp_tomor
 from .state import read_state, record_outcome, write_state
 
 NEW_INSTANCE = 2  # a changeType of the index
-RESTART_SECONDS = 60  # an Orthanc that is being restarted is no failure of the ledger
-UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is no failure of the ledger
+RESTART_SECONDS = 60  # an Orthanc that is being restarted is not a failure of the ledger
+UNSENT_SECONDS = 2 * 3600  # a prune or a short cut of the network is not a failure of the ledger
 
 
 class Study(NamedTuple):
@@ -62,7 +62,7 @@ def read_studies(path: Path) -> list[Study]:
         rows = [*csv.reader(file)]
     found = [Study(int(row[0]), *row[1:]) for row in rows if len(row) == len(Study._fields) and row[0].isdecimal()]
     if len(found) < len(rows):
-        say(f"{path}: {len(rows) - len(found)} rows of the ledger cannot be read, and were left out.", 4)
+        say(f"{path}: {len(rows) - len(found)} rows of the ledger cannot be read and were left out.", 4)
     return found
 
 
@@ -144,7 +144,7 @@ def update_ledger(settings: Settings) -> dict[str, Any]:
         if result.get("foreign"):
             what = f"Another machine writes into archive {identity[:4]}: snapshot {result['foreign']} of its ledger"
             raise Refused(
-                f"{what} is not this one's. Remedy: stop that machine, or let it begin an archive of its own with "
+                f"{what} was not made here. Remedy: stop that machine, or give it an archive of its own with "
                 "orthanc-backup run --new-archive on it."
             )
     return result
@@ -203,8 +203,8 @@ def collect_arrivals(settings: Settings, api: Api, since: int, noted_there: list
             one = study._replace(number=number, time=date or study.time)
             found[one.time[:8], one.study, one.aet] = one
         elif api.get(f"/instances/{image}") is not None:
-            what = f"Orthanc does not tell to which study image {image} belongs"
-            raise Refused(f"{what}. Remedy: see orthanc-backup reconcile, and Orthanc's log.")
+            what = f"Orthanc does not report to which study image {image} belongs"
+            raise Refused(f"{what}. Remedy: run orthanc-backup reconcile, and see Orthanc's log.")
 
     if gap:
         there = list_images_in_backup(settings)

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which snapshots there are, whose they are, and what a person or a restore check has said of them."""
+"""Lists snapshots: whose they are, and how a person or a restore check judged them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def choose_snapshot(settings: Settings, wanted: str) -> dict[str, Any]:
             say(f"Snapshot {one['short_id']} is dated {words.say_stamp(read_moment(one))}, which is in the future.", 4)
         archives = {tag for one in found for tag in one["tags"] if tag.startswith("archive=")}
         if len(archives) > 1:
-            what = f"{len(archives)} archives of {settings.host} are in the repository, and this machine has none yet"
-            raise Refused(f"{what}. Remedy: choose a snapshot of orthanc-backup list.")
+            what = f"{len(archives)} archives of {settings.host} are in the repository, but none on this machine"
+            raise Refused(f"{what}. Remedy: choose a snapshot from orthanc-backup list.")
         newest = history.choose_latest(map(identify_snapshot, found), read_past(settings), stamp_tomorrow())
         found = [one for one in found if newest and one["id"] == newest.id]
     else:
@@ -61,7 +61,7 @@ def choose_snapshot(settings: Settings, wanted: str) -> dict[str, Any]:
         matching = (
             f"{len(found)} snapshots of {settings.host} match" if found else f"No snapshot of {settings.host} matches"
         )
-        raise Refused(f"{matching} {wanted!a}. Remedy: choose one of orthanc-backup list.")
+        raise Refused(f"{matching} {wanted!a}. Remedy: choose one from orthanc-backup list.")
     return found[0]
 
 

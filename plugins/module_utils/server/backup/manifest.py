@@ -168,7 +168,7 @@ def find_foreign_files(settings: Settings) -> list[str]:
             if path.stat().st_uid != owner:
                 found.append(str(path))
     remedy = f"chown -R {settings.owner}: {settings.storage}"
-    return summarize(f"Not owned by {settings.owner}, so that images are refused", found, remedy)
+    return summarize(f"Not owned by {settings.owner}, so Orthanc refuses images", found, remedy)
 
 
 def list_current_attachments(settings: Settings) -> tuple[list[Attachment], float]:
@@ -238,10 +238,12 @@ def read_manifest(settings: Settings, snapshot: dict[str, Any]) -> tuple[dict[st
     with contextlib.suppress(ValueError):
         manifest = json.loads(call_restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/manifest.json"))
     if manifest.get("format") not in FORMATS:
-        raise Refused(f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the collection that made it.")
+        raise Refused(
+            f"The manifest of {what} cannot be read. Remedy: {ANOTHER}, or the version of the collection that made it."
+        )
     text = call_restic(settings, "dump", "--no-lock", snapshot["id"], f"{staging}/attachments.csv")
     if hashlib.sha256(text.encode()).hexdigest() != manifest["attachments"]:
-        raise Refused(f"The list of attachments in {what} is not the manifest's. Remedy: {ANOTHER}.")
+        raise Refused(f"The list of attachments in {what} differs from the manifest. Remedy: {ANOTHER}.")
     rows = csv.reader(text.splitlines())
     return manifest, [parse_attachment(row) for row in rows]
 
@@ -266,15 +268,15 @@ def prove_snapshot(settings: Settings, wanted: str) -> Proof:
     remedy = f"{ANOTHER}, or {WITHOUT}"
     problems = describe_defects(defects.values(), f"In {what}", remedy)
     problems += summarize(
-        f"In {what} is no", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
+        f"Missing in {what}", [path for path in manifest["paths"] if f"{staging}/paths{path}" not in files], remedy
     )
     if files.get(f"{staging}/index") != manifest["index"]["size"]:
-        raise Refused(f"The index in {what} is not the manifest's. Remedy: {ANOTHER}.")
+        raise Refused(f"The index in {what} differs from the manifest. Remedy: {ANOTHER}.")
     return Proof(snapshot, manifest, names, {*defects}, problems)
 
 
 def keep_content(settings: Settings, token: str, content: history.Content) -> None:
-    """Here, for the next run and the retention: the repository may be slow."""
+    """Saves it on this machine for the next run and the retention, since the repository may be slow."""
     path = settings.directory / "contents" / f"{token}.json.gz"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     part = path.with_name(f"{token}.{os.getpid()}.part")  # a backup, a restore check and the ledger at once

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Files of the storage directory that the index does not know, and what Orthanc made of them when they were given back.
+"""Files in the storage directory that the index does not know, and the result of importing them into Orthanc.
 
 Orthanc's answer decides nothing: it says "success" to an image that it has already, whether that can be read or not.
 """
@@ -61,7 +61,7 @@ def read_image(path: Path) -> bytes:
         except zlib.error:
             raise dataset.NotDicom("it is neither a DICOM file nor one that Orthanc compressed") from None
         if len(inflated) != int.from_bytes(data[:8], "little"):
-            raise dataset.NotDicom("it is a compressed file of another size than it says")
+            raise dataset.NotDicom("it is a compressed file whose size differs from the recorded one")
         data = inflated
     dataset.read_whole(data)  # a part of an image is not one
     dataset.identify(dataset.parse(data))
@@ -84,7 +84,7 @@ def is_whole(storage: Path, one: Stored) -> bool:
 def judge_orphan(storage: Path, orphan: bytes, status: str, one: Stored | None) -> Verdict:
     """What became of an orphan that Orthanc was given; `one` is what the index has now under its identity."""
     if one is None:
-        return Verdict("refused", "Orthanc took it, and does not have it")
+        return Verdict("refused", "Orthanc accepted it but does not have it")
     if not is_whole(storage, one):
         return Verdict("damaged", f"what is stored under its identity, {one.path}, cannot be read")
     try:

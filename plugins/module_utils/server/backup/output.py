@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the program says: its result for a person, its progress, and problems in the journal."""
+"""Output of the program: its result for a person, its progress, and problems in the journal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def print_result(result: dict[str, Any]) -> None:
     for name, one in result.get("schedules", {}).items():
         write_line(f"{name.replace('_', ' ')}: {say_schedule(one)}")
     for one in result.get("kept", []):
-        write_line(f"stays as it is: {one['path']} ({one['why']})")
+        write_line(f"not changed: {one['path']} ({one['why']})")
     for line in format_images(result.get("images", [])):
         write_line(line)
     for aet in dict.fromkeys(one["aet"] for one in result.get("resend", [])):
@@ -84,7 +84,7 @@ def say_value(name: str, value: Any) -> str:
 
 
 def say_verified(snapshot: dict[str, Any]) -> str:
-    """On which day a listed snapshot was restored on trial."""
+    """When a listed snapshot passed a test restore."""
     day, part = snapshot["verified"], snapshot["verified_part"].replace("/", " of ")
     if not day:
         return "never verified"

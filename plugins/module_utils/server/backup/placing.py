@@ -1,9 +1,9 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What of a snapshot takes its place beside the images, and what of this machine stays.
+"""Which files of a snapshot are put in place beside the images, and which of this machine stay.
 
-The inventory of this machine decides who may log in and who is let in, not a snapshot of some time ago. What comes
-back nevertheless and opens a door is named.
+The inventory of this machine decides who may log in and connect, not an old snapshot. What a restore makes valid
+again nevertheless is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CA_KEY = f"{CA}/ca.key"
 OF_THE_CA = re.compile(rf"{CA}/((ca|self_signed|device-.+|user-.+|old-.+)\.(key|crt|csr|crl))")
 DATA = ("/etc/letsencrypt/",)  # below /etc, and no configuration
 ITEM_DAY = re.compile(rb"\x40\x00\x02\x00DA\x08\x00([0-9]{8})")  # ScheduledProcedureStepStartDate, explicit VR
-INVENTORY = "this machine's inventory decides it"
+INVENTORY = "this machine's inventory sets it"
 
 
 class Placing(NamedTuple):
@@ -98,7 +98,7 @@ def plan_paths(
         if item and path.removeprefix(f"{theirs}/").count("/") == 0:
             why = keep_item(copies / path.lstrip("/"), here, received, today)
         elif item and not machine.new:
-            why = "the worklist of this machine goes on"
+            why = "this machine's worklist is in use"
         elif ca and OF_THE_CA.fullmatch(path):
             why = ""
         elif machine.options and path.startswith("/etc/") and not path.startswith(DATA):
@@ -116,11 +116,11 @@ def plan_paths(
 def keep_item(copy: Path, here: bool, received: set[str], today: str) -> str:
     """Why an item of the worklist does not come back; nothing when it does."""
     if here:
-        return "this machine's is newer"
+        return "this machine has a newer one"
     if copy.name.partition("_")[0] in received:
         return "its study has been received"
     if not copy.exists() or find_last_day(copy.read_bytes()) < today:
-        return "its day is past"
+        return "its date has passed"
     return ""
 
 
@@ -153,7 +153,7 @@ def read_revoked(path: Path) -> set[str]:
 def find_valid_again(
     placings: Iterable[Placing], copies: Path, before: dict[str, Any], revoked: set[str], orthanc: str
 ) -> list[str]:
-    """What opens a door after the restore that was closed before, never with a secret in it.
+    """Access that the restore makes valid again; never with a secret in it.
 
     `before` are this machine's options of Orthanc, `revoked` the serial numbers that its list has.
     """

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The index against the files that lie there, and a repair that moves files and never deletes one."""
+"""Compares the index with the files on the disk; the repair moves files and never deletes one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, 
 
 
 def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
-    """The index against the files; a repair moves files and never deletes one."""
+    """Compares the index with the files; the repair moves files and never deletes one."""
     begin = time.time()
     names, _unused = list_current_attachments(settings)
     listed = {one.uuid for one in names}
@@ -55,7 +55,7 @@ def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
         whole = [path for path in lost if path.name not in damaged]
         result["repaired"], result["unresolved"] = import_orphans(settings, whole, quarantine)
         result["repaired"] |= back
-        result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has it as it was")
+        result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has the original")
         # an orphan may have come into the place of what could not be read, as a new image or as its file
         still = {one.path: one for one in (list_current_attachments(settings)[0] if lost else names)}
         rest = [still[one.path] for one in defects if one.path in still]
@@ -79,7 +79,7 @@ def find_damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachmen
             if len(found) == len(names):
                 break
     except Refused as refused:  # the images that lie there do not wait for the repository
-        say(f"Files are imported without a comparison with the snapshots. {refused}", 4)
+        say(f"Files are imported without comparing them with the snapshots. {refused}", 4)
     wrong = {defect.path for defect in find_defects(settings.storage, [*found.values()], "compare")}
     return [one for one in found.values() if one.path in wrong]
 
@@ -153,7 +153,7 @@ def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, l
             path = settings.storage / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.parent.resolve() != settings.storage.resolve() / one.path.rpartition("/")[0]:
-                raise Refused(f"{path.parent} leads elsewhere. Remedy: remove that link.")
+                raise Refused(f"{path.parent} is a link to another directory. Remedy: remove that link.")
             if path.exists():
                 set_aside(path, quarantine)
             for each in (path.parent.parent, path.parent, data / one.path):
@@ -163,7 +163,7 @@ def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, l
             (data / one.path).rename(path)
             placed.append(one)
         if listed and any(is_given_out(api, one) is False for one in placed):
-            say("Orthanc is started anew: it gives out what it has read of a damaged image.", 4)
+            say("Orthanc is restarted, since it still serves a damaged image from its cache.", 4)
             with run_at_end(STOP_SECONDS * 2, *settings.runtime.build_command("start")):
                 try:
                     write_atomic(settings.directory / STOPPED, "", 0o600)  # for whoever comes after a kill
@@ -173,7 +173,7 @@ def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, l
             api.await_answer()
         for one in placed:
             if (not listed or is_given_out(api, one)) and orphans.is_whole(settings.storage, one):
-                unproven = "" if one.md5 else "; without a stored MD5 only its size and that it can be read are known"
+                unproven = "" if one.md5 else "; without a stored MD5 only its size and readability were verified"
                 done[one.uuid] = f"from snapshot {snapshot['short_id']}{unproven}"
         wanted = [one for one in wanted if one.uuid not in done]
         if not wanted:

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""restic and the way to its repository: one call, its lines as they come, its complaints with a remedy."""
+"""Runs restic: access to its repository, its output line by line, its errors with a remedy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon af
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
-    "already locked": "wait for the other restic, or see restic list locks",
-    "unable to open config file": "see that orthanc_backup_repository is there; orthanc-backup init makes a new one",
+    "already locked": "wait for the other restic, or check restic list locks",
+    "unable to open config file": "check orthanc_backup_repository; orthanc-backup init creates a new repository",
     "no space left": "make space for the repository, or keep fewer snapshots",
 }
 
 
 def build_environment(settings: Settings) -> dict[str, str]:
-    """The secrets' only way to restic. Before 0.16 it reads those of a REST server from its URL alone."""
+    """The environment, the only way in which restic gets secrets.
+
+    Before 0.16 it reads those of a REST server from the URL alone.
+    """
     user, password = (
         quote(settings.environment.get(f"RESTIC_REST_{name}", ""), safe="") for name in ("USERNAME", "PASSWORD")
     )
@@ -108,7 +111,7 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "")
     if not remedy and (why := explain_ssh(settings)):
         raise Refused(why)
-    remedy = remedy or "see that the repository answers"
+    remedy = remedy or "check that the repository can be reached"
     raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
 
 
@@ -200,7 +203,7 @@ def fetch_files(
 ) -> None:
     """`incomplete` goes on with what restic cannot restore; who calls it verifies."""
     if target.is_symlink() or (target.exists() and target.stat().st_uid != os.getuid()):
-        raise Refused(f"{target} is not {pwd.getpwuid(os.getuid()).pw_name}'s own directory. Remedy: remove it.")
+        raise Refused(f"{target} is not a directory owned by {pwd.getpwuid(os.getuid()).pw_name}. Remedy: remove it.")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["restore", "--no-lock", "--quiet", "--target", str(target), *(f"--include={path}" for path in only)]
     for _unused in stream_restic(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):

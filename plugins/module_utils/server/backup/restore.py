@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A restore up to the moment at which it takes production's place: proved, fetched, verified, tried, planned."""
+"""A restore up to the moment at which it replaces the present data: checked, fetched, verified, tried, planned."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from .state import read_state, remove_abandoned_restores, write_state
 def restore_snapshot(
     settings: Settings, wanted: str, target: Path | None, dry_run: bool, incomplete: bool
 ) -> dict[str, Any]:
-    """Proves, fetches, verifies and starts it beside production; then it takes production's place by renames."""
+    """Checks and fetches the snapshot, starts it beside production, then replaces the present data by renames."""
     under_way = read_state(settings, "restore") if target is None else {}
     if under_way and dry_run:
-        return {"would": f"end the restore of snapshot {under_way['snapshot']} that was interrupted"}
+        return {"would": f"complete the interrupted restore of snapshot {under_way['snapshot']}"}
     if under_way:
         ended = exchange_data(settings, under_way)
         if wanted == "latest" or under_way["snapshot"].startswith(wanted[:8]):
@@ -52,7 +52,7 @@ def restore_snapshot(
     if problems and not incomplete:
         raise Refused(*problems)
     if target and target.exists() and any(target.iterdir()):
-        raise Refused(f"{target} is not empty. Remedy: give another directory to --target.")
+        raise Refused(f"{target} is not empty. Remedy: choose another directory for --target.")
     if not target:
         require_place(settings, proof)
         require_version(settings, manifest["orthanc"])
@@ -71,9 +71,7 @@ def restore_snapshot(
         return {**result, "would": would, "resend": group_by_device(came)}
     names = [one for one in proof.names if one.uuid not in proof.bad]
     data, defects = assemble_data(settings, proof, work, names, incomplete=incomplete)
-    problems += describe_defects(
-        defects, "Not in the restored data", "send them again; what there was of them is set aside"
-    )
+    problems += describe_defects(defects, "Not in the restored data", "send them again; damaged files are set aside")
     names = [one for one in names if one.path not in {defect.path for defect in defects}]
     named = {one.uuid for one in names}
     for path in find_images(data):
@@ -106,7 +104,7 @@ def require_version(settings: Settings, version: str) -> None:
     """Refuses an Orthanc that is older than the one that opened the snapshot's index last."""
     installed = settings.runtime.read_version()
     if parse_version(installed) < parse_version(version):
-        what = f"The index is of Orthanc {version}, and {installed} is installed, which would lose images"
+        what = f"The index is of Orthanc {version}, but {installed} is installed, which would lose images"
         raise Refused(f"{what}. Remedy: install {version} or newer.")
 
 
@@ -120,7 +118,7 @@ def require_space(work: Path, proof: Proof) -> None:
         what = (
             f"Snapshot {proof.snapshot['short_id']} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"
         )
-        raise Refused(f"{what}. Remedy: make space, or a larger disk.")
+        raise Refused(f"{what}. Remedy: make space, or use a larger disk.")
 
 
 def build_restored_past(settings: Settings, proof: Proof, names: list[Attachment]) -> dict[str, Any]:
@@ -153,17 +151,17 @@ def require_place(settings: Settings, proof: Proof) -> None:
             with contextlib.suppress(ValueError):
                 options = json.loads(call_restic(settings, "dump", "--no-lock", proof.snapshot["id"], path))
         if not options or manifest["method"] != settings.method:
-            what = f"This machine has no {settings.orthanc}, and the snapshot has none for the method {settings.method}"
+            what = f"{settings.orthanc} is missing, and the snapshot has none for the method {settings.method}"
             raise Refused(f"{what} (orthanc_install_method). Remedy: deploy this machine first, then restore.")
     storage = settings.storage.resolve()
     for option, path in zip(("StorageDirectory", "IndexDirectory"), placing.find_storage_paths(options), strict=True):
         if Path(path).resolve() != storage:
             what = f"{option} in {whose} {settings.orthanc} is {path!r}, and orthanc_storage_dir is {settings.storage}"
-            raise Refused(f"{what}: Orthanc would not find what is restored. Remedy: deploy this machine again.")
+            raise Refused(f"{what}: Orthanc would not find the restored data. Remedy: deploy this machine again.")
     if settings.method == "docker":
         mounts = json.loads(read_output("docker", "inspect", "--format", "{{json .Mounts}}", settings.name))
         if not any(Path(one["Source"]).resolve() == storage and one["RW"] for one in mounts):
-            what = f"The container {settings.name} does not have {settings.storage} (orthanc_storage_dir)"
+            what = f"The container {settings.name} does not mount {settings.storage} (orthanc_storage_dir)"
             raise Refused(f"{what}. Remedy: deploy this machine again.")
     elif (loaded := read_output("systemctl", "show", "--property", "LoadState", "--value", settings.name)) != "loaded":
         what = f"The unit {settings.name} is {loaded} (orthanc_install_method is package)"

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The weekly proof: the newest snapshot in a scratch directory, read by an Orthanc; then old snapshots go."""
+"""The weekly test restore: the newest snapshot in a scratch directory, read by an Orthanc; then old snapshots go."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
     room -= 2 * manifest["index"]["size"]
     parts = 256 if counts["bytes"] <= room else 256 * max(0, room) // counts["bytes"]
     if not parts:
-        what = f"A restore check has {max(0, room) >> 20} MiB for attachments, less than one part in 256"
+        what = f"The restore check has {max(0, room) >> 20} MiB for attachments, less than 1/256 of them"
         raise Refused(
             f"{what}. Remedy: make space in {settings.scratch.parent}, or raise orthanc_backup_scratch_bytes."
         )
@@ -82,10 +82,10 @@ def find_unproven(proof: Proof) -> list[str]:
     """What a restore check that succeeds does not say."""
     what, unhashed = f"Snapshot {proof.snapshot['short_id']}", [one for one in proof.names if not one.md5]
     if not proof.names:
-        return [f"{what} holds no image. Remedy: see that devices reach Orthanc, if it should hold some."]
+        return [f"{what} does not contain an image. Remedy: if it should, check that devices reach Orthanc."]
     if unhashed:
         known = (
-            f"{what} has no MD5 of {len(unhashed)} of {len(proof.names)} attachments, of which only sizes are compared"
+            f"{what} lacks the MD5 of {len(unhashed)} of {len(proof.names)} attachments; only their sizes are compared"
         )
         return [f"{known}. Remedy: set StoreMD5ForAttachments to true."]
     return []
@@ -125,7 +125,7 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
             # another machine may have gone on in the same line: nobody here can say what was deleted there
             return replace(known, lineage={}) if token in past.foreign else known
         except Refused as refused:
-            say(f"{refused} The snapshot stays.", 4)
+            say(f"{refused} The snapshot is kept.", 4)
             return None
 
     ours = [one for one in found if identify_snapshot(one).token not in undecided]

@@ -26,7 +26,9 @@ from .study import GUARDED, Source, StudyRefused, restore_study
 def restore_one_study(settings: Settings, value: str, wanted: str, dry_run: bool) -> dict[str, Any]:
     """A study from a proven snapshot through Orthanc; nothing stops, and no other data are touched."""
     if read_state(settings, "restore"):
-        raise Refused("A restore was interrupted. Remedy: end it with orthanc-backup restore, then call this again.")
+        raise Refused(
+            "A restore was interrupted. Remedy: complete it with orthanc-backup restore, then run this again."
+        )
     if (settings.storage / DISK_GUARD).exists() and not dry_run:
         raise Refused(GUARDED)
     found = list_proven(settings) if wanted == "latest" else [choose_snapshot(settings, wanted)]
@@ -45,7 +47,7 @@ def restore_one_study(settings: Settings, value: str, wanted: str, dry_run: bool
             manifest = json.loads(join_below(scratch, f"{staging}/manifest.json").read_text())
             index = join_below(scratch, f"{staging}/index")
             if hash_file(index) != manifest["index"]["sha256"]:
-                raise StudyRefused("it is not the manifest's")
+                raise StudyRefused("it differs from the manifest")
         except (Refused, OSError, ValueError, KeyError) as error:
             raise StudyRefused(str(error)) from None
         manifests[snapshot["id"]] = manifest
@@ -89,5 +91,7 @@ def restore_one_study(settings: Settings, value: str, wanted: str, dry_run: bool
         shutil.rmtree(scratch, ignore_errors=True)
     if result.get("left"):
         remedy = "see the reasons; try an older snapshot with --snapshot, or orthanc-backup reconcile"
-        say_problem(f"{len(result['left'])} images of study {escape(value)} are not as they were. Remedy: {remedy}.")
+        say_problem(
+            f"{len(result['left'])} images of study {escape(value)} were not restored correctly. Remedy: {remedy}."
+        )
     return result

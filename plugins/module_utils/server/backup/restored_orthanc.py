@@ -41,7 +41,7 @@ def remove_images(api: Api, instances: set[str], counts: dict[str, int]) -> dict
         show_progress(number / len(instances), "clear")
         status = api.ask("DELETE", f"/instances/{one}")[0]
         if status not in (200, 404) or api.ask("GET", f"/instances/{one}")[0] != 404:
-            what = f"Orthanc answers {status} when an image without its file is to go from the restored index"
+            what = f"Orthanc answers {status} when an image without its file is removed from the restored index"
             raise Refused(f"{what}. Remedy: {ANOTHER}.")
     found = api.get("/statistics")
     return {**counts, **{name: found[f"Count{name.capitalize()}"] for name in COUNTED}}
@@ -61,7 +61,7 @@ def require_image(api: Api, one: Attachment, dicomweb: bool) -> str:
         body = body.split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n--" + boundary[1].encode())[0]
     if status != 200 or (one.uncompressed_md5 and hash_md5(body) != one.uncompressed_md5):
         what = f"Orthanc answers {status} with other bytes for {one.path} of the restored data"
-        raise Refused(f"{what}. Remedy: make a new backup, and see orthanc-backup reconcile.")
+        raise Refused(f"{what}. Remedy: make a new backup, and run orthanc-backup reconcile.")
     return path
 
 
@@ -71,14 +71,14 @@ def require_storing(api: Api, storage: Path) -> None:
     status, body, _unused = api.ask("POST", "/tools/create-dicom", json.dumps(image).encode())
     if status != 200:
         remedy = (
-            f"see its log, that {storage} is its own, and whether the monitor's disk guard is on (orthanc-monitor show)"
+            f"see its log, the owner of {storage}, and whether the monitor's disk guard is on (orthanc-monitor show)"
         )
-        raise Refused(f"Orthanc takes no image ({status}). Remedy: {remedy}.")
+        raise Refused(f"Orthanc does not store a test image ({status}). Remedy: {remedy}.")
     path = f"/instances/{json.loads(body)['ID']}"
     read, deleted = api.ask("GET", f"{path}/file")[0], api.ask("DELETE", path)[0]
     if (read, deleted) != (200, 200):
-        what = f"Orthanc stored an image, and answers {read} when it is read and {deleted} when it is deleted"
-        raise Refused(f"{what}. Remedy: see its log, and that {storage} is its own.")
+        what = f"Orthanc stored a test image, but answers {read} when it is read and {deleted} when it is deleted"
+        raise Refused(f"{what}. Remedy: see its log, and the owner of {storage}.")
 
 
 def assemble_data(

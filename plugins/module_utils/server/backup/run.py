@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A backup: one snapshot, and success is said only when all of it was read."""
+"""A backup: one snapshot, reported as a success only when all of it was read."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ TRIES = 5  # of a backup during which studies are deleted
 
 
 def require_same_archive(settings: Settings, anew: bool) -> None:
-    """An archive that is new never takes the place of the one that the repository holds."""
+    """Refuses a new archive in the place of the one that the repository holds."""
     if not read_archive(settings):
         found = list_snapshots(settings, "orthanc", "unproven")
         if found and not anew:
             raise Refused(
-                f"{settings.storage} is another archive than the {len(found)} snapshots of {settings.host}. "
-                "Remedy: restore the last one; if this archive is to begin anew, orthanc-backup run --new-archive."
+                f"{settings.storage} is another archive than the {len(found)} snapshots of {settings.host} belong to. "
+                "Remedy: restore the last one; to start a new archive, orthanc-backup run --new-archive."
             )
     if anew or not read_archive(settings):
         write_atomic(settings.storage / ARCHIVE, secrets.token_hex(8) + "\n", 0o640, settings.owner)
@@ -71,7 +71,7 @@ def find_disks(device: int) -> set[str]:
 
 
 def find_shared_disk(settings: Settings) -> list[str]:
-    """The warning for a repository that dies with the images."""
+    """The warning about a repository on the same disk as the images."""
     path = Path(settings.repository.removeprefix("local:"))
     if not path.is_absolute() or not settings.storage.exists():
         return []
@@ -79,12 +79,12 @@ def find_shared_disk(settings: Settings) -> list[str]:
         path = path.parent
     if not find_disks(path.stat().st_dev) & find_disks(settings.storage.stat().st_dev):
         return []
-    what = f"The only repository {settings.repository} is on the disk that holds the images: one defect takes both"
+    what = f"The only repository {settings.repository} is on the disk that holds the images: one defect destroys both"
     return [f"{what}. Remedy: set orthanc_backup_repository to another machine or disk."]
 
 
 def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
-    """One snapshot; success is said only when all of it was read."""
+    """Makes one snapshot; reports success only when all of it was read."""
     former = read_state(settings, "backup")
     if due and 0 <= time.time() - former.get("last_success_epoch", 0) < DUE_SECONDS:  # the clock may have been wrong
         return {"result": "not due"}
@@ -105,12 +105,12 @@ def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
             say_problem(warning)
         kept = sorted(path.name for path in settings.storage.glob(".set-aside-*"))
         result["warnings"] += summarize(
-            "A restore set aside", kept, f"remove it from {settings.storage} when you are sure"
+            "A restore set aside", kept, f"remove it from {settings.storage} when it is no longer needed"
         )
         for path in (settings.staging, settings.ledger):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         absent = sorted(path for path in settings.paths if not Path(path).exists())
-        result["warnings"] += summarize("There is no", absent, "correct orthanc_backup_paths")
+        result["warnings"] += summarize("Missing", absent, "correct orthanc_backup_paths")
         present = [path for path in settings.paths if path not in absent]
         problems = take_complete_snapshot(settings, result, present, anew)
         if problems:
@@ -189,8 +189,8 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         result["run"] = secrets.token_hex(8)
         write_state(settings, "backup", {**read_state(settings, "backup"), **result})
     if absent:
-        what = f"In each of {TRIES} tries images were deleted before they were read, {absent} of them in the last"
-        problems.append(f"{what}. Remedy: run orthanc-backup run when nobody deletes.")
+        what = f"In each of {TRIES} attempts images were deleted before they were read, {absent} of them in the last"
+        problems.append(f"{what}. Remedy: run orthanc-backup run when no images are being deleted.")
     if not problems:
         past.note_checked(result["run"])
     problems = [*explain_unproven(settings, judgement, predecessor.snapshot, others, result), *problems]
@@ -216,17 +216,17 @@ def explain_unproven(
 ) -> list[str]:
     """Why a snapshot that has everything is not proven, and what to do."""
     new, problems = result["snapshot"], []
-    accept = f"if all is as it should be, orthanc-backup accept {new}"
+    accept = f"if everything is correct, orthanc-backup accept {new}"
     made = f"Snapshot {new} was made and is not proven"
     result["judgement"] = judgement.reason
     if judgement.reason:
-        what, remedy = f"The index does not fit the files in {settings.storage}", "orthanc-backup reconcile"
+        what, remedy = f"The index does not match the files in {settings.storage}", "orthanc-backup reconcile"
         if predecessor:
             old = predecessor.name
-            what = f"The index does not go on from snapshot {old}"
+            what = f"The index does not continue from snapshot {old}"
             remedy = f"restore that one (orthanc-backup restore --snapshot {old})"
         if judgement.tag == "files":
-            remedy += "; orthanc-backup reconcile --repair takes in what is no part of any index"
+            remedy += "; orthanc-backup reconcile --repair imports files that no index knows"
         problems.append(f"{what}: {judgement.reason}. {made}. Remedy: {remedy}, or, {accept}.")
     if others:
         named = ", ".join(f"{one.name} of {one.time}" for one in others[:3]) + ", ..." * (len(others) > 3)
@@ -234,7 +234,9 @@ def explain_unproven(
             f"Another machine has added {len(others)} snapshots ({named}) to this archive since this one's last backup"
         )
         remedy = f"find and stop the copy of this machine, then {accept}; on the copy orthanc-backup run --new-archive"
-        problems.append(f"{what}. {made}. Remedy: {remedy}; if this machine was set back, restore the newest of them.")
+        problems.append(
+            f"{what}. {made}. Remedy: {remedy}; if this machine was reset to an older state, restore the newest one."
+        )
     return problems
 
 
@@ -301,7 +303,7 @@ def verify_snapshot(
     by_path = {one.path: one.uuid for one in fresh}
     altered = {by_path[one.path]: one for one in find_defects(settings.storage, fresh)}
     defects |= altered
-    if defects:  # a second look tells what a user deleted meanwhile
+    if defects:  # a second comparison shows what a user deleted meanwhile
         still, pause = list_current_attachments(settings)
         result["pause"] = max(result["pause"], pause)
         missed = {one.uuid: defects[one.uuid] for one in still if one.uuid in defects}
@@ -314,10 +316,10 @@ def verify_snapshot(
         str(path) for name in ("index", "manifest.json", "attachments.csv")
         if str(path := settings.staging / name) not in taking.read
     ]  # fmt: skip
-    remedy = "orthanc-backup reconcile --repair brings back what a snapshot has, and what none has is to be sent again "
-    remedy += "or deleted in Orthanc; until then each snapshot has everything else, and is marked unproven"
+    remedy = "orthanc-backup reconcile --repair restores what a snapshot has; what none has must be sent again "
+    remedy += "or deleted in Orthanc; until then each snapshot has everything else and is marked unproven"
     problems = describe_defects(defects.values(), "In Orthanc", remedy)
-    return problems + summarize("restic could not read", unread, "see that root may read it"), absent
+    return problems + summarize("restic could not read", unread, "check that root can read it"), absent
 
 
 def read_sizes(settings: Settings, snapshot: str) -> Callable[[Attachment], int | None]:
@@ -337,14 +339,14 @@ def accept_snapshot(settings: Settings, wanted: str, reason: str) -> dict[str, A
         past = history.adopt_snapshots(identity, there, stamp_tomorrow())
     if proof.manifest["archive"] != identity or one.token not in past.ours:
         what = f"Snapshot {named} was not made by this machine in its present archive"
-        raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine has made.")
+        raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine made.")
     cut = one.token in past.accepted and not one.tagged_proven and not settings.append_only  # before it was marked
     if history.is_proven(one, past) and not cut:
-        raise Refused(f"Snapshot {named} is proven. Remedy: nothing is to be done.")
+        raise Refused(f"Snapshot {named} is proven. Remedy: no action is needed.")
     if proof.problems:
         raise Refused(*proof.problems)
     if one.token in past.unchecked:
-        what = f"The run that made snapshot {named} did not end, or found defects, so that its files were not verified"
+        what = f"The run that made snapshot {named} did not finish or found defects, so its files were not verified"
         raise Refused(f"{what}. Remedy: orthanc-backup run, and accept the snapshot that it makes.")
     others = history.find_strangers(there, past)
     others += [each for each in there if each.token in past.foreign and each.tagged_proven]

@@ -29,9 +29,9 @@ STOPPED = "stopped"  # Docker does not start what was stopped when the power wen
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
 COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType
-ANOTHER = "use another of orthanc-backup list"
+ANOTHER = "use another snapshot from orthanc-backup list"
 MAKE_SPACE = "make space where the images are, and in /var/lib/orthanc-backup"
-WITHOUT = "add --incomplete to go without them"
+WITHOUT = "add --incomplete to restore without them"
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ def join_below(target: Path, path: str) -> Path:
     return target / path.lstrip("/")
 
 
-def read_name(look: Callable[[], str]) -> str:
+def read_name(find: Callable[[], str]) -> str:
     """A name of an account or group; empty for a number that has none."""
     try:
-        return look()
+        return find()
     except KeyError:
         return ""
 

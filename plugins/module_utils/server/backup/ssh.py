@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""How restic reaches a repository over SFTP: by an ssh that asks nobody, with host keys and key of the settings."""
+"""How restic reaches a repository over SFTP: by an ssh that never prompts, with host keys and key from the settings."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def explain_failure(said: str, place: Place, known_hosts: bool, key: bool) -> st
         shown = re.search(r"SHA256:[\w+/]{43}", said)
         what = f"{host} shows another host key than {source} has" + (f" ({shown[0]})" if shown else "")
         return (
-            f"{what}: it was set up anew, or another machine answers in its place."
+            f"{what}: it was reinstalled, or another machine answers in its place."
             f" Remedy: {compare}; if it is right, write what `{place.scan}` prints into {setting}, and deploy again."
         )
     if re.search("Host key verification failed|host key is known for", said):

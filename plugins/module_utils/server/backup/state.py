@@ -49,12 +49,12 @@ def record_outcome(settings: Settings, name: str, **more: Any) -> Iterator[dict[
 
 
 def hold_program_lock(settings: Settings, name: str) -> contextlib.AbstractContextManager[None]:
-    """Nobody else does this at the same time; Busy. The ledger takes a moment, and comes every quarter of an hour."""
+    """Holds the lock of a subcommand; Busy where another process holds it. For the ledger it waits."""
     seconds = LEDGER_SECONDS if name == "ledger" else 0
     return hold_lock(settings.directory / f"{name}.lock", f"{PROGRAM} ({name})", seconds)
 
 
 def remove_abandoned_restores(settings: Settings, but: Path | None = None) -> None:
-    """The copies of restores that nobody ended go."""
+    """Removes the copies of restores that were not completed."""
     for left in {*settings.storage.glob(".restore-*")} - {but}:
         shutil.rmtree(left)

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""One study out of a snapshot, put in through Orthanc's REST API while everything else goes on.
+"""Restores one study from a snapshot through Orthanc's REST API, while Orthanc runs.
 
 Whoever calls it brings the snapshots, restic and Orthanc along (`Source`).
 """
@@ -24,8 +24,8 @@ from ..orthanc.index import open_index
 ZLIB_WITH_SIZE = 2  # a compressionType of the index: 8 bytes little-endian with the size, then zlib
 PART_FILES, PART_BYTES = 500, 1 << 30  # what is fetched at a time: a command line and a disk have an end
 GUARDED = (
-    "Orthanc takes no image now: the disk is almost full (the monitor's disk guard). "
-    "Remedy: make space, see orthanc-monitor show, and run it again; what is in stays in."
+    "Orthanc refuses images now: the disk is almost full (the monitor's disk guard is on). "
+    "Remedy: make space, see orthanc-monitor show, and run the command again; restored images stay."
 )
 QUERY = """
     SELECT study.publicId,
@@ -215,7 +215,7 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     }  # fmt: skip
     if dry_run:
         series = Counter(one.series for one in wanted)
-        result["would"] = f"put in {len(wanted)} of {len(study.images)} images"
+        result["would"] = f"restore {len(wanted)} of {len(study.images)} images"
         return {**result, "series": dict(series), "images": describe_states(study, states)}
     needed = min(sum(one.size for one in wanted), PART_BYTES + max([one.size for one in wanted], default=0))
     if needed > source.free_bytes() * 0.95:
@@ -229,7 +229,7 @@ def restore_study(source: Source, value: str, dry_run: bool = False) -> dict[str
     files = source.check_files(instances)
     for one in study.images:
         if states[one.instance] in ("restored", "there") and not files.get(one.instance, (None, False))[1]:
-            states[one.instance] = "failed: its file is not whole on the disk"
+            states[one.instance] = "failed: its file on the disk is not intact"
     counts = Counter(state.partition(":")[0] for state in states.values())
     left = [
         f"{one.uid} {states[one.instance]}" for one in study.images if states[one.instance] not in ("restored", "there")
@@ -286,7 +286,7 @@ def put_in(source: Source, image: Image, path: Path, state: str, files: dict[str
         raise StudyRefused(GUARDED)
     if status != 200:
         return f"failed: Orthanc answers {status}"
-    return "restored" if is_read_back(source, image, data) else "failed: Orthanc does not give it back as it was"
+    return "restored" if is_read_back(source, image, data) else "failed: Orthanc does not return it unchanged"
 
 
 def is_read_back(source: Source, image: Image, data: bytes) -> bool:
