@@ -215,6 +215,8 @@ def test_every_rule_and_limit_is_documented() -> None:
     text = (ROOT / "docs/monitoring.md").read_text()
     for rule in RULES:
         assert f"| {rule.name} |" in text, f"Remedy: give {rule.name} a row in docs/monitoring.md"
+        said = f"| {rule.summary} | {rule.remedy} |"
+        assert said in text, f"Remedy: end the row of {rule.name} in docs/monitoring.md with {said}"
     for name, value in LIMITS.items():
         assert f"| {name} | {value:g} |" in text, name
 
