@@ -33,8 +33,9 @@ unknown one is refused as a misspelling, or named in a warning. One that the pla
 the message names the settings that it is made of.
 
 Emptying a setting and deploying removes what the setting created: schedule, settings and command of the backup,
-accounts of worklist writers, the settings of the mail server, node_exporter and its port. Backups, the ledger of
-studies and Debian's packages are kept.
+accounts of worklist writers, the settings of the mail server, node_exporter and its port. Another
+`orthanc_proxy_certificate` removes the key and the renewal of the one before. Backups, the ledger of studies, the
+server's own CA with the certificates that it issued, and Debian's packages are kept.
 
 A password that contains `{{` needs Ansible's tag `!unsafe`; otherwise it is read as a template. The directories must
 be used by Orthanc only: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""

@@ -12,6 +12,17 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
+RENEWAL = (
+    "/usr/local/sbin/orthanc-certificate",
+    "/etc/systemd/system/orthanc-certificate.service",
+    "/etc/systemd/system/orthanc-certificate.timer",
+)
+PROVIDED = ("/etc/nginx/orthanc/provided.crt", "/etc/nginx/orthanc/provided.key")
+
+
+def list_there(host: Host, paths: tuple[str, ...]) -> list[str]:
+    return [path for path in paths if host.file(path).exists]
+
 
 def settings(chain: str, key: str) -> dict[str, str]:
     return {
@@ -30,6 +41,10 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
     assert chosen["orthanc_proxy_certificate_key"].split("\n")[1] not in said
     assert https(host, OFFICE, "/dicom-web/studies", ca=authority.root.encode())[0] == 200
     assert host.file("/etc/nginx/orthanc/provided.key").mode == 0o600
+    # nobody is shown the server's own certificate now, and its CA stays for those who trust it
+    assert list_there(host, RENEWAL) == []
+    assert host.run("systemctl is-active orthanc-certificate.timer").stdout.strip() == "inactive"
+    assert host.file("/etc/nginx/orthanc/ca.key").exists
 
     status, said = play("verify", host, chosen)
     assert status == 0, said
@@ -53,6 +68,9 @@ def test_a_provided_certificate_is_served(host: Host) -> None:
     status, said = play("deploy", host)
     assert status == 0, said
     assert https(host, OFFICE, "/dicom-web/studies")[0] == 200
+    assert list_there(host, PROVIDED) == []
+    assert list_there(host, RENEWAL) == list(RENEWAL)
+    assert host.service("orthanc-certificate.timer").is_running
 
 
 @pytest.mark.campaign
