@@ -53,7 +53,8 @@ class Setting(NamedTuple):
 
 @cache
 def list_roles() -> list[str]:
-    return sorted(path.name for path in (ROOT / "roles").iterdir())
+    """The roles that have specs: the one of the shared settings is described by those that read it."""
+    return sorted(path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
 
 
 @cache
@@ -69,12 +70,9 @@ def list_settings(role: str) -> list[Setting]:
     found: dict[str, Setting] = {}
     for entry, spec in specs.read_specs(role).items():
         for own, option in spec.get("options", {}).items():
-            value = defaults[own]
-            shared = specs.SHARED.fullmatch(value) if isinstance(value, str) else None
-            if shared:
-                found.setdefault(own, Setting(shared[1], own, entry, option, yaml.safe_load(shared[2])))
-            else:
-                found.setdefault(own, Setting(own, own, entry, option, value))
+            name = specs.name_public(own)
+            default = specs.read_shared().get(name, defaults[own])
+            found.setdefault(own, Setting(name, own, entry, option, default))
     return [found[name] for name in defaults]
 
 

@@ -36,7 +36,7 @@ class ActionModule(ActionBase):
         host = variables["inventory_hostname"]
         roles = asked["roles"] or [role for role in CHECKS if specs.list_unwired(role) <= variables.keys()]
         names = [own for role in roles for own in specs.read_specs(role)["main"]["options"]]
-        values, unread = self._read(names, variables)
+        values, unread = self._read(names)
         # a setting in the inventory may use a fact of the machine that is not gathered yet
         later = frozenset() if variables.get("ansible_facts") else frozenset(filter_by_facts(unread))
         given = Given(
@@ -61,16 +61,13 @@ class ActionModule(ActionBase):
         shown = {"_ansible_verbose_always": True} if waived else {}
         return {"changed": False, "problems": found, "later": sorted(later), "msg": "\n".join(waived), **shown}
 
-    def _read(self, names: Iterable[str], variables: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _read(self, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """The values of the settings that can be evaluated, and for the others the reason why not."""
         values: dict[str, Any] = {}
         unread: dict[str, str] = {}
         for name in names:
-            # the default filter would hide that the collection variable is set but cannot be evaluated
-            falls_back = variables.get(name) == specs.read_all_defaults()[name] and specs.name_public(name) in variables
             try:
-                value = self._templar.resolve_variable_expression(specs.name_public(name) if falls_back else name)
-                values[name] = copy_plain(value)
+                values[name] = copy_plain(self._templar.resolve_variable_expression(name))
             except AnsibleError as error:
                 # the rest of Ansible's message may contain a value
                 why = re.search(r"'[^']*' is undefined", str(error))

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-# A default that reads a collection variable: `orthanc_config_aet: "{{ orthanc_aet | default('ORTHANC') }}"`.
-SHARED = re.compile(r"\{\{ (orthanc_[a-z_]+) \| default\((.*)\) \}\}")
+# A default that reads one variable: `orthanc_config_aet: "{{ orthanc_aet }}"`.
+READS = re.compile(r"\{\{ (orthanc_[a-z_]+) \}\}")
 NAME = re.compile(r"(?<![\w.])(?:__)?orthanc_[a-z]\w*")
 
 
@@ -37,6 +37,12 @@ def read_specs(role: str) -> dict[str, Any]:
 def read_defaults(role: str) -> dict[str, Any]:
     """The defaults of a role, with unevaluated templates."""
     return read_yaml(ROOT / "roles" / role / "defaults/main.yml")
+
+
+@functools.cache
+def read_shared() -> dict[str, Any]:
+    """The settings that several roles read, by the name that an inventory writes, with their only default."""
+    return read_defaults("orthanc")
 
 
 @functools.cache
@@ -68,9 +74,9 @@ def list_unwired(role: str) -> set[str]:
 
 
 def name_public(own: str) -> str:
-    """The name of a role's setting in an inventory: the collection variable that its default reads, or its own."""
-    shared = SHARED.fullmatch(str(read_all_defaults().get(own)))
-    return shared[1] if shared else own
+    """What an inventory writes for a role's own setting: the collection variable that its default reads, or itself."""
+    reads = READS.fullmatch(str(read_all_defaults().get(own)))
+    return reads[1] if reads and reads[1] in read_shared() else own
 
 
 def is_private(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tarfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import yaml
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+# the settings that several roles read, with their only default; the specs of those roles describe them
+SHARED_ROLE = "orthanc"
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.name != SHARED_ROLE)
 PYTHON_TYPES = {"str": str, "path": str, "int": int, "bool": bool, "list": list, "dict": dict}
-SHARED = re.compile(r"(?<![a-z_])(orthanc_[a-z_]+) \| default\((.*?)\)")
 
 
 def load(role: str, file: str) -> dict[str, Any]:
@@ -46,22 +46,47 @@ def test_a_role_s_variables_carry_its_name(role: str) -> None:
         assert name.startswith((f"{role}_", f"__{role}_")), name
 
 
-def test_a_shared_variable_has_one_fallback_everywhere() -> None:
-    fallbacks: dict[str, set[str]] = defaultdict(set)
-    for role in ROLES:
-        text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
-        for name, fallback in SHARED.findall(text):
-            fallbacks[name].add(fallback)
-    assert len(fallbacks) > 10
-    assert {name: values for name, values in fallbacks.items() if len(values) > 1} == {}
+def list_shared() -> dict[str, Any]:
+    return load(SHARED_ROLE, "defaults/main.yml")
 
 
-def test_every_shared_variable_is_documented() -> None:
+def test_the_default_of_a_shared_setting_is_written_once() -> None:
+    assert len(list_shared()) > 10
+    texts = {
+        path.relative_to(ROOT): path.read_text()
+        for pattern in ("roles/*/*/*.yml", "roles/*/templates/*", "playbooks/**/*.yml")
+        for path in ROOT.glob(pattern)
+    }
+    assert len(texts) > 100
+    names = "|".join(list_shared())
+    again = {path: re.findall(rf"\b(?:{names})\s*\|\s*(?:default|d)\b.*", text) for path, text in texts.items()}
+    assert {path: found for path, found in again.items() if found} == {}
+    # nor beside it, under the role's own name: no other default has one of these values
+    telling = {name: value for name, value in list_shared().items() if value not in ("", [], {})}
+    assert len(telling) == 8
+    copies = [
+        own for role in ROLES for own, value in load(role, "defaults/main.yml").items() if value in telling.values()
+    ]
+    assert copies == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_that_reads_a_shared_setting_depends_on_its_default(role: str) -> None:
+    files = [
+        path for part in ("defaults", "tasks", "templates", "vars") for path in (ROOT / "roles" / role / part).glob("*")
+    ]
+    code = "".join(re.sub(r"(?m)^\s*#.*", "", path.read_text()) for path in files)
+    reads = {name for name in list_shared() if re.search(rf"(?<![\w.]){name}\b(?!:)", code)}
+    named = [one["role"] for one in load(role, "meta/main.yml")["dependencies"]]
+    assert named == (["clinicops.orthanc.orthanc"] if reads else [])
+
+
+def test_every_shared_setting_is_read_and_documented() -> None:
     documented = (ROOT / "docs" / "variables.md").read_text()
-    for role in ROLES:
-        text = (ROOT / "roles" / role / "defaults/main.yml").read_text()
-        for name, _fallback in SHARED.findall(text):
-            assert f"| {name} |" in documented, name
+    defaults = "".join((ROOT / "roles" / role / "defaults/main.yml").read_text() for role in ROLES)
+    for name in list_shared():
+        assert f"{{{{ {name} }}}}" in defaults, name
+        assert f"| {name} |" in documented, name
 
 
 def test_the_artifact_holds_the_product_alone(tmp_path: Path) -> None:

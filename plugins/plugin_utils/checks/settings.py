@@ -65,11 +65,11 @@ class Given:
 
 
 def default_of(role: str, own: str) -> Any:
-    """The default of a setting if it is not a template, or the fallback of a collection variable."""
+    """The default of a setting, or of the shared setting that it reads; empty for any other template."""
     value = specs.read_defaults(role)[own]
-    shared = specs.SHARED.fullmatch(value) if isinstance(value, str) else None
-    if shared:
-        return specs.yaml.safe_load(shared[2])
+    name = specs.name_public(own)
+    if name in specs.read_shared():
+        return specs.read_shared()[name]
     return "" if isinstance(value, str) and "{{" in value else value
 
 
