@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """What Orthanc does with an image that it has already. Orthanc's Python plugin runs this; see docs/devices.md.
 
-Orthanc itself answers "success" to each such image and looks at nothing: neither whether the first can still be read,
-nor whether the second is the same. Here a first image that is lost or altered makes way, so that the second is stored,
-and a second image with other content is told and put aside. A third thing is storage commitment, which is given only
-for images whose file is there and whole.
+Orthanc itself answers "success" to each such image and checks nothing: neither whether the first can still be read,
+nor whether the second is the same. Here a first image that is lost or altered is removed, so that the second is stored,
+and a second image with other content is reported and put aside. Storage commitment is given only for images whose file
+exists and is intact.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from typing import Any
 
 import orthanc
 
-sys.dont_write_bytecode = True  # the directory holds what a deploy wrote, and nothing else
+sys.dont_write_bytecode = True  # the directory must contain only what a deploy wrote
 import dataset  # noqa: E402 - the line before comes first
 import search  # noqa: E402
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])
-DISK_GUARD = STORAGE / ".orthanc-disk-guard"  # the disk is almost full: no image is taken (roles.lua)
+DISK_GUARD = STORAGE / ".orthanc-disk-guard"  # the disk is almost full: images are refused (roles.lua)
 CONFLICTS = STORAGE / ".conflicts"
 KEPT_CONFLICTS, KEPT_BYTES = 200, 2 << 30
 EXPLICIT = "1.2.840.10008.1.2.1"
-# from there on (1.13.0 was seen to) Orthanc does not call `from_device` for an image that it has
+# from this release on (seen with 1.13.0) Orthanc does not call `from_device` for an image that it has
 ASKS_NOBODY = (1, 12, 8)
-ARRIVING_SECONDS = 5  # for so long an image may be on its way into the index
+ARRIVING_SECONDS = 5  # how long an image may take into the index
 # by a waiver of the clinic's; the last is what 1.13 has
 OVERWRITES = SETTINGS.get("OverwriteInstances") in (True, "Always", "IfChanged")
 KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
@@ -47,12 +47,12 @@ KEEP = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
 # by thread, between two calls for one image; threading.local forgets, for the plugin makes each call a thread anew
 telling: dict[int, tuple[str, dataset.Identity, str]] = {}
 arriving: dict[str, tuple[float, bytes]] = {}  # since when, and what
-# one association at a time looks at an image and removes it, or a second would remove what the first stored anew
+# one association at a time inspects and removes an image, or a second would remove what the first stored again
 turns = [threading.Lock() for _unused in range(64)]
 counted = {"conflicts": 0, "replaced": 0}
 
 
-# --- telling ------------------------------------------------------------------------------------
+# --- reporting ----------------------------------------------------------------------------------
 def quoted(text: str, length: int = 64) -> str:
     """What a device sent, without control characters: it must not be able to write lines of the log."""
     return json.dumps(text[:length])
@@ -168,8 +168,8 @@ def is_right(identifier: str, data: bytes) -> bool:
 def heal(identifier: str, data: bytes) -> bool:
     """Whether what arrives took the place of the lost file. Then nothing of the index goes, whatever comes between.
 
-    Who asked for a damaged image has brought it into Orthanc's cache, and Orthanc would give that out for hours: then
-    it is stored anew, but for the time in which no image is taken.
+    A client that asked for a damaged image has put it into Orthanc's cache, which would serve it for hours: then the
+    image is stored again, except while images are refused.
     """
     path = path_of(identifier)
     if not path or not is_right(identifier, data):
@@ -222,7 +222,7 @@ def compared(first: bytes, second: bytes) -> list[str]:
 
 
 def put_by(identity: dataset.Identity, data: bytes) -> str:
-    """The other image, for a person to look at; where it is. The same one once, and not without a bound."""
+    """Keeps the other image for a person to review; returns its place. The same one once, and up to a limit."""
     digest = hashlib.sha256(parsed(data).body).hexdigest()[:16]
     path = CONFLICTS / f"{identity.orthanc}-{digest}.dcm"
     if not path.exists():
@@ -237,7 +237,7 @@ def put_by(identity: dataset.Identity, data: bytes) -> str:
 def arrives_beside(identifier: str, body: memoryview) -> bool:
     """Whether other content with the same identity is on its way into the index, over another association.
 
-    Nobody waits for it: Orthanc calls these functions one at a time, and the other one has to be called again."""
+    It does not wait: Orthanc calls these functions one at a time, and the other one must be called again."""
     now, digest = time.monotonic(), hashlib.sha256(body).digest()
     if len(arriving) > 1000:
         for one in [one for one, (since, _unused) in [*arriving.items()] if since < now - ARRIVING_SECONDS]:
@@ -249,20 +249,20 @@ def arrives_beside(identifier: str, body: memoryview) -> bool:
     return other != digest
 
 
-def look(data: bytes) -> tuple[str, dataset.Identity, str] | None:
-    """What is to be told of an image that arrives, if anything; the first makes way where it is of no use."""
+def inspect(data: bytes) -> tuple[str, dataset.Identity, str] | None:
+    """What must be reported about an image that arrives, if anything; removes the first one where it is unusable."""
     file = parsed(data)
     identity = dataset.identify(file)
     identifier = identity.orthanc
     if is_known(identifier):
         with turns[int(identifier[:8], 16) % len(turns)]:
-            if is_known(identifier):  # nobody removed it meanwhile
+            if is_known(identifier):  # it was not removed meanwhile
                 arriving.pop(identifier, None)
                 return judge(identity, file, data)
     if DISK_GUARD.exists() or not arrives_beside(identifier, file.body):
         return None
     path = put_by(identity, data)
-    where = f"is in {path}" if path else f"is not kept, for {CONFLICTS.name} is full"
+    where = f"is in {path}" if path else f"is not kept, because {CONFLICTS.name} is full"
     what = "differs from one that arrives at the same moment; one of the two is stored, and this one"
     return "conflicts", identity, f"{what} {where}"
 
@@ -272,29 +272,29 @@ def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[
     first = stored(identity.orthanc)
     if first is None:
         if DISK_GUARD.exists() and not is_right(identity.orthanc, data):
-            return None  # Orthanc would not take the new one
+            return None  # Orthanc would refuse the new one
         aside = put_aside(identity.orthanc)
         if not heal(identity.orthanc, data):
             arriving[identity.orthanc] = time.monotonic(), hashlib.sha256(file.body).digest()
             orthanc.RestApiDelete(f"/instances/{identity.orthanc}")
-        what = f"what there was of it is in {aside}" if aside else "its file was not there"
-        return "replaced", identity, f"could not be read any more, and makes way for the one that came; {what}"
+        what = f"its remains are in {aside}" if aside else "its file was missing"
+        return "replaced", identity, f"could no longer be read and was replaced by the one that arrived; {what}"
     different = [] if DISK_GUARD.exists() else compared(first, data)
     if not different:
         return None
     path = put_by(identity, first if OVERWRITES else data)
     which = "the second replaces it (OverwriteInstances), the first" if OVERWRITES else "the first is kept, the second"
-    where = f"is in {path}" if path else f"is not kept, for {CONFLICTS.name} is full"
+    where = f"is in {path}" if path else f"is not kept, because {CONFLICTS.name} is full"
     tags = " ".join(different[:8])
     return "conflicts", identity, f"differs from the one that is stored in {tags}; {which} {where}"
 
 
 def received(data: bytes, origin: int) -> tuple[int, None]:
-    """Called for each image, whichever way it comes, before Orthanc looks whether it has it."""
+    """Called for each image, whichever way it comes, before Orthanc checks whether it has it."""
     thread = threading.get_ident()
     telling.pop(thread, None)
     try:
-        told = look(data)
+        told = inspect(data)
         if told and origin != orthanc.InstanceOrigin.DICOM_PROTOCOL:
             say(told[0], told[1], "an application", told[2])
         elif told and release() < ASKS_NOBODY:

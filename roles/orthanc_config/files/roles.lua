@@ -1,5 +1,5 @@
--- What each user may do, a second time: the proxy decides it as well, so that neither alone is the wall. The roles
--- stand in orthanc.json. Orthanc gives the path without dot segments, and the method after any override.
+-- What each user may do. The proxy decides it as well, so that a defect in one of them is not enough. The roles are
+-- in orthanc.json. Orthanc gives the path without dot segments, and the method after any override.
 local roles = GetOrthancConfiguration()['ClinicopsRoles']
 local levels = { studies = true, series = true, instances = true }
 
@@ -17,7 +17,7 @@ end
 local theirs = ReceivedInstanceFilter -- of a script of the clinic's
 
 function ReceivedInstanceFilter(...)
-  if guarded() then error('no image is taken: the disk is almost full') end
+  if guarded() then error('image refused: the disk is almost full') end
   if theirs then return theirs(...) end
   return true
 end
@@ -33,7 +33,7 @@ function IncomingHttpRequestFilter(method, uri, ip, username, headers)
   elseif role ~= 'dicomweb_reader' and role ~= 'dicomweb_writer' then
     return false
   elseif method == 'GET' then
-    -- the second is what the proxy asks to see whether a password is right
+    -- the second is what the proxy requests to check a password
     local path = uri:match('^/dicom%-web/(.*)$') or uri:match('^/searches/(.*)$') -- see search.py
     return path and levels[path:match('^%l+$') or path:match('^(%l+)/')] or uri == '/dicom-web/info'
   end

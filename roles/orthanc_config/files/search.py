@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """DICOMweb searches whose query is percent-encoded, for an Orthanc that does not decode it.
 
-Debian's Orthanc 1.10.1 and 1.12.7 take a query as it stands: `PatientName=Comp%2A` finds nothing, and raw UTF-8 is a
-bad request. The proxy hands each such search (QIDO-RS, DICOM PS3.18 10.6) to /searches here, the query in a header,
+Debian's Orthanc 1.10.1 and 1.12.7 take a query undecoded: `PatientName=Comp%2A` finds nothing, and raw UTF-8 is a
+bad request. The proxy passes each such search (QIDO-RS, DICOM PS3.18 10.6) to /searches here, the query in a header,
 since a Python plugin is given one value of each key alone. Here it is decoded (RFC 3986) and asked within Orthanc. What
 gets lost on that way is the Accept header: the answer is in JSON. The plugin (4.0 and 5.0) keeps Python's lock while
 Orthanc searches, so images that arrive wait for the answer.
