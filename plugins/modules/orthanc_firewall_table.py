@@ -28,7 +28,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Load the firewall's table where the kernel's differs
+- name: Reload the firewall table where the kernel holds a different one
   clinicops.orthanc.orthanc_firewall_table:
   become: true
 """

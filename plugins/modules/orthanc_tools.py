@@ -30,7 +30,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Install the package of the programs on the server
+- name: Install the package of the server programs
   clinicops.orthanc.orthanc_tools:
   become: true
 """

@@ -111,7 +111,7 @@ def test_a_setting_that_is_made_of_a_fact_is_checked_when_there_are_facts(tmp_pa
     wrong = {"orthanc_hostname": name, "orthanc_aet": "{{ ansible_facts.kernel }}_MORE_THAN_SIXTEEN"}
     status, said = say("clinicops.orthanc.deploy", tmp_path, wrong)
     assert status == 2
-    assert "FAILED on pacs: Check the settings that the inventory makes of facts" in said
+    assert "FAILED on pacs: Check the settings that depend on facts" in said
     assert "1 setting(s) to correct" in said
     assert "MORE_THAN_SIXTEEN' is not an AE title" in said
 

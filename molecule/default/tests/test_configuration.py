@@ -71,8 +71,8 @@ def test_one_option_is_one_file_and_one_restart(host: Host) -> None:
     status, said = play("deploy", host, options(StableAge=61))
     assert status == 0, said
     assert "changed=1 " in said
-    print(re.search(r"Tried in \d+[.]\d s; \d+[.]\d s without service", said))
-    assert re.search(r"Tried in \d+[.]\d s; \d+[.]\d s without service", said)
+    print(re.search(r"Configuration tested in \d+[.]\d s; Orthanc was unavailable for \d+[.]\d s", said))
+    assert re.search(r"Configuration tested in \d+[.]\d s; Orthanc was unavailable for \d+[.]\d s", said)
     assert host.check_output(PID) != pid
     after = fingerprint(host).splitlines()
     changed = {line.split()[0] for line in {*before} ^ {*after}}

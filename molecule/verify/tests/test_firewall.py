@@ -145,5 +145,7 @@ def test_a_deploy_loads_the_table_again(host: Host) -> None:
     status, said = play("deploy", host)
     assert status == 0, said
     assert not is_open(machine)
-    assert re.search(rf"Load the table where the kernel holds another one\] \*+ changed: \[{machine}\]", said)
+    assert re.search(
+        rf"Reload the firewall table where the kernel holds a different one\] \*+ changed: \[{machine}\]", said
+    )
     assert call(machine, "run")[0] == 0
