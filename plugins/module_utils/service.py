@@ -14,6 +14,7 @@ import json
 import os
 import pwd
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -26,7 +27,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 from .server.core.errors import Refused
 from .server.core.files import write_atomic
 from .server.core.process import require_pipe, run_program, try_output
-from .server.orthanc import api, runtime
+from .server.orthanc import api, index, runtime
 
 ECHOSCU = "/usr/bin/echoscu"
 CLONE_NEWNET = 0x40000000
@@ -291,8 +292,14 @@ def is_working(runner: Runner, path: Path, plugins: list[str]) -> bool:
 
 
 def restart_orthanc(runner: Runner, text: str, plugins: list[str], limit: float) -> None:
+    """Restarts Orthanc on its file, whose text this is. Failure where it does not come up."""
     since = time.time()
-    missing = control(runner, "restart")
+    await_running(runner, text, plugins, limit, since, control(runner, "restart"))
+
+
+def await_running(runner: Runner, text: str, plugins: list[str], limit: float, since: float, missing: str) -> None:
+    """Waits until Orthanc works, which was started at a moment; `missing` is what went wrong then, or ''. Failure where
+    it does not come up."""
     try:
         configuration = json.loads(text)
         if not missing:
@@ -306,6 +313,37 @@ def restart_orthanc(runner: Runner, text: str, plugins: list[str], limit: float)
         ) from error
     if missing:
         raise Failure(f"{missing}. Orthanc said:\n{hide_secrets(runner.read_log(since), configuration)}")
+
+
+# --- the index's statistics ---------------------------------------------------------------------
+def find_index(configuration: dict[str, Any]) -> Path:
+    """Orthanc's index of this configuration."""
+    return Path(configuration.get("IndexDirectory") or configuration["StorageDirectory"]) / "index"
+
+
+def lacks_statistics(index_path: Path, wanted: bool) -> bool:
+    """Whether there is an index that has no statistics although it should, or has some although it should not."""
+    return index.has_statistics(index_path) is (not wanted)
+
+
+def apply_statistics(
+    runner: Runner, index_path: Path, wanted: bool, text: str, plugins: list[str], limit: float
+) -> int:
+    """Stops Orthanc, gives the index its statistics or takes them away, starts it. Returns the milliseconds without
+    service. Failure if they could not be written; Orthanc runs again in any case."""
+    begin = time.monotonic()
+    problem = control(runner, "stop")
+    try:
+        if not problem:
+            index.write_statistics(index_path, wanted)
+    except sqlite3.Error as error:
+        problem = f"{error}. Remedy: make space on its disk, end what else has opened it, and deploy again"
+    finally:
+        since = time.time()
+        await_running(runner, text, plugins, limit, since, control(runner, "start"))
+    if problem:
+        raise Failure(f"The statistics of {index_path} could not be written: {problem}.")
+    return round((time.monotonic() - begin) * 1000)
 
 
 def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str], limit: float) -> int:

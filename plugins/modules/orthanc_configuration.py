@@ -36,6 +36,13 @@ options:
     type: list
     elements: str
     default: [dicom-web, worklists]
+  statistics:
+    description:
+      - Whether the index has statistics, with which SQLite plans Orthanc's queries. Without them it reads whole tables,
+        which takes seconds once there are 50,000 images (docs/performance.md).
+      - They are written while Orthanc is stopped for a moment, and V(false) takes them away.
+    type: bool
+    default: true
   timeout:
     description: Seconds that Orthanc may take to start. A large index takes longer.
     type: int
@@ -103,6 +110,7 @@ def main() -> None:
             "image": {"type": "str", "default": ""},
             "address": {"type": "str", "default": "127.0.0.1"},
             "plugins": {"type": "list", "elements": "str", "default": ["dicom-web", "worklists"]},
+            "statistics": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
@@ -144,9 +152,19 @@ def main() -> None:
         if not module.check_mode and (differs or service.is_unfinished(runner, path)):
             result["changed"] = True
             result["interruption_ms"] = service.apply_configuration(runner, path, content, plugins, limit)
+        index, wanted = service.find_index(configuration), module.params["statistics"]
+        planned = service.lacks_statistics(index, wanted)
+        if planned:
+            result["changed"] = True
+        if planned and not module.check_mode:
+            spent = service.apply_statistics(runner, index, wanted, content, plugins, limit)
+            result["interruption_ms"] += spent
     except service.Failure as failure:
         module.fail_json(msg=str(failure), **result)
-    module.exit_json(changes=describe(present, content, result["interruption_ms"]), **result)
+    changes = describe(present, content, result["interruption_ms"])
+    if planned:
+        changes.append(f"the index's statistics {'written' if wanted else 'removed'}")
+    module.exit_json(changes=changes, **result)
 
 
 def describe(before: str, after: str, interruption_ms: int) -> list[str]:

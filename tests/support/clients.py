@@ -216,6 +216,15 @@ def verified(host: Host, identifiers: list[str]) -> list[str]:
     return str(host.check_output(f"{curl} --write-out '\\n%{{http_code}}\\n' | grep -E '^[0-9]{{3}}$'")).split()
 
 
+def ask_index(name: str, *queries: str) -> dict[str, Any]:
+    """Statistics of the index beside its Orthanc, and how SQLite would answer these queries (agents/plans.py)."""
+    script = (ROOT / "tests/agents/plans.py").read_bytes()
+    asked = client(name, "python3", "-", "/var/lib/orthanc/db/index", *queries, stdin=script)
+    assert asked.returncode == 0, asked.stderr
+    answer: dict[str, Any] = json.loads(asked.stdout)
+    return answer
+
+
 def fingerprint(host: Host) -> str:
     """Everything that a deploy would write, and when each service started, on a virgin machine too."""
     written = "/etc/orthanc /etc/nginx /etc/nftables.d /etc/systemd/system /etc/passwd /var/lib/orthanc /srv"

@@ -157,6 +157,28 @@ def orthanc_stopped(machine: str) -> Iterator[None]:
         healthy(machine)
 
 
+STATISTICS = (
+    "import sys; sys.path.insert(0, '/usr/local/lib/clinicops-orthanc'); from pathlib import Path; "
+    "from server.orthanc.index import write_statistics; write_statistics(Path('{}/index'), {})"
+)
+
+
+@contextlib.contextmanager
+def statistics_gone(machine: str) -> Iterator[None]:
+    """As in an index that came from elsewhere."""
+    try:
+        service(machine, "stop")
+        must(machine, f'python3 -c "{STATISTICS.format(STORAGE, False)}"')
+        service(machine, "start")
+        healthy(machine)
+        yield
+    finally:
+        service(machine, "stop")
+        must(machine, f'python3 -c "{STATISTICS.format(STORAGE, True)}"')
+        service(machine, "start")
+        healthy(machine)
+
+
 @contextlib.contextmanager
 def small_disk(machine: str, size: int) -> Iterator[None]:
     """Orthanc and its images on a disk of its own; the images of meanwhile go with it."""

@@ -46,7 +46,7 @@ def make_settings(home: Path, **more: Any) -> Any:
         "append_only": False, "limit_upload": 0, "keep": {"daily": 14}, "subset": 10, "storage": str(home / "db"),
         "orthanc": "", "paths": [], "directory": str(home), "scratch": str(home), "scratch_bytes": 1,
         "method": "package", "name": "orthanc", "owner": getpass.getuser(), "pause": "pause", "pause_seconds": 5,
-        "image": "", "collection": "1.0.0", "fingerprint": "", **more,
+        "image": "", "index_statistics": True, "collection": "1.0.0", "fingerprint": "", **more,
     }  # fmt: skip
     (home / "db").mkdir(exist_ok=True)
     (home / "settings.json").write_text(json.dumps(content))

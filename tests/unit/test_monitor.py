@@ -40,7 +40,8 @@ def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) ->
         "orthanc": "", "storage": str(home),
         "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
         "firewall": True, "backup": True, "units": [], "worklist_drop": "/srv", "accepted_cves": [],
-        "disk_guard_percent": 5, "mail_to": [], "mail_from": "", "webhook": "", "directory": str(home),
+        "disk_guard_percent": 5, "index_statistics": True, "mail_to": [], "mail_from": "", "webhook": "",
+        "directory": str(home),
         **more,
     }  # fmt: skip
     (home / "monitor.json").write_text(json.dumps(content))

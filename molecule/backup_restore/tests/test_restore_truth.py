@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 from backups import OWN, STORAGE, Attempt, answers, backup, done, kill_9, main_process, must, refused, service
-from clients import PASSWORDS, wait_for
+from clients import PASSWORDS, ask_index, wait_for
 from studies import Stored, all_readable, ask, file_of, identifier, make, readable, send
 from testinfra.utils.ansible_runner import AnsibleRunner
+from watched import statistics_gone
 from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
@@ -120,6 +121,17 @@ def test_a_machine_without_a_configuration_says_who_may_log_in_again(machine: st
     assert "user it (admin)" in said["valid_again"]
     assert "made valid again: user it (admin)" in attempt.said
     assert PASSWORDS["it"] not in attempt.said + json.dumps(said)
+
+
+def test_an_index_from_before_its_statistics_has_them_again(machine: str) -> None:
+    study = make()
+    with statistics_gone(machine):
+        assert ask_index(machine)["rows"] == {}
+        send(machine, study)
+        snapshot = done(machine, "run")["snapshot"]
+    done(machine, "restore", "--snapshot", snapshot)
+    assert ask_index(machine)["rows"]["PublicIndex"] == "900000000 1"
+    assert all_readable(machine, study)
 
 
 def test_another_storage_directory_is_refused_before_anything_stops(machine: str) -> None:

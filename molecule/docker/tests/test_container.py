@@ -15,6 +15,7 @@ from clients import (
     PASSWORDS,
     Sending,
     answers,
+    ask_index,
     https,
     inspect,
     instances,
@@ -51,6 +52,10 @@ def test_the_container_has_no_more_than_it_needs(host: Host) -> None:
     assert writable == {"/var/lib/orthanc/db", "/var/lib/orthanc/tmp"}
     assert all(mount["Source"] == mount["Destination"] for mount in found["Mounts"])
     wait_for(lambda: inspect(host)["State"]["Health"]["Status"] == "healthy", "health")
+
+
+def test_the_index_has_statistics(host: Host) -> None:
+    assert ask_index(name_of(host))["rows"]["PublicIndex"] == "900000000 1"
 
 
 def test_config_check_finds_no_fault(host: Host) -> None:

@@ -25,6 +25,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "mount gone": (watched.mount_gone, "MountGone/"),
     "worklist quarantined": (watched.item_refused, "WorklistQuarantine/"),
     "index locked": (watched.index_locked, "IndexLocked/"),
+    "index without statistics": (watched.statistics_gone, "IndexWithoutStatistics/"),
     "nginx down": (lambda machine: watched.stopped(machine, "nginx"), "ProxyDown/"),
     "firewall table deleted": (watched.firewall_gone, "FirewallGone/"),
     "a listed device rejected": (watched.device_rejected, "DeviceRejected/us1"),

@@ -19,6 +19,7 @@ from ..core.files import hash_file, write_atomic
 from ..core.journal import say
 from ..core.process import read_output, run_program
 from ..orthanc.api import Api
+from ..orthanc.index import write_statistics
 from . import placing
 from .freeze import command_orthanc, copy_file, run_at_end
 from .ledger import Study, group_by_device, name_device, put_ledger, query_studies
@@ -109,6 +110,9 @@ def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> 
         set_aside=str(aside), resend=group_by_device(lost + find_arrivals_after(settings, under_way, aside / "index"))
     )
     write_state(settings, record, result, 0o600)
+    if settings.index_statistics:  # a snapshot may be older than they are
+        with contextlib.suppress(sqlite3.Error):  # the monitor misses them then
+            write_statistics(storage / "index")
     command_orthanc(settings, "start")
     confirm_restored(settings, under_way, result)
     return result

@@ -58,6 +58,7 @@ class Settings:
     pause: str
     pause_seconds: int
     image: str
+    index_statistics: bool
     collection: str
     fingerprint: str
     # files of the settings of these names; empty where root's ~/.ssh holds

@@ -26,6 +26,7 @@ HELP = {
     "mount_ok": "Whether the images' disk is mounted",
     "process_up": "Whether Orthanc runs",
     "index_up": "Whether Orthanc answers from its index",
+    "index_statistics": "Whether the index has the statistics for its query plans",
     "index_locked": "Whether another program holds the index",
     "dicom_up": "Whether Orthanc answers a C-ECHO",
     "plugin_up": "Whether Orthanc has loaded the plugin",

@@ -84,6 +84,11 @@ RULES = (
         "see its log; then systemctl restart orthanc, or docker restart orthanc",
     ),
     Rule(
+        *("IndexWithoutStatistics", "warning", "index_statistics", "", "==", 0, 3, DOWN),
+        "The index has no statistics, without which a large archive is slow",
+        "deploy again, which stops Orthanc for a moment",
+    ),
+    Rule(
         *("DicomSilent", "critical", "dicom_up", "", "==", 0, 2, (*DOWN, "IndexSilent")),
         "Orthanc does not answer a C-ECHO",
         "see its log, and whether another program uses its DICOM port (ss -ltnp)",

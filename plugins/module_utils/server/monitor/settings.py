@@ -36,6 +36,7 @@ class Settings:
     worklist_drop: Path
     accepted_cves: list[str]
     disk_guard_percent: int
+    index_statistics: bool
     mail_to: list[str]
     mail_from: str
     webhook: str

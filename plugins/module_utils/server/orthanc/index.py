@@ -1,6 +1,7 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""A copy of Orthanc's index (SQLite; the tables are in Orthanc's PrepareDatabase.sql), which is only read."""
+"""Orthanc's index (SQLite; the tables are in Orthanc's PrepareDatabase.sql): a copy that is only read, and the
+statistics with which SQLite plans Orthanc's queries (docs/performance.md)."""
 
 from __future__ import annotations
 
@@ -9,9 +10,58 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+# How many rows a table has, and how many share a value of the index's first column, of its first two, ...
+# (https://www.sqlite.org/fileformat2.html#stat1tab). Not counted: what matters is that the tables are larger than any
+# archive, so that no plan reads a whole one, and which keys are almost unique.
+STATISTICS = {
+    ("Resources", "PublicIndex"): "900000000 1",
+    ("Resources", "ResourceTypeIndex"): "900000000 225000000",
+    ("Resources", "ChildrenIndex"): "900000000 100",
+    ("AttachedFiles", "sqlite_autoindex_AttachedFiles_1"): "900000000 1 1",
+    ("Metadata", "sqlite_autoindex_Metadata_1"): "900000000 8 1",
+    ("MainDicomTags", "sqlite_autoindex_MainDicomTags_1"): "900000000 8 8 1",
+    ("MainDicomTags", "MainDicomTagsIndex1"): "900000000 8",
+    ("DicomIdentifiers", "DicomIdentifiersIndex1"): "900000000 3",
+    # from Orthanc 1.12.0 on
+    ("Labels", "LabelsIndex1"): "900000000 1",
+    ("Labels", "sqlite_autoindex_Labels_1"): "900000000 1 1",
+}
+
 
 @contextlib.contextmanager
 def open_index(path: Path) -> Iterator[sqlite3.Connection]:
     """The index in this file, closed afterwards. sqlite3.Error where it is none. Never of an Orthanc that runs."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         yield database
+
+
+def has_statistics(path: Path) -> bool | None:
+    """Whether the index has these statistics; None where there is no index, or none that can be read at the moment.
+
+    It asks for no lock, since an Orthanc that runs holds the only one, and does not see what is in the write-ahead log;
+    write_statistics leaves nothing there."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as database:
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if "Resources" not in names:
+                return None
+            rows = database.execute("SELECT tbl, idx, stat FROM sqlite_stat1") if "sqlite_stat1" in names else ()
+            found = {(table, name): numbers for table, name, numbers in rows}
+            return found == {key: numbers for key, numbers in STATISTICS.items() if key[1] in names}
+    except sqlite3.Error:
+        return None
+
+
+def write_statistics(path: Path, wanted: bool = True) -> None:
+    """Gives the index its statistics, or takes them away, and changes nothing else of it.
+
+    sqlite3.Error where Orthanc runs, or where the index cannot be written."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=0)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+        database.execute("ANALYZE sqlite_master")  # makes the table, and reads no other
+        database.execute("DELETE FROM sqlite_stat1")
+        rows = [(table, name, numbers) for (table, name), numbers in STATISTICS.items() if wanted and name in present]
+        database.executemany("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", rows)
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -83,6 +83,23 @@ def probe_service(context: Context) -> Iterator[Sample]:
             yield observe("threads_free", metrics[f"orthanc_available_{name}"], "kind", kind)
     if "orthanc_count_instances" in metrics:
         yield observe("instances", metrics["orthanc_count_instances"])
+    yield from probe_statistics(context)
+
+
+def probe_statistics(context: Context) -> Iterator[Sample]:
+    """Whether the index has its statistics, where the clinic wants them."""
+    if not context.settings.index_statistics:
+        return
+    # they change only while Orthanc is stopped
+    known = context.state.setdefault("index_statistics", {})
+    if known.get("pid") != context.pid:
+        from ...orthanc.index import has_statistics  # imports sqlite3, which costs more than this probe
+
+        present = has_statistics(context.settings.storage / "index")
+        if present is None:
+            return  # a moment in which Orthanc writes; the next minute reads it
+        known.update(pid=context.pid, present=present)
+    yield observe("index_statistics", known["present"])
 
 
 def parse_metrics(text: str) -> dict[str, float]:

@@ -1,0 +1,102 @@
+"""The statistics of Orthanc's index, in a file with the tables and indexes that they speak of."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from server.orthanc.index import STATISTICS, has_statistics, write_statistics
+
+# Orthanc's own, as far as the planner needs them (PrepareDatabase.sql of 1.12.7); 1.10.1 has no labels
+SCHEMA = """
+CREATE TABLE Resources(internalId INTEGER PRIMARY KEY AUTOINCREMENT, resourceType INTEGER, publicId TEXT,
+  parentId INTEGER);
+CREATE TABLE MainDicomTags(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT,
+  PRIMARY KEY(id, tagGroup, tagElement));
+CREATE TABLE DicomIdentifiers(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT,
+  PRIMARY KEY(id, tagGroup, tagElement));
+CREATE TABLE Metadata(id INTEGER, type INTEGER, value TEXT, PRIMARY KEY(id, type));
+CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, PRIMARY KEY(id, fileType));
+CREATE INDEX ChildrenIndex ON Resources(parentId);
+CREATE INDEX PublicIndex ON Resources(publicId);
+CREATE INDEX ResourceTypeIndex ON Resources(resourceType);
+CREATE INDEX MainDicomTagsIndex1 ON MainDicomTags(id);
+CREATE INDEX DicomIdentifiersIndex1 ON DicomIdentifiers(id);
+"""
+LABELS = (
+    "CREATE TABLE Labels(id INTEGER, label TEXT, PRIMARY KEY(id, label)); CREATE INDEX LabelsIndex1 ON Labels(label);"
+)
+ROW = "INSERT INTO Resources(resourceType, publicId) VALUES (3, 'x')"
+BY_IDENTIFIER = "EXPLAIN QUERY PLAN SELECT internalId FROM Resources WHERE resourceType = 3 AND publicId = 'x'"
+
+
+@pytest.fixture(params=["", LABELS])
+def index(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    path = tmp_path / "index"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(f"PRAGMA journal_mode = WAL; {SCHEMA}{request.param}{ROW};")
+    return path
+
+
+def read(path: Path) -> Iterator[str]:
+    """Every statement that would make the index anew, but for the statistics."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        yield from (line for line in database.iterdump() if "sqlite_stat" not in line and "sqlite_master" not in line)
+
+
+def test_statistics_come_and_go_and_nothing_else_changes(index: Path) -> None:
+    before = list(read(index))
+    assert has_statistics(index) is False
+    write_statistics(index)
+    assert has_statistics(index) is True
+    assert list(read(index)) == before
+    write_statistics(index)
+    assert has_statistics(index) is True
+    write_statistics(index, wanted=False)
+    assert has_statistics(index) is False
+    assert list(read(index)) == before
+    assert sorted(path.name for path in index.parent.iterdir()) == ["index"]
+
+
+def test_a_key_is_found_by_its_own_index(index: Path) -> None:
+    write_statistics(index)
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        assert "PublicIndex" in database.execute(BY_IDENTIFIER).fetchone()[3]
+
+
+def test_other_statistics_are_replaced(index: Path) -> None:
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        database.execute("ANALYZE")
+    assert has_statistics(index) is False
+    write_statistics(index)
+    assert has_statistics(index) is True
+
+
+def test_an_index_that_is_in_use_stays_as_it_is(index: Path) -> None:
+    with contextlib.closing(sqlite3.connect(index, isolation_level=None)) as orthanc:
+        orthanc.execute("PRAGMA locking_mode = EXCLUSIVE")
+        orthanc.execute(ROW)
+        with pytest.raises(sqlite3.Error, match="locked"):
+            write_statistics(index)
+        assert has_statistics(index) is not True
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no index", b"SQLite format 3\0" + bytes(4096)])
+def test_what_is_no_index_is_not_judged(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "index"
+    if content is not None:
+        path.write_bytes(content)
+    assert has_statistics(path) is None
+    assert path.exists() is (content is not None)
+
+
+def test_each_row_speaks_of_an_index_of_its_table() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(SCHEMA + LABELS)
+        found = {
+            tuple(row) for row in database.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'")
+        }
+    assert {*STATISTICS} <= found
