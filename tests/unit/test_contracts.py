@@ -154,3 +154,24 @@ def test_whatever_is_installed_waits_for_dpkg_s_lock() -> None:
         for found in re.findall(r"^ +(?:ansible\.builtin\.)?(?:apt|package):", text, re.MULTILINE)
     ] == []
     assert sum(text.count("clinicops.orthanc.orthanc_packages:") for text in tasks) > 10
+
+
+def find_values(content: Any, key: str) -> list[str]:
+    """Every value of a key in YAML, however deep; a list is its items."""
+    if isinstance(content, list):
+        return [value for part in content for value in find_values(part, key)]
+    if not isinstance(content, dict):
+        return []
+    own = content.get(key, [])
+    inner = [value for part in content.values() for value in find_values(part, key)]
+    return [*(own if isinstance(own, list) else [own]), *inner]
+
+
+@pytest.mark.parametrize("role", sorted(path.name for path in (ROOT / "roles").iterdir()))
+def test_a_handler_that_is_notified_is_there(role: str) -> None:
+    def read(kind: str) -> list[Any]:
+        return [yaml.safe_load(path.read_text()) for path in (ROOT / "roles" / role / kind).glob("*.yml")]
+
+    handlers = read("handlers")
+    known = {*find_values(handlers, "name"), *find_values(handlers, "listen")}
+    assert {*find_values([*read("tasks"), *handlers], "notify")} <= known
