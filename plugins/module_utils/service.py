@@ -322,8 +322,11 @@ def find_index(configuration: dict[str, Any]) -> Path:
 
 
 def lacks_statistics(index_path: Path, wanted: bool) -> bool:
-    """Whether there is an index that has no statistics although it should, or has some although it should not."""
-    return index.has_statistics(index_path) is (not wanted)
+    """Whether there is an index that has no statistics although it should, or has them although it should not."""
+    present = index.has_statistics(index_path)
+    if present is None:  # the tables of a new one are still in its write-ahead log
+        return wanted and index_path.exists()
+    return present is not wanted
 
 
 def apply_statistics(

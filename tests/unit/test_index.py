@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import service
 from server.orthanc.index import STATISTICS, has_statistics, write_statistics
 
 # Orthanc's own, as far as the planner needs them (PrepareDatabase.sql of 1.12.7); 1.10.1 has no labels
@@ -100,3 +101,16 @@ def test_each_row_speaks_of_an_index_of_its_table() -> None:
             tuple(row) for row in database.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'")
         }
     assert {*STATISTICS} <= found
+
+
+def test_a_new_index_whose_tables_are_in_its_log_lacks_them(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    assert not service.lacks_statistics(path, wanted=True)
+    with contextlib.closing(sqlite3.connect(path)) as orthanc:
+        orthanc.executescript(f"PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; BEGIN; {SCHEMA} COMMIT;")
+        assert service.lacks_statistics(path, wanted=True)
+        assert not service.lacks_statistics(path, wanted=False)
+    assert service.lacks_statistics(path, wanted=True)
+    write_statistics(path)
+    assert not service.lacks_statistics(path, wanted=True)
+    assert service.lacks_statistics(path, wanted=False)

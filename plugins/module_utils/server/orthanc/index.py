@@ -36,7 +36,7 @@ def open_index(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def has_statistics(path: Path) -> bool | None:
-    """Whether the index has these statistics; None where there is no index, or none that can be read at the moment.
+    """Whether the index has these statistics; None where there is no index, or none that can be read yet.
 
     It asks for no lock, since an Orthanc that runs holds the only one, and does not see what is in the write-ahead log;
     write_statistics leaves nothing there."""
