@@ -73,11 +73,11 @@ def in_words(method: Callable[..., None]) -> Callable[..., None]:
     """The method, or that of the default callback with -v."""
 
     @functools.wraps(method)
-    def chosen(self: CallbackModule, *given: Any, **named: Any) -> None:
+    def choose(self: CallbackModule, *given: Any, **named: Any) -> None:
         wanted = getattr(Default, method.__name__).__get__(self) if self._display.verbosity else method.__get__(self)
         wanted(*given, **named)
 
-    return chosen
+    return choose
 
 
 class CallbackModule(Default):
@@ -255,7 +255,7 @@ class CallbackModule(Default):
         for host in hosts:
             told = dict(stats.custom.get(host) or {}).get("orthanc") or {}
             changed = "Would change" if context.CLIARGS["check"] else "Changed"
-            facts = {changed: self._changed(host), **(told if isinstance(told, dict) else {})}
+            facts = {changed: self._list_changes(host), **(told if isinstance(told, dict) else {})}
             self._say(host, color=C.COLOR_HIGHLIGHT)
             for name, fact in facts.items():
                 self._say(f"{name:9} {fact}", indent="  ", hanging=12)
@@ -271,7 +271,7 @@ class CallbackModule(Default):
             for line in failure.message.splitlines():
                 self._say(line, indent="  ")
 
-    def _changed(self, host: str) -> str:
+    def _list_changes(self, host: str) -> str:
         """What changed on the host: each change by its step, or, if there are many, their number in each step."""
         steps: dict[str, list[str]] = {}
         for change in self._changes.get(host, []):

@@ -22,12 +22,12 @@ IN_URL = re.compile(r"(?:(?<=://)|^)(?!\w+://)\S+(?=@)|(?<==)[^&#\s]+(?=[&#]|$)"
 SHORTEST = 4
 
 
-def masked(value: Any) -> Any:
+def mask(value: Any) -> Any:
     """The same structure without secrets; a secret of 4 or more characters is also masked wherever else it appears."""
-    return _masked(value, _longest_first(value))
+    return _mask(value, _longest_first(value))
 
 
-def hidden(text: str, value: Any) -> str:
+def hide(text: str, value: Any) -> str:
     """`text` without the secrets of the configuration `value`."""
     return _without(text, _longest_first(value))
 
@@ -45,7 +45,7 @@ def _secrets(value: Any, inside: bool = False, in_list: bool = False) -> Iterato
         for number, inner in enumerate(value):
             yield from _secrets(inner, inside or (in_list and number > 1), in_list)
     elif isinstance(value, str):
-        nested = _nested(value)
+        nested = _read_nested(value)
         if inside:
             yield value
             yield from _credentials(value)
@@ -64,24 +64,24 @@ def _credentials(address: str) -> Iterator[str]:
         yield found.partition(":")[2]
 
 
-def _masked(value: Any, secrets: list[str], inside: bool = False, in_list: bool = False) -> Any:
+def _mask(value: Any, secrets: list[str], inside: bool = False, in_list: bool = False) -> Any:
     if isinstance(value, dict):
         return {
-            _without(key, secrets) if isinstance(key, str) else key: _masked(
+            _without(key, secrets) if isinstance(key, str) else key: _mask(
                 inner, secrets, inside or bool(SECRET.search(str(key))), in_list or bool(LISTS.search(str(key)))
             )
             for key, inner in value.items()
         }
     if isinstance(value, list):
         return [
-            _masked(inner, secrets, inside or (in_list and number > 1), in_list) for number, inner in enumerate(value)
+            _mask(inner, secrets, inside or (in_list and number > 1), in_list) for number, inner in enumerate(value)
         ]
     if inside:
         return MASK
     if isinstance(value, str):
-        nested = _nested(value)
+        nested = _read_nested(value)
         if nested is not None:
-            return json.dumps(_masked(nested, secrets), ensure_ascii=False)
+            return json.dumps(_mask(nested, secrets), ensure_ascii=False)
         return _without(value, secrets)
     return MASK if str(value) in secrets else value
 
@@ -92,7 +92,7 @@ def _without(text: str, secrets: list[str]) -> str:
     return text
 
 
-def _nested(text: str) -> Any:
+def _read_nested(text: str) -> Any:
     """A structure that is written as JSON inside text."""
     if not text.lstrip().startswith(("{", "[")):
         return None

@@ -39,7 +39,7 @@ def read_present(path: str, container: str) -> dict[str, Any]:
     if not container and not read and Path(OURS).is_dir():
         read = [OURS]  # a container of ours reads the same file as the unit does
     elif not read and not inspected and not container:
-        inspected = inspect(running())
+        inspected = inspect(find_running())
     if container and not inspected:
         raise NotFoundError(f"The container {container} does not exist.")
     if inspected and not read:
@@ -117,7 +117,7 @@ def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
     return [one for one in found if one]  # one may be gone by now
 
 
-def running() -> str:
+def find_running() -> str:
     """The name of the one running container whose command or image is Orthanc's, or ''."""
     names = [one["Name"].lstrip("/") for one in list_containers()]
     if len(names) > 1:
@@ -131,11 +131,11 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     image: dict[str, Any] = json.loads(try_output("docker", "image", "inspect", inspected["Image"]) or "[{}]")[0]
     own = {key: image.get("Config", {}).get(key) for key in ("Entrypoint", "Cmd")}
     # with another command, the configuration that the image builds is not used
-    generated = bool(copied(name, GENERATOR)) and own == {key: config.get(key) for key in own}
+    generated = bool(copy_files(name, GENERATOR)) and own == {key: config.get(key) for key in own}
     words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
     named = [word for word in words[1:] if word.startswith("/") and not word.endswith(("/Orthanc", ".sh"))]
     folders = ["/etc/orthanc", "/run/secrets"] if generated else named[-1:] or ["/etc/orthanc"]
-    files = {path: content for folder in folders for path, content in copied(name, folder).items()}
+    files = {path: content for folder in folders for path, content in copy_files(name, folder).items()}
     # a secret is a file of any name; /etc/orthanc also contains certificates and scripts
     files = {path: files[path] for path in files if path.endswith(".json") or (generated and "/secrets/" in path)}
     exec_in = ["docker", "exec", name]
@@ -151,7 +151,7 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def copied(name: str, path: str) -> dict[str, str]:
+def copy_files(name: str, path: str) -> dict[str, str]:
     """The text of a file, or of the files in a directory, of a container, by path."""
     command = ["docker", "cp", "--follow-link", f"{name}:{path}", "-"]
     try:

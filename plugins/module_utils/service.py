@@ -201,7 +201,7 @@ def await_orthanc(ask: Callable[[], tuple[bool, str]], alive: Callable[[], bool]
 
 def hide_secrets(log: str, configuration: dict[str, Any]) -> str:
     """The end of a log without the configuration's secrets."""
-    text: str = masking.hidden("\n".join(log.strip().splitlines()[-LINES:]), configuration)
+    text: str = masking.hide("\n".join(log.strip().splitlines()[-LINES:]), configuration)
     return text
 
 

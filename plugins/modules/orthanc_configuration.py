@@ -88,10 +88,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service
 
 
-def shown(text: str) -> str:
+def mask_text(text: str) -> str:
     """The content with its secrets masked, for a diff; a file edited by hand may not be plain JSON."""
     try:
-        return json.dumps(masking.masked(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
+        return json.dumps(masking.mask(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
     except ValueError:
         return "(not shown, because it is not plain JSON)\n"
 
@@ -127,7 +127,7 @@ def main() -> None:
         module.fail_json(msg=f"content is not JSON: {error}")
     present = path.read_text(encoding="utf-8") if path.exists() else ""
     differs = present != content
-    was, will = shown(present), shown(content)
+    was, will = mask_text(present), mask_text(content)
     if differs and was == will:
         will += "(a secret differs, or only the formatting)\n"
     result = {

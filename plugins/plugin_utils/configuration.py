@@ -195,7 +195,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     options = settings["settings"]
     if not isinstance(options, dict):
         return [*found, problem("orthanc_config_settings", "must be a dictionary", "write Option: value")]
-    found += _fixed(options)
+    found += _check_fixed(options)
     free = {name: value for name, value in options.items() if name not in DERIVED}
     wrong = {re.split(r"[.\[]", item["path"])[0].removeprefix("orthanc_") for item in found}
     sound = {**settings, **{name: DEFAULTS[name] for name in wrong if name in DEFAULTS}, "settings": free}
@@ -213,7 +213,7 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
     return waived
 
 
-def _fixed(options: dict[str, Any]) -> list[Problem]:
+def _check_fixed(options: dict[str, Any]) -> list[Problem]:
     found = []
     for name in options:
         if name in DERIVED:

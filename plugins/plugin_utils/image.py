@@ -43,7 +43,7 @@ def read(
         if path.endswith(".json"):
             text = _substitute(text, environment)
             section, wrong = reading.read({path: text}, environment)
-            found += _dropped(path, text) or wrong
+            found += _find_dropped(path, text) or wrong
             _merge(configuration, section)
     for name, text in _variables(environment, secrets):
         if name == "ORTHANC_JSON":
@@ -68,7 +68,7 @@ def read(
     if environment.get("ORTHANC_PASSWORD"):
         _merge(configuration, {"RegisteredUsers": {"orthanc": environment["ORTHANC_PASSWORD"]}})
     # Orthanc itself replaces any ${NAME} that is left in values
-    return reading.replaced(configuration, environment), found
+    return reading.replace_variables(configuration, environment), found
 
 
 def path_of(name: str) -> list[str]:
@@ -104,7 +104,7 @@ def _variables(environment: dict[str, str], secrets: dict[str, str]) -> list[tup
     ]
 
 
-def _dropped(path: str, text: str) -> list[Problem]:
+def _find_dropped(path: str, text: str) -> list[Problem]:
     """The problem of a file that the image drops: it reads comments, but no trailing commas or text after the end."""
     try:
         json.loads(reading.without_comments(text))

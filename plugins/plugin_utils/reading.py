@@ -98,7 +98,7 @@ def _parse(text: str, doubles: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    section = {key: _unmarked(value) for key, value in pairs}
+    section = {key: _unmark(value) for key, value in pairs}
     doubles += [key for key in section if sum(key == other for other, _value in pairs) > 1]
     return section
 
@@ -107,9 +107,9 @@ def _last_wins(doubles: list[str], pairs: list[tuple[str, Any]]) -> dict[str, An
 MARK = "\uf8ff"
 
 
-def _unmarked(value: Any) -> Any:
+def _unmark(value: Any) -> Any:
     if isinstance(value, list):
-        return [_unmarked(item) for item in value]
+        return [_unmark(item) for item in value]
     return FromEnvironment(value[1:]) if isinstance(value, str) and value.startswith(MARK) else value
 
 
@@ -130,10 +130,11 @@ def _plain_json(text: str) -> str:
     return re.sub(TEXT + r"|,(?=\s*[}\]])", lambda match: match[1] or "", text)
 
 
-def replaced(value: Any, environment: dict[str, str]) -> Any:
+def replace_variables(value: Any, environment: dict[str, str]) -> Any:
     """The same structure with the variables in its text replaced."""
     if isinstance(value, dict):
-        return {replaced(name, environment): replaced(inner, environment) for name, inner in value.items()}
+        pairs = value.items()
+        return {replace_variables(name, environment): replace_variables(inner, environment) for name, inner in pairs}
     if isinstance(value, list):
-        return [replaced(inner, environment) for inner in value]
+        return [replace_variables(inner, environment) for inner in value]
     return substitute("", value, environment)[0] if isinstance(value, str) else value

@@ -204,7 +204,7 @@ def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL
         if rule not in others and not any(_waiver(item) == rule for item in found):
             message = "is not needed by any setting"
             extra.append(problem(f"orthanc_waivers.{rule}", message, "remove it", "idle_waiver", "warning"))
-    return [*(_waived(item, good) for item in found), *extra]
+    return [*(_waive(item, good) for item in found), *extra]
 
 
 def _waiver(item: Problem) -> str:
@@ -213,7 +213,7 @@ def _waiver(item: Problem) -> str:
     return f"{rule}.{item['path'].removeprefix('orthanc_config_settings.')}" if rule == "unknown_option" else rule
 
 
-def _waived(item: Problem, reasons: dict[str, str]) -> Problem:
+def _waive(item: Problem, reasons: dict[str, str]) -> Problem:
     """The problem with the reason for its waiver, or with a hint how to waive it."""
     waiver = _waiver(item)
     if waiver in reasons:
@@ -312,7 +312,7 @@ def _schema_problems(
     configuration: dict[str, Any], version: str, worklist_plugin: str, plugins: Any
 ) -> Iterator[tuple[Place, Problem | None]]:
     for error in _validator(release(version), worklist_plugin).iter_errors(configuration):
-        for place, item in _translated(error, version):
+        for place, item in _translate(error, version):
             yield place, None if _is_open(error) else item
     for name in configuration:
         section = SCHEMA["properties"].get(name, {})
@@ -329,7 +329,7 @@ def _is_open(error: Any) -> bool:
     return isinstance(error.instance, FromEnvironment) or (error.validator != "type" and is_unknown(error.instance))
 
 
-def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
+def _translate(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
     """A finding of jsonschema as problems of this collection, and where they are."""
     path = ""
     steps = tuple(error.absolute_path)
@@ -345,7 +345,7 @@ def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
         message = f"{error.instance!r} is obsolete: Orthanc {version} reads it as {new}, a later one may refuse it"
         yield Place((), ignored=True), problem(path, message, f"write {new}", "obsolete_value", "warning")
     elif error.absolute_schema_path and "propertyNames" in error.absolute_schema_path:
-        message = f"{_shown(path, error.instance)} is not a name that Orthanc accepts"
+        message = f"{_show(path, error.instance)} is not a name that Orthanc accepts"
         yield Place((*steps, error.instance)), problem(path, message, "use letters, digits, hyphen and _")
     else:
         yield Place(steps), _wrong_value(error, path, version)
@@ -354,7 +354,7 @@ def _translated(error: Any, version: str) -> Iterator[tuple[Place, Problem]]:
 def _wrong_value(error: Any, path: str, version: str) -> Problem:
     kind = error.validator
     # text in place of a section may be a URL with a password
-    value = "this" if kind == "type" and error.validator_value == "object" else _shown(path, error.instance)
+    value = "this" if kind == "type" and error.validator_value == "object" else _show(path, error.instance)
     if kind == "type":
         wanted = " or ".join(
             [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
@@ -403,7 +403,7 @@ def nearest(name: str, names: list[str]) -> str:
     return f"did you mean {near}?" if near else "remove it"
 
 
-def _shown(path: str, value: Any) -> str:
+def _show(path: str, value: Any) -> str:
     """A value for a message: never a secret, and shortened."""
     if masking.SECRET.search(path) or path.startswith(("OrthancPeers", "DicomWeb.Servers")):
         return "this"
@@ -520,7 +520,7 @@ def _devices(devices: dict[str, Any], check_host: bool) -> Iterator[Problem]:
             ipaddress.ip_address(host)
         except ValueError:
             if check_host and not is_unknown(host):
-                message = f"{_shown('', host)} is not an IP address, so DicomCheckModalityHost refuses the device"
+                message = f"{_show('', host)} is not an IP address, so DicomCheckModalityHost refuses the device"
                 yield problem(f"DicomModalities.{name}.Host", message, "write its fixed address", "host_is_a_name")
 
 

@@ -235,7 +235,7 @@ def test_each_device_sees_its_own_worklist(plugin: str, folder: str) -> None:
 
 
 def test_masking_leaves_no_password() -> None:
-    shown = masking.masked(configuration.build(GOOD))
+    shown = masking.mask(configuration.build(GOOD))
     assert "long-enough-password" not in json.dumps(shown)
     assert shown["DicomAet"] == "ORTHANC"
 

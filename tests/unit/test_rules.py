@@ -95,7 +95,7 @@ def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, w
             value = {"text": json.dumps(value, default=str, ensure_ascii=False)}
         else:
             value = {secret: value, "url": f"https://alice:{secret}@pacs.clinic.example/"}
-    for text in texts(masking.masked(value)):
+    for text in texts(masking.mask(value)):
         assert secret not in text.replace(masking.MASK, "").replace(carrier, "")
 
 
@@ -111,18 +111,18 @@ def test_masking_lets_no_secret_through(secret: str, carrier: str, other: Any, w
     ],
 )
 def test_masking_knows_addresses_that_carry_secrets(value: dict[str, Any]) -> None:
-    assert "ssw0rd99" not in json.dumps(masking.masked(value))
+    assert "ssw0rd99" not in json.dumps(masking.mask(value))
     for log in ("tried p@ssw0rd99", "tried ssw0rd99 at user:ssw0rd99@192.0.2.1"):
         if (
             "?" not in json.dumps(value)
             and "host=" not in json.dumps(value)
             and (log[6] == "s") == ("p@" not in str(value))
         ):
-            assert "ssw0rd99" not in masking.hidden(log, value)
+            assert "ssw0rd99" not in masking.hide(log, value)
 
 
 def test_masking_knows_peers_that_are_lists() -> None:
-    shown = masking.masked({"OrthancPeers": {"other": ["https://192.0.2.7/", "alice", "their-password"]}})
+    shown = masking.mask({"OrthancPeers": {"other": ["https://192.0.2.7/", "alice", "their-password"]}})
     assert shown["OrthancPeers"]["other"] == ["https://192.0.2.7/", "alice", masking.MASK]
 
 
@@ -298,8 +298,8 @@ def test_a_misspelt_variable_is_caught() -> None:
 
 
 def test_a_renamed_variable_is_reported_with_its_new_name() -> None:
-    assert {*variables.RENAMED.values()} <= variables.known()
-    assert not variables.RENAMED.keys() & variables.known()
+    assert {*variables.RENAMED.values()} <= variables.list_known()
+    assert not variables.RENAMED.keys() & variables.list_known()
     (item,) = variables.problems(["orthanc_monitor_brake_percent"])
     assert item["severity"] == "error"
     assert item["message"] == "is now called orthanc_monitor_disk_guard_percent"

@@ -15,7 +15,7 @@ ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 
 @functools.cache
-def known() -> frozenset[str]:
+def list_known() -> frozenset[str]:
     """Every `orthanc_*` name that a role defines, publishes or reads."""
     files = [path for part in ("defaults", "vars", "tasks") for path in ROLES.glob(f"*/{part}/*.yml")]
     return frozenset(
@@ -30,8 +30,8 @@ def problems(names: list[str]) -> list[Problem]:
         if name in RENAMED:
             remedy = f"rename it to {RENAMED[name]} in the inventory"
             found.append(problem(name, f"is now called {RENAMED[name]}", remedy, "unknown_variable", "error"))
-        elif name.startswith("orthanc_") and name not in known():
-            near = nearest(name, known(), cutoff=0.8)
+        elif name.startswith("orthanc_") and name not in list_known():
+            near = nearest(name, list_known(), cutoff=0.8)
             remedy = f"did you mean {near}? If" if near else "if"
             remedy += " it is your own variable, give it another prefix, for example clinic_"
             found.append(

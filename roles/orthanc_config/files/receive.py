@@ -53,7 +53,7 @@ counted = {"conflicts": 0, "replaced": 0}
 
 
 # --- reporting ----------------------------------------------------------------------------------
-def quoted(text: str, length: int = 64) -> str:
+def quote(text: str, length: int = 64) -> str:
     """What a device sent, without control characters: it must not be able to write lines of the log."""
     return json.dumps(text[:length])
 
@@ -67,12 +67,12 @@ def say(kind: str, identity: dataset.Identity, sender: str, what: str) -> None:
     counted[kind] += 1
     orthanc.SetMetricsValue(f"clinicops_{kind}", float(counted[kind]), orthanc.MetricsType.DEFAULT)
     name = {"conflicts": "conflict"}.get(kind, kind)
-    study = f"study {uid(identity.study)} (accession {quoted(identity.accession)}) from {quoted(sender)}"
+    study = f"study {uid(identity.study)} (accession {quote(identity.accession)}) from {quote(sender)}"
     orthanc.LogWarning(f"clinicops: {name}: {study}: image {uid(identity.instance)} {what}")
 
 
 # --- what Orthanc has ---------------------------------------------------------------------------
-def asked(call: Any, *arguments: Any) -> bytes | None:
+def ask_orthanc(call: Any, *arguments: Any) -> bytes | None:
     """Orthanc's answer, or nothing when it has none."""
     try:
         answer: bytes = call(*arguments)
@@ -82,29 +82,29 @@ def asked(call: Any, *arguments: Any) -> bytes | None:
 
 
 def is_known(identifier: str) -> bool:
-    return asked(orthanc.RestApiGet, f"/instances/{identifier}/metadata") is not None
+    return ask_orthanc(orthanc.RestApiGet, f"/instances/{identifier}/metadata") is not None
 
 
 def path_of(identifier: str) -> Path | None:
     """Its file; nothing where this release does not tell (1.10.1 and later do)."""
     place = f"/instances/{identifier}/attachments/dicom"
-    told = json.loads(asked(orthanc.RestApiGet, f"{place}/info") or "{}")
+    told = json.loads(ask_orthanc(orthanc.RestApiGet, f"{place}/info") or "{}")
     # 1.11 to 1.12 had it alone
-    uuid = told.get("Uuid") or (asked(orthanc.RestApiGet, f"{place}/uuid") or b"").decode()
+    uuid = told.get("Uuid") or (ask_orthanc(orthanc.RestApiGet, f"{place}/uuid") or b"").decode()
     return STORAGE / uuid[:2] / uuid[2:4] / uuid if uuid else None
 
 
-def stored(identifier: str) -> bytes | None:
+def read_stored(identifier: str) -> bytes | None:
     """The image as it is on the disk; nothing when its file is not there, or not what was written.
 
     The disk itself is read, since Orthanc would answer out of its cache (1.13 checks even MD5s of what is in there).
     A release that does not tell where a file is may answer out of its cache as well: it is made to write what it has.
     """
     place = f"/instances/{identifier}/attachments/dicom"
-    size, md5 = (asked(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
+    size, md5 = (ask_orthanc(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
     path = path_of(identifier)
     try:
-        raw = path.read_bytes() if path else asked(orthanc.RestApiGet, f"{place}/compressed-data")
+        raw = path.read_bytes() if path else ask_orthanc(orthanc.RestApiGet, f"{place}/compressed-data")
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise  # nothing follows from that for the image
@@ -113,7 +113,7 @@ def stored(identifier: str) -> bytes | None:
         return None
     if md5 and path and hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5.decode():
         return None
-    if not path and md5 and asked(orthanc.RestApiPost, f"{place}/verify-md5", b"") is None:
+    if not path and md5 and ask_orthanc(orthanc.RestApiPost, f"{place}/verify-md5", b"") is None:
         return None
     if not path and not is_rewritten(place):
         return None
@@ -130,15 +130,15 @@ def is_readable(data: bytes) -> bool:
     try:
         dataset.read_whole(data)
     except dataset.NotDicom:
-        return asked(orthanc.CreateDicomInstance, data) is not None  # Orthanc reads more than is DICOM
+        return ask_orthanc(orthanc.CreateDicomInstance, data) is not None  # Orthanc reads more than is DICOM
     return True
 
 
 def is_rewritten(place: str) -> bool:
     """Whether Orthanc could write the attachment into a new file, and then back as it was; the old one goes after."""
-    compressed = asked(orthanc.RestApiGet, f"{place}/is-compressed") == b"1"
+    compressed = ask_orthanc(orthanc.RestApiGet, f"{place}/is-compressed") == b"1"
     turns = ("uncompress", "compress") if compressed else ("compress", "uncompress")
-    return all(asked(orthanc.RestApiPost, f"{place}/{turn}", b"") is not None for turn in turns)
+    return all(ask_orthanc(orthanc.RestApiPost, f"{place}/{turn}", b"") is not None for turn in turns)
 
 
 def put_aside(identifier: str) -> str:
@@ -149,7 +149,8 @@ def put_aside(identifier: str) -> str:
         directory.mkdir(mode=0o700, exist_ok=True)
         path.rename(directory / path.name)
         return f"{directory.name}/{path.name}"
-    raw = None if path else asked(orthanc.RestApiGet, f"/instances/{identifier}/attachments/dicom/compressed-data")
+    place = f"/instances/{identifier}/attachments/dicom"
+    raw = None if path else ask_orthanc(orthanc.RestApiGet, f"{place}/compressed-data")
     if not raw:
         return ""
     write(directory / identifier, raw)
@@ -159,7 +160,7 @@ def put_aside(identifier: str) -> str:
 def is_right(identifier: str, data: bytes) -> bool:
     """Whether it is, byte by byte, what the index says of the image's file. A compressed file is another one."""
     place = f"/instances/{identifier}/attachments/dicom"
-    size, md5 = (asked(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
+    size, md5 = (ask_orthanc(orthanc.RestApiGet, f"{place}/compressed-{what}") for what in ("size", "md5"))
     if not size or not md5 or len(data) != int(size):
         return False
     return hashlib.md5(data, usedforsecurity=False).hexdigest() == md5.decode()
@@ -176,7 +177,7 @@ def heal(identifier: str, data: bytes) -> bool:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, data)
-    return DISK_GUARD.exists() or asked(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
+    return DISK_GUARD.exists() or ask_orthanc(orthanc.RestApiGet, f"/instances/{identifier}/file") == data
 
 
 def write(path: Path, content: bytes) -> None:
@@ -190,7 +191,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 # --- an image arrives ---------------------------------------------------------------------------
-def parsed(data: bytes) -> dataset.File:
+def parse_image(data: bytes) -> dataset.File:
     try:
         return dataset.parse(data)
     except dataset.NotDicom as error:  # Orthanc reads more than is DICOM
@@ -200,11 +201,11 @@ def parsed(data: bytes) -> dataset.File:
             raise error from None
 
 
-def compared(first: bytes, second: bytes) -> list[str]:
+def compare_images(first: bytes, second: bytes) -> list[str]:
     """In what two files of an image differ."""
     if first == second:
         return []
-    one, other = parsed(first), parsed(second)
+    one, other = parse_image(first), parse_image(second)
     if one.syntax != other.syntax:
         files = []
         for data, file in ((first, one), (second, other)):
@@ -223,7 +224,7 @@ def compared(first: bytes, second: bytes) -> list[str]:
 
 def put_by(identity: dataset.Identity, data: bytes) -> str:
     """Keeps the other image for a person to review; returns its place. The same one once, and up to a limit."""
-    digest = hashlib.sha256(parsed(data).body).hexdigest()[:16]
+    digest = hashlib.sha256(parse_image(data).body).hexdigest()[:16]
     path = CONFLICTS / f"{identity.orthanc}-{digest}.dcm"
     if not path.exists():
         CONFLICTS.mkdir(mode=0o700, exist_ok=True)
@@ -251,7 +252,7 @@ def arrives_beside(identifier: str, body: memoryview) -> bool:
 
 def inspect(data: bytes) -> tuple[str, dataset.Identity, str] | None:
     """What must be reported about an image that arrives, if anything; removes the first one where it is unusable."""
-    file = parsed(data)
+    file = parse_image(data)
     identity = dataset.identify(file)
     identifier = identity.orthanc
     if is_known(identifier):
@@ -269,7 +270,7 @@ def inspect(data: bytes) -> tuple[str, dataset.Identity, str] | None:
 
 def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[str, dataset.Identity, str] | None:
     """The same, of an image that Orthanc has."""
-    first = stored(identity.orthanc)
+    first = read_stored(identity.orthanc)
     if first is None:
         if DISK_GUARD.exists() and not is_right(identity.orthanc, data):
             return None  # Orthanc would refuse the new one
@@ -279,7 +280,7 @@ def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[
             orthanc.RestApiDelete(f"/instances/{identity.orthanc}")
         what = f"its remains are in {aside}" if aside else "its file was missing"
         return "replaced", identity, f"could no longer be read and was replaced by the one that arrived; {what}"
-    different = [] if DISK_GUARD.exists() else compared(first, data)
+    different = [] if DISK_GUARD.exists() else compare_images(first, data)
     if not different:
         return None
     path = put_by(identity, first if OVERWRITES else data)
@@ -289,7 +290,7 @@ def judge(identity: dataset.Identity, file: dataset.File, data: bytes) -> tuple[
     return "conflicts", identity, f"differs from the one that is stored in {tags}; {which} {where}"
 
 
-def received(data: bytes, origin: int) -> tuple[int, None]:
+def receive_image(data: bytes, origin: int) -> tuple[int, None]:
     """Called for each image, whichever way it comes, before Orthanc checks whether it has it."""
     thread = threading.get_ident()
     telling.pop(thread, None)
@@ -300,11 +301,11 @@ def received(data: bytes, origin: int) -> tuple[int, None]:
         elif told and release() < ASKS_NOBODY:
             telling[thread] = told  # `from_device` knows which
         elif told:
-            say(told[0], told[1], connected(), told[2])
+            say(told[0], told[1], list_connected(), told[2])
     except dataset.NotDicom:
         pass  # Orthanc refuses it, or knows better
     except Exception as error:
-        why = quoted(f"{type(error).__name__}: {error}", 300)
+        why = quote(f"{type(error).__name__}: {error}", 300)
         orthanc.LogError(f"clinicops: an image was not compared with what is stored: {why}")
     return KEEP
 
@@ -315,7 +316,7 @@ def release() -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"[0-9]+", version))) or ASKS_NOBODY  # a build of the mainline is newer
 
 
-def connected() -> str:
+def list_connected() -> str:
     """The AE titles of the devices that have a connection to the DICOM port now; most often it is one."""
     port, hosts = SETTINGS.get("DicomPort", 4242), set()
     for name in ("tcp", "tcp6"):
@@ -350,20 +351,20 @@ def asked_for(_job: str, _transaction: str, _classes: Any, _instances: Any, _aet
     return None
 
 
-def committed(sop_class: str, sop_instance: str, _driver: Any) -> int:
+def verify_commitment(sop_class: str, sop_instance: str, _driver: Any) -> int:
     """The reason why an image is not safe here, or success (DICOM PS3.3, C.14.1.1)."""
     reasons = orthanc.StorageCommitmentFailureReason
-    found = json.loads(asked(orthanc.RestApiPost, "/tools/lookup", sop_instance) or "[]")
+    found = json.loads(ask_orthanc(orthanc.RestApiPost, "/tools/lookup", sop_instance) or "[]")
     identifiers = [one["ID"] for one in found if one["Type"] == "Instance"]
     if not identifiers:
         return int(reasons.NO_SUCH_OBJECT_INSTANCE)
     for identifier in identifiers:
-        kind = asked(orthanc.RestApiGet, f"/instances/{identifier}/metadata/SopClassUid") or b""
+        kind = ask_orthanc(orthanc.RestApiGet, f"/instances/{identifier}/metadata/SopClassUid") or b""
         if kind.decode(errors="replace").strip("\0 ") != sop_class.strip("\0 "):
             return int(reasons.CLASS_INSTANCE_CONFLICT)
-        data = stored(identifier)
+        data = read_stored(identifier)
         try:
-            if data is None or dataset.identify(parsed(data)).orthanc != identifier:
+            if data is None or dataset.identify(parse_image(data)).orthanc != identifier:
                 return int(reasons.NO_SUCH_OBJECT_INSTANCE)
         except (dataset.NotDicom, orthanc.OrthancException):
             return int(reasons.NO_SUCH_OBJECT_INSTANCE)
@@ -371,11 +372,11 @@ def committed(sop_class: str, sop_instance: str, _driver: Any) -> int:
 
 
 search.register()
-orthanc.RegisterReceivedInstanceCallback(received)
+orthanc.RegisterReceivedInstanceCallback(receive_image)
 orthanc.RegisterIncomingCStoreInstanceFilter(from_device)
 commitment = getattr(orthanc, "RegisterStorageCommitmentScpCallback", None)
 if commitment:
-    commitment(asked_for, committed)
+    commitment(asked_for, verify_commitment)
 elif any(
     isinstance(device, dict) and device.get("AllowStorageCommitment")
     for device in SETTINGS.get("DicomModalities", {}).values()
