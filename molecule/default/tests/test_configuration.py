@@ -16,6 +16,7 @@ from clients import (
     PROVEN,
     SCANNER,
     UNLISTED,
+    ask_index,
     fingerprint,
     https,
     name_of,
@@ -84,6 +85,19 @@ def test_one_option_is_one_file_and_one_restart(host: Host) -> None:
     assert "changed=0" in said
     assert host.check_output(PID) == pid
     assert leftovers(host) == ""
+
+
+@pytest.mark.usefixtures("as_deployed")
+def test_a_clinic_goes_without_the_index_s_statistics(host: Host) -> None:
+    before, without = fingerprint(host), {"orthanc_config_index_statistics": False}
+    status, said = play("deploy", host, without, "--check")
+    assert status == 0, said
+    assert "changed=2 " in said  # the index, and the facts for the programs
+    assert fingerprint(host) == before
+    status, said = play("deploy", host, without)
+    assert status == 0, said
+    assert PROVEN in said
+    assert ask_index(name_of(host))["rows"] == {}
 
 
 @pytest.mark.parametrize(
