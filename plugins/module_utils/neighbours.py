@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present
 
+from .server.core.networks import is_within
 from .server.core.process import try_output
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
@@ -193,7 +194,7 @@ def ufw_admits(rules: list[UfwRule], port: int, source: str, default: bool) -> b
     network = ipaddress.ip_network(source, strict=False)
     for rule in rules:
         if rule.source.version == network.version and names_port(rule.ports, port):
-            if network.subnet_of(rule.source):  # type: ignore[arg-type]
+            if is_within(network, rule.source):
                 return rule.admits
             if not rule.admits and rule.source.overlaps(network):
                 return False

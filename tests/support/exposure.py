@@ -213,7 +213,8 @@ def ask_all(place: str, ca: bytes, requests: list[Request]) -> list[tuple[int, b
     assert len(statuses) == len(requests), done.stderr
     packed = client(place, "tar", "-C", "/tmp/exposure", "-c", ".").stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        bodies = {file.name: archive.extractfile(file).read() for file in archive if file.isfile()}  # type: ignore[union-attr]
+        opened = {file.name: archive.extractfile(file) for file in archive}
+        bodies = {name: file.read() for name, file in opened.items() if file}
     return [(status, bodies.get(f"./{number}", b"")) for number, status in enumerate(statuses)]
 
 

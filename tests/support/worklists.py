@@ -262,7 +262,8 @@ def ask(machine: str, query: Dataset | None = None, scanner: str = US1, aet: str
     script = f"rm -rf {base}; mkdir {base}; cat >{base}/query; {find} >{base}/log 2>&1; tar -C {base} -c ."
     packed = client(scanner, "sh", "-c", script, stdin=encode(query or keys())).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        files = {file.name: archive.extractfile(file).read() for file in archive if file.isfile()}  # type: ignore[union-attr]
+        opened = {file.name: archive.extractfile(file) for file in archive}
+        files = {name: file.read() for name, file in opened.items() if file}
     said = files.pop("./log").decode(errors="replace")
     assert "Received Final Find Response (Success)" in said, said
     return [pydicom.dcmread(io.BytesIO(files[name]), force=True) for name in sorted(files) if "/rsp" in name]

@@ -66,7 +66,7 @@ def repository(own: Any, monkeypatch: pytest.MonkeyPatch) -> Repository:
 def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any) -> tuple[list[str], Any]:
     """A run's tries, each with what its proof says; the problems, and its result."""
     left = [*proofs]
-    result = {"run": "1" * 16, "moment": "20260102T000000.000", "snapshot": "new"}
+    result: dict[str, Any] = {"run": "1" * 16, "moment": "20260102T000000.000", "snapshot": "new"}
 
     def proof(*_: Any) -> tuple[list[str], int]:
         said = left.pop(0)
@@ -78,7 +78,7 @@ def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs
         lineages.append(manifest["lineage"])
 
     lineages: list[Any] = []
-    result["lineages"] = lineages  # type: ignore[assignment]
+    result["lineages"] = lineages
     replace_everywhere(patch, "copy_index", lambda *_: {})
     replace_everywhere(patch, "list_attachments", lambda *_: [])
     replace_everywhere(patch, "read_present", lambda *_: history.Present({}, 200, 300, 0, 0))

@@ -121,11 +121,12 @@ def test_warnings_are_warnings_and_said_once(tmp_path: Path) -> None:
     roles = [{"role": f"clinicops.orthanc.{role}", "when": False} for role in ALL]
     check = {"name": "Check", "clinicops.orthanc.check_settings": {}, "register": "__orthanc_checked"}
     alone = [
-        {"name": f"Check {role}", "ansible.builtin.import_role": {"name": f"clinicops.orthanc.{role}"}}
+        {
+            "name": f"Check {role}",
+            "ansible.builtin.import_role": {"name": f"clinicops.orthanc.{role}", "tasks_from": "preflight"},
+        }
         for role in ("orthanc_backup", "orthanc_config")
     ]
-    for task in alone:
-        task["ansible.builtin.import_role"]["tasks_from"] = "preflight"  # type: ignore[index]
     wiring = str(ROOT / "playbooks/vars/wiring.yml")
     content = {"hosts": "orthanc", "gather_facts": False, "vars_files": [wiring], "pre_tasks": [check, *alone]}
     play.write_text(json.dumps([{**content, "roles": roles}]))

@@ -102,7 +102,9 @@ def test_what_a_job_left_by_an_earlier_run_is_gone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.log", "result"]
 
 
-def test_a_line_tells_what_runs_and_what_remains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_tells_what_runs_and_what_remains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "long").touch()
     jobs = [shell("long", f"while [ -e {tmp_path}/long ]; do sleep 0.05; done", 9), shell("short", "true")]
     run = suite.Run(jobs, 1, tmp_path, every=0.01)
@@ -112,7 +114,7 @@ def test_a_line_tells_what_runs_and_what_remains(tmp_path: Path, capsys: pytest.
         told()
         (tmp_path / "long").unlink(missing_ok=True)
 
-    run.tell = tell  # type: ignore[method-assign]
+    monkeypatch.setattr(run, "tell", tell)
     run.run()
     assert re.search(r"min: running long \d+ min; to come: short$", capsys.readouterr().out, re.MULTILINE)
 

@@ -76,36 +76,51 @@ def test_a_find_with_answers_is_judged_by_its_final_one() -> None:
 # --- the doctor -----------------------------------------------------------------------------------
 # Orthanc 1.13.0's own lines, the addresses apart
 UNKNOWN = """\
-W1125 22:49:40.138979     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "US9" is not listed in the "DicomModalities" configuration option
-W1125 22:49:40.139031     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US9 on IP 198.51.100.21
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 22:49:40.138979     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "US9" is not listed in the \
+"DicomModalities" configuration option
+W1125 22:49:40.139031     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US9 on IP \
+198.51.100.21
+"""
 CALLED = """\
-W1125 22:49:41.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called AET in the request (WRONG)
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 22:49:41.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called \
+AET in the request (WRONG)
+"""
 ELSEWHERE = """\
-W1125 22:49:42.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its hostname (198.51.100.22) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
-W1125 22:49:42.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP 198.51.100.22
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 22:49:42.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its \
+hostname (198.51.100.22) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
+W1125 22:49:42.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP \
+198.51.100.22
+"""
 INVALID = """\
-E1128 17:40:41.553896     DICOM-SERVER CommandDispatcher.cpp:333] Association Received from an invalid AET (sanitized: ) on IP 198.51.100.21, rejecting the association
-"""  # noqa: E501 - as long as Orthanc writes it
+E1128 17:40:41.553896     DICOM-SERVER CommandDispatcher.cpp:333] Association Received from an invalid AET \
+(sanitized: ) on IP 198.51.100.21, rejecting the association
+"""
 RIGHT = """\
-W1125 22:49:43.513212          DICOM-3 main.cpp:365] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM command Find is not allowed for this modality according to configuration option "DicomModalities"
-W1125 22:49:43.513472          DICOM-3 CommandDispatcher.cpp:845] Rejected Find request from remote DICOM modality with AET "US1" and hostname "198.51.100.21"
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 22:49:43.513212          DICOM-3 main.cpp:365] DICOM authorization rejected for AET US1 on IP 198.51.100.21: \
+The DICOM command Find is not allowed for this modality according to configuration option "DicomModalities"
+W1125 22:49:43.513472          DICOM-3 CommandDispatcher.cpp:845] Rejected Find request from remote DICOM modality \
+with AET "US1" and hostname "198.51.100.21"
+"""
 # and 1.10.1's
 OLDER = """\
-W1125 23:32:41.449776 main.cpp:340] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM command FindWorklist is not allowed for this modality according to configuration option "DicomModalities"
-W1125 23:32:41.451273 CommandDispatcher.cpp:828] Rejected FindWorklist request from remote DICOM modality with AET "US1" and hostname "198.51.100.21"
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 23:32:41.449776 main.cpp:340] DICOM authorization rejected for AET US1 on IP 198.51.100.21: The DICOM \
+command FindWorklist is not allowed for this modality according to configuration option "DicomModalities"
+W1125 23:32:41.451273 CommandDispatcher.cpp:828] Rejected FindWorklist request from remote DICOM modality with AET \
+"US1" and hostname "198.51.100.21"
+"""
 # what the acceptance test leaves there each day
 OURS = """\
-W1125 22:49:50.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called AET in the request (ACCEPTANCE_WRONG)
-W1125 22:49:50.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its hostname (172.18.0.1) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
-W1125 22:49:50.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP 172.18.0.1
-W1125 22:49:50.850255     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "STRANGER" is not listed in the "DicomModalities" configuration option
-W1125 22:49:50.850307     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET STRANGER on IP 127.0.0.1
-"""  # noqa: E501 - as long as Orthanc writes it
+W1125 22:49:50.247185     DICOM-SERVER CommandDispatcher.cpp:619] Rejected association, because of a bad called \
+AET in the request (ACCEPTANCE_WRONG)
+W1125 22:49:50.358859     DICOM-SERVER OrthancConfiguration.cpp:1061] Forbidding access from AET "US1" given its \
+hostname (172.18.0.1) does not match the "DicomModalities" configuration option (198.51.100.21 was expected)
+W1125 22:49:50.358910     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET US1 on IP \
+172.18.0.1
+W1125 22:49:50.850255     DICOM-SERVER OrthancConfiguration.cpp:1050] Modality "STRANGER" is not listed in the \
+"DicomModalities" configuration option
+W1125 22:49:50.850307     DICOM-SERVER CommandDispatcher.cpp:634] Rejected association for remote AET STRANGER on \
+IP 127.0.0.1
+"""
 
 
 def known(log: str = "", **more: Any) -> doctor.Evidence:
@@ -273,7 +288,8 @@ def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.D
 def schedule(
     home: Path, monkeypatch: pytest.MonkeyPatch, planned: float | None = None, stopped: str = "", said: str = ""
 ) -> None:
-    """An orthanc-backup whose tasks were planned so many seconds ago, and are started by units that run but for one."""
+    """An orthanc-backup whose tasks were planned so many seconds ago, and are started by units that run but for \
+one."""
     units = {"backup": "cron.service", "restore_check": "orthanc-restore-check.timer", "ledger": "orthanc-ledger.timer"}
     since = None if planned is None else time.time() - planned
     found = {name: {"planned": since, "unit": unit, "active": unit != stopped} for name, unit in units.items()}

@@ -25,11 +25,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import dataset
 import orthanc
-
-sys.dont_write_bytecode = True  # the directory must contain only what a deploy wrote
-import dataset  # noqa: E402 - the line before comes first
-import search  # noqa: E402
+import search
 
 SETTINGS = json.loads(orthanc.GetConfiguration())
 STORAGE = Path(SETTINGS["StorageDirectory"])

@@ -12,12 +12,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from .errors import Misused
 
 FACTS = Path("/etc/clinicops-orthanc.json")  # without secrets, for everybody to read
-Settings = TypeVar("Settings")
+
+
+class DataClass(Protocol):
+    """What dataclasses.dataclass makes of a class."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Settings = TypeVar("Settings", bound=DataClass)
 
 
 def read_settings(kind: type[Settings], path: Path, role: str, facts: Path = FACTS) -> Settings:
@@ -28,7 +36,7 @@ def read_settings(kind: type[Settings], path: Path, role: str, facts: Path = FAC
     """
     own = read_file(path, role)
     shared = read_file(facts, role) if facts.exists() else {}
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
     found = {**{name: shared[name] for name in fields if name in shared}, **own}
     lacking = [
         name

@@ -40,14 +40,16 @@ NOBODY = User("", "")
 class Connection(http.client.HTTPSConnection):
     """HTTPS to an address under a given host name: this machine's DNS may not know the server's name."""
 
-    address = ""
+    def __init__(self, address: str, host: str, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=60)
+        self.address, self.context = address, context
 
     def connect(self) -> None:
         try:
             plain = socket.create_connection((self.address, self.port), self.timeout)
         except ConnectionRefusedError:
             raise OSError(f"the proxy does not listen on port {self.port}; see systemctl status nginx") from None
-        self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
+        self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
 
 
 class Https(NamedTuple):
@@ -68,8 +70,7 @@ class Https(NamedTuple):
 
     def ask(self, method: str, path: str, user: User, body: bytes = b"", **headers: str) -> Reply:
         """The reply to a request. Raises OSError, also for TLS failures."""
-        connection = Connection(self.hostname, self.port, timeout=60, context=self.context(user))
-        connection.address = self.address
+        connection = Connection(self.address, self.hostname, self.port, self.context(user))
         return ask(connection, method, path, user, body, headers)
 
     def expiry(self) -> int:

@@ -49,13 +49,13 @@ def find_open(known: dict[str, Any], packages: Iterable[Package], read_changelog
     named: dict[str, set[str] | None] = {}
     found = []
     for entry in known["vulnerabilities"]:
-        package = by_source.get(entry["source"])  # type: ignore[assignment]
-        if package is None:
+        watched = by_source.get(entry["source"])
+        if watched is None:
             continue
-        if package.source not in named:
-            named[package.source] = read_changelog(package)
-        if is_open(entry, package, named[package.source]):
-            found.append(describe(entry, package.name, package.version))
+        if watched.source not in named:
+            named[watched.source] = read_changelog(watched)
+        if is_open(entry, watched, named[watched.source]):
+            found.append(describe(entry, watched.name, watched.version))
     return found
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import nftables
+from ..core.networks import is_within
 from ..core.process import try_output
 
 Check = dict[str, Any]
@@ -279,7 +280,7 @@ def parse_networks(item: Any) -> list[str]:
 def is_let_in(table: str, port: dict[str, Any], source: str) -> bool:
     wanted = ipaddress.ip_network(source)
     known = [ipaddress.ip_network(network) for network in list_let_in(table).get(port["port"], [])]
-    return any(wanted.version == network.version and wanted.subnet_of(network) for network in known)  # type: ignore[arg-type]
+    return any(is_within(wanted, network) for network in known)
 
 
 def count_refused_packets(table: str) -> int:

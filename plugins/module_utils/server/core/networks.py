@@ -1,0 +1,17 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Networks of either version of IP."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TypeAlias
+
+Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
+
+
+def is_within(inner: Network, outer: Network) -> bool:
+    """Whether every address of the inner network is one of the outer."""
+    first, last = int(outer.network_address), int(outer.broadcast_address)
+    within = first <= int(inner.network_address) and int(inner.broadcast_address) <= last
+    return inner.version == outer.version and within
