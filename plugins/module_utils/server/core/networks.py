@@ -5,12 +5,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TypeAlias
-
-Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
 
-def is_within(inner: Network, outer: Network) -> bool:
+def is_within(
+    inner: ipaddress.IPv4Network | ipaddress.IPv6Network, outer: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> bool:
     """Whether every address of the inner network is one of the outer."""
     first, last = int(outer.network_address), int(outer.broadcast_address)
     within = first <= int(inner.network_address) and int(inner.broadcast_address) <= last
