@@ -26,7 +26,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 
 from .server.core.errors import Refused
 from .server.core.files import write_atomic
-from .server.core.process import require_pipe, run_program, try_output
+from .server.core.process import require_pipe, run_at_end, run_program, try_output
 from .server.orthanc import api, index, runtime
 
 ECHOSCU = "/usr/bin/echoscu"
@@ -318,7 +318,8 @@ def await_running(runner: Runner, text: str, plugins: list[str], limit: float, s
 # --- the index's statistics ---------------------------------------------------------------------
 def find_index(configuration: dict[str, Any]) -> Path:
     """Orthanc's index of this configuration."""
-    return Path(configuration.get("IndexDirectory") or configuration["StorageDirectory"]) / "index"
+    directory = configuration.get("IndexDirectory") or configuration.get("StorageDirectory") or "OrthancStorage"
+    return Path(directory) / "index"
 
 
 def lacks_statistics(index_path: Path, wanted: bool) -> bool:
@@ -335,15 +336,16 @@ def apply_statistics(
     """Stops Orthanc, gives the index its statistics or takes them away, starts it. Returns the milliseconds without
     service. Failure if they could not be written; Orthanc runs again in any case."""
     begin = time.monotonic()
-    problem = control(runner, "stop")
-    try:
-        if not problem:
-            index.write_statistics(index_path, wanted)
-    except sqlite3.Error as error:
-        problem = f"{error}. Remedy: make space on its disk, end what else has opened it, and deploy again"
-    finally:
+    # Orthanc is started however this process ends
+    with run_at_end(2 * runtime.STOP_SECONDS, *runner.build_command("start")):
+        problem = control(runner, "stop")
+        try:
+            if not problem:
+                index.write_statistics(index_path, wanted)
+        except sqlite3.Error as error:
+            problem = f"{error}. Remedy: make space on its disk, end what else has opened it, and deploy again"
         since = time.time()
-        await_running(runner, text, plugins, limit, since, control(runner, "start"))
+    await_running(runner, text, plugins, limit, since, "")
     if problem:
         raise Failure(f"The statistics of {index_path} could not be written: {problem}.")
     return round((time.monotonic() - begin) * 1000)

@@ -226,7 +226,6 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
         "server/core/process.py",
         {
             "server/core/journal.py": "logger gets what cannot be said otherwise",
-            "server/backup/freeze.py": "the thaw outlives the program",
             "server/backup/restic.py": "its output is read while it runs, in a session of its own",
             "server/backup/ssh.py": "in a session of its own, since ssh asks its terminal",
             "server/backup/restored_orthanc.py": "it runs beside the program",

@@ -28,6 +28,7 @@ from server.monitor.context import Context, Sample
 from server.monitor.probes import disk, firewall, log, orthanc, updates
 from server.monitor.rules import RULES, Rule
 from server.monitor.settings import Settings
+from server.orthanc import index
 from server.orthanc import log as orthanc_log
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -732,3 +733,23 @@ def test_no_secret_is_shown() -> None:
     )
     assert "secret" not in text
     assert "t0ken" not in text
+
+
+# --- the index's statistics -----------------------------------------------------------------------
+def test_statistics_are_read_until_they_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state: dict[str, Any] = {}
+    answers: list[bool | None] = []
+    monkeypatch.setattr(index, "has_statistics", lambda _path: answers.pop(0))
+
+    def probe(pid: int, **more: Any) -> list[float]:
+        check = Context(settings(tmp_path, **more), state, 0.0)
+        check.pid = pid
+        return [sample.value for sample in orthanc.probe_statistics(check)]
+
+    answers[:] = [None, False, False, True]
+    assert [probe(7), probe(7), probe(7), probe(7)] == [[], [0], [0], [1]]
+    assert probe(7) == [1]  # of this process nothing is read any more
+    answers[:] = [False, True, True]
+    assert [probe(8), probe(0), probe(0)] == [[0], [1], [1]]
+    assert probe(9, index_statistics=False) == []
+    assert answers == []

@@ -17,11 +17,11 @@ from ..core.errors import Refused
 from ..core.escaping import escape
 from ..core.files import hash_file, write_atomic
 from ..core.journal import say
-from ..core.process import read_output, run_program
+from ..core.process import read_output, run_at_end, run_program
 from ..orthanc.api import Api
 from ..orthanc.index import write_statistics
 from . import placing
-from .freeze import command_orthanc, copy_file, run_at_end
+from .freeze import command_orthanc, copy_file
 from .ledger import Study, group_by_device, name_device, put_ledger, query_studies
 from .manifest import Attachment
 from .output import say_problem

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,33 +20,12 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.files import write_atomic
-from ..core.process import read_output, require_pipe
+from ..core.process import read_output, run_at_end
 from ..orthanc.runtime import STOP_SECONDS, find_version
 from .settings import MAKE_SPACE, STOPPED, Settings, stamp_now
 
 FICLONE = 0x40049409  # linux/fs.h: the copy shares its blocks
 STARTED = "Orthanc was started while its index was copied. Remedy: run the command again."
-
-
-@contextlib.contextmanager
-def run_at_end(seconds: int, *command: str, awaited: bool = True) -> Iterator[None]:
-    """Runs the command when this block has ended, however it did, or after so many seconds.
-
-    It reads from a pipe that ends with this program; its session is its own.
-    """
-    script = 'trap "" HUP INT TERM; echo; timeout -s KILL "$0" cat >/dev/null; exec "$@" >/dev/null 2>&1'
-    dog = subprocess.Popen(
-        ["sh", "-c", script, str(seconds), *command],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    leash, barks = require_pipe(dog.stdin), require_pipe(dog.stdout)
-    try:
-        barks.readline()
-        yield
-    finally:
-        leash.close()
-        if awaited:
-            dog.wait()
 
 
 def is_frozen(pid: int) -> bool:

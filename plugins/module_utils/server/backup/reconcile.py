@@ -15,11 +15,12 @@ from typing import Any
 from ..core.errors import Refused
 from ..core.files import hash_md5, write_atomic
 from ..core.journal import say
+from ..core.process import run_at_end
 from ..dicom import dataset
 from ..orthanc.api import Api
 from ..orthanc.runtime import STOP_SECONDS
 from . import orphans
-from .freeze import command_orthanc, run_at_end, start_orthanc
+from .freeze import command_orthanc, start_orthanc
 from .manifest import Attachment, find_defects, find_images, list_current_attachments, read_manifest
 from .restic import fetch_files, find_storage, list_snapshots
 from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, stamp_now

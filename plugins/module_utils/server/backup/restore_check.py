@@ -13,8 +13,8 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.journal import say
+from ..core.process import run_at_end
 from . import history, ledger_history, retention
-from .freeze import run_at_end
 from .listing import identify_snapshot, list_archive, mark_verified, read_past, save_past
 from .manifest import Proof, find_foreign_files, prove_snapshot, read_content
 from .restic import call_restic, forget_snapshots, list_snapshots

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from ..core.errors import Refused
 from ..core.files import hash_file, hash_md5
-from ..core.process import run_program
+from ..core.process import run_at_end, run_program
 from ..orthanc.api import Account, Api
-from .freeze import run_at_end
 from .manifest import Attachment, Defect, Proof, describe_defects, find_defects
 from .output import show_progress
 from .restic import fetch_files

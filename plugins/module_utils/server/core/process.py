@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, AnyStr, NamedTuple
 
 from .errors import Refused
@@ -33,6 +34,27 @@ def require_pipe(pipe: IO[AnyStr] | None) -> IO[AnyStr]:
     if pipe is None:
         raise ValueError("The program was started without a pipe")
     return pipe
+
+
+@contextlib.contextmanager
+def run_at_end(seconds: int, *command: str, awaited: bool = True) -> Iterator[None]:
+    """Runs the command when this block has ended, however it did, or after so many seconds.
+
+    It reads from a pipe that ends with this program; its session is its own.
+    """
+    script = 'trap "" HUP INT TERM; echo; timeout -s KILL "$0" cat >/dev/null; exec "$@" >/dev/null 2>&1'
+    dog = subprocess.Popen(
+        ["sh", "-c", script, str(seconds), *command],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    leash, barks = require_pipe(dog.stdin), require_pipe(dog.stdout)
+    try:
+        barks.readline()
+        yield
+    finally:
+        leash.close()
+        if awaited:
+            dog.wait()
 
 
 def run_program(

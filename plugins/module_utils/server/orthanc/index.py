@@ -47,7 +47,7 @@ def has_statistics(path: Path) -> bool | None:
                 return None
             rows = database.execute("SELECT tbl, idx, stat FROM sqlite_stat1") if "sqlite_stat1" in names else ()
             found = {(table, name): numbers for table, name, numbers in rows}
-            return found == {key: numbers for key, numbers in STATISTICS.items() if key[1] in names}
+            return found == STATISTICS
     except sqlite3.Error:
         return None
 
@@ -58,10 +58,10 @@ def write_statistics(path: Path, wanted: bool = True) -> None:
     sqlite3.Error where Orthanc runs, or where the index cannot be written."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=0)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        present = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
         database.execute("ANALYZE sqlite_master")  # makes the table, and reads no other
         database.execute("DELETE FROM sqlite_stat1")
-        rows = [(table, name, numbers) for (table, name), numbers in STATISTICS.items() if wanted and name in present]
+        # all of them, also of tables that a later release of Orthanc adds
+        rows = [(table, name, numbers) for (table, name), numbers in STATISTICS.items() if wanted]
         database.executemany("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", rows)
         database.commit()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -90,16 +90,16 @@ def probe_statistics(context: Context) -> Iterator[Sample]:
     """Whether the index has its statistics, where the clinic wants them."""
     if not context.settings.index_statistics:
         return
-    # they change only while Orthanc is stopped
-    known = context.state.setdefault("index_statistics", {})
-    if known.get("pid") != context.pid:
+    # once they are there, they stay as long as this Orthanc runs
+    present: bool | None = context.pid != 0 and context.state.get("index_statistics") == context.pid
+    if not present:
         from ...orthanc.index import has_statistics  # imports sqlite3, which costs more than this probe
 
-        present = has_statistics(context.settings.storage / "index")
-        if present is None:
-            return  # a moment in which Orthanc writes; the next minute reads it
-        known.update(pid=context.pid, present=present)
-    yield observe("index_statistics", known["present"])
+        present = has_statistics(Path(context.options.get("IndexDirectory") or context.settings.storage) / "index")
+    if present:
+        context.state["index_statistics"] = context.pid
+    if present is not None:  # else Orthanc writes at this moment, and the next minute reads it
+        yield observe("index_statistics", present)
 
 
 def parse_metrics(text: str) -> dict[str, float]:
