@@ -111,7 +111,7 @@ def test_an_index_that_is_lost_stands_for_no_archive(machine: str) -> None:
     said = refused(machine, "run")
 
     assert f"does not continue from snapshot {good}" in said
-    assert "fell from" in said or "image files that lie there" in said
+    assert "fell from" in said or "image files in the storage directory" in said
     newest = done(machine, "list")["snapshots"][-1]
     assert newest["proven"] is False
     assert f"orthanc-backup accept {newest['id']}" in said
