@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,11 @@ def status(machine: str, user: str = "root") -> tuple[int, Any]:
     return code, json.loads(said)
 
 
+def without_ages(answer: tuple[int, Any]) -> str:
+    """The same at another moment, in which an age has another number."""
+    return re.sub(r"\d+ (seconds?|minutes?)", "some time", json.dumps(answer, sort_keys=True))
+
+
 def wrong(machine: str) -> dict[str, str]:
     """The subjects that are wrong, with what is said of them; `orthanc-monitor show` ends as it does."""
     code, found = status(machine)
@@ -55,7 +61,7 @@ def test_a_server_that_is_well_says_so_in_ten_lines_to_everybody(machine: str) -
         assert (code, len(rest)) == (0, 9)
         assert first.startswith(f"{machine}: all is well")
         assert not [line for line in rest if line.split()[1] not in ("good", "none")]
-    assert status(machine) == status(machine, "nobody")
+    assert without_ages(status(machine)) == without_ages(status(machine, "nobody"))
     assert sh(machine, "orthanc-monitor show")[0] == 0
 
 
