@@ -164,7 +164,7 @@ def test_a_machine_that_was_made_anew_waits_for_its_restore() -> None:
     try:
         waits = done(CLINIC, "first")
         assert waits["first"] == "waits"
-        assert "restore the last one" in waits["warnings"][0]
+        assert "orthanc-backup restore restores the last one" in waits["warnings"][0]
         assert done(CLINIC, "list") == before
         assert verdict.judge(call(CLINIC, "run")[1]).state == "soon"
     finally:
