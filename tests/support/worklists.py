@@ -534,8 +534,8 @@ def hostile(seed: int, count: int, gigabytes: bool = False) -> Hostile:
     for how in ("fifo", "socket", "directory"):
         made.refused("not a regular file", plain(how, Item("INSIDE").file(), how))
     sparse = plain("sparse", b"", "zeros", size=2 << 30, sparse=True)
-    made.refused("It has 2.1 GB, ", sparse)
-    made.refused("It has 2.1 MB, ", plain("large", b"", "zeros", size=2 << 20, sparse=False))
+    made.refused("The file is 2.1 GB; ", sparse)
+    made.refused("The file is 2.1 MB; ", plain("large", b"", "zeros", size=2 << 20, sparse=False))
     choose.shuffle(made.files)
     if gigabytes:
         made.refused("", plain("zeros", b"", "zeros", size=2 << 30, sparse=False, seconds=0))
