@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Orthanc on an index with the statistics that the deploy writes, and without: medians, in one run on one machine.
 
-python3 bench/index.py orthanc-demo [--images 50000] [--rounds 5] [--json FILE]
+PYTHONPATH=tests/support python3 bench/index.py orthanc-demo [--images 50000] [--rounds 5] [--json FILE]
 
 The machine is one of the test bed's (`make demo`), deployed by this collection; it keeps the images. Restarts Orthanc
 before each measurement, so that both begin with empty caches.
@@ -10,38 +10,21 @@ before each measurement, so that both begin with empty caches.
 from __future__ import annotations
 
 import argparse
-import base64
-import io
 import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pydicom
-from pydicom.data import get_testdata_file
+from template import make_template
 
 AGENT = Path(__file__).with_name("index_agent.py")
 
 
-def make_template() -> dict[str, Any]:
-    """A small image whose UIDs are replaced by each image's own, of the same length."""
-    image = pydicom.dcmread(str(get_testdata_file("examples_rgb_color.dcm")))
-    for element in [*image]:
-        if element.VR == "SQ" or element.tag.is_private:
-            del image[element.tag]
-    uids = [f"1.2.826.0.1.3680043.8.498.{kind}{'0' * 12}" for kind in (1, 2, 3)]
-    image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = uids
-    image.file_meta.MediaStorageSOPInstanceUID = uids[2]
-    image.PatientID, image.Rows, image.Columns, image.PixelData = "SMALL", 16, 16, bytes(768)
-    with io.BytesIO() as buffer:
-        image.save_as(buffer)
-        return {"file": base64.b64encode(buffer.getvalue()).decode(), "uids": uids}
-
-
 def run_agent(machine: str, images: int, rounds: int) -> dict[str, Any]:
     """What bench/index_agent.py found on the machine."""
-    plan = {**make_template(), "images": images, "rounds": rounds}
+    file, uids = make_template()
+    plan = {"file": file, "uids": uids, "images": images, "rounds": rounds}
     put = ["docker", "exec", "-i", machine, "sh", "-c", "cat > /root/index_agent.py"]
     subprocess.run(put, input=AGENT.read_bytes(), check=True)
     command = ["docker", "exec", "-i", machine, "python3", "/root/index_agent.py"]
@@ -71,7 +54,7 @@ def main() -> None:
             "section": "measurement",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "versions": {"Orthanc": found["orthanc"]},
-            "command": "`python3 bench/index.py <machine>`",
+            "command": "`PYTHONPATH=tests/support python3 bench/index.py <machine>`",
             "what": f"the index's statistics, {found['images']:,} images of 2 kB, medians of {chosen.rounds}",
             "figure": "; ".join(lines),
             "promised": "",

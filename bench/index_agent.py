@@ -18,7 +18,6 @@ from typing import Any
 
 sys.path.insert(0, "/usr/local/lib/clinicops-orthanc")
 
-from server.core.errors import Refused
 from server.core.settings import FACTS, read_file
 from server.orthanc.api import Api
 from server.orthanc.index import write_statistics
@@ -34,14 +33,9 @@ STUDIES = PLAN["images"] // SERIES
 
 def open_api() -> Api:
     """Orthanc, once it answers."""
-    while True:
-        try:
-            api = Api.as_administrator(Path(SERVER["orthanc"]))
-            if api.ask("GET", "/changes?last").status == 200:
-                return api
-        except Refused:
-            pass
-        time.sleep(0.1)
+    api = Api.as_administrator(Path(SERVER["orthanc"]))
+    api.await_answer()
+    return api
 
 
 def name_uids(study: int, number: int) -> tuple[str, str, str]:

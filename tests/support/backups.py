@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bed
-import pydicom
 from clients import ADDRESSES, PASSWORDS, ROOT, client, example, put, wait_for
+from template import make_template
 from worklists import sh
 
 IMAGE = "clinic/orthanc:carried"
@@ -310,17 +310,7 @@ def stored(machine: str, count: int, aets: Iterable[str] = DEVICES, size: tuple[
 
 def upload_small(machine: str, count: int) -> int:
     """Images of 2 kB, 50 to a study, over REST; how many Orthanc took."""
-    image = pydicom.dcmread(example("examples_rgb_color.dcm"))
-    for element in [*image]:
-        if element.VR == "SQ" or element.tag.is_private:
-            del image[element.tag]
-    uids = [f"1.2.826.0.1.3680043.8.498.{kind}{'0' * 12}" for kind in (1, 2, 3)]
-    image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = uids
-    image.file_meta.MediaStorageSOPInstanceUID = uids[2]
-    image.PatientID, image.Rows, image.Columns, image.PixelData = "SMALL", 16, 16, bytes(768)
-    with io.BytesIO() as buffer:
-        image.save_as(buffer)
-        file = base64.b64encode(buffer.getvalue()).decode()
+    file, uids = make_template()
     plan = {"file": file, "uids": uids, "count": count, "threads": 4, "study": 50, "user": f"it:{PASSWORDS['it']}"}
     plan["seed"] = int(time.time()) % 10000
     put(machine, "/root/fill.py", (ROOT / "tests/agents/fill.py").read_bytes())
