@@ -49,15 +49,17 @@ ready: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicop
 
 lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	ruff check . && ruff format --check .
-	mypy plugins tests molecule tools
+	mypy plugins tests molecule tools bench
 	yamllint --strict .
 	ansible-lint --offline
 
 # Generate what describes the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults),
-# docs/measurements.md from bench/results/*.json, and the drawing in docs/architecture.md from the imports.
+# docs/measurements.md and what docs/performance.md shows from bench/results/*.json, and the drawing in
+# docs/architecture.md from the imports.
 docs: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	PYTHONPATH=.collections python3 tools/settings_docs.py
 	python3 tools/measurements.py
+	python3 tools/performance.py
 	python3 tools/architecture.py
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
@@ -79,10 +81,16 @@ scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/cli
 	@$(BED) engine
 	molecule test --scenario-name $*
 
-# Measure how long things take; each program writes bench/results/<program>.json.
-bench: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
-	PYTHONPATH=.collections python3 bench/configuration.py --json bench/results/configuration.json
-	@python3 tools/measurements.py
+# Measure how long things take, one program after the other; each writes bench/results/<program>.json.
+# ONLY="configuration" runs some of them. Nothing else should run on the machine.
+BENCHES := configuration
+bench: ready
+	@for program in $(or $(ONLY),$(BENCHES)); do \
+	  echo "bench: $$program"; \
+	  python3 bench/$$program.py --json bench/results/$$program.json || failed="$$failed $$program"; \
+	done; \
+	python3 tools/measurements.py && python3 tools/performance.py; \
+	[ -z "$$failed" ] || { echo "bench: failed:$$failed"; exit 1; }
 
 # --- a release: see docs/releasing.md ---
 # Its tools have an environment of their own: galaxy-importer needs older releases of packages that others need newer.

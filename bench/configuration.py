@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time and memory to check and build orthanc.json for many clinics of 50 devices each.
 
-PYTHONPATH=.collections python3 bench/configuration.py [--json FILE]
+python3 bench/configuration.py [--json FILE]
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 import tracemalloc
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / ".collections"))
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration
 
@@ -76,7 +79,7 @@ def main() -> None:
             "section": "measurement",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "versions": versions,
-            "command": "`make bench`",
+            "command": "`make bench ONLY=configuration`",
             "what": "check and build orthanc.json, a clinic of 50 devices",
             "figure": describe(figures),
             "promised": "",
