@@ -216,10 +216,13 @@ def verified(host: Host, identifiers: list[str]) -> list[str]:
     return str(host.check_output(f"{curl} --write-out '\\n%{{http_code}}\\n' | grep -E '^[0-9]{{3}}$'")).split()
 
 
-def ask_index(name: str, *queries: str) -> dict[str, Any]:
-    """Statistics of the index beside its Orthanc, and how SQLite would answer these queries (agents/plans.py)."""
-    script = (ROOT / "tests/agents/plans.py").read_bytes()
-    asked = client(name, "python3", "-", "/var/lib/orthanc/db/index", *queries, stdin=script)
+def ask_index(name: str, *statements: str, inside: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Statistics of the index beside its Orthanc, and how SQLite would answer these statements (agents/plans.py).
+
+    `inside` is the beginning of a command that asks the SQLite of a container."""
+    script = (ROOT / "tests/agents/plans.py").read_text()
+    command = [*inside, "python3", "-c", script, "/var/lib/orthanc/db/index"]
+    asked = client(name, *command, stdin=json.dumps(statements).encode())
     assert asked.returncode == 0, asked.stderr
     answer: dict[str, Any] = json.loads(asked.stdout)
     return answer

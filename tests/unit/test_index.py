@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import service
+from planned import RELEASES, find_walks, read_release
 from server.orthanc.index import STATISTICS, has_statistics, write_statistics
 
-# Orthanc's own, as far as the planner needs them (PrepareDatabase.sql of 1.12.7); 1.10.1 has no labels
-SCHEMA = """
-CREATE TABLE Resources(internalId INTEGER PRIMARY KEY AUTOINCREMENT, resourceType INTEGER, publicId TEXT,
-  parentId INTEGER);
-CREATE TABLE MainDicomTags(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT,
-  PRIMARY KEY(id, tagGroup, tagElement));
-CREATE TABLE DicomIdentifiers(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT,
-  PRIMARY KEY(id, tagGroup, tagElement));
-CREATE TABLE Metadata(id INTEGER, type INTEGER, value TEXT, PRIMARY KEY(id, type));
-CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, PRIMARY KEY(id, fileType));
-CREATE INDEX ChildrenIndex ON Resources(parentId);
-CREATE INDEX PublicIndex ON Resources(publicId);
-CREATE INDEX ResourceTypeIndex ON Resources(resourceType);
-CREATE INDEX MainDicomTagsIndex1 ON MainDicomTags(id);
-CREATE INDEX DicomIdentifiersIndex1 ON DicomIdentifiers(id);
-"""
-LABELS = (
-    "CREATE TABLE Labels(id INTEGER, label TEXT, PRIMARY KEY(id, label)); CREATE INDEX LabelsIndex1 ON Labels(label);"
-)
+AGENT = Path(__file__).resolve().parents[1] / "agents/plans.py"
 ROW = "INSERT INTO Resources(resourceType, publicId) VALUES (3, 'x')"
 BY_IDENTIFIER = "EXPLAIN QUERY PLAN SELECT internalId FROM Resources WHERE resourceType = 3 AND publicId = 'x'"
 
 
-@pytest.fixture(params=["", LABELS])
-def index(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def index(tmp_path: Path, release: str) -> Path:
     path = tmp_path / "index"
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript(f"PRAGMA journal_mode = WAL; {SCHEMA}{request.param}{ROW};")
+        database.executescript(f"PRAGMA journal_mode = WAL; {';'.join(read_release(release)[0])}; {ROW};")
     return path
 
 
@@ -95,19 +86,41 @@ def test_what_is_no_index_is_not_judged(tmp_path: Path, content: bytes | None) -
 
 
 def test_each_row_speaks_of_an_index_of_its_table() -> None:
-    with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(SCHEMA + LABELS)
-        found = {
-            tuple(row) for row in database.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'")
-        }
+    found = set()
+    for release in RELEASES:
+        with contextlib.closing(sqlite3.connect(":memory:")) as database:
+            database.executescript(";".join(read_release(release)[0]))
+            found |= {
+                tuple(row) for row in database.execute("SELECT tbl_name, name FROM sqlite_master WHERE type = 'index'")
+            }
     assert {*STATISTICS} <= found
 
 
+def find_unexpected(index: Path, release: str) -> list[str]:
+    """What this machine's SQLite would walk through the archive for, though no statement there need be slow."""
+    _schema, statements = read_release(release)
+    command = [sys.executable, str(AGENT), str(index)]
+    done = subprocess.run(command, input=json.dumps([*statements]).encode(), stdout=subprocess.PIPE, check=True)
+    plans = json.loads(done.stdout)
+    found = [
+        about["asked"]
+        for one, about in statements.items()
+        if not {*find_walks(one, plans["plans"][one])} <= {*about.get("walks", [])}
+    ]
+    return found + [one for one, plan in plans["hidden"].items() if find_walks(one, plan)]
+
+
+def test_no_statement_walks_through_the_archive_that_need_not(index: Path, release: str) -> None:
+    assert len(find_unexpected(index, release)) > 10
+    write_statistics(index)
+    assert find_unexpected(index, release) == []
+
+
 def test_a_new_index_whose_tables_are_in_its_log_lacks_them(tmp_path: Path) -> None:
-    path = tmp_path / "index"
+    path, schema = tmp_path / "index", ";".join(read_release(RELEASES[0])[0])
     assert not service.lacks_statistics(path, wanted=True)
     with contextlib.closing(sqlite3.connect(path)) as orthanc:
-        orthanc.executescript(f"PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; BEGIN; {SCHEMA} COMMIT;")
+        orthanc.executescript(f"PRAGMA journal_mode = WAL; PRAGMA locking_mode = EXCLUSIVE; BEGIN; {schema}; COMMIT;")
         assert service.lacks_statistics(path, wanted=True)
         assert not service.lacks_statistics(path, wanted=False)
     assert service.lacks_statistics(path, wanted=True)

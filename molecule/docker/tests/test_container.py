@@ -15,7 +15,6 @@ from clients import (
     PASSWORDS,
     Sending,
     answers,
-    ask_index,
     https,
     inspect,
     instances,
@@ -24,6 +23,7 @@ from clients import (
     verified,
     wait_for,
 )
+from planned import check_plans
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -54,8 +54,9 @@ def test_the_container_has_no_more_than_it_needs(host: Host) -> None:
     wait_for(lambda: inspect(host)["State"]["Health"]["Status"] == "healthy", "health")
 
 
-def test_the_index_has_statistics(host: Host) -> None:
-    assert ask_index(name_of(host))["rows"]["PublicIndex"] == "900000000 1"
+def test_no_statement_walks_through_the_archive_that_need_not(host: Host) -> None:
+    release = host.check_output("docker exec orthanc Orthanc --version").split()[1]
+    check_plans(name_of(host), release, inside=("docker", "exec", "-i", "orthanc"))
 
 
 def test_config_check_finds_no_fault(host: Host) -> None:
