@@ -3,7 +3,8 @@
 
 Lint, the unit tests and each scenario under molecule/ are a job. BED_LANES of them run side by side (two in `make
 test`, one in the campaign, which judges times), the longest first. Two jobs that use the same machines or addresses
-never run at once. A job's output is in .bed/logs/<job>.log. A line each minute shows what is running, and the summary
+never run at once. A job's output is in .bed/logs/<job>.log. A line each minute shows what is running, and how long the
+rest takes, if each job takes as long as when it last passed here (.bed/minutes.json; before that, MINUTES). The summary
 at the end names every failure. The exit code is 0 if all passed, 1 if one failed, 130 if it was interrupted.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import json
 import os
 import queue
 import re
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +41,12 @@ MINUTES = {
     "worklist": 8,
     "model": 7,
     "lived_in": 6,
+    "release-check": 3,
+    "unit": 2.5,
+    "lint": 1,
 }
 USUAL = 8.0
-BESIDE = {"unit": 2.5, "lint": 1, "release-check": 3}
+BESIDE = ("unit", "lint", "release-check")
 STYLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 SUMMARY = re.compile(r"^=+ (.*\d+ (?:passed|failed|error|deselected).* in [\d.]+s.*?) =+$")
 FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+\.py\b")
@@ -99,7 +104,7 @@ def scenario_job(name: str, environment: dict[str, str]) -> Job:
 
 def jobs_of_test() -> list[Job]:
     found = [scenario_job(name, {}) for name in scenarios() if name not in CAMPAIGN_ONLY]
-    return [*found, *(Job(name, make(name), minutes) for name, minutes in BESIDE.items())]
+    return [*found, *(Job(name, make(name), MINUTES[name]) for name in BESIDE)]
 
 
 def jobs_of_campaign() -> list[Job]:
@@ -107,6 +112,19 @@ def jobs_of_campaign() -> list[Job]:
     whole = [scenario_job(name, {}) for name in CAMPAIGN_ONLY]
     others = [Job(name, make(name)) for name in ("unit-campaign", "bench")]
     return [*(job for job in found if job.name not in CAMPAIGN_ONLY), *whole, *others]
+
+
+# --- their minutes -----------------------------------------------------------------------------
+def key_of(job: Job) -> str:
+    """What its minutes are noted under: a scenario takes others in the campaign."""
+    return " ".join([job.name, *job.environment.values()])
+
+
+def noted_minutes(file: Path) -> dict[str, float]:
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, float] = json.loads(file.read_text())
+        return found
+    return {}
 
 
 # --- their logs --------------------------------------------------------------------------------
@@ -151,6 +169,21 @@ class Run:
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
+
+    def to_go(self) -> float:
+        """Minutes until all have ended, as jobs are picked, if each takes its minutes."""
+        now = time.monotonic()
+        begun = [self.results[name] for name in self.running]
+        running = [(max(0.0, one.job.minutes - (now - one.begin) / 60), one.job) for one in begun]
+        waiting, minutes = self.waiting(), 0.0
+        while True:
+            while len(running) < self.lanes and (job := pick(waiting, [one for _, one in running])):
+                waiting.remove(job)
+                running.append((minutes + job.minutes, job))
+            if not running:
+                return minutes
+            minutes = min(end for end, _ in running)
+            running = [(end, job) for end, job in running if end > minutes]
 
     def waiting(self) -> list[Job]:
         return [result.job for result in self.results.values() if not result.begin]
@@ -201,17 +234,20 @@ class Run:
         result.status, result.minutes = status, (time.monotonic() - result.begin) / 60
         lines = plain(self.log(name).read_text(errors="replace"))
         say(f"{result.word} {name} in {result.minutes:.1f} min" + "".join(f"; {one}" for one in summaries(lines)))
+        if status == 0:
+            file = self.logs.with_name("minutes.json")
+            file.write_text(json.dumps(noted_minutes(file) | {key_of(result.job): round(result.minutes, 1)}, indent=2))
         if status:
             # a CI machine is gone afterwards, with its logs
             last = lines[-20 if sys.stdout.isatty() else -150 :]
             say("\n".join([f"--- the last {len(last)} lines of {self.log(name)}", *last, "---"]))
 
     def tell(self) -> None:
-        """What runs and for how long, and what remains."""
+        """What runs and for how long, what remains, and how long that may take."""
         now = time.monotonic()
         runs = ", ".join(f"{name} {(now - self.results[name].begin) / 60:.0f} min" for name in self.running)
         remain = ", ".join(job.name for job in self.waiting()) or "nothing"
-        say(f"{(now - self.begin) / 60:.0f} min: running {runs}; to come: {remain}")
+        say(f"{(now - self.begin) / 60:.0f} min: running {runs}; to come: {remain}; about {self.to_go():.0f} min left")
 
     def stop(self) -> None:
         """Ends the jobs that run, with everything that they started."""
@@ -266,7 +302,8 @@ def run_alone(jobs: list[Job], lanes: int, logs: Path, every: float) -> int:
     """The same, while no other run in this checkout may begin."""
     for old in [*logs.glob("*.log"), logs / "result"]:
         old.unlink(missing_ok=True)
-    going = Run(jobs, lanes, logs, every)
+    noted = noted_minutes(logs.with_name("minutes.json"))
+    going = Run([replace(job, minutes=noted.get(key_of(job), job.minutes)) for job in jobs], lanes, logs, every)
     say(f"{', '.join(job.name for job in jobs)}: {lanes} at a time; the output of each goes to {logs}")
     before = {number: signal.signal(number, going.interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

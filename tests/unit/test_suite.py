@@ -116,7 +116,9 @@ def test_a_line_tells_what_runs_and_what_remains(
 
     monkeypatch.setattr(run, "tell", tell)
     run.run()
-    assert re.search(r"min: running long \d+ min; to come: short$", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        r"min: running long \d+ min; to come: short; about 10 min left$", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 def test_the_longest_is_first_and_none_beside_another_with_its_machines() -> None:
@@ -132,6 +134,35 @@ def test_the_longest_is_first_and_none_beside_another_with_its_machines() -> Non
             running = []
     # three that must follow each other are 15 minutes, and begin before twelve
     assert order == ["default", "backup", "docker", "lint", "exposure"]
+
+
+def test_what_is_left_follows_the_order_in_which_jobs_begin(tmp_path: Path) -> None:
+    chain = [shell(name, "true", 5, ("orthanc-us2", name)) for name in ("default", "docker", "exposure")]
+    jobs = [*chain, shell("backup", "true", 12), shell("lint", "true", 1)]
+    assert suite.Run(jobs, 2, tmp_path).to_go() == 15
+    assert suite.Run(jobs, 1, tmp_path).to_go() == 28
+    assert suite.Run(jobs, 9, tmp_path).to_go() == 15
+    assert suite.Run([], 2, tmp_path).to_go() == 0
+
+
+def test_a_job_takes_what_it_took_when_it_last_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = tmp_path / "minutes.json"
+    noted.write_text('{"passes": 7, "fails": 8, "passes campaign": 9}')
+    jobs = [Job("passes", ["true"], 1), Job("fails", ["false"], 2), Job("new", ["true"], 3)]
+    taken: list[float] = []
+    begin = suite.Run.start
+
+    def start(run: suite.Run, job: Job) -> None:
+        taken.append(job.minutes)
+        begin(run, job)
+
+    monkeypatch.setattr(suite.Run, "start", start)
+    assert suite.run(jobs, 1, tmp_path / "logs") == 1
+    assert taken == [8, 7, 3]
+    assert suite.noted_minutes(noted) == {"passes": 0, "fails": 8, "passes campaign": 9, "new": 0}
+    noted.write_text("cut of")
+    assert suite.run(jobs, 1, tmp_path / "logs") == 1
+    assert taken[3:] == [3, 2, 1]
 
 
 def test_two_with_one_machine_never_run_at_once(tmp_path: Path) -> None:
