@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
+import shlex
 import subprocess
 import tarfile
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+import yaml
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from testinfra.host import Host
@@ -62,14 +65,25 @@ def name_of(host: Host) -> str:
     return str(host.backend.get_hostname())
 
 
-def docker_exec(stdin: bytes) -> list[str]:
-    """The command's beginning. Docker can lose an end of input that comes at once: the program would wait."""
-    return ["docker", "exec", *(["-i"] if stdin else [])]
+@functools.cache
+def connection() -> list[str]:
+    """The ssh command, with the options by which Ansible and testinfra reach a machine."""
+    variables = yaml.safe_load((ROOT / ".config/molecule/hosts.yml").read_text())["orthanc"]["vars"]
+    options = shlex.split(variables["ansible_ssh_common_args"])
+    return ["env", f"MOLECULE_PROJECT_DIRECTORY={ROOT}", "ssh", *options, "-l", variables["ansible_user"]]
+
+
+def enter(name: str, *command: str, stdin: bytes = b"", user: str = "root") -> list[str]:
+    """How a command is run in a container: on a machine over SSH, which costs a quarter of a `docker exec`."""
+    if name in ADDRESSES and user == "root":
+        return [*connection(), *([] if stdin else ["-n"]), name, f"cd / && exec {shlex.join(command)}"]
+    # Docker can lose an end of input that comes at once: the program would wait
+    return ["docker", "exec", *(["-i"] if stdin else []), f"--user={user}", name, *command]
 
 
 def client(name: str, *command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*docker_exec(stdin), name, *command], input=stdin, capture_output=True, check=False, timeout=600
+        enter(name, *command, stdin=stdin), input=stdin, capture_output=True, check=False, timeout=600
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backups import carried, must
-from clients import PASSWORDS, wait_for
+from clients import PASSWORDS, client, wait_for
 from worklists import sh
 
 PROGRAM = "/usr/local/sbin/orthanc-verify"
@@ -33,9 +32,8 @@ def is_container(machine: str) -> bool:
 
 def call(machine: str, *arguments: str) -> tuple[int, Any, str]:
     """Exit code, what it says as JSON, and its complaints."""
-    command = ["docker", "exec", machine, PROGRAM, *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    return done.returncode, json.loads(done.stdout or "null"), done.stderr
+    done = client(machine, PROGRAM, *arguments, "--json")
+    return done.returncode, json.loads(done.stdout or "null"), done.stderr.decode()
 
 
 def failed(machine: str) -> set[str]:

@@ -39,8 +39,7 @@ def look(machine: str, times: int = 1, ahead: float = 0) -> dict[str, str]:
     command = "systemctl start orthanc-monitor.service"
     if ahead:
         command = f"faketime -f +{ahead:.0f}s /usr/local/sbin/orthanc-monitor look"
-    for _ in range(times):
-        must(machine, command)
+    must(machine, f"for _ in $(seq {times}); do {command} || exit; done")
     return firing(machine)
 
 
@@ -292,8 +291,22 @@ def log_disk_full(machine: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def restarted_soon(machine: str) -> Iterator[None]:
+    """systemd waits a second before it starts Orthanc again, instead of five; Docker has a rule of its own."""
+    drop_in = "/run/systemd/system/orthanc.service.d"
+    if not docker(machine):
+        text = "[Service]\\nRestartSec=1\\n"
+        must(machine, f"mkdir -p {drop_in} && printf '{text}' > {drop_in}/z-bed.conf && systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        if not docker(machine):
+            must(machine, f"rm -r {drop_in} && systemctl daemon-reload")
+
+
+@contextlib.contextmanager
 def restart_loop(machine: str) -> Iterator[None]:
-    with kept(machine, CONFIGURATION):
+    with restarted_soon(machine), kept(machine, CONFIGURATION):
         ask = "docker inspect --format '{{.RestartCount}}' orthanc"
         if not docker(machine):
             ask = "systemctl show --property=NRestarts --value orthanc"

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import bed
 import pydicom
-from clients import ADDRESSES, ROOT, client, docker_exec, put, wait_for
+from clients import ADDRESSES, ROOT, client, enter, put, wait_for
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -151,7 +151,7 @@ def csv(items: list[Item], separator: str = ",") -> bytes:
 # --- the machine -------------------------------------------------------------------------------
 def sh(name: str, script: str, user: str = "root", stdin: bytes = b"") -> tuple[int, str]:
     """Exit code and output of a shell's script in a container, without the way through Ansible."""
-    command = [*docker_exec(stdin), f"--user={user}", name, "sh", "-c", script]
+    command = enter(name, "sh", "-c", script, stdin=stdin, user=user)
     done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     return done.returncode, done.stdout.decode(errors="replace")
 
@@ -159,8 +159,9 @@ def sh(name: str, script: str, user: str = "root", stdin: bytes = b"") -> tuple[
 def told(name: str, command: str, plan: Any = None, user: str = "root") -> Any:
     """What a command of spool.py tells in a container."""
     put(name, "/tmp/spool.py", (ROOT / "tests/agents/spool.py").read_bytes())
-    run = ["docker", "exec", "-i", f"--user={user}", name, "python3", "/tmp/spool.py", *command.split()]
-    done = subprocess.run(run, input=json.dumps(plan).encode(), capture_output=True, check=False)
+    stdin = json.dumps(plan).encode()
+    run = enter(name, "python3", "/tmp/spool.py", *command.split(), stdin=stdin, user=user)
+    done = subprocess.run(run, input=stdin, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return json.loads(done.stdout or b"null")
 
@@ -215,7 +216,7 @@ def plain(token: str, data: bytes, how: str = "renamed", **more: Any) -> Plan:
 
 def command(machine: str, *arguments: str, stdin: bytes = b"", user: str = "root") -> tuple[int, str]:
     """orthanc-worklist as somebody calls it; what it says on both channels."""
-    run = [*docker_exec(stdin), f"--user={user}", machine, "orthanc-worklist", *arguments]
+    run = enter(machine, "orthanc-worklist", *arguments, stdin=stdin, user=user)
     done = subprocess.run(run, input=stdin, capture_output=True, check=False, timeout=300)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
