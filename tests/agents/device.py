@@ -2,7 +2,8 @@
 """A device that stores images of its own over one long association, and writes down what Orthanc acknowledged.
 
 It reads a JSON object from standard input. Each image is a line of the record: its SOP Instance UID, study, accession
-number, when it was sent, how long that took, the status, and the MD5 of the data set as it went over the wire.
+number, when it was sent, how long that took, the status, and the MD5 of the data set as it went over the wire. The
+record is a file that grows meanwhile; at the end it goes to standard output.
 """
 
 from __future__ import annotations
@@ -90,6 +91,9 @@ def store(plan: dict[str, Any]) -> None:
                 break
     if association.is_established:
         association.release()
+    sys.stdout.write(Path(plan["record"]).read_text())
+    for path in (Path(plan["record"]), until):
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

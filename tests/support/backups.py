@@ -138,11 +138,8 @@ def must(machine: str, script: str, stdin: bytes = b"") -> str:
 
 def python(machine: str, script: str, *arguments: str) -> Any:
     """What one of the test bed's programs tells in a container."""
-    put(machine, f"/root/{script}", (ROOT / "tests/agents" / script).read_bytes())
-    command = ["docker", "exec", machine, "python3", f"/root/{script}", *arguments]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return json.loads(done.stdout)
+    content = (ROOT / "tests/agents" / script).read_bytes()
+    return json.loads(must(machine, shlex.join(["python3", "-", *arguments]), content))
 
 
 class Attempt:
@@ -261,20 +258,12 @@ class Devices:
                 **({"rows": size[0], "columns": size[1]} if size[0] else {}),
             }
             command = ["docker", "exec", "-i", f"--env=PYTHONPATH={DICOM}", DEVICES[aet], "python3", "/opt/device.py"]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             assert process.stdin
             process.stdin.write(json.dumps(plan).encode())
             process.stdin.close()
             process.stdin = None
             self.running[aet] = process
-
-    def sent(self) -> list[Image]:
-        """So far, of all the devices."""
-        found = []
-        for aet in self.aets:
-            lines = client(DEVICES[aet], "sh", "-c", f"cat {self.base} || true").stdout.decode().splitlines(True)
-            found += [Image(*json.loads(line)) for line in lines if line.endswith("\n")]
-        return found
 
     def number(self) -> int:
         return sum(
@@ -291,12 +280,11 @@ class Devices:
         return self.finish()
 
     def finish(self, limit: float = 1800) -> list[Image]:
+        found = []
         for process in self.running.values():
-            _out, errors = process.communicate(timeout=limit)
+            record, errors = process.communicate(timeout=limit)
             assert process.returncode == 0, errors.decode()
-        found = self.sent()
-        for aet in self.aets:
-            client(DEVICES[aet], "rm", "-f", self.base, f"{self.base}-end")
+            found += [Image(*json.loads(line)) for line in record.splitlines()]
         return found
 
 

@@ -15,7 +15,6 @@ repeats itself and ends sequences after a step or two, which is dear where a ste
 from __future__ import annotations
 
 import argparse
-import base64
 import collections
 import json
 import subprocess
@@ -27,9 +26,7 @@ from typing import Any, NamedTuple
 
 from backups import DICOM, dicom_up
 from clients import ADDRESSES, PASSWORDS, ROOT, put
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from cryptography.hazmat.primitives.poly1305 import Poly1305
+from repositories import make_cheap
 
 STEPS = 12  # of a sequence
 
@@ -69,33 +66,6 @@ class Agent:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
-
-
-def cheap(key: str, password: str) -> str:
-    """The key file of a restic repository, which opens without scrypt's usual second (restic's design.rst, Keys)."""
-
-    def keys(salt: bytes, n: int, r: int, p: int) -> tuple[bytes, bytes, bytes]:
-        derived = Scrypt(salt=salt, length=64, n=n, r=r, p=p).derive(password.encode())
-        return derived[:32], derived[32:48], derived[48:]
-
-    def sealed(text: bytes, nonce: bytes, encrypt: bytes, mac: bytes, r: bytes) -> bytes:
-        """The MAC, Poly1305-AES."""
-        block = Cipher(algorithms.AES(mac), modes.ECB()).encryptor()
-        return Poly1305.generate_tag(r + block.update(nonce), text)
-
-    def crypted(text: bytes, nonce: bytes, key: bytes) -> bytes:
-        return Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor().update(text)
-
-    content = json.loads(key)
-    data, salt = base64.b64decode(content["data"]), base64.b64decode(content["salt"])
-    nonce, text, tag = data[:16], data[16:-16], data[-16:]
-    opened = keys(salt, content["N"], content["r"], content["p"])
-    assert sealed(text, nonce, *opened) == tag, "this is not how restic seals its keys"
-    content.update(N=16, r=1, p=1)
-    again = keys(salt, 16, 1, 1)
-    text = crypted(crypted(text, nonce, opened[0]), nonce, again[0])
-    content["data"] = base64.b64encode(nonce + text + sealed(text, nonce, *again)).decode()
-    return json.dumps(content)
 
 
 # --- the oracle ------------------------------------------------------------------------------------
@@ -636,7 +606,7 @@ def main() -> int:
     RUN.agent = Agent(given.machine)
     begin = time.monotonic()
     prepared = RUN.agent.call("prepare")
-    RUN.agent.call("cheap", cheap(prepared["key"], prepared["password"]))
+    RUN.agent.call("cheap", make_cheap(prepared["key"], prepared["password"]))
     violations, sequences = [], 0
     last = given.first + given.sequences
     plans = {f"seed {given.seed}, {number}": drawn(given.seed, number) for number in range(given.first, last)}

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,15 +40,22 @@ class Stored:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-def ask(machine: str, method: str, path: str, body: bytes = b"", user: str = "") -> tuple[int, bytes]:
-    """Status and body of Orthanc's answer on the machine itself; the administrator asks unless another is named."""
+def ask_all(machine: str, calls: list[tuple[str, str, bytes]], user: str = "") -> list[tuple[int, bytes]]:
+    """Status and body of each of Orthanc's answers to method, path and body, on the machine itself.
+
+    The administrator asks unless another user is named.
+    """
     plan = {
         "user": user or f"it:{PASSWORDS['it']}",
-        "calls": [[method, path, base64.b64encode(body).decode()]],
+        "calls": [[method, path, base64.b64encode(body).decode()] for method, path, body in calls],
     }
-    must(machine, "cat > /root/ask.py", ASK.encode())
-    status, content = json.loads(must(machine, "python3 /root/ask.py", json.dumps(plan).encode()))[0]
-    return status, base64.b64decode(content)
+    answers = json.loads(must(machine, f"python3 -c {shlex.quote(ASK)}", json.dumps(plan).encode()))
+    return [(status, base64.b64decode(content)) for status, content in answers]
+
+
+def ask(machine: str, method: str, path: str, body: bytes = b"", user: str = "") -> tuple[int, bytes]:
+    """The same of one request."""
+    return ask_all(machine, [(method, path, body)], user)[0]
 
 
 def make(accession: str = "", patient: str = "", series: int = 2, images: int = 2) -> Stored:
@@ -82,16 +91,21 @@ def changed(file: bytes) -> bytes:
 
 
 def send(machine: str, *studies: Stored) -> None:
-    for study in studies:
-        for file in study.files.values():
-            status, said = ask(machine, "POST", "/instances", file)
-            assert status == 200, said
+    files = [file for study in studies for file in study.files.values()]
+    for status, said in ask_all(machine, [("POST", "/instances", file) for file in files]):
+        assert status == 200, said
+
+
+def identifiers(machine: str, uids: Iterable[str]) -> list[str]:
+    """Orthanc's path of each study or image; nothing when it is not there."""
+    answers = ask_all(machine, [("POST", "/tools/lookup", uid.encode()) for uid in uids])
+    found = [json.loads(body) for _status, body in answers]
+    return [str(one[0]["Path"]) if one else "" for one in found]
 
 
 def identifier(machine: str, uid: str) -> str:
-    """Orthanc's path of a study or an image; nothing when it is not there."""
-    found = json.loads(ask(machine, "POST", "/tools/lookup", uid.encode())[1])
-    return str(found[0]["Path"]) if found else ""
+    """The same of one."""
+    return identifiers(machine, [uid])[0]
 
 
 def remove(machine: str, *uids: str) -> None:
@@ -102,12 +116,10 @@ def remove(machine: str, *uids: str) -> None:
 
 def readable(machine: str, study: Stored) -> list[str]:
     """The images that Orthanc gives out bit by bit."""
-    found = []
-    for uid, file in study.files.items():
-        path = identifier(machine, uid)
-        if path and ask(machine, "GET", f"{path}/file") == (200, file):
-            found.append(uid)
-    return found
+    paths = dict(zip(study.files, identifiers(machine, study.files), strict=True))
+    there = [uid for uid, path in paths.items() if path]
+    answers = ask_all(machine, [("GET", f"{paths[uid]}/file", b"") for uid in there])
+    return [uid for uid, answer in zip(there, answers, strict=True) if answer == (200, study.files[uid])]
 
 
 def all_readable(machine: str, *studies: Stored) -> bool:
@@ -122,7 +134,6 @@ def file_of(machine: str, uid: str) -> str:
 
 def whole_on_disk(machine: str, study: Stored) -> bool:
     """Orthanc's cache remembers files that are gone."""
-    for uid, file in study.files.items():
-        if must(machine, f"md5sum < {file_of(machine, uid)}").split()[0] != hashlib.md5(file).hexdigest():
-            return False
-    return True
+    paths: dict[str, str] = python(machine, "held.py", "paths", STORAGE)
+    sums = must(machine, f"md5sum {' '.join(paths[uid] for uid in study.files)}").splitlines()
+    return [line.split()[0] for line in sums] == [hashlib.md5(file).hexdigest() for file in study.files.values()]

@@ -51,7 +51,7 @@ Ran = tuple[float, Any, float]  # when a backup began, what it said, and when it
 def store_on(machine: str, backups: int) -> tuple[list[Image], list[Ran]]:
     """Four devices store while so many backups run: nothing is refused, held up for a whole backup, or lost."""
     if len(held(machine)) < 1000:
-        stored(machine, 250)
+        assert upload_small(machine, 1000) == 1000
     devices = Devices(machine)
     devices.reach(100)
     ran: list[Ran] = []
