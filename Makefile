@@ -82,8 +82,8 @@ scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/cli
 	molecule test --scenario-name $*
 
 # Measure how long things take, one program after the other; each writes bench/results/<program>.json.
-# ONLY="configuration" runs some of them. Nothing else should run on the machine.
-BENCHES := configuration
+# ONLY="web store" runs some of them. Nothing else should run on the machine.
+BENCHES := configuration store web deploy
 bench: ready
 	@for program in $(or $(ONLY),$(BENCHES)); do \
 	  echo "bench: $$program"; \

@@ -95,7 +95,8 @@ def write_inventory(hosts: Mapping[str, Mapping[str, Any]], settings: Mapping[st
             "orthanc_verify_report_directory": f"{scratch}/reports",
             **settings,
         }
-        content = {"orthanc": {"hosts": {name: dict(one) for name, one in hosts.items()}, "vars": own}}
+        # of each host: the example's settings of the group would win over those of the group here
+        content = {"orthanc": {"hosts": {name: {**own, **one} for name, one in hosts.items()}}}
         (directory / "20-bench.json").write_text(json.dumps(content))
         yield directory
 
