@@ -40,16 +40,24 @@ HARMLESS = [
 ]
 
 
-@pytest.fixture(name="machine", params=[MACHINES[0], pytest.param(MACHINES[1], marks=pytest.mark.campaign)])
-def fixture_machine(request: pytest.FixtureRequest) -> Iterator[str]:
+@pytest.fixture(
+    name="watched", scope="module", params=[MACHINES[0], pytest.param(MACHINES[1], marks=pytest.mark.campaign)]
+)
+def fixture_watched(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The tests look themselves."""
     name = str(request.param)
     must(name, "systemctl stop orthanc-monitor.timer")
     wait_for(lambda: sh(name, "systemctl is-active orthanc-monitor.service")[1].strip() != "activating", "the look")
     yield name
-    sh(name, "nft delete table inet bed")
-    must(name, RESTART)
     look(name, 3)
     must(name, "systemctl start orthanc-monitor.timer")
+
+
+@pytest.fixture(name="machine")
+def fixture_machine(watched: str) -> Iterator[str]:
+    yield watched
+    sh(watched, "nft delete table inet bed")
+    must(watched, RESTART)
 
 
 def is_open(machine: str, port: int = 443) -> bool:

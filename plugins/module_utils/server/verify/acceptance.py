@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import secrets
 import shutil
 import signal
@@ -620,13 +621,24 @@ def clean_files(settings: dict[str, Any]) -> int:
     return number
 
 
-def clean_worklist(_settings: dict[str, Any]) -> int:
-    items = list_scheduled()
+def clean_worklist(settings: dict[str, Any]) -> int:
+    served = Path(settings["worklist_served"])
+    items = list_scheduled() if is_marked(served) else []
     if items:
         done = run_program(WORKLIST, "remove", *items)
-        if list_scheduled():  # a process of a killed run may have removed it first
+        if is_marked(served) and list_scheduled():  # a process of a killed run may have removed it first
             raise OSError(f"the worklist still has the synthetic patient: {done.errors.strip()}")
     return len(items)
+
+
+def is_marked(served: Path) -> bool:
+    """Whether a served file names the synthetic patient: orthanc-worklist takes longer to say that none does."""
+    for entry in os.scandir(served):
+        if entry.name.endswith(".wl"):
+            with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                if PREFIX.encode() in Path(entry).read_bytes():
+                    return True
+    return False
 
 
 def clean_orthanc(settings: dict[str, Any]) -> int:
