@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,29 @@ CLINIC = (
     ' && echo "Acquire::Languages { none; };" > /etc/apt/apt.conf.d/99bed'
 )
 AFTERWARDS = {"debian12": CLINIC, "debian13": CLINIC}
+# Machines of scenarios that do not test the installation. What a deploy installs is there already, with all libraries;
+# of what has a service, or what a deploy looks for, only the package file. What a role installs is in one of these two
+# lists (tests/unit/test_bed.py).
+INSTALLED = [
+    *("acl", "ca-certificates", "cron", "dcmtk", "distro-info-data", "nftables", "openssh-client", "openssh-server"),
+    *("openssl", "python3-cryptography", "python3-jinja2", "python3-openpyxl", "python3-pydicom", "python3-requests"),
+    "restic",
+]
+FETCHED = [
+    *("orthanc", "orthanc-dicomweb", "orthanc-python", "nginx-light", "libnginx-mod-stream", "systemd-timesyncd"),
+    *("prometheus-node-exporter", "msmtp-mta", "docker.io", "iptables"),
+]
+READY = {"ready12": ("debian12", FETCHED), "ready13": ("debian13", [*FETCHED, "docker-cli"])}
+GET_READY = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+rm -f /etc/apt/apt.conf.d/docker-clean
+apt-get update -qq
+apt-get install -qq -y --no-install-recommends --download-only $INSTALLED $FETCHED
+libraries=$(apt-get install -qq -s --no-install-recommends $FETCHED \
+  | awk '$1 == "Inst" && $2 ~ "^lib|^locales" && $2 !~ "^libnginx-" { print $2 }')
+apt-get install -qq -y --no-install-recommends $INSTALLED $libraries
+"""
 # Each connection of Ansible starts an SSH server of its own, which does not depend on the machine's network, SSH and
 # accounts. It does not log, and programs do not see a client address. /run is empty after each start.
 KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
@@ -274,6 +298,12 @@ def dockerfile(suite: str, packages: list[str], afterwards: str) -> str:
     )
 
 
+def dockerfile_of_ready(name: str) -> str:
+    base, fetched = READY[name]
+    script = f"INSTALLED='{' '.join(INSTALLED)}' FETCHED='{' '.join(fetched)}'{GET_READY}"
+    return f"FROM {built(base)}\nRUN {json.dumps(['sh', '-c', script])}\n"
+
+
 def image(name: str) -> str:
     """The tag of an image. A missing image is built, by one process at a time."""
     with alone():
@@ -281,15 +311,19 @@ def image(name: str) -> str:
 
 
 def built(name: str) -> str:
-    suite, packages = IMAGES[name]
+    suite, packages = IMAGES.get(name, ("", []))
     afterwards = AFTERWARDS.get(name, "")
-    recipe = hashlib.sha256(dockerfile(suite, packages, afterwards).encode()).hexdigest()[:12]
-    tag = f"clinicops-bed/{name}:{recipe}"
+    text = dockerfile_of_ready(name) if name in READY else dockerfile(suite, packages, afterwards)
+    tag = f"clinicops-bed/{name}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if docker("image", "inspect", tag, check=False).returncode == 0:
         return tag
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=STATE) as scratch:
-        if os.geteuid() == 0 and shutil.which("apt-get") and "BED_BASE" not in os.environ:
+        if name in READY:
+            say(f"building image {name} from {READY[name][0]}")
+            Path(scratch, "Dockerfile").write_text(text)
+            docker("build", "-t", tag, scratch)
+        elif os.geteuid() == 0 and shutil.which("apt-get") and "BED_BASE" not in os.environ:
             if not shutil.which("mmdebstrap"):
                 apt_install("mmdebstrap")
             say(f"building image {name} from Debian {suite}")
@@ -303,7 +337,7 @@ def built(name: str) -> str:
             docker("import", "-c", 'CMD ["/lib/systemd/systemd"]', tar, tag)
         else:
             say(f"building image {name} on {os.environ.get('BED_BASE', 'debian')}:{suite}")
-            Path(scratch, "Dockerfile").write_text(dockerfile(suite, packages, afterwards))
+            Path(scratch, "Dockerfile").write_text(text)
             docker("build", "-t", tag, scratch)
     return tag
 
@@ -423,15 +457,21 @@ def main() -> None:
             engine_up()
             networks_up()
             connection_up()
-            for platform in json.loads(chosen.platforms):
-                say(f"machine {platform['name']} ({platform['image']})")
-                machine_up(platform["name"], platform["image"], platform["addresses"])
+            platforms = json.loads(chosen.platforms)
+            for kind in {platform["image"] for platform in platforms}:
+                image(kind)
+            with ThreadPoolExecutor() as pool:
+                for platform in platforms:
+                    say(f"machine {platform['name']} ({platform['image']})")
+                done = [pool.submit(machine_up, one["name"], one["image"], one["addresses"]) for one in platforms]
+            for one in done:
+                one.result()
     elif chosen.command == "connect":
         connect(chosen.name)
     else:
         with alone():
-            for name in chosen.names:
-                machine_down(name)
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(machine_down, chosen.names))
             networks_down()
 
 

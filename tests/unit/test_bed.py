@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCKER = "__orthanc_install_docker_packages"
 # each adds one to a number in a file, a hundred times, in a way that another one at work would spoil
 ADDS = """
 import sys
@@ -52,6 +54,34 @@ def test_an_image_is_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bed, "built", built)
     assert bed.image("client") == "client"
     assert held == [1]
+
+
+def list_installed(version: int) -> set[str]:
+    """What the roles install on this release of Debian."""
+    named = set(yaml.safe_load((ROOT / f"roles/orthanc_install/vars/debian_{version}.yml").read_text())[DOCKER])
+    for path in ROOT.glob("roles/*/tasks/*.yml"):
+        for task in yaml.safe_load(path.read_text()):
+            name = task.get("clinicops.orthanc.orthanc_packages", {}).get("name", [])
+            # in a template, with what was read above
+            named |= set(re.findall(r"'([a-z0-9.+-]+)'", name) if isinstance(name, str) else name)
+    return named
+
+
+@pytest.mark.parametrize("version", [12, 13])
+def test_a_ready_machine_has_what_a_deploy_installs(version: int) -> None:
+    base, fetched = bed.READY[f"ready{version}"]
+    assert base == f"debian{version}"
+    # certbot is for the scenario acme, which is the campaign's
+    assert {*bed.INSTALLED, *fetched} == list_installed(version) - {"certbot"}
+    assert {*bed.INSTALLED} & {*fetched} == set()
+    # a deploy asks whether these are there, and some of them start a service
+    assert {"orthanc", "docker.io", "systemd-timesyncd", "msmtp-mta", "nginx-light"} <= {*fetched}
+
+
+def test_the_first_installation_is_tested_on_machines_without_packages() -> None:
+    for scenario in ("default", "lived_in"):
+        platforms = yaml.safe_load((ROOT / f"molecule/{scenario}/molecule.yml").read_text())["platforms"]
+        assert [one["image"] for one in platforms if one["groups"] == ["orthanc"]] == ["debian12", "debian13"]
 
 
 def test_the_way_to_a_machine_that_the_inventory_names_is_the_bed_s() -> None:
