@@ -54,7 +54,8 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     "debian13": ("trixie", MACHINE),
     "client": ("trixie", CLIENT),
     "orthanc": ("forky", ORTHANC),
-    # the release of Debian 13's package, as an image
+    # the releases of the packages of Debian 12 and 13, as images
+    "orthanc-debian12": ("bookworm", ORTHANC),
     "orthanc-debian13": ("trixie", ORTHANC),
     "registry": ("trixie", REGISTRY),
     "acme": ("trixie", ACME),
