@@ -38,8 +38,10 @@ DEVICES: list[dict[str, Any]] = [
     }
     for number in (1, 2, 3)
 ]
-PACKAGES = """orthanc orthanc-dicomweb orthanc-python nginx nftables restic cron openssh-client ca-certificates
-  systemd-timesyncd dcmtk distro-info-data openssl curl python3-pydicom"""
+PACKAGES = (
+    "orthanc orthanc-dicomweb orthanc-python nginx nftables restic cron openssh-client ca-certificates"
+    " systemd-timesyncd dcmtk distro-info-data openssl curl python3-pydicom"
+)
 APT = "DEBIAN_FRONTEND=noninteractive apt-get -o Binary::apt::APT::Keep-Downloaded-Packages=true"
 GATHER = """\
 - hosts: orthanc
@@ -73,8 +75,9 @@ def renew_machines(platforms: machines.Platforms, packages: bytes) -> None:
     """Machines as new, with the packages in apt's cache."""
     machines.remove_machines(platforms)
     machines.create_machines(platforms)
+    stamp = "/var/lib/apt/periodic/update-success-stamp"
     for name in platforms:
-        run_in(name, "tar -C /var -xf -; touch /var/lib/apt/periodic/update-success-stamp /var/lib/apt/lists", packages)
+        run_in(name, f"tar -C /var -xf -; mkdir -p $(dirname {stamp}); touch {stamp} /var/lib/apt/lists", packages)
 
 
 def deploy(names: Sequence[str], devices: Sequence[Mapping[str, Any]] = DEVICES[:2]) -> None:
