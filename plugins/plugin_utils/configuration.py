@@ -157,6 +157,8 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "RegisteredUsers": users,
         "DicomAet": settings["aet"],
         "DicomPort": int(settings["dicom_port"]),
+        # the largest; an image in pieces of 16 kB, the default, waits for more acknowledgements of TCP
+        "MaximumPduLength": 131072,
         "DicomModalities": {
             device["name"]: {
                 "AET": device["aet"],
