@@ -43,15 +43,15 @@ def make_cheap(key: str, password: str) -> str:
     return json.dumps(content)
 
 
-def cheapen_repository(path: str, password: str) -> None:
-    """Replaces the keys of a repository on the repositories' machine, which restic names by their SHA-256."""
+def cheapen_repository(path: str, password: str, machine: str = STORE) -> None:
+    """Replaces the keys of a repository in a directory of that machine, which restic names by their SHA-256."""
     keys = f"{path}/keys"
-    for name in must(STORE, f"ls {shlex.quote(keys)}").split():
-        key = make_cheap(must(STORE, f"cat {keys}/{name}"), password)
+    for name in must(machine, f"ls {shlex.quote(keys)}").split():
+        key = make_cheap(must(machine, f"cat {keys}/{name}"), password)
         made = hashlib.sha256(key.encode()).hexdigest()
         if made == name:
             continue
         # the new one is there before the old one goes
-        must(STORE, f"cat > {path}/made", key.encode())
+        must(machine, f"cat > {path}/made", key.encode())
         same = f"chown --reference={keys}/{name} {path}/made && chmod --reference={keys}/{name} {path}/made"
-        must(STORE, f"{same} && mv {path}/made {keys}/{made} && rm -f {keys}/{name}")
+        must(machine, f"{same} && mv {path}/made {keys}/{made} && rm -f {keys}/{name}")

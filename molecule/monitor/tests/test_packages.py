@@ -25,7 +25,9 @@ SOURCES = ("orthanc", "civetweb", "dcmtk", "nginx", "restic")
 PACKAGED = "orthanc-vuln-packaged"  # Debian 13 with its own Orthanc: in this scenario Debian 13 has the container
 
 
-@pytest.fixture(params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)])
+@pytest.fixture(
+    scope="module", params=[testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)]
+)
 def machine(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     quiet(name)
