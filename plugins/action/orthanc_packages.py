@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import read_inspected
 
 MINUTES = 30
 EACH = 30  # seconds between two lines
@@ -21,6 +22,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
+        wanted = arguments.get("name") or []
+        if wanted and set(wanted) <= set(read_inspected(self._task, task_vars or {}).get("packages", [])):
+            return {"changed": False}
         minutes = int(arguments.pop("minutes", MINUTES))
         begin, again = time.monotonic(), 0
         while True:

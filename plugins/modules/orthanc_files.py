@@ -36,21 +36,28 @@ options:
         description: Text of a file, including its last line break. If omitted, an existing file keeps its content.
         type: str
       target:
-        description: The target of a link.
+        description:
+          - The target of a link. With O(files[].state=absent), the path is removed only if it leads there as a link,
+            and anything else is left alone.
+        type: str
+      default_acl:
+        description:
+          - Permissions of a directory's default ACL, in octal; new files in it get no others, whatever the umask of the
+            program that creates them. If omitted, the default ACL stays as it is.
         type: str
       owner:
-        description: Name of the owner.
+        description: Name of the owner. If empty, it is not changed; a new path belongs to the account of the module.
         type: str
         default: root
       group:
-        description: Name of the group.
+        description: Name of the group. If empty, it is not changed.
         type: str
         default: root
       mode:
         description: Permissions, in octal; if omitted, C(0644) for a file and C(0755) for a directory.
         type: str
       secret:
-        description: Whether the content is left out of the diff.
+        description: Whether the content is left out of the diff and of the result.
         type: bool
         default: false
       validate:
@@ -83,12 +90,14 @@ paths:
   returned: always
 """
 
+import errno
 import grp
 import os
 import pwd
 import shlex
 import shutil
 import stat
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -101,6 +110,7 @@ SUBOPTIONS = {
     "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
     "content": {"type": "str"},
     "target": {"type": "str"},
+    "default_acl": {"type": "str"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str"},
@@ -109,6 +119,10 @@ SUBOPTIONS = {
 }
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 MODES = {"file": "0644", "directory": "0755"}
+# Linux' form of a default ACL of owner, group and others: a version, then tag, permissions and an unused id of each
+ACL = "system.posix_acl_default"
+ACL_FORM = "<IHHIHHIHHI"
+ACL_VERSION, ACL_TAGS, ACL_NO_ID = 2, (1, 4, 32), 0xFFFFFFFF
 
 
 def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
@@ -124,8 +138,31 @@ def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
     return {"kind": kind, "owner": known.st_uid, "group": known.st_gid, "mode": f"{stat.S_IMODE(known.st_mode):04o}"}
 
 
+def read_default_acl(path: Path) -> str:
+    """The permissions of a directory's default ACL, in octal; `more` if it names accounts, empty if there is none."""
+    try:
+        held = os.getxattr(path, ACL)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT):
+            return ""
+        raise
+    if len(held) != struct.calcsize(ACL_FORM):
+        return "more"
+    return "0" + "".join(str(one) for one in struct.unpack(ACL_FORM, held)[2::3])
+
+
+def write_default_acl(path: Path, mode: str) -> None:
+    """Sets a directory's default ACL to these permissions of owner, group and others, in octal."""
+    permissions = int(mode, 8)
+    entries = [(tag, permissions >> shift & 7, ACL_NO_ID) for tag, shift in zip(ACL_TAGS, (6, 3, 0), strict=True)]
+    os.setxattr(path, ACL, struct.pack(ACL_FORM, ACL_VERSION, *(part for entry in entries for part in entry)))
+
+
 def find_number(module: AnsibleModule, name: str, group: bool) -> int:
-    """The id of an account or a group; -1 in check mode if it would only be created by the deploy."""
+    """The id of an account or a group; -1, which changes nothing, for none, and in check mode for one that the deploy
+    creates."""
+    if not name:
+        return -1
     try:
         return grp.getgrnam(name).gr_gid if group else pwd.getpwnam(name).pw_uid
     except KeyError:
@@ -167,6 +204,8 @@ def apply(module: AnsibleModule, wanted: dict[str, Any], present: dict[str, Any]
         for parent in [one for one in reversed(path.parents) if not one.exists()]:
             make_directory(parent, owner, group, mode)
         make_directory(path, owner, group, mode)
+        if wanted["default_acl"] is not None:
+            write_default_acl(path, wanted["default_acl"])
         return
     elif wanted["content"] is not None or not path.exists():
         validate(module, wanted)
@@ -221,7 +260,12 @@ def read_text(path: Path) -> str:
 def compare(module: AnsibleModule, wanted: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The present and the requested state, as an Ansible diff; None if they are the same."""
     path = Path(wanted["path"])
+    if wanted["state"] == "absent" and wanted["target"] and not leads(path, wanted["target"]):
+        return None
     present, intended = read_state(path, wanted["state"] == "directory"), describe_state(module, wanted)
+    if wanted["default_acl"] is not None:
+        intended["default_acl"] = f"{int(wanted['default_acl'], 8):04o}"
+        present |= {"default_acl": read_default_acl(path)} if present else {}
     if present and -1 in intended.values():
         present = {**present, **{key: -1 for key, value in intended.items() if value == -1}}
     before = read_text(path) if present.get("kind") == "file" else ""
@@ -237,13 +281,19 @@ def compare(module: AnsibleModule, wanted: dict[str, Any]) -> tuple[dict[str, An
     }
 
 
+def leads(path: Path, target: str) -> bool:
+    """Whether the path is a link to the target."""
+    return path.is_symlink() and os.path.realpath(path) == target
+
+
 def format_state(state: dict[str, Any]) -> str:
     """`file 0:0 0644`, `link to /dev/null`, `absent`."""
     if not state:
         return "absent"
     if state["kind"] == "link":
         return f"link to {state['target']}"
-    return f"{state['kind']} {state['owner']}:{state['group']} {state['mode']}"
+    acl = f" default ACL {state['default_acl'] or 'none'}" if "default_acl" in state else ""
+    return f"{state['kind']} {state['owner']}:{state['group']} {state['mode']}{acl}"
 
 
 def main() -> None:
@@ -252,6 +302,9 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # otherwise every file would be logged to the journal; the result has them anyway
     )
+    # without its last line break, which other texts have as well
+    secrets = {(one["content"] or "").strip() for one in module.params["files"] if one["secret"]}
+    module.no_log_values |= secrets - {""}
     changed, diffs = [], []
     for wanted in module.params["files"]:
         try:

@@ -13,7 +13,7 @@ description:
     only what differs.
 options:
   enabled:
-    description: Units that must start at boot.
+    description: Units that must start at boot; one that is masked is unmasked.
     type: list
     elements: str
     default: []
@@ -98,7 +98,9 @@ def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list
     ]
     stop = [name for name in wanted["stopped"] if units[name]["ActiveState"] in RUNNING]
     disable = [name for name in wanted["disabled"] if units[name]["UnitFileState"] in ("enabled", "enabled-runtime")]
+    masked = [name for name in wanted["enabled"] if units[name]["LoadState"] == "masked"]
     steps = [
+        ("unmask", masked),
         ("enable", enable),
         ("restart", wanted["restarted"]),
         ("start", start),

@@ -194,7 +194,7 @@ def test_no_playbook_wires_what_the_wiring_has() -> None:
     for path in (ROOT / "playbooks").glob("*.yml"):
         for play in yaml.safe_load(path.read_text()):
             assert "vars" not in play, path
-            assert play["vars_files"] == ["vars/wiring.yml"], path
+            assert play["vars_files"] == ["vars/connection.yml", "vars/wiring.yml"], path
 
 
 def give(**changed: Any) -> Given:

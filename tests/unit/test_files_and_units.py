@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_units
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_files, orthanc_units
 
 MODULES = "ansible_collections.clinicops.orthanc.plugins.modules"
 
@@ -84,6 +84,59 @@ def test_a_secret_is_not_in_the_diff(tmp_path: Path) -> None:
         answer = write({"path": str(tmp_path / "key"), "content": content, "mode": "0600", "secret": True})
         assert answer["changed"]
         assert "hidden" not in json.dumps(answer["diff"])
+
+
+def test_a_secret_is_not_in_the_result(tmp_path: Path) -> None:
+    secret = {"path": str(tmp_path / "key"), "content": "hidden-one\n", "secret": True}
+    empty = {"path": str(tmp_path / "none"), "state": "absent", "content": "\n", "secret": True}
+    answer = write(secret, empty, {"path": str(tmp_path / "file"), "content": "shown\ntoo\n"})
+    assert "hidden" not in json.dumps(answer)
+    assert answer["diff"][1]["after"] == "shown\ntoo\n"
+
+
+def test_new_files_of_a_directory_get_its_permissions(tmp_path: Path) -> None:
+    drop = tmp_path / "incoming"
+    wanted = {"path": str(drop), "state": "directory", "mode": "3730", "default_acl": "0700"}
+    (would,) = write(wanted, check=True)["diff"]
+    assert would["after"].strip() == "directory 0:0 3730 default ACL 0700"
+    assert write(wanted)["changed"]
+    assert not write(wanted)["changed"]
+    before = os.umask(0)
+    try:
+        (drop / "item.wl").touch(mode=0o666)
+    finally:
+        os.umask(before)
+    assert (drop / "item.wl").stat().st_mode & 0o777 == 0o600
+    # as setfacl --default --set u::rwx,g::r-x,o::--- writes it
+    os.setxattr(drop, orthanc_files.ACL, bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000000ffffffff"))
+    (diff,) = write(wanted)["diff"]
+    assert "default ACL 0750" in diff["before"]
+    os.removexattr(drop, orthanc_files.ACL)
+    assert write(wanted)["changed"]
+
+
+def test_only_the_link_that_is_named_is_removed(tmp_path: Path) -> None:
+    vendor, site = tmp_path / "available", tmp_path / "default"
+    vendor.touch()
+    wanted = {"path": str(site), "state": "absent", "target": str(vendor)}
+    assert not write(wanted)["changed"]
+    site.touch()
+    assert not write(wanted)["changed"]
+    site.unlink()
+    site.symlink_to(tmp_path / "own")
+    assert not write(wanted)["changed"]
+    site.unlink()
+    site.symlink_to("available")
+    assert write(wanted, check=True)["paths"] == write(wanted)["paths"] == [str(site)]
+    assert not site.is_symlink()
+
+
+def test_the_owner_of_a_file_may_be_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    wanted = {"path": str(path), "content": "one\n", "owner": "", "group": "", "mode": "0640"}
+    assert write(wanted)["changed"]
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (os.geteuid(), 0o640)
+    assert not write(wanted)["changed"]
 
 
 def test_a_file_that_its_program_refuses_leaves_the_one_of_before(tmp_path: Path) -> None:
@@ -161,6 +214,11 @@ def unit(active: str, file: str, load: str = "loaded") -> dict[str, str]:
     [
         ({"a": unit("active", "enabled")}, {"enabled": ["a"], "started": ["a"]}, []),
         ({"a": unit("inactive", "disabled")}, {"enabled": ["a"]}, [("enable", ["a"])]),
+        (
+            {"a": unit("inactive", "masked", "masked")},
+            {"enabled": ["a"]},
+            [("unmask", ["a"]), ("enable", ["a"])],
+        ),
         ({"a": unit("failed", "enabled")}, {"enabled": ["a"], "started": ["a"]}, [("start", ["a"])]),
         ({"a": unit("inactive", "", "not-found")}, {"started": ["a"]}, [("start", ["a"])]),
         (

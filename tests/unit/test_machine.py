@@ -1,0 +1,124 @@
+"""What a deploy asks about a machine in one module run, and that it asks once in a play."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_machine
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.parents[1].name for path in ROOT.glob("roles/*/vars/main.yml") if "_inspected:" in path.read_text())
+
+
+def inspect(**asked: list[str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible_collections.clinicops.orthanc.plugins.modules.orthanc_machine"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": asked}), capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": ".collections"}, cwd=ROOT,
+    )  # fmt: skip
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def test_packages_that_wait_for_their_configuration_are_not_installed() -> None:
+    status = (
+        "Package: nginx\nStatus: install ok installed\nPriority: optional\n\n"
+        "Package: cron\nEssential: yes\nStatus: hold ok installed\n\n"
+        "Package: acl\nStatus: deinstall ok config-files\n\n"
+        "Package: restic\nStatus: install ok half-configured\n"
+    )
+    assert orthanc_machine.list_packages(status) == ["cron", "nginx"]
+
+
+def test_a_mount_point_is_found_also_for_what_is_not_there_yet(tmp_path: Path) -> None:
+    mounts = orthanc_machine.list_mounts(
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"23 22 8:2 / {tmp_path}/my\\040disk rw - ext4 /dev/sdb1 rw\n"
+        f"24 22 8:3 / {tmp_path}/my rw - ext4 /dev/sdc1 rw\n"
+    )
+    assert mounts == ["/", f"{tmp_path}/my disk", f"{tmp_path}/my"]
+    assert orthanc_machine.find_mount(tmp_path / "my disk" / "new" / "db", mounts) == f"{tmp_path}/my disk"
+    assert orthanc_machine.find_mount(tmp_path / "other", mounts) == "/"
+    (tmp_path / "link").symlink_to(tmp_path / "my")
+    assert orthanc_machine.find_mount(tmp_path / "link" / "db", mounts) == f"{tmp_path}/my"
+
+
+def test_paths_are_described(tmp_path: Path) -> None:
+    ours, theirs, link, gone = (tmp_path / name for name in ("ours", "theirs", "link", "gone"))
+    ours.write_text("# clinicops.orthanc\n")
+    ours.chmod(0o640)
+    theirs.mkdir()
+    link.symlink_to("theirs")
+    found = inspect(paths=[*map(str, (ours, theirs, link, gone)), f"{ours}/below"], texts=[str(ours), str(gone)])
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    paths = [found["paths"][str(path)] for path in (ours, theirs, link, gone)]
+    assert [one["kind"] for one in paths] == ["file", "directory", "link", ""]
+    assert [one["exists"] for one in paths] == [True, True, True, False]
+    assert (paths[0]["owner"], paths[0]["mode"], paths[0]["ours"]) == (me, "0640", True)
+    assert [one["ours"] for one in paths[1:]] == [False, False, False]
+    assert (paths[2]["target"], paths[2]["inode"]) == ("theirs", paths[1]["inode"])
+    assert paths[3]["mount"] == paths[0]["mount"] != ""
+    assert not found["paths"][f"{ours}/below"]["exists"]
+    assert found["texts"] == {str(ours): "# clinicops.orthanc\n", str(gone): ""}
+
+
+def test_accounts_and_groups_are_found() -> None:
+    found = inspect(accounts=["root", "nobody-of-this-name"], groups=["root", "none-of-this-name"])
+    listed = subprocess.run(["getent", "passwd"], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert found["accounts"] == listed
+    assert list(found["groups"]) == ["root"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_playbook_asks_all_that_its_roles_ask(role: str) -> None:
+    asked = yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())[f"{role}_inspected"]
+    text = (ROOT / "playbooks/deploy.yml").read_text()
+    used = "".join(path.read_text() for path in (ROOT / "roles" / role / "tasks").glob("*.yml"))
+    for kind in asked:
+        assert f"{role}_inspected.{kind} }}}}" in used
+        assert f"{role}_inspected{'' if kind == 'paths' else '.' + kind} }}}}" in text
+
+
+def test_a_play_inspects_the_machine_once(tmp_path: Path) -> None:
+    """A role asks again what the play has asked; another play, or one that asks for more, inspects the machine."""
+    path = tmp_path / "here"
+
+    def ask(register: str, *paths: Path) -> dict[str, Any]:
+        return {"clinicops.orthanc.orthanc_machine": {"paths": [*map(str, paths)]}, "register": register}
+
+    def claim(claim: str) -> dict[str, Any]:
+        return {"ansible.builtin.assert": {"that": claim}}
+
+    install = {"clinicops.orthanc.orthanc_packages": {"name": ["base-files"]}}
+    made = {"ansible.builtin.copy": {"content": "", "dest": str(path), "mode": "0600"}}
+    key = f"paths['{path}'].exists"
+    play = {"hosts": "localhost", "connection": "local", "gather_facts": False}
+    plays = [
+        {**play, "tasks": [
+            ask("__orthanc_machine", path), made, ask("__a", path), claim(f"not __a.{key}"), install,
+            ask("__b", path, tmp_path), claim(f"__b.{key}"),
+        ]},
+        {**play, "tasks": [ask("__a", path), claim(f"__a.{key}")]},
+    ]  # fmt: skip
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps(plays))
+    settings = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-vvv", playbook],
+        cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    runs = [line for line in done.stdout.splitlines() if "Using module file" in line]
+    assert [Path(line.split()[-1]).stem for line in runs if "copy" not in line and "stat" not in line] == [
+        "orthanc_machine",
+        "orthanc_machine",
+        "orthanc_machine",
+    ]

@@ -1,0 +1,101 @@
+"""Whether the server's own CA and certificate are as they must be, from files that openssl makes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_own_certificate as own
+
+HOST, CA = "pacs.clinic.example", "Orthanc CA of pacs"
+CONSTRAINTS, SIGNS = "basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign,cRLSign"
+NAME, USE = f"subjectAltName=DNS:{HOST}", "keyUsage=critical,digitalSignature"
+
+
+def openssl(directory: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
+
+
+def make(directory: Path, name: str, subject: str, days: int, *extensions: str, curve: str = "P-256") -> None:
+    """A key, and a certificate that the CA signed; the CA's own for `ca`."""
+    openssl(directory, "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-out", f"{name}.key")
+    certify(directory, name, subject, days, *extensions)
+
+
+def certify(directory: Path, name: str, subject: str, days: int, *extensions: str) -> None:
+    (directory / "extensions").write_text("\n".join(extensions) + "\n")
+    signer = ["-signkey", "ca.key"] if name == "ca" else ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"]
+    openssl(directory, "req", "-new", "-key", f"{name}.key", "-subj", f"/CN={subject}", "-out", f"{name}.csr")
+    openssl(
+        directory, "x509", "-req", "-in", f"{name}.csr", *signer, "-days", str(days), "-extfile", "extensions",
+        "-out", f"{name}.crt",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    make(tmp_path, "ca", CA, 3650, CONSTRAINTS, SIGNS)
+    make(tmp_path, "self_signed", HOST, 397, NAME, USE, "extendedKeyUsage=serverAuth")
+    return tmp_path
+
+
+def judge(directory: Path, hostname: str = HOST, ca_name: str = CA, days: int = 30) -> list[str]:
+    return list(own.find_reasons(directory, hostname, ca_name, days))
+
+
+def test_what_a_deploy_made_stays(made: Path) -> None:
+    assert judge(made) == []
+
+
+def test_another_name_or_a_date_is_a_reason(made: Path) -> None:
+    assert judge(made, hostname="other.example") == ["self_signed.crt has another name or other rights"]
+    assert judge(made, ca_name="other") == ["ca.crt has another name or other rights"]
+    assert judge(made, days=398) == ["self_signed.crt expires in 398 days"]
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    [
+        (NAME, USE),
+        (NAME, USE, "extendedKeyUsage=serverAuth,clientAuth"),
+        (NAME, "keyUsage=critical,digitalSignature,keyCertSign", "extendedKeyUsage=serverAuth"),
+        (NAME, "keyUsage=digitalSignature", "extendedKeyUsage=serverAuth"),
+        (f"{NAME},DNS:other.example", USE, "extendedKeyUsage=serverAuth"),
+        (USE, "extendedKeyUsage=serverAuth"),
+    ],
+)
+def test_other_rights_are_a_reason(made: Path, extensions: tuple[str, ...]) -> None:
+    certify(made, "self_signed", HOST, 397, *extensions)
+    assert judge(made) == ["self_signed.crt has another name or other rights"]
+
+
+def test_a_ca_that_may_sign_others_is_a_reason(made: Path) -> None:
+    certify(made, "ca", CA, 3650, "basicConstraints=critical,CA:TRUE", SIGNS)
+    assert judge(made) == ["ca.crt has another name or other rights"]
+
+
+def test_another_ca_or_key_is_a_reason(made: Path) -> None:
+    make(made, "ca", CA, 3650, CONSTRAINTS, SIGNS)
+    assert judge(made) == ["self_signed.crt is not signed by the CA"]
+    (made / "self_signed.key").write_text((made / "ca.key").read_text())
+    assert "self_signed.crt is not of its key" in judge(made)
+
+
+def test_another_curve_is_a_reason(made: Path) -> None:
+    make(made, "self_signed", HOST, 397, NAME, USE, "extendedKeyUsage=serverAuth", curve="P-384")
+    assert judge(made) == ["self_signed.key is not of the curve secp256r1"]
+
+
+def test_a_file_that_is_half_written_cannot_be_read(made: Path) -> None:
+    (made / "self_signed.key").write_text("-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(ValueError, match=r"(?i)key|PEM"):
+        judge(made)
+
+
+def test_a_missing_file_and_a_readable_key_are_reasons(made: Path) -> None:
+    (made / "ca.csr").unlink()
+    (made / "ca.key").chmod(0o644)
+    found = list(own.find_wrong_files(made))
+    assert f"{made}/ca.csr does not exist" in found
+    assert f"{made}/ca.key must be a file of root with the permissions 0600" in found
