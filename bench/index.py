@@ -27,11 +27,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "bed"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
@@ -60,7 +61,7 @@ STORED = STUDIES * SERIES
 FIRST = 700000
 ITEMS, SENT = 100, 20
 PLUGINS = "/usr/share/orthanc/plugins"
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "StorageDirectory": "/bench/db",
     "IndexDirectory": "/bench/db",
     "RemoteAccessAllowed": True,
@@ -71,7 +72,7 @@ CONFIGURATION = {
     "DicomWeb": {"Enable": True},
     "Worklists": {"Enable": True, "Database": "/bench/worklists"},
 }
-WITHOUT, SMALL = "the same Orthanc without the statistics", "an archive of 1,000"
+WITHOUT = "the same Orthanc without the statistics"
 
 
 @dataclass(frozen=True)
@@ -203,27 +204,39 @@ class Orthanc:
 @contextlib.contextmanager
 def run_orthanc(release: str, name: str, directory: Path) -> Iterator[Orthanc]:
     """Orthanc on the archive of a directory, from its first answer until it has stopped."""
-    container = f"orthanc-index-{release}-{name}"
+    options = [f"--user={os.getuid()}", "--entrypoint=Orthanc"]
+    with run_container(f"{release}-{name}", RELEASES[release], directory, options, "/bench/orthanc.json") as orthanc:
+        await_answer(orthanc)
+        yield orthanc
+
+
+@contextlib.contextmanager
+def run_container(name: str, image: str, directory: Path, options: Sequence[str], *command: str) -> Iterator[Orthanc]:
+    """A container of an image of the test bed's, with a directory as its /bench; it is removed at the end."""
+    container = f"orthanc-index-{name}"
     bed.docker("rm", "--force", container, check=False)
-    options = [f"--volume={directory}:/bench", f"--user={os.getuid()}", "--env=TCP_NODELAY=1", "--entrypoint=Orthanc"]
-    bed.docker("run", "--detach", f"--name={container}", *options, bed.image(RELEASES[release]), "/bench/orthanc.json")
+    given = [f"--name={container}", f"--volume={directory}:/bench", "--env=TCP_NODELAY=1", *options]
+    bed.docker("run", "--detach", *given, bed.image(image), *command)
     try:
         shown = bed.docker("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container)
-        orthanc = Orthanc(container, shown.stdout.strip())
-        limit = time.monotonic() + 60
-        while True:
-            try:
-                orthanc.ask("/system")
-                break
-            except OSError:
-                orthanc.http.close()
-                if time.monotonic() > limit:
-                    raise SystemExit(bed.docker("logs", container).stderr) from None
-                time.sleep(0.1)
-        yield orthanc
+        yield Orthanc(container, shown.stdout.strip())
     finally:
         bed.docker("stop", "--time=120", container, check=False)
         bed.docker("rm", "--force", container, check=False)
+
+
+def await_answer(orthanc: Orthanc) -> None:
+    """Returns once Orthanc answers; SystemExit with its log if it does not within a minute."""
+    limit = time.monotonic() + 60
+    while True:
+        try:
+            orthanc.ask("/system")
+            return
+        except OSError:
+            orthanc.http.close()
+            if time.monotonic() > limit:
+                raise SystemExit(bed.docker("logs", orthanc.name).stderr) from None
+            time.sleep(0.1)
 
 
 def write_directory(directory: Path) -> None:
@@ -245,6 +258,13 @@ def write_directory(directory: Path) -> None:
         item.save_as(directory / "worklists" / f"{number}.wl", enforce_file_format=True)
 
 
+def store_images(orthanc: Orthanc) -> None:
+    """Stores those that the rest of an archive is copied from."""
+    for study in range(STUDIES):
+        for number in range(SERIES):
+            orthanc.ask("/instances", make_image(Study(0, study), number))
+
+
 def prepare_archive(release: str, images: int) -> Path:
     """The directory of an archive of so many images, which stays as it is; made where it is missing."""
     directory = HOME / release / str(images)
@@ -264,9 +284,7 @@ def prepare_archive(release: str, images: int) -> Path:
         hasty = json.dumps({**CONFIGURATION, "SyncStorageArea": False})
         (directory / "orthanc.json").write_text(hasty)
         with run_orthanc(release, "fill", directory) as orthanc:
-            for study in range(STUDIES):
-                for number in range(SERIES):
-                    orthanc.ask("/instances", make_image(Study(0, study), number))
+            store_images(orthanc)
         (directory / "orthanc.json").write_text(json.dumps(CONFIGURATION))
     (directory / "ready").touch()
     return directory
@@ -395,18 +413,23 @@ RATED: dict[str, Callable[[Orthanc], float]] = {
 
 def measure_size(release: str, images: int, runs: int) -> list[Comparison]:
     """Both Orthancs, in turns."""
-    rows = []
     with run_copy(release, images, wanted=True) as ours, run_copy(release, images, wanted=False) as theirs:
-        for what, timed in TIMED.items():
-            least = 20.0 if what == SLOWEST and images == 50_000 else None
-            row = Comparison(what, WITHOUT, "ms", size=images, at_least=least)
-            timed(ours, images)  # the first of each is not measured
-            timed(theirs, images)
-            often = partial(time_often, timed, images, 1 if what == SLOWEST else 5)
-            rows.append(measure_pairs(row, runs, partial(often, ours), partial(often, theirs)))
-        for what, rated in RATED.items():
-            row = Comparison(what, WITHOUT, "images/s", rate=True, size=images)
-            rows.append(measure_pairs(row, runs, partial(rated, ours), partial(rated, theirs)))
+        return measure_both(ours, theirs, WITHOUT, images, runs)
+
+
+def measure_both(ours: Orthanc, theirs: Orthanc, against: str, images: int, runs: int) -> list[Comparison]:
+    """Each request, to two archives of one size in turns; the first of each is not measured."""
+    rows = []
+    for what, timed in TIMED.items():
+        least = 20.0 if (what, images, against) == (SLOWEST, 50_000, WITHOUT) else None
+        row = Comparison(what, against, "ms", size=images, at_least=least)
+        timed(ours, images)
+        timed(theirs, images)
+        often = partial(time_often, timed, images, 1 if what == SLOWEST else 5)
+        rows.append(measure_pairs(row, runs, partial(often, ours), partial(often, theirs)))
+    for what, rated in RATED.items():
+        row = Comparison(what, against, "images/s", rate=True, size=images)
+        rows.append(measure_pairs(row, runs, partial(rated, ours), partial(rated, theirs)))
     return rows
 
 

@@ -57,6 +57,8 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
     # the releases of the packages of Debian 12 and 13, as images
     "orthanc-debian12": ("bookworm", ORTHANC),
     "orthanc-debian13": ("trixie", ORTHANC),
+    # the same with its index in PostgreSQL, in one container
+    "orthanc-postgresql": ("trixie", [*ORTHANC, "orthanc-postgresql", "postgresql"]),
     "registry": ("trixie", REGISTRY),
     "acme": ("trixie", ACME),
     "repository": ("trixie", REPOSITORY),
