@@ -12,7 +12,11 @@ import argparse
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "bed"))
 
 import bed
 import index
