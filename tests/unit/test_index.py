@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import service
 from planned import RELEASES, find_walks, read_release
+from server.backup import ledger, manifest, placing, study
 from server.orthanc.index import STATISTICS, has_statistics, write_statistics
 
 AGENT = Path(__file__).resolve().parents[1] / "agents/plans.py"
@@ -114,6 +115,42 @@ def test_no_statement_walks_through_the_archive_that_need_not(index: Path, relea
     assert len(find_unexpected(index, release)) > 10
     write_statistics(index)
     assert find_unexpected(index, release) == []
+
+
+def test_the_backup_reads_a_table_once_where_it_asks_for_everything(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stated: list[str] = []
+
+    @contextlib.contextmanager
+    def open_traced(path: Path) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.set_trace_callback(stated.append)
+            yield database
+            database.set_trace_callback(None)
+
+    for module in (ledger, manifest, placing, study):
+        monkeypatch.setattr(module, "open_index", open_traced)
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        rows = "INSERT INTO Resources VALUES (11, 2, 'a', NULL), (12, 3, 'b', 11), (13, 4, 'c', 12);"
+        database.executescript(f"{rows} INSERT INTO MainDicomTags VALUES (11, 32, 13, '1.2');")
+    write_statistics(index)
+
+    def find_steps() -> list[list[str]]:
+        with contextlib.closing(sqlite3.connect(index)) as database:
+            plans = [(one, database.execute(f"EXPLAIN QUERY PLAN {one}").fetchall()) for one in stated]
+        stated.clear()
+        return [find_walks(one, [step[3] for step in plan]) for one, plan in plans]
+
+    assert placing.list_studies_with(index, ["c"])
+    assert find_steps() == [[]]
+    assert study.find_studies(index, "1.2")
+    assert find_steps() == [["SCAN MainDicomTags"], []]  # as a person wrote it, or with another space at its end
+    ledger.query_studies(index, 0, "")
+    manifest.list_attachments(index)
+    manifest.count_resources(index)
+    placing.list_studies(index)
+    assert [len(steps) for steps in find_steps()] == [1, 1, 1, 1, 0, 1]
 
 
 def test_a_new_index_whose_tables_are_in_its_log_lacks_them(tmp_path: Path) -> None:
