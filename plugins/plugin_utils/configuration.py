@@ -106,6 +106,7 @@ DEFAULTS: dict[str, Any] = {
     "dicom_tls": [],
     "dicom_tls_port": 2762,
     "absent": [],
+    "caches": {},
 }
 
 
@@ -151,6 +152,7 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "StorageCompression": False,
         "Plugins": settings["plugins"],
         "ConcurrentJobs": 2,
+        **settings["caches"],
         # text in answers: the default, Latin1, cannot represent a Greek name
         "DefaultEncoding": "Utf8",
         "HttpPort": int(settings["http_port"]),

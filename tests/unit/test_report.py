@@ -287,6 +287,17 @@ def test_a_sheet_is_the_device_s_own() -> None:
     assert "request that studies be sent to it (C-MOVE)" in refused.partition("TLS")[0]
 
 
+def test_a_sheet_of_a_device_that_stores_says_how_large_an_object_may_be() -> None:
+    value = sample()
+    assert "Largest object" not in text_of(value)  # of a report of an older release, or not known
+    value["server"]["largest_object"] = 1_310_000_000
+    value["devices"][2]["may"] = ["echo"]
+    _head, us1, us2, ct = (part.partition("The server (remote)")[2] for part in text_of(value).split("As of"))
+    assert "Port 4242 Largest object 1.3 GB" in us1
+    assert "Port 4242 Largest object 1.3 GB" in us2
+    assert "Largest object" not in ct
+
+
 def test_a_sheet_names_one_address_or_says_why_there_is_none() -> None:
     value = sample()
     value["devices"][1] |= {"server_address": "198.51.100.74"}

@@ -25,6 +25,7 @@ SETTINGS: dict[str, Any] = {
     **{"certificates": {"device": {"us2": "/etc/nginx/orthanc/device-us2"}}, "storage": "/var/lib/orthanc/db"},
     **{"worklist_served": "/var/lib/orthanc/worklists", "worklist_drop": "/srv/worklists/incoming"},
     **{"waivers": {}, "ports": [], "backup": True, "monitor": False, "collection": "1.0.0"},
+    "largest_object": 1_310_000_000,
 }
 
 # as the role writes them, with `echo -n it:hidden-password | sha256sum`
@@ -375,6 +376,7 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     assert [check["passed"] for check in found["checks"]] == [False, False, True]
     assert [check["remedy"] for check in found["checks"]] == ["deploy again", "deploy again", ""]
     assert found["passed"] is False
+    assert found["server"]["largest_object"] == 1_310_000_000
     assert [device["tls"] for device in found["devices"]] == [False, True]
     assert found["backup"]["result"] == "success"
     none = {"result": "none yet", "last_success": None, "planned": None}

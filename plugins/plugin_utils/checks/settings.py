@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, specs
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import (
     backups,
     monitoring,
@@ -151,12 +151,12 @@ def _check_nothing(_given: Given) -> list[Problem]:
 
 
 def _check_install(given: Given) -> list[Problem]:
-    method = given.of("orthanc_install")["method"]
-    return (
-        []
-        if method in METHODS
-        else [problem("orthanc_install_method", f"must be package or docker, not {method}", "correct it")]
-    )
+    settings = given.of("orthanc_install")
+    method = settings["method"]
+    found: list[Problem] = memory.find_problems(settings["memory"])
+    if method not in METHODS:
+        found.insert(0, problem("orthanc_install_method", f"must be package or docker, not {method}", "correct it"))
+    return found
 
 
 def _check_config(given: Given) -> list[Problem]:

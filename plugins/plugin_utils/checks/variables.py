@@ -10,7 +10,10 @@ from pathlib import Path
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
-RENAMED = {"orthanc_monitor_brake_percent": "orthanc_monitor_disk_guard_percent"}
+RENAMED = {
+    "orthanc_install_docker_memory": "orthanc_install_memory",
+    "orthanc_monitor_brake_percent": "orthanc_monitor_disk_guard_percent",
+}
 ROLES = Path(__file__).resolve().parents[3] / "roles"
 
 

@@ -96,7 +96,7 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
         "disk": {**noted["disk"], "time": acceptance.format_time(noted.get("time", 0))} if noted.get("disk") else None,
         "backup": backup(day.schedules) if settings["backup"] else None,
         "server": {
-            **{"aet": settings["aet"]},
+            **{"aet": settings["aet"], "largest_object": settings["largest_object"]},
             **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
         },
         "devices": described_devices(settings, set(over_tls)),

@@ -50,7 +50,13 @@ def html(report: Report) -> str:
             waived = sum(check["result"] == "waived" for check in members)
             counts = {"failed": failed, "waived": waived, "passed": len(members) - failed - waived}
             groups.append({"name": name, "checks": members, **counts})
-    server = {"aet": "", "dicom_port": None, "dicom_tls_port": None, **(report.get("server") or {})}
+    server = {
+        "aet": "",
+        "largest_object": 0,
+        "dicom_port": None,
+        "dicom_tls_port": None,
+        **(report.get("server") or {}),
+    }
     return _render(
         "report.html.j2",
         report={"clinic": "", "host": "", "hostname": "", "collection": "", **report},
@@ -232,6 +238,7 @@ def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
         "may": [RIGHTS.get(right, right) for right in dict.fromkeys([*RIGHTS, *may]) if right in may],
         "may_not": [words for right, words in RIGHTS.items() if right not in may],
         "moves": "move" in may,
+        "largest": words.say_size(server["largest_object"]) if server["largest_object"] and "store" in may else "",
     }
 
 

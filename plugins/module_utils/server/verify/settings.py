@@ -39,3 +39,4 @@ class Settings:
     backup: bool
     monitor: bool
     collection: str
+    largest_object: int = 0  # a shared fact, in bytes; 0 if not known

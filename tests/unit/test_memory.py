@@ -1,0 +1,93 @@
+"""How Orthanc uses a machine's memory, and the largest object that it can take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.filter.orthanc_memory import orthanc_memory
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, rules
+
+MIB = 1 << 20
+RELEASES = ("1.10.1", "1.12.7", "1.13.0")
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("machine", [512, 1024, 1987, 3928, 7942, 15990, 64000])
+def test_the_rest_of_the_machine_keeps_its_share(machine: int, version: str) -> None:
+    sizes = memory.size(machine * MIB, "", version)
+    assert sizes["limit"] == 512 * MIB or machine * MIB - sizes["limit"] >= max(512 * MIB, machine * MIB // 4)
+    held = sum(memory.size_caches(sizes["limit"], version).values()) * MIB
+    assert sizes["largest"] * memory.COPIES + memory.IDLE + held <= max(sizes["limit"], memory.IDLE + held)
+    assert held <= sizes["limit"] // 4 + 6 * 16 * MIB
+
+
+def test_a_larger_machine_takes_a_larger_object() -> None:
+    found = [memory.size(machine * MIB, "", "1.12.7")["largest"] for machine in range(256, 20000, 256)]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (40_000_000, memory.MOST)
+
+
+def test_an_update_of_the_kernel_changes_nothing() -> None:
+    assert memory.size(7942 * MIB, "", "1.12.7") == memory.size(7939 * MIB, "", "1.12.7")
+
+
+def test_what_a_clinic_sets_stays() -> None:
+    sizes = memory.size(7942 * MIB, "4g", "1.12.7")
+    assert (sizes["limit"], sizes["caches"]) == (4096 * MIB, {})
+    assert sizes["largest"] < memory.size(7942 * MIB, "", "1.12.7")["largest"]
+    # a limit does not give a machine more memory than it has
+    assert memory.size(3928 * MIB, "64g", "1.12.7")["largest"] == memory.size(3928 * MIB, "", "1.12.7")["largest"]
+    assert memory.size(3928 * MIB, "64g", "1.12.7")["limit"] == 64 << 30
+
+
+def test_a_machine_of_unknown_memory_is_not_limited() -> None:
+    assert memory.size(0, "", "1.12.7") == {"limit": 0, "largest": 0, "caches": {}}
+    assert "is not known" in orthanc_memory("", 0, "1.12.7")["message"]
+
+
+@pytest.mark.parametrize("version", RELEASES)
+@pytest.mark.parametrize("machine", [1024, 3928, 7942, 64000])
+def test_caches_are_options_of_this_release_and_a_clinic_s_own_stay(machine: int, version: str) -> None:
+    caches = memory.size(machine * MIB, "", version)["caches"]
+    properties = rules.SCHEMA["properties"]
+    assert all(rules.release(properties[name]["x-since"]) <= rules.release(version) for name in caches)
+    assert all(value < properties[name]["default"] for name, value in caches.items())
+    if machine == 64000:
+        assert caches == {}
+    built = configuration.build({"caches": caches, "settings": {"MaximumStorageCacheSize": 77}})
+    assert {name: built[name] for name in caches} == {
+        **caches,
+        **dict.fromkeys(caches.keys() & {"MaximumStorageCacheSize"}, 77),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512m", 512 * MIB), ("4G", 4 << 30), ("6gb", 6 << 30), ("600000k", 614400000)]
+)
+def test_sizes_are_read_as_docker_reads_them(text: str, size: int) -> None:
+    assert memory.parse_size(text) == size
+    assert memory.find_problems(text) == []
+
+
+@pytest.mark.parametrize("wrong", ["4 GB", "-1", "0", "4t", "1.5g", "511m", 4, None, ["4g"]])
+def test_any_other_setting_is_refused(wrong: Any) -> None:
+    (found,) = memory.find_problems(wrong)
+    assert found["path"] == "orthanc_install_memory"
+    assert "the machine's memory then decides" in found["remedy"]
+
+
+def test_a_deploy_says_what_the_machine_can_take() -> None:
+    found = orthanc_memory("", 7942, "1.12.7")
+    assert found["message"] == (
+        "The largest object that this machine can take: 1.4 GB (8.3 GB memory, 6.2 GB of it for Orthanc)."
+    )
+    assert found["warnings"] == []
+
+
+def test_too_little_memory_is_a_warning_with_its_remedy() -> None:
+    (small,) = orthanc_memory("", 1024, "1.12.7")["warnings"]
+    assert "can take: 50.0 MB" in small
+    assert "Remedy: give this machine more memory" in small
+    (large,) = orthanc_memory("64g", 7942, "1.12.7")["warnings"]
+    assert "gives Orthanc 68.7 GB, and this machine has 8.3 GB" in large
