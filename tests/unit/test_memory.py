@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.filter.orthanc_memory import orthanc_memory
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, rules
 
 MIB = 1 << 20
@@ -87,7 +89,25 @@ def test_a_deploy_says_what_the_machine_can_take() -> None:
 
 def test_too_little_memory_is_a_warning_with_its_remedy() -> None:
     (small,) = orthanc_memory("", 1024, "1.12.7")["warnings"]
-    assert "can take: 50.0 MB" in small
+    assert "can take: 40.0 MB" in small
     assert "Remedy: give this machine more memory" in small
     (large,) = orthanc_memory("64g", 7942, "1.12.7")["warnings"]
     assert "gives Orthanc 68.7 GB, and this machine has 8.3 GB" in large
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "package", "image"),
+    [
+        (1, "40.0 MB", "40.0 MB"),
+        (2, "300 MB", "230 MB"),
+        (4, "670 MB", "520 MB"),
+        (8, "1.4 GB", "1.1 GB"),
+        (16, "2.0 GB", "2.0 GB"),
+    ],
+)
+def test_the_documentation_has_these_figures(gigabytes: int, package: str, image: str) -> None:
+    limit = memory.size(gigabytes << 30, "", "1.12.7")["limit"]
+    found = [words.say_size(memory.size(gigabytes << 30, "", version)["largest"]) for version in ("1.12.7", "1.13.0")]
+    assert found == [package, image]
+    row = f"| {gigabytes} GiB | {words.say_size(limit)} | {package} | {image} |"
+    assert row in (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
