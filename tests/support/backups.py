@@ -358,7 +358,7 @@ def answers(machine: str) -> bool:
 # --- what happens to a machine -------------------------------------------------------------------
 def ruin(machine: str) -> None:
     """The machine and its disk are gone; another one stands there that has never been deployed."""
-    kind = {"orthanc-backup12": "debian12", "orthanc-backup13": "debian13"}[machine]
+    kind = {"orthanc-backup12": "ready12", "orthanc-backup13": "ready13"}[machine]
     bed.machine_down(machine)
     bed.machine_up(machine, kind, list(ADDRESSES[machine]))
     machine_ready(machine)
