@@ -54,7 +54,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 packages:
-  description: Names of the installed Debian packages.
+  description: Names of the packages that are installed and configured, whatever becomes of other packages.
+  type: list
+  elements: str
+  returned: always
+automatic:
+  description: Names of those that are installed only because another one needs them. apt may remove them with that one.
   type: list
   elements: str
   returned: always
@@ -95,12 +100,18 @@ KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 MARK = b"clinicops.orthanc"
 MARKED_BYTES = 65536  # files of this collection name it at their beginning
 STATUS = Path("/var/lib/dpkg/status")
+STATES = Path("/var/lib/apt/extended_states")
 
 
 def list_packages(status: str) -> list[str]:
     """Names of the packages that are installed and not waiting for their configuration, from dpkg's status file."""
     installed = (part for part in status.split("\n\n") if re.search(r"^Status: \S+ ok installed$", part, re.MULTILINE))
     return sorted({name for part in installed for name in re.findall(r"^Package: (\S+)$", part, re.MULTILINE)})
+
+
+def list_automatic(states: str) -> set[str]:
+    """Names of the packages that apt has installed for another one, from its file of their states."""
+    return set(re.findall(r"^Package: (\S+)\n(?:\S.*\n)*?Auto-Installed: 1$", states, re.MULTILINE))
 
 
 def list_mounts(text: str) -> list[str]:
@@ -110,7 +121,7 @@ def list_mounts(text: str) -> list[str]:
 
 def find_mount(path: Path, mounts: list[str]) -> str:
     """The mount point of the file system on which the path is, or on which it would be created."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # unlike resolve, also where links lead to each other
     return str(max((one for one in map(Path, mounts) if real.is_relative_to(one)), key=lambda one: len(one.parts)))
 
 
@@ -184,9 +195,11 @@ def main() -> None:
     asked = module.params
     mounts = list_mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
     try:
+        installed, automatic = list_packages(read_text(STATUS)), list_automatic(read_text(STATES))
         module.exit_json(
             changed=False,
-            packages=list_packages(STATUS.read_text(encoding="utf-8", errors="replace")),
+            packages=[name for name in installed if name not in automatic],
+            automatic=[name for name in installed if name in automatic],
             paths={path: describe(Path(path), mounts) for path in asked["paths"]},
             texts={path: read_text(Path(path)) for path in asked["texts"]},
             accounts=list_accounts(asked["accounts"]),

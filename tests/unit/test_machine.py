@@ -38,6 +38,29 @@ def test_packages_that_wait_for_their_configuration_are_not_installed() -> None:
     assert orthanc_machine.list_packages(status) == ["cron", "nginx"]
 
 
+def test_packages_that_another_one_brought_are_told_apart() -> None:
+    """The deploy has to name them to apt, or cloud-init's removal would take the acceptance test's Jinja with it."""
+    states = (
+        "Package: python3-jinja2\nArchitecture: amd64\nAuto-Installed: 1\n\n"
+        "Package: cron\nArchitecture: amd64\nAuto-Installed: 0\n\n"
+        "Package: dcmtk\nAuto-Installed: 1\n"
+    )
+    assert orthanc_machine.list_automatic(states) == {"dcmtk", "python3-jinja2"}
+    found = inspect()
+    marked = subprocess.run(["apt-mark", "showauto"], check=True, capture_output=True, text=True).stdout.split()
+    assert set(found["automatic"]) == {name.partition(":")[0] for name in marked}
+    assert set(found["packages"]).isdisjoint(found["automatic"])
+    assert "base-files" in found["packages"]
+
+
+def test_links_that_lead_to_each_other_are_described(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    (found,) = inspect(paths=[str(one)], texts=[str(one)])["paths"].values()
+    assert (found["kind"], found["target"]) == ("link", str(other))
+
+
 def test_a_mount_point_is_found_also_for_what_is_not_there_yet(tmp_path: Path) -> None:
     mounts = orthanc_machine.list_mounts(
         "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
