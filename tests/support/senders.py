@@ -98,9 +98,8 @@ print(json.dumps([answer.status, base64.b64encode(answer.read()).decode()]))
 
 def rest(machine: str, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
     """Status and body of Orthanc's answer to the administrator."""
-    put(machine, "/root/rest.py", REST.encode())
-    arguments = shlex.join([f"it:{PASSWORDS['it']}", method, path, kind])
-    status, content = json.loads(must(machine, f"python3 /root/rest.py {arguments}", body))
+    command = shlex.join(["python3", "-c", REST, f"it:{PASSWORDS['it']}", method, path, kind])
+    status, content = json.loads(must(machine, command, body))
     return status, base64.b64decode(content)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import shutil
@@ -105,7 +104,7 @@ def studies() -> list[pydicom.Dataset]:
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine(host: Host, studies: list[pydicom.Dataset]) -> str:
     name = name_of(host)
     assert set(sent(name, "US1", *studies)) == {0}
@@ -115,7 +114,7 @@ def machine(host: Host, studies: list[pydicom.Dataset]) -> str:
 Found = list[tuple[str, str, list[str]]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def by_c_find(machine: str) -> Found:
     """Each key and value with the studies that have it."""
     # the container's Orthanc 1.13.0 decodes a query by itself, and does not find & in a value
@@ -133,19 +132,18 @@ def uids(answers: list[dict[str, Any]], tag: str = "0020000D") -> list[str]:
 
 
 @pytest.fixture
-def get(host: Host) -> Iterator[Callable[..., requests.Response]]:
+def get(session: requests.Session) -> Callable[..., requests.Response]:
     """GET below https://pacs.clinic.example as a library of PyPI's sends it, from the address of a client."""
-    with session(host) as opened:
 
-        def get(path: str, **headers: str) -> requests.Response:
-            asked = opened.prepare_request(requests.Request("GET", f"https://{HOSTNAME}/", headers=headers))
-            asked.url = f"https://{HOSTNAME}{path}"  # else it would be decoded as far as it can be
-            return opened.send(asked, timeout=60)
+    def get(path: str, **headers: str) -> requests.Response:
+        asked = session.prepare_request(requests.Request("GET", f"https://{HOSTNAME}/", headers=headers))
+        asked.url = f"https://{HOSTNAME}{path}"  # else it would be decoded as far as it can be
+        return session.send(asked, timeout=60)
 
-        yield get
+    return get
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="module")
 def session(host: Host) -> Iterator[requests.Session]:
     ca = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent.parent / f"{name_of(host)}.crt"
     ca.write_bytes(host.file("/etc/nginx/orthanc/ca.crt").content)
@@ -171,22 +169,23 @@ def test_a_search_finds_what_c_find_finds(
         assert uids(found.json()) == expected, (key, value)
 
 
-def test_dicomweb_client_finds_what_c_find_finds(host: Host, by_c_find: Found, studies: list[pydicom.Dataset]) -> None:
-    with session(host) as opened:
-        reader = DICOMwebClient(f"https://{HOSTNAME}/dicom-web", session=opened)
-        for key, value, expected in by_c_find:
-            assert uids(reader.search_for_studies(search_filters={key: value})) == expected, (key, value)
-        study = str(studies[1].StudyInstanceUID)
-        many = {"PatientName": "Müller*", "StudyDate": "20261128", "PatientID": "P 1", "StudyInstanceUID": study}
-        fields = ["StudyDescription", "00081050", "PatientSize"]
-        [one] = reader.search_for_studies(search_filters=many, fields=fields, limit=3, offset=0)
-        assert one["00081030"]["Value"] == ["Ultraschall & Höhe 1"]
-        assert one["00081190"]["Value"] == [f"https://{HOSTNAME}/dicom-web/studies/{uids([one])[0]}"]
-        [series] = reader.search_for_series(uids([one])[0], search_filters={"Modality": "U*"})
-        arguments = (uids([one])[0], uids([series], "0020000E")[0])
-        assert len(reader.search_for_instances(*arguments, search_filters={"PatientName": "Müller*"})) == 1
-        # the same words find nothing where nobody has the name
-        assert reader.search_for_studies(search_filters={"PatientName": "Müllers*"}) == []
+def test_dicomweb_client_finds_what_c_find_finds(
+    session: requests.Session, by_c_find: Found, studies: list[pydicom.Dataset]
+) -> None:
+    reader = DICOMwebClient(f"https://{HOSTNAME}/dicom-web", session=session)
+    for key, value, expected in by_c_find:
+        assert uids(reader.search_for_studies(search_filters={key: value})) == expected, (key, value)
+    study = str(studies[1].StudyInstanceUID)
+    many = {"PatientName": "Müller*", "StudyDate": "20261128", "PatientID": "P 1", "StudyInstanceUID": study}
+    fields = ["StudyDescription", "00081050", "PatientSize"]
+    [one] = reader.search_for_studies(search_filters=many, fields=fields, limit=3, offset=0)
+    assert one["00081030"]["Value"] == ["Ultraschall & Höhe 1"]
+    assert one["00081190"]["Value"] == [f"https://{HOSTNAME}/dicom-web/studies/{uids([one])[0]}"]
+    [series] = reader.search_for_series(uids([one])[0], search_filters={"Modality": "U*"})
+    arguments = (uids([one])[0], uids([series], "0020000E")[0])
+    assert len(reader.search_for_instances(*arguments, search_filters={"PatientName": "Müller*"})) == 1
+    # the same words find nothing where nobody has the name
+    assert reader.search_for_studies(search_filters={"PatientName": "Müllers*"}) == []
 
 
 @pytest.fixture(scope="module")
