@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import read_inspected
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import find_play, read_inspected
 
 
 class ActionModule(ActionBase):
@@ -24,6 +24,6 @@ class ActionModule(ActionBase):
                 module_name="clinicops.orthanc.orthanc_machine", module_args=asked, task_vars=task_vars
             ),
             "asked": asked,
-            "play": str(self._task.get_play()._uuid),
+            "play": find_play(self._task),
         }
         return found

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import read_inspected
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import list_installed, note_installed
 
 MINUTES = 30
 EACH = 30  # seconds between two lines
@@ -23,8 +23,15 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         wanted = arguments.get("name") or []
-        if wanted and set(wanted) <= set(read_inspected(self._task, task_vars or {}).get("packages", [])):
+        if wanted and set(wanted) <= list_installed(self._task, task_vars or {}):
             return {"changed": False}
+        result = self._install(arguments, task_vars)
+        if wanted and not result.get("failed") and not self._task.check_mode:
+            result["ansible_facts"] = note_installed(self._task, task_vars or {}, wanted)
+        return result
+
+    def _install(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
+        """Calls apt, and again after another program has released its lock."""
         minutes = int(arguments.pop("minutes", MINUTES))
         begin, again = time.monotonic(), 0
         while True:

@@ -11,7 +11,8 @@ author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Calls M(ansible.builtin.apt). While another program holds a lock of dpkg or apt, such as unattended-upgrades on a
     machine's first boot, it waits, reports every half minute which program holds the lock, and then continues.
-  - Does nothing where M(clinicops.orthanc.orthanc_machine) has seen in the same play that all packages are installed.
+  - Does nothing where the same play has installed all packages, or has seen them with
+    M(clinicops.orthanc.orthanc_machine).
   - Fails with the name of that program if it takes too long. It never ends another program.
   - The action plugin of the same name does this; the module itself waits for the locks, and returns which programs hold
     them.

@@ -64,6 +64,10 @@ def list_installed(version: int) -> set[str]:
             name = task.get("clinicops.orthanc.orthanc_packages", {}).get("name", [])
             # in a template, with what was read above
             named |= set(re.findall(r"'([a-z0-9.+-]+)'", name) if isinstance(name, str) else name)
+    # what a role publishes, for the call in which the packages of all roles are installed
+    for path in ROOT.glob("roles/*/vars/main.yml"):
+        for key, value in yaml.safe_load(path.read_text()).items():
+            named |= set(value) if key.endswith("_packages") and isinstance(value, list) else set()
     return named
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_machine
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import inspected
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path.parents[1].name for path in ROOT.glob("roles/*/vars/main.yml") if "_inspected:" in path.read_text())
@@ -108,6 +111,30 @@ def test_a_playbook_asks_all_that_its_roles_ask(role: str) -> None:
     for kind in asked:
         assert f"{role}_inspected.{kind} }}}}" in used
         assert f"{role}_inspected{'' if kind == 'paths' else '.' + kind} }}}}" in text
+
+
+def test_what_a_play_has_installed_it_does_not_install_again() -> None:
+    one, other = (SimpleNamespace(get_play=lambda name=name: SimpleNamespace(_uuid=name)) for name in "ab")
+    variables: dict[str, Any] = {"__orthanc_machine": {"play": "a", "packages": ["cron"]}}
+    assert inspected.list_installed(one, variables) == {"cron"}
+    for names in (["acl"], ["restic", "cron"]):
+        variables["ansible_facts"] = inspected.note_installed(one, variables, names)
+    assert inspected.list_installed(one, variables) == {"acl", "cron", "restic"}
+    assert inspected.list_installed(other, variables) == set()
+    assert inspected.note_installed(other, variables, ["acl"])[inspected.FACT]["names"] == ["acl"]
+
+
+def test_packages_that_start_a_service_are_not_installed_for_all_roles_at_once() -> None:
+    """nginx would serve its welcome page, and node_exporter listen for everybody, before their roles configure them."""
+    wired = yaml.safe_load((ROOT / "playbooks/vars/wiring.yml").read_text())["orthanc_install_more_packages"]
+    lists = [
+        yaml.safe_load((ROOT / "roles" / role / "vars/main.yml").read_text())
+        for role in re.findall(r"(orthanc_[a-z]+)_packages", wired)
+    ]
+    names = [name for one in lists for key, value in one.items() if key.endswith("_packages") for name in value]
+    assert len(lists) == 5
+    assert {"restic", "dcmtk", "acl"} < set(names)
+    assert [name for name in names if re.search("nginx|exporter|sshd|openssh-server|docker|msmtp", name)] == []
 
 
 def test_a_play_inspects_the_machine_once(tmp_path: Path) -> None:
