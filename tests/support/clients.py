@@ -104,8 +104,8 @@ def inspect(host: Host) -> dict[str, Any]:
     return found
 
 
-def answers(host: Host) -> bool:
-    return scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
+def answers(host: Host, scanner: str = SCANNER) -> bool:
+    return scu(scanner, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
 
 
 def https(
