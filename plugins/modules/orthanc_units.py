@@ -13,7 +13,12 @@ description:
     only what differs.
 options:
   enabled:
-    description: Units that must start at boot; one that is masked is unmasked.
+    description: Units that must start at boot.
+    type: list
+    elements: str
+    default: []
+  unmasked:
+    description: Units to unmask before they are enabled. Another unit that an administrator has masked stays masked.
     type: list
     elements: str
     default: []
@@ -65,7 +70,7 @@ actions:
 from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = "LoadState,ActiveState,UnitFileState"
-LISTS = ("enabled", "started", "restarted", "stopped", "disabled")
+LISTS = ("unmasked", "enabled", "started", "restarted", "stopped", "disabled")
 RUNNING = ("active", "activating", "reloading")
 AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generated")
 
@@ -98,7 +103,7 @@ def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list
     ]
     stop = [name for name in wanted["stopped"] if units[name]["ActiveState"] in RUNNING]
     disable = [name for name in wanted["disabled"] if units[name]["UnitFileState"] in ("enabled", "enabled-runtime")]
-    masked = [name for name in wanted["enabled"] if units[name]["LoadState"] == "masked"]
+    masked = [name for name in wanted["unmasked"] if units[name]["LoadState"] == "masked"]
     steps = [
         ("unmask", masked),
         ("enable", enable),

@@ -159,8 +159,8 @@ def build(settings: dict[str, Any]) -> dict[str, Any]:
         "RegisteredUsers": users,
         "DicomAet": settings["aet"],
         "DicomPort": int(settings["dicom_port"]),
-        # the largest; an image in pieces of 16 kB, the default, waits for more acknowledgements of TCP
-        "MaximumPduLength": 131072,
+        # in pieces of 16 kB, the default, an image waits for more acknowledgements of TCP; a device may hold 16 bits
+        "MaximumPduLength": 65534,
         "DicomModalities": {
             device["name"]: {
                 "AET": device["aet"],

@@ -202,7 +202,7 @@ def test_ports_written_as_text_become_numbers() -> None:
     assert built["DicomPort"] == 104
 
 
-@pytest.mark.parametrize(("own", "length"), [({}, 131072), ({"MaximumPduLength": 16384}, 16384)])
+@pytest.mark.parametrize(("own", "length"), [({}, 65534), ({"MaximumPduLength": 16384}, 16384)])
 def test_devices_may_send_in_large_pieces_unless_the_clinic_says_otherwise(own: dict[str, int], length: int) -> None:
     settings = {**GOOD, "settings": own}
     assert configuration.problems(settings) == []

@@ -216,9 +216,11 @@ def unit(active: str, file: str, load: str = "loaded") -> dict[str, str]:
         ({"a": unit("inactive", "disabled")}, {"enabled": ["a"]}, [("enable", ["a"])]),
         (
             {"a": unit("inactive", "masked", "masked")},
-            {"enabled": ["a"]},
+            {"unmasked": ["a"], "enabled": ["a"]},
             [("unmask", ["a"]), ("enable", ["a"])],
         ),
+        # an administrator's mask stays: systemctl refuses
+        ({"a": unit("inactive", "masked", "masked")}, {"enabled": ["a"]}, [("enable", ["a"])]),
         ({"a": unit("failed", "enabled")}, {"enabled": ["a"], "started": ["a"]}, [("start", ["a"])]),
         ({"a": unit("inactive", "", "not-found")}, {"started": ["a"]}, [("start", ["a"])]),
         (
