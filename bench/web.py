@@ -44,7 +44,7 @@ server {
 # for rows that are missed; measured on 2026-11-29, with curl's and nginx's processor time
 ENCRYPTION = (
     "for 88 MB of studies nginx needs 80 ms of processor time here and 95 ms with the snippet, curl 70 ms with both,"
-    " Orthanc 90 ms; nearly all of what nginx does is encryption, which both do"
+    " Orthanc 90 ms; presumably most of it is encryption, which both do"
 )
 PROXY, BOOK, PLAIN = f"https://{HOSTNAME}", f"https://{HOSTNAME}:8443/orthanc", "http://127.0.0.1:8042"
 SITE = "/etc/nginx/conf.d/bench-book.conf"
