@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from server.monitor.rules import RULES, Rule
 from server.monitor.settings import Settings
 from server.orthanc import index
 from server.orthanc import log as orthanc_log
+from server.orthanc.api import Account, Answer, Api, Unanswered
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY, GB = 86400, 10**9
@@ -733,6 +735,62 @@ def test_no_secret_is_shown() -> None:
     )
     assert "secret" not in text
     assert "t0ken" not in text
+
+
+# --- the speed of the index ------------------------------------------------------------------------
+IMAGE = "6dff1e9c-b1d01a3f-d2b4d6a5-4b0ee9d5-ff0f0a4b"
+
+
+class Recorded(Api):
+    """What Orthanc answered, with the seconds that each answer took on the clock of the probe."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, float, int, str]) -> None:
+        super().__init__(Account(1, "it", "secret"))
+        self.answers, self.clock = [*answers], 0.0
+        monkeypatch.setattr(orthanc, "time", SimpleNamespace(monotonic=lambda: self.clock))
+
+    def ask(self, method: str, path: str, body: bytes = b"", accept: str = "*/*") -> Answer:
+        expected, seconds, status, text = self.answers.pop(0)
+        assert f"{method} {path}" == f"GET {expected}"
+        self.clock += seconds
+        if not status:
+            raise Unanswered("Orthanc does not answer (timed out)")
+        return Answer(status, text.encode(), "application/json")
+
+
+def test_the_fastest_look_up_of_always_the_same_image_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    state: dict[str, Any] = {}
+    some, path = f'[ "{IMAGE}" ]', f"/instances/{IMAGE}"
+    one = f'{{ "ID" : "{IMAGE}", "Type" : "Instance" }}'
+
+    def measure(*answers: tuple[str, float, int, str]) -> float | None:
+        api = Recorded(monkeypatch, *answers)
+        found = orthanc.measure_lookup(api, state)
+        assert api.answers == []
+        return found
+
+    any_image = "/instances?since=0&limit=1"
+    assert measure((any_image, 7, 200, "[]")) is None  # an empty archive
+    assert measure((any_image, 7, 200, some), *((path, seconds, 200, one) for seconds in (3, 0.25, 1))) == 0.25
+    assert measure(*((path, seconds, 200, one) for seconds in (0.5, 2, 1))) == 0.5
+    # what Orthanc does not answer is no measurement; after a deletion it is another image
+    with pytest.raises(Unanswered):
+        measure((path, 0.5, 200, one), (path, 5, 0, ""))
+    assert measure((path, 0.5, 200, one), (path, 0.5, 404, "{}")) is None
+    assert measure((any_image, 7, 200, some), *[(path, 0.5, 200, one)] * 3) == 0.5
+
+
+def test_a_slow_index_is_told_when_it_stays_slow_and_nothing_explains_it(tmp_path: Path) -> None:
+    slow, quick, silent = ("lookup_seconds", "", 0.2), ("lookup_seconds", "", 0.02), ("index_up", "", 0)
+    told = play(tmp_path, *[[slow]] * 14, [quick], *[[slow]] * 14, [silent], *[[slow]] * 15, *[[quick]] * 3)
+    assert {number: events for number, events in enumerate(told) if events} == {
+        44: ["firing IndexSlow/"],
+        47: ["resolved IndexSlow/"],
+    }
+    for cause in (("index_statistics", "", 0), ("threads_free", "http", 0)):
+        told = play(tmp_path, *[[slow, cause]] * 20)
+        assert [event for events in told for event in events if "IndexSlow" in event] == [], cause
+    assert not any(play(tmp_path, *[[slow]] * 20, limits={"lookup_seconds": 1}))
 
 
 # --- the index's statistics -----------------------------------------------------------------------

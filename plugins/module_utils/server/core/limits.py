@@ -25,6 +25,7 @@ LIMITS: dict[str, float] = {
     "certificate_days": 14,
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
+    "lookup_seconds": 0.1,  # ten seconds and more for a series of 100 images
     "worklist_minutes": 10,
     "package_lists_days": 7,
     "support_days": 90,

@@ -89,6 +89,14 @@ RULES = (
         "deploy again, which stops Orthanc for a moment",
     ),
     Rule(
+        # an import, a large search or a backup may slow it for some minutes
+        *("IndexSlow", "warning", "lookup_seconds", "", ">", "lookup_seconds", 15),
+        (*DOWN, "IndexSilent", "IndexWithoutStatistics", "ThreadsExhausted"),
+        "Orthanc takes long to find an image: devices wait, and the viewer is slow",
+        "set orthanc_config_index_statistics to true and deploy; where it is true, find what keeps the disk or the "
+        "processor busy (vmstat 1)",
+    ),
+    Rule(
         *("DicomSilent", "critical", "dicom_up", "", "==", 0, 2, (*DOWN, "IndexSilent")),
         "Orthanc does not answer a C-ECHO",
         "see its log, and whether another program uses its DICOM port (ss -ltnp)",
