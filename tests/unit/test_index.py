@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import service
 from planned import RELEASES, find_walks, read_release
+from record_queries import merge_statements, tidy_statement
 from server.backup import ledger, manifest, placing, study
 from server.orthanc.index import STATISTICS, has_statistics, write_statistics
 
@@ -115,6 +116,39 @@ def test_no_statement_walks_through_the_archive_that_need_not(index: Path, relea
     assert len(find_unexpected(index, release)) > 10
     write_statistics(index)
     assert find_unexpected(index, release) == []
+
+
+def test_a_statement_that_walks_says_why(release: str) -> None:
+    _schema, statements = read_release(release)
+    assert sum("walks" in about for about in statements.values()) > 20
+    assert [one for one, about in statements.items() if bool(about.get("walks")) != bool(about.get("because"))] == []
+
+
+def test_a_new_recording_keeps_what_is_known_and_its_reasons() -> None:
+    listed, tagged = "SELECT * FROM Changes LIMIT 2", "SELECT value FROM Metadata WHERE id=?"
+    known = {listed: {"asked": "list", "walks": ["SCAN Changes"], "because": "in the order of its key"}}
+    paged, counted = "SELECT * FROM Changes LIMIT 7", "SELECT COUNT(*) FROM Resources"
+    asked = {tagged: "tags", paged: "page", counted: "count"}
+    walks = {listed: ["SCAN Changes"], paged: ["SCAN Changes"], tagged: [], counted: ["SCAN Resources"]}
+    merged = merge_statements(known, asked, walks, {})
+    assert merged == {**known, tagged: {"asked": "tags"}, counted: {"asked": "count", "walks": ["SCAN Resources"]}}
+    explained = merge_statements({}, asked, walks, {(counted, "SCAN Resources"): "counts all"})
+    assert explained[counted]["because"] == "counts all"
+    assert "because" not in explained[paged]
+
+
+@pytest.mark.parametrize(
+    ("text", "statement"),
+    [
+        ("SELECT a\n  FROM b WHERE c IN (1 , 2 );", "SELECT a FROM b WHERE c IN (1, 2)"),
+        ("CREATE TEMPORARY TABLE Lookup AS SELECT a FROM b", "SELECT a FROM b"),
+        ("PRAGMA FOREIGN_KEYS=ON;", ""),
+        ("INSERT INTO a VALUES (6, 1); CREATE TABLE b (c)", ""),
+        ("SELECT * FROM sqlite_master", ""),
+    ],
+)
+def test_what_is_recorded_is_what_asks_the_index(text: str, statement: str) -> None:
+    assert tidy_statement(text) == statement
 
 
 def test_the_backup_reads_a_table_once_where_it_asks_for_everything(
