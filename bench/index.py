@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import hashlib
 import http.client
 import io
 import json
@@ -21,7 +20,6 @@ import os
 import random
 import shutil
 import socket
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -39,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"
 
 import bed
 import pydicom
+from copies import FIRST, SERIES, STORED, STUDIES, copy_rows
 from pairs import Comparison, measure_pairs, parse_arguments, write_result
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -55,10 +54,6 @@ from template import make_template
 RELEASES = {"1.10.1": "orthanc-debian12", "1.12.7": "orthanc-debian13", "1.13.0": "orthanc"}
 HOME = Path(__file__).resolve().parents[1] / ".bed" / "index"
 STORESCU = "/usr/bin/storescu"
-STUDIES, SERIES = 10, 100
-STORED = STUDIES * SERIES
-# the number of the first copy, in every identifier; the others count on from here
-FIRST = 700000
 ITEMS, SENT = 100, 20
 PLUGINS = "/usr/share/orthanc/plugins"
 CONFIGURATION: dict[str, Any] = {
@@ -119,45 +114,6 @@ def make_image(study: Study, number: int) -> bytes:
     image.PatientID, image.PatientName, image.StudyDate = study.patient, study.name, study.day
     image.AccessionNumber, image.InstanceNumber = f"A{study.patient[1:]}", number + 1
     return write_image(image)
-
-
-def name_copy(identifier: str, copy: int) -> str:
-    """An identifier of Orthanc's for a copy of a resource."""
-    digest = hashlib.sha1(f"{identifier} {copy}".encode(), usedforsecurity=False).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
-
-
-def move_day(value: str, copy: int) -> str:
-    """The day of a copy of a study."""
-    return f"{date.fromisoformat(value) + timedelta(days=copy * STUDIES):%Y%m%d}"
-
-
-def copy_rows(index: Path, images: int) -> None:
-    """Copies the rows of the stored images until the index has so many."""
-    with contextlib.closing(sqlite3.connect(index)) as database:
-        database.execute("PRAGMA synchronous = OFF")
-        database.create_function("name_copy", 2, name_copy, deterministic=True)
-        database.create_function("move_day", 2, move_day, deterministic=True)
-        step = database.execute("SELECT MAX(internalId) FROM Resources").fetchone()[0]
-        text = f"replace(value, '{FIRST}', {FIRST} + k)"
-        changed = {
-            ("Resources", "internalId"): f"internalId + k * {step}",
-            ("Resources", "publicId"): "name_copy(publicId, k)",
-            ("Resources", "parentId"): f"parentId + k * {step}",
-            ("Changes", "seq"): "NULL",
-            ("Changes", "internalId"): f"internalId + k * {step}",
-        }
-        day = "CASE WHEN tagGroup = 8 AND tagElement = 32 THEN move_day(value, k) ELSE"
-        for table in ("MainDicomTags", "DicomIdentifiers"):
-            changed[table, "value"] = f"{day} {text} END"
-        copies = f"WITH RECURSIVE n(k) AS (VALUES (1) UNION ALL SELECT k + 1 FROM n WHERE k < {images // STORED - 1})"
-        for table in ("Resources", "MainDicomTags", "DicomIdentifiers", "Metadata", "AttachedFiles", "Changes"):
-            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
-            changed[table, "id"] = f"id + k * {step}"
-            values = ", ".join(changed.get((table, column), column) for column in columns)
-            database.execute(f"INSERT INTO {table} {copies} SELECT {values} FROM n CROSS JOIN {table}")
-        database.commit()
-        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 # --- Orthanc ------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "bed"))
 
 import bed
 import index
-from index import FIRST, HOME, STORED, STUDIES, Orthanc
+from copies import FIRST, STORED, STUDIES
+from index import HOME, Orthanc
 from pairs import Comparison, parse_arguments, write_result
 
 RELEASE, IMAGE = "1.12.7", "orthanc-postgresql"
@@ -63,7 +64,7 @@ def ask_database(orthanc: Orthanc, *statements: str) -> str:
 
 
 def copy_rows(orthanc: Orthanc, images: int) -> None:
-    """As index.copy_rows, with PostgreSQL's functions."""
+    """As copies.copy_rows, with PostgreSQL's functions."""
     step = int(ask_database(orthanc, "SELECT max(internalid) FROM resources"))
     text = f"replace(value, '{FIRST}', ({FIRST} + k)::text)"
     changed = {
