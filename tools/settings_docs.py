@@ -13,15 +13,13 @@ import sys
 import textwrap
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 118
-# The text on a collection variable is in the spec of the first of these roles that reads it.
-OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
 REQUIRED = ("orthanc_hostname", "orthanc_users")
 GENERATED = "<!-- Written by `make docs` from meta/argument_specs.yml: change it there. -->"
 INTRODUCTION = """# Settings
@@ -41,50 +39,11 @@ A password that contains `{{` needs Ansible's tag `!unsafe`; otherwise it is rea
 be used by Orthanc only: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
 
 
-class Setting(NamedTuple):
-    """An option of a spec. `name` is its name in an inventory; `own` is its name in the role, mostly the same."""
-
-    name: str
-    own: str
-    entry: str
-    spec: dict[str, Any]
-    default: Any
-
-
 @cache
-def list_roles() -> list[str]:
-    """The roles that have specs: the one of the shared settings is described by those that read it."""
-    return sorted(path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
-
-
-@cache
-def read_groups() -> dict[str, Any]:
+def read_examples() -> dict[str, Any]:
+    """The settings of the example in each role's README, and their values."""
     content: dict[str, Any] = specs.read_yaml(ROOT / "tools/settings.yml")
     return content
-
-
-@cache
-def list_settings(role: str) -> list[Setting]:
-    """The options of a role, each once, in the order of its defaults."""
-    defaults = specs.read_defaults(role)
-    found: dict[str, Setting] = {}
-    for entry, spec in specs.read_specs(role).items():
-        for own, option in spec.get("options", {}).items():
-            name = specs.name_public(own)
-            default = specs.read_shared().get(name, defaults[own])
-            found.setdefault(own, Setting(name, own, entry, option, default))
-    return [found[name] for name in defaults]
-
-
-@cache
-def list_public() -> dict[str, Setting]:
-    """Every setting that an inventory may have, by its name, with the spec that describes it."""
-    found: dict[str, Setting] = {}
-    for role in [*OWNERS, *(role for role in list_roles() if role not in OWNERS)]:
-        for setting in list_settings(role):
-            if setting.own not in specs.read_wiring():
-                found.setdefault(setting.name, setting)
-    return found
 
 
 def write_markdown(text: str, docs: str) -> str:
@@ -92,11 +51,6 @@ def write_markdown(text: str, docs: str) -> str:
     text = " ".join(text.split())
     text = re.sub(r"[CV]\(([^)]*)\)", r"`\1`", text)
     return re.sub(r"docs/([a-z-]+\.md)", lambda match: f"[{match[1]}]({docs}{match[1]})", text)
-
-
-def write_plain(text: str) -> str:
-    """The markup of a spec as plain text, for a comment."""
-    return re.sub(r"[CV]\(([^)]*)\)", r"\1", " ".join(text.split()))
 
 
 def describe(spec: dict[str, Any], docs: str) -> str:
@@ -112,7 +66,7 @@ def describe(spec: dict[str, Any], docs: str) -> str:
     return said
 
 
-def show_default(setting: Setting) -> str:
+def show_default(setting: specs.Setting) -> str:
     """The default as a cell of a table shows it."""
     if setting.name in REQUIRED:
         return "required"
@@ -123,12 +77,12 @@ def show_default(setting: Setting) -> str:
     if isinstance(setting.default, (list, dict)):
         shown = yaml.safe_dump(setting.default, default_flow_style=True, sort_keys=False, width=1000).strip()
         return f"`{shown}`"
-    names = {each.own: each.name for role in list_roles() for each in list_settings(role)}
+    names = {each.own: each.name for role in specs.list_roles() for each in specs.list_settings(role)}
     shown = re.sub(r"\{\{ (\w+) \}\}", lambda match: f"<{names.get(match[1], match[1])}>", str(setting.default))
     return f"`{shown}`"
 
 
-def write_table(settings: list[Setting], docs: str) -> str:
+def write_table(settings: list[specs.Setting], docs: str) -> str:
     rows = [f"| {each.name} | {show_default(each)} | {describe(each.spec, docs)} |" for each in settings]
     return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
 
@@ -136,8 +90,8 @@ def write_table(settings: list[Setting], docs: str) -> str:
 def write_variables() -> str:
     """docs/variables.md."""
     parts = [INTRODUCTION, GENERATED]
-    for group in read_groups()["groups"]:
-        settings = [list_public()[name] for name in group["settings"]]
+    for group in specs.read_groups():
+        settings = [specs.list_public()[name] for name in group["settings"]]
         parts += [f"## {group['title']}", group["description"], write_table(settings, "")]
     return "\n\n".join([*parts, "## Good to know", CLOSING]) + "\n"
 
@@ -145,7 +99,7 @@ def write_variables() -> str:
 def write_readme(role: str) -> str:
     """The README of a role: its purpose, its settings, and an example play."""
     docs = "../../docs/"
-    settings = list_settings(role)
+    settings = specs.list_settings(role)
     parts = [f"# clinicops.orthanc.{role}", GENERATED]
     for entry, spec in specs.read_specs(role).items():
         if entry != "main":
@@ -158,7 +112,7 @@ def write_readme(role: str) -> str:
         if wired:
             said = "The playbooks of the collection set these. If you use the role alone, set them in the play."
             parts += ["## Settings that the playbooks set", said, write_table(wired, docs)]
-    example = read_groups()["examples"][role]
+    example = read_examples()["examples"][role]
     play: dict[str, Any] = {
         "name": specs.read_specs(role)["main"]["short_description"],
         "hosts": "orthanc",
@@ -166,7 +120,7 @@ def write_readme(role: str) -> str:
     }
     play["roles"] = [f"clinicops.orthanc.{role}"]
     if example:
-        play["vars"] = {name: read_groups()["values"][name] for name in example}
+        play["vars"] = {name: read_examples()["values"][name] for name in example}
     shown = yaml.dump([play], Dumper=Indented, sort_keys=False, width=WIDTH, allow_unicode=True)
     said = "The playbook `clinicops.orthanc.deploy` runs this role with all others; every setting is in"
     said += f" [variables.md]({docs}variables.md)."
@@ -182,7 +136,7 @@ class Indented(yaml.SafeDumper):
 
 def write_defaults(role: str) -> str:
     """The defaults of a role with the text of the specs above each of its own; the values stay as they are."""
-    settings = {each.own: each for each in list_settings(role)}
+    settings = {each.own: each for each in specs.list_settings(role)}
     lines = (ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8").splitlines()
     kept = ["---", "# Comments: `make docs`, from meta/argument_specs.yml."]
     for line in lines:
@@ -190,7 +144,7 @@ def write_defaults(role: str) -> str:
             continue
         own = line.partition(":")[0]
         if own in settings and settings[own].name == own:
-            said = write_plain(settings[own].spec["description"])
+            said = specs.write_plain(settings[own].spec["description"])
             kept += textwrap.wrap(
                 said, WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
             )
@@ -201,16 +155,17 @@ def write_defaults(role: str) -> str:
 def write_all() -> dict[Path, str]:
     """Each file that this program writes, with its content."""
     files = {ROOT / "docs/variables.md": write_variables()}
-    for role in list_roles():
+    for role in specs.list_roles():
         files[ROOT / "roles" / role / "README.md"] = write_readme(role)
         files[ROOT / "roles" / role / "defaults/main.yml"] = write_defaults(role)
     return files
 
 
 def main() -> None:
-    grouped = {name for group in read_groups()["groups"] for name in group["settings"]}
-    if lacking := sorted({*list_public()} - grouped):
-        sys.exit(f"{', '.join(lacking)}: not in any group of docs/variables.md. Remedy: add it in tools/settings.yml.")
+    grouped = {name for group in specs.read_groups() for name in group["settings"]}
+    if lacking := sorted({*specs.list_public()} - grouped):
+        remedy = "add it in plugins/plugin_utils/groups.yml"
+        sys.exit(f"{', '.join(lacking)}: not in any group of docs/variables.md. Remedy: {remedy}.")
     for path, content in write_all().items():
         if not path.exists() or path.read_text(encoding="utf-8") != content:
             path.write_text(content, encoding="utf-8")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -18,6 +18,18 @@ ROOT = Path(__file__).resolve().parents[2]
 # A default that reads one variable: `orthanc_config_aet: "{{ orthanc_aet }}"`.
 READS = re.compile(r"\{\{ (orthanc_[a-z_]+) \}\}")
 NAME = re.compile(r"(?<![\w.])(?:__)?orthanc_[a-z]\w*")
+# The text on a collection variable is in the spec of the first of these roles that reads it.
+OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
+
+
+class Setting(NamedTuple):
+    """An option of a spec. `name` is its name in an inventory; `own` is its name in the role, mostly the same."""
+
+    name: str
+    own: str
+    entry: str
+    spec: dict[str, Any]
+    default: Any
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -100,3 +112,45 @@ def list_sources(name: str) -> list[str]:
         if not is_private(one) and one in read_all_defaults() and name_public(one) not in found:
             found.append(name_public(one))
     return found
+
+
+@functools.cache
+def list_roles() -> list[str]:
+    """The roles that have specs: the one of the shared settings is described by those that read it."""
+    return sorted(path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
+
+
+@functools.cache
+def read_groups() -> list[dict[str, Any]]:
+    """The groups of the public settings in their order: `title`, `description` and the names, `settings`."""
+    groups: list[dict[str, Any]] = read_yaml(Path(__file__).with_name("groups.yml"))["groups"]
+    return groups
+
+
+@functools.cache
+def list_settings(role: str) -> list[Setting]:
+    """The options of a role, each once, in the order of its defaults."""
+    defaults = read_defaults(role)
+    found: dict[str, Setting] = {}
+    for entry, spec in read_specs(role).items():
+        for own, option in spec.get("options", {}).items():
+            name = name_public(own)
+            default = read_shared().get(name, defaults[own])
+            found.setdefault(own, Setting(name, own, entry, option, default))
+    return [found[name] for name in defaults]
+
+
+@functools.cache
+def list_public() -> dict[str, Setting]:
+    """Every setting that an inventory may have, by its name, with the spec that describes it."""
+    found: dict[str, Setting] = {}
+    for role in [*OWNERS, *(role for role in list_roles() if role not in OWNERS)]:
+        for setting in list_settings(role):
+            if setting.own not in read_wiring():
+                found.setdefault(setting.name, setting)
+    return found
+
+
+def write_plain(text: str) -> str:
+    """The markup of a spec as plain text, for a comment."""
+    return re.sub(r"[CV]\(([^)]*)\)", r"\1", " ".join(text.split()))

@@ -19,17 +19,17 @@ def test_what_is_made_of_the_specs_is_up_to_date(path: Path) -> None:
 
 
 def test_every_public_setting_is_in_one_group() -> None:
-    grouped = [name for group in settings_docs.read_groups()["groups"] for name in group["settings"]]
+    grouped = [name for group in specs.read_groups() for name in group["settings"]]
     assert len(grouped) == len(set(grouped)) > 60
-    remedy = "add it to a group of tools/settings.yml, or take it out there"
-    assert set(grouped) == set(settings_docs.list_public()), f"Remedy: {remedy}"
+    remedy = "add it to a group of plugins/plugin_utils/groups.yml, or take it out there"
+    assert set(grouped) == set(specs.list_public()), f"Remedy: {remedy}"
 
 
 def test_a_spec_says_of_a_wired_setting_that_it_is_wired() -> None:
     said = {
         setting.own
-        for role in settings_docs.list_roles()
-        for setting in settings_docs.list_settings(role)
+        for role in specs.list_roles()
+        for setting in specs.list_settings(role)
         if setting.spec["description"].endswith("Wired by the playbooks.")
     }
     assert said == set(specs.read_wiring())
@@ -42,13 +42,13 @@ def test_every_page_that_a_spec_names_exists() -> None:
     assert [page for page in pages if not (ROOT / page).exists()] == []
 
 
-@pytest.mark.parametrize("role", settings_docs.list_roles())
+@pytest.mark.parametrize("role", specs.list_roles())
 def test_the_example_of_a_readme_is_a_play_with_settings_of_that_role(role: str) -> None:
     text = (ROOT / "roles" / role / "README.md").read_text()
     [example] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     [play] = yaml.safe_load(example)
     assert play["roles"] == [f"clinicops.orthanc.{role}"]
-    assert set(play.get("vars", {})) <= {setting.name for setting in settings_docs.list_settings(role)}
+    assert set(play.get("vars", {})) <= {setting.name for setting in specs.list_settings(role)}
 
 
 def test_a_stale_page_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
