@@ -196,7 +196,7 @@ def measure_size(server: Server, images: int, runs: int, restores: int, growth: 
     for what, (timed, _most) in list_measured(server, growth).items():
         if what in (BACKUP, STILL):  # what is new, or restored
             time_command("orthanc-backup", "run", "--json")
-        if what not in (*RESTORES, STILL):  # the first of each is not measured
+        elif what not in RESTORES:  # the first of each is not measured
             timed()
         found[what] = [timed() for _run in range(restores if what in RESTORES else runs)]
         print(f"{images:,} images: {what}: {', '.join(f'{one:.3f}' for one in found[what])} s", flush=True)

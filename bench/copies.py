@@ -26,6 +26,7 @@ FIRST = 700000
 # StudyDate in a data set with explicit VR, and how long its value is (PS3.5, 7.1.2)
 DATED, DAY = b"\x08\x00\x20\x00DA\x08\x00", 8
 INSTANCE = 4  # resourceType
+LAST_STORED = "SELECT internalId FROM Resources WHERE resourceType = ? ORDER BY internalId LIMIT 1 OFFSET ?"
 
 
 def name_copy(identifier: str, copy: int) -> str:
@@ -61,8 +62,8 @@ def write_files(directory: Path, stored: Sequence[str], numbers: Iterable[int]) 
 def copy_rows(index: Path, images: int, files: Path | None = None) -> None:
     """Copies the rows of the stored images until the index has so many.
 
-    Both numbers are multiples of `STORED`, and nothing else is in the index. Each copy has a file of its own in the
-    storage directory `files`; without one, all share the files of the images. sqlite3.Error where Orthanc runs.
+    Both numbers are multiples of `STORED`, and what was stored later has been deleted. Each copy has a file of its own
+    in the storage directory `files`; without one, all share the files of the images. sqlite3.Error where Orthanc runs.
     """
     with contextlib.closing(sqlite3.connect(index, timeout=0)) as database:
         database.execute("PRAGMA synchronous = OFF")
@@ -72,20 +73,23 @@ def copy_rows(index: Path, images: int, files: Path | None = None) -> None:
         numbers = range(there // STORED, images // STORED)
         if not numbers:
             return
-        step = database.execute("SELECT MAX(internalId) FROM Resources").fetchone()[0] // numbers.start
+        # what Orthanc stored first has the lowest internal ids; it uses none twice, and the backup is sure of that
+        [top] = database.execute(LAST_STORED, [INSTANCE, STORED - 1]).fetchone()
+        [used] = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'Resources'").fetchone()
+        moved = f"{used} + (k - {numbers.start}) * {top}"
         text = f"replace(value, '{FIRST}', {FIRST} + k)"
         changed = {
-            ("Resources", "internalId"): f"internalId + k * {step}",
+            ("Resources", "internalId"): f"internalId + {moved}",
             ("Resources", "publicId"): "name_copy(publicId, k)",
-            ("Resources", "parentId"): f"parentId + k * {step}",
+            ("Resources", "parentId"): f"parentId + {moved}",
             ("Changes", "seq"): "NULL",
-            ("Changes", "internalId"): f"internalId + k * {step}",
+            ("Changes", "internalId"): f"internalId + {moved}",
         }
         day = "CASE WHEN tagGroup = 8 AND tagElement = 32 THEN move_day(value, k) ELSE"
         for table in ("MainDicomTags", "DicomIdentifiers"):
             changed[table, "value"] = f"{day} {text} END"
         if files:
-            stored = [row[0] for row in database.execute("SELECT uuid FROM AttachedFiles WHERE id <= ?", [step])]
+            stored = [row[0] for row in database.execute("SELECT uuid FROM AttachedFiles WHERE id <= ?", [top])]
             database.execute("CREATE TEMP TABLE Files (copy, original, uuid, md5, PRIMARY KEY (copy, original))")
             database.executemany("INSERT INTO Files VALUES (?, ?, ?, ?)", write_files(files, stored, numbers))
             for column, value in (("uuid", "uuid"), ("uncompressedMD5", "md5"), ("compressedMD5", "md5")):
@@ -95,11 +99,11 @@ def copy_rows(index: Path, images: int, files: Path | None = None) -> None:
         copies = f"WITH RECURSIVE n(k) AS (VALUES ({first}) UNION ALL SELECT k + 1 FROM n WHERE k < {last})"
         for table in ("Resources", "MainDicomTags", "DicomIdentifiers", "Metadata", "AttachedFiles", "Changes"):
             columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
-            changed[table, "id"] = f"id + k * {step}"
+            changed[table, "id"] = f"id + {moved}"
             values = ", ".join(changed.get((table, column), column) for column in columns)
             own = "internalId" if "internalId" in columns else "id"
             database.execute(
-                f"INSERT INTO {table} {copies} SELECT {values} FROM n CROSS JOIN {table} WHERE {own} <= {step}"
+                f"INSERT INTO {table} {copies} SELECT {values} FROM n CROSS JOIN {table} WHERE {own} <= {top}"
             )
         database.commit()
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -55,15 +55,27 @@ def store_images(storage: Path, release: str) -> None:
         database.commit()
 
 
+def delete_image(storage: Path) -> int:
+    """The internal id of an image that came last and was deleted: nothing but the sequence shows it."""
+    with contextlib.closing(sqlite3.connect(storage / "index")) as database:
+        pass_over = "UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'Resources' RETURNING seq"
+        [number] = database.execute(pass_over).fetchone()
+        database.commit()
+    return int(number)
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_each_copy_has_a_file_of_its_own_that_is_as_its_rows_say(tmp_path: Path, release: str) -> None:
     store_images(tmp_path, release)
     copy_rows(tmp_path / "index", STORED * 2, tmp_path)
+    deleted = delete_image(tmp_path)
     copy_rows(tmp_path / "index", STORED * 4, tmp_path)  # an archive that has grown grows again
     with contextlib.closing(sqlite3.connect(tmp_path / "index")) as database:
         rows = database.execute(ROWS).fetchall()
         lost = "SELECT COUNT(*) FROM Resources WHERE parentId NOT IN (SELECT internalId FROM Resources)"
         assert database.execute(lost).fetchone() == (0,)
+        used = "SELECT COUNT(*) FROM Resources WHERE internalId = ?"
+        assert database.execute(used, [deleted]).fetchone() == (0,)
     assert len(rows) == len({row[0] for row in rows}) == len({row[1] for row in rows}) == STORED * 4
     assert {Path(row[2]).name for row in rows} == {path.name for path in tmp_path.glob("??/??/*")}
     for _public, _uid, name, size, *digests in rows:
