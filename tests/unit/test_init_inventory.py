@@ -10,7 +10,7 @@ import stat
 import subprocess
 import termios
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -365,19 +365,42 @@ class Terminal:
 
     def end(self) -> tuple[int, str]:
         """Exit code, and what was said after the last answer."""
+        until = time.monotonic() + 60
         while self.process.poll() is None:
+            assert time.monotonic() < until, self.said
             self.read()
         self.read()
-        os.close(self.own)
-        os.close(self.theirs)
         return self.process.returncode, self.said.replace("\r\n", "\n")
 
+    def interrupt(self) -> None:
+        """Ends the playbook if it still runs; Ansible's worker would outlive a playbook that is killed."""
+        while self.process.poll() is None:
+            if self.is_reading():
+                os.write(self.own, b"\x03")
+            self.read()
 
-def test_a_person_is_asked_and_each_answer_is_checked(tmp_path: Path) -> None:
+
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[..., Terminal]]:
+    """A terminal that is closed after the test, whatever became of it."""
+    opened: list[Terminal] = []
+
+    def open_one(directory: Path, *options: str) -> Terminal:
+        opened.append(Terminal(directory, *options))
+        return opened[-1]
+
+    yield open_one
+    for terminal in opened:
+        terminal.interrupt()
+        os.close(terminal.own)
+        os.close(terminal.theirs)
+
+
+def test_a_person_is_asked_and_each_answer_is_checked(tmp_path: Path, open_terminal: Callable[..., Terminal]) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
     (tmp_path / "password").write_text(PASSWORD)
-    terminal = Terminal(tmp_path, "--vault-password-file", "password", "-e", "orthanc_aet=CLINIC")
+    terminal = open_terminal(tmp_path, "--vault-password-file", "password", "-e", "orthanc_aet=CLINIC")
     terminal.answer("Directory for the inventory [inventory]:", "taken")
     assert "it contains notes.txt" in terminal.answer("Directory for the inventory", "")
     terminal.answer("Address or host name", "pacs 1")
@@ -422,11 +445,11 @@ def test_a_person_is_asked_and_each_answer_is_checked(tmp_path: Path) -> None:
     assert list_files(tmp_path / "inventory") == FILES
 
 
-def test_a_vault_password_is_typed_twice(tmp_path: Path) -> None:
+def test_a_vault_password_is_typed_twice(tmp_path: Path, open_terminal: Callable[..., Terminal]) -> None:
     given = {name: value for name, value in VALUES.items() if name != "orthanc_backup_repository"}
     (tmp_path / "values.yml").write_text(json.dumps(given))
     for again, status, message in (("other", 2, "The vault passwords differ"), (PASSWORD, 0, "--ask-vault-pass")):
-        terminal = Terminal(tmp_path, "--ask-vault-pass", "-e", "@values.yml")
+        terminal = open_terminal(tmp_path, "--ask-vault-pass", "-e", "@values.yml")
         terminal.answer("Vault password:", PASSWORD)
         terminal.answer("The same vault password once more:", again)
         if status == 0:
@@ -441,8 +464,8 @@ def test_a_vault_password_is_typed_twice(tmp_path: Path) -> None:
     assert read_host(tmp_path, "--vault-password-file", "password")["vault_orthanc_backup_password"]
 
 
-def test_an_interrupt_writes_nothing(tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path)
+def test_an_interrupt_writes_nothing(tmp_path: Path, open_terminal: Callable[..., Terminal]) -> None:
+    terminal = open_terminal(tmp_path)
     terminal.answer("Directory for the inventory", "inventory")
     terminal.answer("Address or host name", "\x03")
     status, said = terminal.end()
@@ -451,10 +474,10 @@ def test_an_interrupt_writes_nothing(tmp_path: Path) -> None:
     assert list_files(tmp_path) == []
 
 
-def test_a_person_is_not_asked_when_everything_is_given(tmp_path: Path) -> None:
+def test_a_person_is_not_asked_when_everything_is_given(tmp_path: Path, open_terminal: Callable[..., Terminal]) -> None:
     given = tmp_path / "values.yml"
     given.write_text(json.dumps(VALUES))
-    terminal = Terminal(tmp_path, "-e", "@values.yml")
+    terminal = open_terminal(tmp_path, "-e", "@values.yml")
     status, said = terminal.end()
     assert status == 0, said
     assert list_files(tmp_path / "inventory") == [".gitignore", *FILES]
@@ -467,6 +490,15 @@ def test_every_question_is_on_a_setting_or_on_the_way_to_the_server() -> None:
     [first] = [group["settings"] for group in specs.read_groups() if group["title"] == "First"]
     assert set(first) <= asked
     assert [one.variable for one in questions.find_missing([])] == list(VALUES)
+
+
+def test_the_page_has_every_question_with_its_default_and_a_file_that_answers_them() -> None:
+    page = (ROOT / "docs" / "inventory.md").read_text()
+    for one in questions.QUESTIONS:
+        shown = {None: "required", "": "empty", questions.NONE: "none"}.get(one.default, f"`{one.default}`")
+        assert f"| {one.variable} | {shown} |" in page
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert questions.find_missing(yaml.safe_load(example)) == []
 
 
 @pytest.mark.parametrize(
