@@ -67,6 +67,18 @@ def test_a_file_is_whole_and_has_its_mode_whatever_the_umask(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
+def test_new_directories_have_their_mode_and_others_keep_theirs_whatever_the_umask(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    before = os.umask(0o077)
+    try:
+        files.create_directories(tmp_path / "one" / "two", 0o711)
+        files.create_directories(tmp_path / "one" / "two", 0o755)
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o7777 for path in (tmp_path, tmp_path / "one", tmp_path / "one" / "two")]
+    assert modes == [0o750, 0o711, 0o711]
+
+
 def test_no_link_is_followed_where_it_is_written(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / ".one.part").symlink_to(tmp_path / "precious")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import Refused
 from ..core.escaping import escape
-from ..core.files import hash_file, write_atomic
+from ..core.files import create_directories, hash_file, write_atomic
 from ..core.journal import say
 from ..core.process import read_output, run_at_end, run_program
 from ..orthanc.api import Api
@@ -248,7 +248,7 @@ def put_paths(settings: Settings, work: Path, aside: Path, under_way: dict[str, 
         if target.exists() and not copy.exists():
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             copy_with_owner(target, copy)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        create_directories(target.parent, 0o755)  # as an administrator would; the program's umask is narrow
         waiting = target.with_name(f".{target.name}.part")
         shutil.copyfile(source, waiting)
         with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers

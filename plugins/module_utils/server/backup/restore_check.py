@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..core.errors import Refused
+from ..core.files import create_directories
 from ..core.journal import say
 from ..core.process import run_at_end
 from . import history, ledger_history, retention
@@ -48,7 +49,8 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
     if proof.problems:
         raise Refused(*proof.problems)
     result["warnings"] = find_unproven(proof)
-    settings.scratch.mkdir(mode=0o711, parents=True)
+    create_directories(settings.scratch.parent, 0o711)  # the second Orthanc's account passes through
+    settings.scratch.mkdir(mode=0o711)
     room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
     room -= 2 * manifest["index"]["size"]
     parts = 256 if counts["bytes"] <= room else 256 * max(0, room) // counts["bytes"]

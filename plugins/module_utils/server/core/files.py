@@ -39,6 +39,13 @@ def write_atomic(
     waiting.rename(path)
 
 
+def create_directories(path: Path, mode: int) -> None:
+    """Creates a directory and its parents; those that were missing have this mode, whatever the umask."""
+    for one in [each for each in (*reversed(path.parents), path) if not each.exists()]:
+        one.mkdir()
+        one.chmod(mode)
+
+
 def find_numbers(owner: str | int, group: str | int) -> tuple[int, int]:
     """Of an account and a group, by name or number; -1, which changes nothing, for none. Without a group, the owner's.
 
