@@ -129,9 +129,14 @@ class Sabotage:
 
 
 OPENED = "it['AuthenticationEnabled'] = False; it['LuaScripts'] = []"
+# until none of the former processes accepts connections, with the former certificate
+RELOAD = (
+    "old=$(ps -C nginx -o pid=,args= | awk '/worker process *$/ {print $1}' | paste -sd,); systemctl reload nginx &&"
+    " while ps -o args= -p $old | grep -q 'worker process *$'; do sleep 0.1; done"
+)
 SELF_SIGNED = (
     f"cp -p {NGINX}.crt {NGINX}.key /root/ && openssl req -x509 -newkey rsa:2048 -nodes -days 90 -subj /CN=stranger"
-    f" -keyout {NGINX}.key -out {NGINX}.crt 2>/dev/null && systemctl reload nginx"
+    f" -keyout {NGINX}.key -out {NGINX}.crt 2>/dev/null && {RELOAD}"
 )
 STRANGE_TABLE = (
     "nft add table inet bed; nft 'add chain inet bed input { type filter hook input priority 0; }';"
@@ -157,7 +162,7 @@ SABOTAGES = [
     ),
     Sabotage(
         *("a wrong certificate", "certificate of the proxy", SELF_SIGNED),
-        f"cp -p /root/self_signed.* {NGINX.rpartition('/')[0]}/ && systemctl reload nginx",
+        f"cp -p /root/self_signed.* {NGINX.rpartition('/')[0]}/ && {RELOAD}",
         only=False,
     ),
     Sabotage(

@@ -1,11 +1,14 @@
-"""Files that the docs place relative to an inventory are none of the inventory's own."""
+"""The example inventories: what belongs to one, and that each playbook accepts it."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACED = re.compile(r"inventory_dir(?: \}\}| ~ ')([/.\w-]+)")
@@ -27,3 +30,21 @@ def test_no_file_that_the_docs_recommend_is_read_as_an_inventory(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert not ran.exists()
     assert "WARNING" not in done.stderr
+
+
+@pytest.mark.parametrize("inventory", ["single_clinic", "docker_clinic"])
+@pytest.mark.parametrize(
+    "playbook", [path.stem for path in ROOT.glob("playbooks/*.yml") if "check_settings" in path.read_text()]
+)
+def test_each_playbook_accepts_it_before_it_reaches_the_machine(playbook: str, inventory: str, tmp_path: Path) -> None:
+    secrets = {
+        f"vault_orthanc_{name}_password": "a-password-of-this-test" for name in ("it", "viewer", "gateway", "backup")
+    }
+    nowhere = {"ansible_connection": "ssh", "ansible_port": 1, "ansible_host": "127.0.0.1"}
+    (tmp_path / "values.json").write_text(json.dumps({**secrets, **nowhere}))
+    command = ["ansible-playbook", "-i", f"inventories/{inventory}", "-e", f"@{tmp_path}/values.json"]
+    done = subprocess.run(
+        [*command, f"clinicops.orthanc.{playbook}"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "to correct" not in done.stdout + done.stderr
