@@ -31,18 +31,18 @@ LOGS = ROOT / ".bed" / "logs"
 CAMPAIGN_ONLY = ("acme", "docker_to_package")
 # minutes on two cores, to start the longest first
 MINUTES = {
-    "backup_restore": 48,
-    "monitor": 22,
-    "devices": 14,
-    "verify": 13,
+    "backup_restore": 30,
+    "monitor": 17,
+    "devices": 13,
+    "verify": 10,
     "default": 10,
     "docker": 10,
     "exposure": 9,
-    "worklist": 8,
-    "model": 7,
-    "lived_in": 6,
+    "worklist": 7,
+    "model": 6,
+    "lived_in": 4,
     "release-check": 3,
-    "unit": 2.5,
+    "unit": 3,
     "lint": 1,
 }
 USUAL = 8.0
