@@ -400,7 +400,11 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
             docker("create", *options, f"--network=clinicops-{subnet}", *given, image(kind), *command)
         else:
             docker("network", "connect", *given, f"clinicops-{subnet}", name)
-    docker("start", name)
+    started = docker("start", name, check=False)
+    if started.returncode:
+        taken = "Address already in use" in started.stderr
+        remedy = " Remedy: remove the other container that has its address (make demo-down, if it is the demo's)."
+        sys.exit(f"bed: {name} did not start: {started.stderr.strip()}{remedy if taken else ''}")
     if kind in WITHOUT_SYSTEMD:
         return
     for _ in range(1500):
