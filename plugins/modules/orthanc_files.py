@@ -122,7 +122,9 @@ MODES = {"file": "0644", "directory": "0755"}
 # Linux' form of a default ACL of owner, group and others: a version, then tag, permissions and an unused id of each
 ACL = "system.posix_acl_default"
 ACL_FORM = "<IHHIHHIHHI"
-ACL_VERSION, ACL_TAGS, ACL_NO_ID = 2, (1, 4, 32), 0xFFFFFFFF
+ACL_VERSION = 2
+ACL_TAGS = (1, 4, 32)
+ACL_NO_ID = 0xFFFFFFFF
 
 
 def read_state(path: Path, follow: bool = False) -> dict[str, Any]:
