@@ -46,7 +46,7 @@ def write_section(result: Mapping[str, Any]) -> str:
     """A measurement: what, when and how; its table, and its drawings."""
     rows = pairs.read_comparisons(result)
     load = result["load"]
-    machine = "" if load["quiet"] else f", on a busy machine (load {load['start']:g} at the start)"
+    machine = "" if load["quiet"] else f", load {load['start']:g} of the minute before"
     lines = [
         f"### {result['what']}\n",
         f"{measurements.format_when(dict(result))}{machine}: {result['command']}\n",
