@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inventory import Lines
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 118
@@ -121,17 +122,10 @@ def write_readme(role: str) -> str:
     play["roles"] = [f"clinicops.orthanc.{role}"]
     if example:
         play["vars"] = {name: read_examples()["values"][name] for name in example}
-    shown = yaml.dump([play], Dumper=Indented, sort_keys=False, width=WIDTH, allow_unicode=True)
+    shown = yaml.dump([play], Dumper=Lines, sort_keys=False, width=WIDTH, allow_unicode=True)
     said = "The playbook `clinicops.orthanc.deploy` runs this role with all others; every setting is in"
     said += f" [variables.md]({docs}variables.md)."
     return "\n\n".join([*parts, "## Example", f"```yaml\n{shown}```", textwrap.fill(said, WIDTH)]) + "\n"
-
-
-class Indented(yaml.SafeDumper):
-    """Lists indented below their key, as in the rest of the repository."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
 
 
 def write_defaults(role: str) -> str:

@@ -115,7 +115,7 @@ def describe_usual() -> list[dict[str, Any]]:
 
 
 class Lines(yaml.SafeDumper):
-    """Lists indented below their key."""
+    """Lists indented below their key, as in the rest of the repository."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
