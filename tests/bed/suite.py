@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs the jobs of `make test` or `make campaign`: every one of them, even if others fail.
 
-Lint, the unit tests and each scenario under molecule/ are a job. BED_LANES of them run side by side (two in `make
-test`, one in the campaign, which judges times), the longest first. Two jobs that use the same machines or addresses
-never run at once. A job's output is in .bed/logs/<job>.log. A line each minute shows what is running, and how long the
-rest takes, if each job takes as long as when it last passed here (.bed/minutes.json; before that, MINUTES). The summary
-at the end names every failure. The exit code is 0 if all passed, 1 if one failed, 130 if it was interrupted.
+Lint, the unit tests and each scenario under molecule/ are a job. BED_LANES of them run side by side (in `make test` two
+for each core, in the campaign, which judges times, one), the longest first. Two jobs that use the same machines or
+addresses never run at once. A job's output is in .bed/logs/<job>.log. A line each minute shows what is running, and how
+long the rest takes, if each job takes as long as when it last passed here (.bed/minutes.json; before that, MINUTES).
+The summary at the end names every failure. The exit code is 0 if all passed, 1 if one failed, 130 if it was
+interrupted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / ".bed" / "logs"
 # these run only in the campaign
 CAMPAIGN_ONLY = ("acme", "docker_to_package")
+# A scenario waits for two thirds of its time: for connections, services that start, timers, answers that do not come.
+LANES_A_CORE = 2
 # minutes on two cores, to start the longest first
 MINUTES = {
     "backup_restore": 30,
@@ -334,7 +337,8 @@ def main() -> int:
     if chosen.list:
         say("\n".join(job.name for job in jobs))
         return 0
-    return run(jobs, int(os.environ.get("BED_LANES", "1" if chosen.campaign else "2")), LOGS)
+    lanes = 1 if chosen.campaign else LANES_A_CORE * (os.cpu_count() or 1)
+    return run(jobs, int(os.environ.get("BED_LANES", lanes)), LOGS)
 
 
 if __name__ == "__main__":

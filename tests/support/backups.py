@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Devices that store without a pause, what Orthanc holds of it, and what happens to machines: for `backup_restore`.
+"""Devices that store without a pause, what Orthanc holds of it, and what happens to machines: for `backup_restore` and
+`snapshots`.
 
 As a program it saves Orthanc's image as the file that its second argument names. Unless the first is `carry`, a JSON
 array of machines, it starts the repository as well and lets them in.
@@ -25,16 +26,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import bed
-from clients import ADDRESSES, PASSWORDS, ROOT, client, example, put, wait_for
+from clients import ADDRESSES, CLIENTS, PASSWORDS, ROOT, client, client_at, example, put, wait_for
 from template import make_template
 from worklists import sh
 
 IMAGE = "clinic/orthanc:carried"
-STORE = "orthanc-repository"
-STORE_ADDRESS = "198.51.100.46"
+STORE = client_at("repository")
+STORE_ADDRESS = next(iter(CLIENTS.get(STORE, ())), "")  # other scenarios have none
 REST = {"RESTIC_REST_USERNAME": "clinic", "RESTIC_REST_PASSWORD": "scenario-repository-password"}
 PASSWORD = "scenario-backup-password"
-DEVICES = {f"US{number}": f"orthanc-device{number}" for number in range(1, 5)}
+DEVICES = {f"US{number}": client_at(f"device{number}") for number in range(1, 5)}
 STORAGE, OWN = "/var/lib/orthanc/db", "/var/lib/orthanc-backup"
 PROGRAM = "/usr/local/sbin/orthanc-backup"
 DICOM = "/opt/dicom"  # pydicom and pynetdicom on the devices
@@ -82,8 +83,10 @@ def repository_up() -> None:
         must(STORE, f"mkdir -p /etc/systemd/system/{name}.service.d")
         unit = UNIT.format(path=path, port=port, options=options)
         put(STORE, f"/etc/systemd/system/{name}.service.d/bed.conf", unit.encode())
-    # tests fail to log in on purpose, again and again
-    put(STORE, "/etc/ssh/sshd_config.d/bed.conf", b"PerSourcePenalties no\n")
+    # tests fail to log in on purpose, again and again; each call of restic exchanges keys, and the newest way of it takes
+    # a tenth of a second of processor time
+    quick = b"PerSourcePenalties no\nKexAlgorithms curve25519-sha256\n"
+    put(STORE, "/etc/ssh/sshd_config.d/bed.conf", quick)
     must(STORE, "systemctl daemon-reload && systemctl restart restic-rest-server append-rest-server ssh")
     wait_for(lambda: sh(STORE, "ss -Hltn '( sport = 8000 or sport = 8001 or sport = 22 )' | wc -l")[1] >= "3", "doors")
 

@@ -21,32 +21,27 @@ from pydicom.uid import generate_uid
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
-SCANNER, UNLISTED, OFFICE, OUTSIDE = "orthanc-us2", "orthanc-unlisted", "orthanc-office", "orthanc-outside"
-TLS_SCANNER, IT = "orthanc-us3", "orthanc-it"
+
+
+def read_platforms(scenario: str, group: str) -> dict[str, tuple[str, ...]]:
+    """Name and addresses of a scenario's containers in one group: `orthanc` or `clients`."""
+    content = yaml.safe_load((ROOT / "molecule" / scenario / "molecule.yml").read_text())
+    return {one["name"]: tuple(one["addresses"]) for one in content["platforms"] if group in one["groups"]}
+
+
+def client_at(place: str) -> str:
+    """The client that stands at this place in the scenario that runs: each scenario has clients of its own."""
+    return next((name for name in CLIENTS if name.endswith(f"-{place}")), f"orthanc-{place}")
+
+
+SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 # name of the machine: its address for the clinic's devices, the office and outside
-ADDRESSES = {
-    "orthanc-bookworm": ("198.51.100.12", "198.51.100.72", "198.51.100.142"),
-    "orthanc-trixie": ("198.51.100.13", "198.51.100.73", "198.51.100.143"),
-    "orthanc-move": ("198.51.100.14", "198.51.100.74", "198.51.100.144"),
-    "orthanc-exposed12": ("198.51.100.15", "198.51.100.75", "198.51.100.145"),
-    "orthanc-exposed13": ("198.51.100.16", "198.51.100.76", "198.51.100.146"),
-    "orthanc-acme": ("198.51.100.17", "198.51.100.77", "198.51.100.147"),
-    "orthanc-worklist12": ("198.51.100.18", "198.51.100.78", "198.51.100.148"),
-    "orthanc-worklist13": ("198.51.100.19", "198.51.100.79", "198.51.100.149"),
-    "orthanc-backup12": ("198.51.100.20", "198.51.100.80", "198.51.100.150"),
-    "orthanc-backup13": ("198.51.100.25", "198.51.100.85", "198.51.100.155"),
-    "orthanc-verify12": ("198.51.100.26", "198.51.100.86", "198.51.100.156"),
-    "orthanc-verify13": ("198.51.100.27", "198.51.100.87", "198.51.100.157"),
-    "orthanc-model12": ("198.51.100.39", "198.51.100.99", "198.51.100.165"),
-    "orthanc-model13": ("198.51.100.38", "198.51.100.98", "198.51.100.164"),
-    "orthanc-devices12": ("198.51.100.28", "198.51.100.92", "198.51.100.158"),
-    "orthanc-devices13": ("198.51.100.29", "198.51.100.93", "198.51.100.159"),
-    "orthanc-devices13p": ("198.51.100.34", "198.51.100.94", "198.51.100.160"),
-    "orthanc-lived12": ("198.51.100.47", "198.51.100.102", "198.51.100.168"),
-    "orthanc-lived13": ("198.51.100.48", "198.51.100.103", "198.51.100.169"),
-    "orthanc-monitor12": ("198.51.100.31", "198.51.100.96", "198.51.100.166"),
-    "orthanc-monitor13": ("198.51.100.32", "198.51.100.97", "198.51.100.167"),
-}
+ADDRESSES = {name: found for one in SCENARIOS for name, found in read_platforms(one, "orthanc").items()}
+# the inventory is in a directory that Molecule names after the scenario
+INVENTORY = Path(os.environ.get("MOLECULE_INVENTORY_FILE", "molecule.default/inventory/ansible_inventory.yml"))
+CLIENTS = read_platforms(INVENTORY.parents[1].name.rpartition(".")[2], "clients")
+SCANNER, UNLISTED, OFFICE, OUTSIDE = map(client_at, ("us2", "unlisted", "office", "outside"))
+TLS_SCANNER, IT = map(client_at, ("us3", "it"))
 HOSTNAME = "pacs.clinic.example"
 PASSWORDS = {name: f"scenario-{name}-password" for name in ("it", "viewer", "gateway")}
 # the acceptance test and the exposure audit on a machine of the bed
@@ -104,8 +99,8 @@ def inspect(host: Host) -> dict[str, Any]:
     return found
 
 
-def answers(host: Host, scanner: str = SCANNER) -> bool:
-    return scu(scanner, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
+def answers(host: Host) -> bool:
+    return scu(SCANNER, "echoscu", "US2", ADDRESSES[name_of(host)][0])[0] == 0
 
 
 def https(
@@ -128,8 +123,14 @@ def https(
 
 def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:
     """A playbook on one machine, still running."""
-    inventory = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parent
-    options = ["--inventory", str(inventory), "--limit", name_of(host), "--extra-vars", json.dumps(settings or {})]
+    options = [
+        "--inventory",
+        str(INVENTORY.parent),
+        "--limit",
+        name_of(host),
+        "--extra-vars",
+        json.dumps(settings or {}),
+    ]
     return subprocess.Popen(
         ["ansible-playbook", *options, *more, f"clinicops.orthanc.{playbook}"],
         cwd=ROOT,

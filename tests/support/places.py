@@ -7,13 +7,10 @@ certificate.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import bed
-import yaml
-from clients import ADDRESSES, ROOT, client, put, wait_for
+from clients import ADDRESSES, CLIENTS, client, put, wait_for
 
 FORWARD = """
 import asyncio, os, sys
@@ -39,13 +36,6 @@ asyncio.run(main())
 """
 
 
-def address(name: str) -> str:
-    """Of a machine of this scenario, in its first network, as its platforms tell."""
-    scenario = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1].name.rpartition(".")[2]
-    platforms = yaml.safe_load((ROOT / "molecule" / scenario / "molecule.yml").read_text())["platforms"]
-    return next(str(one["addresses"][0]) for one in platforms if one["name"] == name)
-
-
 @contextlib.contextmanager
 def lent(name: str, machine: str, place: int = 0) -> Iterator[str]:
     """The address at whose port 443 the machine's own is found; it is reached in the network of that place."""
@@ -54,6 +44,6 @@ def lent(name: str, machine: str, place: int = 0) -> Iterator[str]:
     bed.docker("exec", "--detach", name, "python3", "/tmp/forward.py", ADDRESSES[machine][place])
     wait_for(lambda: client(name, "test", "-s", "/tmp/forward.pid").returncode == 0, "the forwarder")
     try:
-        yield address(name)
+        yield CLIENTS[name][0]
     finally:
         client(name, "sh", "-c", "kill $(cat /tmp/forward.pid)")

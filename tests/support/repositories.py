@@ -10,7 +10,7 @@ import hashlib
 import json
 import shlex
 
-from backups import STORE, must
+from backups import PASSWORD, STORE, must
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.poly1305 import Poly1305
@@ -55,3 +55,9 @@ def cheapen_repository(path: str, password: str, machine: str = STORE) -> None:
         must(machine, f"cat > {path}/made", key.encode())
         same = f"chown --reference={keys}/{name} {path}/made && chmod --reference={keys}/{name} {path}/made"
         must(machine, f"{same} && mv {path}/made {keys}/{made} && rm -f {keys}/{name}")
+
+
+def cheapen_repositories() -> None:
+    """Those that the deploys of `backup_restore` and `snapshots` made, over SFTP and over REST."""
+    for path in ("/srv/sftp/orthanc", "/srv/rest/clinic"):
+        cheapen_repository(path, PASSWORD)

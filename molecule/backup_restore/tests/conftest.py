@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from backups import PASSWORD
-from repositories import cheapen_repository
+from repositories import cheapen_repositories
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,5 +18,4 @@ def cheap_keys(request: pytest.FixtureRequest) -> None:
     test_ssh and test_append_only go through repositories with the keys that `orthanc-backup init` made.
     """
     if request.config.option.markexpr != "campaign":
-        for path in ("/srv/sftp/orthanc", "/srv/rest/clinic"):
-            cheapen_repository(path, PASSWORD)
+        cheapen_repositories()

@@ -125,7 +125,7 @@ def test_orthanc_is_stopped_where_it_cannot_be_paused(host: Host) -> None:
     ids=["docker", "package"],
 )
 def test_what_a_user_deletes_meanwhile_is_no_defect(machine: str) -> None:
-    images = stored(machine, 40)
+    images = stored(machine, 15)
     deleted = images[::2]
     slow = Attempt(machine, "run", config=configured(machine, limit_upload=1000))
     wait_for(lambda: sh(machine, "pgrep -f '^restic backup'")[0] == 0, "restic")

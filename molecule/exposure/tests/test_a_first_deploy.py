@@ -9,7 +9,7 @@ from typing import Any
 
 import bed
 import pytest
-from clients import ROOT, UNLISTED, answers, client, name_of, play, put, wait_for
+from clients import CLIENTS, ROOT, UNLISTED, answers, client, name_of, play, put, wait_for
 from exposure import DICOM, MOVED, Knocking, appears, doors, ssh_open, ssh_stayed
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -61,7 +61,7 @@ def test_a_door_that_is_open_for_a_moment_is_noticed(host: Host, deploys: dict[s
     bed.docker("exec", "--detach", UNLISTED, *command)
     appears(UNLISTED, "/tmp/moment.pid")
     # closed by the command that opened it, as soon as the kernel has let one knock in: two from here would be slower
-    rule = "inet orthanc prerouting ip saddr 198.51.100.33 tcp dport 4242 ct state new counter accept"
+    rule = f"inet orthanc prerouting ip saddr {CLIENTS[UNLISTED][0]} tcp dport 4242 ct state new counter accept"
     opened = f"handle=$(nft --echo --handle insert rule {rule} | sed -n 's/.*# handle //p')"
     counted = "nft --handle list chain inet orthanc prerouting | grep \"# handle $handle$\" | grep -v 'packets 0 '"
     host.check_output(

@@ -12,6 +12,7 @@ from clients import (
     HOSTNAME,
     OFFICE,
     PASSWORDS,
+    TLS_SCANNER,
     client,
     example,
     https,
@@ -24,7 +25,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
-TLS_DEVICE, GATEWAY = "orthanc-us3", f"gateway:{PASSWORDS['gateway']}"
+GATEWAY = f"gateway:{PASSWORDS['gateway']}"
 
 
 def made(host: Host, name: str) -> Path:
@@ -42,7 +43,7 @@ def carry(host: Host, place: str, name: str, *, to: str = "") -> list[str]:
 
 
 def over_tls(host: Host, tool: str, aet: str, *arguments: str) -> tuple[int, str]:
-    return scu(TLS_DEVICE, tool, aet, ADDRESSES[name_of(host)][0], *arguments, port=2762)
+    return scu(TLS_SCANNER, tool, aet, ADDRESSES[name_of(host)][0], *arguments, port=2762)
 
 
 def curl(*names: str) -> list[str]:
@@ -50,17 +51,17 @@ def curl(*names: str) -> list[str]:
 
 
 def test_a_device_over_tls_is_who_its_certificate_says(host: Host) -> None:
-    shown = carry(host, TLS_DEVICE, "us3")
-    put(TLS_DEVICE, "/tmp/image.dcm", example().read_bytes())
+    shown = carry(host, TLS_SCANNER, "us3")
+    put(TLS_SCANNER, "/tmp/image.dcm", example().read_bytes())
     assert over_tls(host, "storescu", "US3", *shown, "/tmp/image.dcm")[0] == 0
     for aet in ("US1", "US2", "ACCEPTANCE_TEST", "US9"):
         assert "Association Rejected" in over_tls(host, "echoscu", aet, *shown)[1], aet
     # the plain port does not know it
-    assert scu(TLS_DEVICE, "echoscu", "US3", ADDRESSES[name_of(host)][0])[0] != 0
+    assert scu(TLS_SCANNER, "echoscu", "US3", ADDRESSES[name_of(host)][0])[0] != 0
 
     certificate, key = Authority("Other CA").issue("us3", usage="clientAuth")
-    put(TLS_DEVICE, "/tmp/other.crt", certificate.encode())
-    put(TLS_DEVICE, "/tmp/other.key", key.encode())
+    put(TLS_SCANNER, "/tmp/other.crt", certificate.encode())
+    put(TLS_SCANNER, "/tmp/other.key", key.encode())
     for strange in (["+tls", "/tmp/other.key", "/tmp/other.crt"], ["+tla"]):
         status, said = over_tls(host, "echoscu", "US3", *strange, "+cf", "/tmp/ca.crt")
         assert status != 0
@@ -70,7 +71,7 @@ def test_a_device_over_tls_is_who_its_certificate_says(host: Host) -> None:
 @pytest.mark.parametrize("old", ["TLSv1", "TLSv1.1"])
 def test_old_tls_is_refused(host: Host, old: str) -> None:
     for port, address in (("2762", ADDRESSES[name_of(host)][0]), ("443", ADDRESSES[name_of(host)][1])):
-        place = TLS_DEVICE if port == "2762" else OFFICE
+        place = TLS_SCANNER if port == "2762" else OFFICE
         switch = "-" + old.lower().replace(".", "_").replace("tlsv", "tls")
         command = f"echo | openssl s_client {switch} -cipher ALL:@SECLEVEL=0 -servername {HOSTNAME} {address}:{port}"
         done = client(place, "sh", "-c", command)
@@ -80,8 +81,8 @@ def test_old_tls_is_refused(host: Host, old: str) -> None:
 
 @pytest.mark.campaign  # three deploys
 def test_a_revoked_certificate_stays_out_and_a_user_shows_one(host: Host) -> None:
-    stolen = carry(host, TLS_DEVICE, "us3", to="/tmp/stolen")
-    serial = client(TLS_DEVICE, "openssl", "x509", "-noout", "-serial", "-in", "/tmp/stolen.crt").stdout
+    stolen = carry(host, TLS_SCANNER, "us3", to="/tmp/stolen")
+    serial = client(TLS_SCANNER, "openssl", "x509", "-noout", "-serial", "-in", "/tmp/stolen.crt").stdout
     revoked = serial.decode().strip().partition("=")[2]
     users = {"orthanc_proxy_certificate_users": ["gateway"]}
     status, said = play("deploy", host, {**users, "orthanc_proxy_revoked_certificates": [revoked]})
@@ -93,7 +94,7 @@ def test_a_revoked_certificate_stays_out_and_a_user_shows_one(host: Host) -> Non
     assert status == 0, said
     assert "changed=0" in said
     assert over_tls(host, "echoscu", "US3", *stolen)[0] != 0
-    assert over_tls(host, "echoscu", "US3", *carry(host, TLS_DEVICE, "us3"))[0] == 0
+    assert over_tls(host, "echoscu", "US3", *carry(host, TLS_SCANNER, "us3"))[0] == 0
 
     carry(host, OFFICE, "us3")
     shown = carry(host, OFFICE, "gateway")
@@ -104,8 +105,8 @@ def test_a_revoked_certificate_stays_out_and_a_user_shows_one(host: Host) -> Non
     assert https(host, OFFICE, studies, *curl("gateway"), user="gateway:wrong")[0] == 401
     assert https(host, OFFICE, studies)[0] == 200
     # a user's certificate is no device's
-    put(TLS_DEVICE, "/tmp/gateway.crt", client(OFFICE, "cat", "/tmp/gateway.crt").stdout)
-    put(TLS_DEVICE, "/tmp/gateway.key", client(OFFICE, "cat", "/tmp/gateway.key").stdout)
+    put(TLS_SCANNER, "/tmp/gateway.crt", client(OFFICE, "cat", "/tmp/gateway.crt").stdout)
+    put(TLS_SCANNER, "/tmp/gateway.key", client(OFFICE, "cat", "/tmp/gateway.key").stdout)
     user = ["+tls", "/tmp/gateway.key", "/tmp/gateway.crt", *shown[-2:]]
     assert "Association Rejected" in over_tls(host, "echoscu", "US3", *user)[1]
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from bed import address6
-from clients import ADDRESSES, IT, OFFICE, PASSWORDS, client, https, name_of, put, wait_for
+from clients import ADDRESSES, CLIENTS, IT, OFFICE, PASSWORDS, client, https, name_of, put, wait_for
 from exposure import Request, ask_all
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -69,7 +69,7 @@ def test_fail2ban_s_own_filter_knows_who_it_was(host: Host, guessed: list[int]) 
     assert client(IT, "sh", "-c", f"{{ {install}; }} >/dev/null 2>&1").returncode == 0
     put(IT, "/tmp/orthanc_error.log", host.file("/var/log/nginx/orthanc_error.log").content)
     done = client(IT, "fail2ban-regex", "--out", "ip", "/tmp/orthanc_error.log", "nginx-limit-req")
-    assert "198.51.100.90" in done.stdout.decode().split(), done.stdout + done.stderr
+    assert CLIENTS[IT][0] in done.stdout.decode().split(), done.stdout + done.stderr
 
 
 def test_the_logs_name_the_user_and_no_patient(host: Host, guessed: list[int]) -> None:
@@ -81,7 +81,7 @@ def test_the_logs_name_the_user_and_no_patient(host: Host, guessed: list[int]) -
     host.check_output("systemctl start orthanc")
     assert down == 502
     lines = host.check_output(f"tail -n +$(({before} + 1)) /var/log/nginx/orthanc_access.log").splitlines()
-    assert [line.split()[:2] for line in lines] == [["198.51.100.91", "viewer"]] * 3
+    assert [line.split()[:2] for line in lines] == [[CLIENTS[OFFICE][0], "viewer"]] * 3
     assert '"GET /dicom-web/studies" 200' in lines[0]
     assert host.run("grep -rl GEHEIM /var/log").stdout == ""
     assert "GEHEIM" not in host.check_output("journalctl --no-pager")

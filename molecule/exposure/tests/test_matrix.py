@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from bed import address6
-from clients import ADDRESSES, IT, OFFICE, OUTSIDE, ROOT, SCANNER, TLS_SCANNER, UNLISTED, ask, name_of, put
+from clients import ADDRESSES, ROOT, ask, client_at, name_of, put
 from exposure import HTTPS, MARKER, ORTHANC_HTTP, Request, ask_all, dialogue, give_certificates, store_marker
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -24,33 +24,33 @@ testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts
 
 # What a TCP connection meets. open; silent: dropped, the client sees a time-out; refused: nobody listens there.
 DOORS = """
-place             IP    4242    2762    443     80       8042
-orthanc-us2       4     open    silent  silent  refused  silent
-orthanc-us2       6     silent  silent  silent  refused  silent
-orthanc-us3       4     silent  open    silent  refused  silent
-orthanc-us3       6     silent  silent  silent  refused  silent
-orthanc-unlisted  4     silent  silent  silent  refused  silent
-orthanc-unlisted  6     silent  silent  silent  refused  silent
-orthanc-office    4     silent  silent  open    refused  silent
-orthanc-office    6     silent  silent  open    refused  silent
-orthanc-it        4     silent  silent  open    refused  silent
-orthanc-it        6     silent  silent  open    refused  silent
-orthanc-outside   4     silent  silent  silent  refused  silent
-orthanc-outside   6     silent  silent  silent  refused  silent
-itself            4     open    open    open    refused  open
-itself            6     refused open    open    refused  refused
+place     IP    4242    2762    443     80       8042
+us2       4     open    silent  silent  refused  silent
+us2       6     silent  silent  silent  refused  silent
+us3       4     silent  open    silent  refused  silent
+us3       6     silent  silent  silent  refused  silent
+unlisted  4     silent  silent  silent  refused  silent
+unlisted  6     silent  silent  silent  refused  silent
+office    4     silent  silent  open    refused  silent
+office    6     silent  silent  open    refused  silent
+it        4     silent  silent  open    refused  silent
+it        6     silent  silent  open    refused  silent
+outside   4     silent  silent  silent  refused  silent
+outside   6     silent  silent  silent  refused  silent
+itself    4     open    open    open    refused  open
+itself    6     refused open    open    refused  refused
 """
-NETWORK = {SCANNER: 0, TLS_SCANNER: 0, UNLISTED: 0, OFFICE: 1, IT: 1, OUTSIDE: 2}
+NETWORK = {"us2": 0, "us3": 0, "unlisted": 0, "office": 1, "it": 1, "outside": 2}
 
 # Who asks: from where, as whom, over which IP and to which door. 8042 is Orthanc itself, behind nginx's back.
 ASKERS = {
-    "nobody": (OFFICE, "", 4, HTTPS),
-    "viewer": (OFFICE, "viewer", 4, HTTPS),
-    "gateway": (OFFICE, "gateway", 4, HTTPS),
-    "it@office": (OFFICE, "it", 4, HTTPS),
-    "it": (IT, "it", 4, HTTPS),
-    "viewer6": (OFFICE, "viewer", 6, HTTPS),
-    "it6": (IT, "it", 6, HTTPS),
+    "nobody": ("office", "", 4, HTTPS),
+    "viewer": ("office", "viewer", 4, HTTPS),
+    "gateway": ("office", "gateway", 4, HTTPS),
+    "it@office": ("office", "it", 4, HTTPS),
+    "it": ("it", "it", 4, HTTPS),
+    "viewer6": ("office", "viewer", 6, HTTPS),
+    "it6": ("it", "it", 6, HTTPS),
     "it@itself": ("itself", "it", 4, HTTPS),
     "nobody:8042": ("itself", "", 4, ORTHANC_HTTP),
     "viewer:8042": ("itself", "viewer", 4, ORTHANC_HTTP),
@@ -146,57 +146,57 @@ BODIES = {"/tools/find": json.dumps({"Level": "Study", "Query": {}}), "/tools/ex
 # What a DICOM client meets, by DCMTK. rejected: the association; aborted: the operation; hung up: the connection ends
 # before an association, for want of TLS or of a certificate; silent: no connection. 2762 is DICOM TLS.
 DIALOGUES = """
-place             as               to       port  certificate  operation  expected
-orthanc-us2       US2              ORTHANC  4242  -            echo       accepted
-orthanc-us2       US2              ORTHANC  4242  -            store      accepted
-orthanc-us2       US2              ORTHANC  4242  -            worklist   accepted
-orthanc-us2       US2              ORTHANC  4242  -            find       aborted
-orthanc-us2       US2              ORTHANC  4242  -            move       aborted
-orthanc-us2       US2              ORTHANC  4242  -            get        aborted
-orthanc-us2       US2              WRONG    4242  -            echo       rejected
-orthanc-us2       US1              ORTHANC  4242  -            echo       rejected
-orthanc-us2       US1              ORTHANC  4242  -            worklist   rejected
-orthanc-us2       US3              ORTHANC  4242  -            echo       rejected
-orthanc-us2       US3              ORTHANC  4242  -            store      rejected
-orthanc-us2       US9              ORTHANC  4242  -            echo       rejected
-orthanc-us2       US9              ORTHANC  4242  -            store      rejected
-orthanc-us2       US9              ORTHANC  4242  -            worklist   rejected
-orthanc-us2       US9              ORTHANC  4242  -            find       rejected
-orthanc-us2       US9              ORTHANC  4242  -            move       rejected
-orthanc-us2       US9              ORTHANC  4242  -            get        rejected
-orthanc-us2       ACCEPTANCE_TEST  ORTHANC  4242  -            echo       rejected
-orthanc-us2       US3              ORTHANC  2762  us3          echo       silent
-orthanc-us3       US3              ORTHANC  2762  us3          echo       accepted
-orthanc-us3       US3              ORTHANC  2762  us3          store      accepted
-orthanc-us3       US3              ORTHANC  2762  us3          worklist   accepted
-orthanc-us3       US3              ORTHANC  2762  us3          find       aborted
-orthanc-us3       US3              WRONG    2762  us3          echo       rejected
-orthanc-us3       US2              ORTHANC  2762  us3          echo       rejected
-orthanc-us3       US2              ORTHANC  2762  us3          store      rejected
-orthanc-us3       US9              ORTHANC  2762  us3          echo       rejected
-orthanc-us3       ACCEPTANCE_TEST  ORTHANC  2762  us3          echo       rejected
-orthanc-us3       US3              ORTHANC  2762  foreign      echo       hung up
-orthanc-us3       US3              ORTHANC  2762  foreign      store      hung up
-orthanc-us3       US3              ORTHANC  2762  -            echo       hung up
-orthanc-us3       US3              ORTHANC  4242  -            echo       silent
-orthanc-us3       US3              ORTHANC  4242  -            store      silent
-orthanc-unlisted  US2              ORTHANC  4242  -            echo       silent
-orthanc-unlisted  US2              ORTHANC  4242  -            store      silent
-orthanc-unlisted  US2              ORTHANC  4242  -            worklist   silent
-orthanc-unlisted  US3              ORTHANC  2762  us3          echo       silent
-orthanc-office    US2              ORTHANC  4242  -            echo       silent
-orthanc-office    US3              ORTHANC  2762  us3          echo       silent
-orthanc-it        US2              ORTHANC  4242  -            echo       silent
-orthanc-it        US3              ORTHANC  2762  us3          echo       silent
-orthanc-outside   US2              ORTHANC  4242  -            echo       silent
-orthanc-outside   US2              ORTHANC  4242  -            store      silent
-orthanc-outside   US3              ORTHANC  2762  us3          echo       silent
-itself            ACCEPTANCE_TEST  ORTHANC  4242  -            echo       accepted
-itself            ACCEPTANCE_TEST  ORTHANC  4242  -            find       aborted
-itself            US2              ORTHANC  4242  -            echo       rejected
-itself            US3              ORTHANC  4242  -            echo       rejected
-itself            US3              ORTHANC  2762  us3          echo       accepted
-itself            US3              ORTHANC  2762  foreign      echo       hung up
+place     as               to       port  certificate  operation  expected
+us2       US2              ORTHANC  4242  -            echo       accepted
+us2       US2              ORTHANC  4242  -            store      accepted
+us2       US2              ORTHANC  4242  -            worklist   accepted
+us2       US2              ORTHANC  4242  -            find       aborted
+us2       US2              ORTHANC  4242  -            move       aborted
+us2       US2              ORTHANC  4242  -            get        aborted
+us2       US2              WRONG    4242  -            echo       rejected
+us2       US1              ORTHANC  4242  -            echo       rejected
+us2       US1              ORTHANC  4242  -            worklist   rejected
+us2       US3              ORTHANC  4242  -            echo       rejected
+us2       US3              ORTHANC  4242  -            store      rejected
+us2       US9              ORTHANC  4242  -            echo       rejected
+us2       US9              ORTHANC  4242  -            store      rejected
+us2       US9              ORTHANC  4242  -            worklist   rejected
+us2       US9              ORTHANC  4242  -            find       rejected
+us2       US9              ORTHANC  4242  -            move       rejected
+us2       US9              ORTHANC  4242  -            get        rejected
+us2       ACCEPTANCE_TEST  ORTHANC  4242  -            echo       rejected
+us2       US3              ORTHANC  2762  us3          echo       silent
+us3       US3              ORTHANC  2762  us3          echo       accepted
+us3       US3              ORTHANC  2762  us3          store      accepted
+us3       US3              ORTHANC  2762  us3          worklist   accepted
+us3       US3              ORTHANC  2762  us3          find       aborted
+us3       US3              WRONG    2762  us3          echo       rejected
+us3       US2              ORTHANC  2762  us3          echo       rejected
+us3       US2              ORTHANC  2762  us3          store      rejected
+us3       US9              ORTHANC  2762  us3          echo       rejected
+us3       ACCEPTANCE_TEST  ORTHANC  2762  us3          echo       rejected
+us3       US3              ORTHANC  2762  foreign      echo       hung up
+us3       US3              ORTHANC  2762  foreign      store      hung up
+us3       US3              ORTHANC  2762  -            echo       hung up
+us3       US3              ORTHANC  4242  -            echo       silent
+us3       US3              ORTHANC  4242  -            store      silent
+unlisted  US2              ORTHANC  4242  -            echo       silent
+unlisted  US2              ORTHANC  4242  -            store      silent
+unlisted  US2              ORTHANC  4242  -            worklist   silent
+unlisted  US3              ORTHANC  2762  us3          echo       silent
+office    US2              ORTHANC  4242  -            echo       silent
+office    US3              ORTHANC  2762  us3          echo       silent
+it        US2              ORTHANC  4242  -            echo       silent
+it        US3              ORTHANC  2762  us3          echo       silent
+outside   US2              ORTHANC  4242  -            echo       silent
+outside   US2              ORTHANC  4242  -            store      silent
+outside   US3              ORTHANC  2762  us3          echo       silent
+itself    ACCEPTANCE_TEST  ORTHANC  4242  -            echo       accepted
+itself    ACCEPTANCE_TEST  ORTHANC  4242  -            find       aborted
+itself    US2              ORTHANC  4242  -            echo       rejected
+itself    US3              ORTHANC  4242  -            echo       rejected
+itself    US3              ORTHANC  2762  us3          echo       accepted
+itself    US3              ORTHANC  2762  foreign      echo       hung up
 """
 
 
@@ -235,7 +235,7 @@ def doors(host: Host) -> Doors:
         six = address6(four) if place in NETWORK else "::1"
         asked[place][f"{four}:{port}" if family == 4 else f"[{six}]:{port}"] = (place, family, port)
     for place, names in asked.items():
-        where = place if place in NETWORK else machine
+        where = client_at(place) if place in NETWORK else machine
         put(where, "/tmp/door.py", (ROOT / "tests/agents/knock.py").read_bytes())
         command = ["docker", "exec", where, "python3", "/tmp/door.py", "--seconds", "0", "--wait", "1.5", *names]
         knocking[place] = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -277,7 +277,7 @@ def answers(host: Host) -> Answers:
         asked[place][asker, method, path] = request
     seen: Answers = {}
     for place, requests in asked.items():
-        found = ask_all(place if place in NETWORK else machine, ca, list(requests.values()))
+        found = ask_all(client_at(place) if place in NETWORK else machine, ca, list(requests.values()))
         seen.update(zip(requests, found, strict=True))
     return seen
 
@@ -289,10 +289,12 @@ def dialogues(host: Host) -> Dialogues:
     store_marker(machine)
     authorities = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1] / "ca" / machine
     for place in {cell[0] for cell in DIALOGUE_CELLS}:
-        give_certificates(place if place in NETWORK else machine, authorities)
+        give_certificates(client_at(place) if place in NETWORK else machine, authorities)
 
     def hold(place: str, calling: str, called: str, port: str, certificate: str, operation: str) -> str:
-        where, address = (place, ADDRESSES[machine][NETWORK[place]]) if place in NETWORK else (machine, "127.0.0.1")
+        stranger = place in NETWORK
+        where = client_at(place) if stranger else machine
+        address = ADDRESSES[machine][NETWORK[place]] if stranger else "127.0.0.1"
         shown = "" if certificate == "-" else f"/tmp/{certificate}"
         return dialogue(where, address, int(port), calling, called, operation, shown)
 

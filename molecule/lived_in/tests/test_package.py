@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 from backups import must
-from clients import ADDRESSES, answers, client, instances, name_of, start
+from clients import ADDRESSES, OFFICE, answers, client, instances, name_of, start
 from lived import IMAGES, ad_hoc, begin_upgrade, end_upgrade, gone_or_changed, refused, remedies, stored, theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 DIRECTORY = "/var/lib/orthanc/db-v6"
-SCANNER, OFFICE = "orthanc-lived-us2", "orthanc-lived-office"
 SITES = "/etc/nginx/sites-enabled"
 SETTINGS = {
     "orthanc_storage_dir": DIRECTORY,
@@ -85,7 +84,7 @@ def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgradin
     left = gone_or_changed(before, theirs(machine))
     assert [one for one in left if not one.startswith(GOES_ON)] == []
     assert own <= {*instances(host)}
-    assert answers(host, SCANNER)
+    assert answers(host)
     intranet = ["--insecure", "--resolve", f"intranet.clinic.example:443:{ADDRESSES[machine][1]}"]
     read = client(OFFICE, "curl", "--silent", "--max-time", "10", *intranet, "https://intranet.clinic.example/")
     assert read.stdout == b"the intranet\n"
