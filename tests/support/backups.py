@@ -83,10 +83,9 @@ def repository_up() -> None:
         must(STORE, f"mkdir -p /etc/systemd/system/{name}.service.d")
         unit = UNIT.format(path=path, port=port, options=options)
         put(STORE, f"/etc/systemd/system/{name}.service.d/bed.conf", unit.encode())
-    # tests fail to log in on purpose, again and again; each call of restic exchanges keys, and the newest way of it takes
-    # a tenth of a second of processor time
-    quick = b"PerSourcePenalties no\nKexAlgorithms curve25519-sha256\n"
-    put(STORE, "/etc/ssh/sshd_config.d/bed.conf", quick)
+    # tests fail to log in on purpose, again and again; and a call of restic by SSH takes half as long with these keys
+    settings = b"PerSourcePenalties no\nKexAlgorithms curve25519-sha256\n"
+    put(STORE, "/etc/ssh/sshd_config.d/bed.conf", settings)
     must(STORE, "systemctl daemon-reload && systemctl restart restic-rest-server append-rest-server ssh")
     wait_for(lambda: sh(STORE, "ss -Hltn '( sport = 8000 or sport = 8001 or sport = 22 )' | wc -l")[1] >= "3", "doors")
 
