@@ -34,7 +34,8 @@ CAMPAIGN_ONLY = ("acme", "docker_to_package")
 LANES_A_CORE = 2
 # minutes on two cores, to start the longest first
 MINUTES = {
-    "backup_restore": 30,
+    "backup_restore": 18,
+    "snapshots": 15,
     "monitor": 17,
     "devices": 13,
     "verify": 10,

@@ -1,4 +1,7 @@
-"""A deploy that changes nothing costs few module runs: each is a call of the machine and a Python that starts there."""
+"""The second deploy, before any other test: it changes nothing, and costs few module runs.
+
+Each of these is a call of the machine and a Python that starts there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts
 MOST = 40
 
 
-def test_a_deploy_that_changes_nothing_runs_few_modules(host: Host) -> None:
+def test_it_changes_nothing_and_runs_few_modules(host: Host) -> None:
     status, said = play("deploy", host, {}, "-vvv")
     assert status == 0, said[-3000:]
     assert " changed=0 " in said
