@@ -640,6 +640,9 @@ def test_what_an_older_look_left_ends_nothing(
 ) -> None:
     monkeypatch.setattr(cli, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(monitor_state, "IN_MEMORY", tmp_path / "memory.json")
+    # apt plans for a machine without packages: for this one it takes seconds
+    (tmp_path / "apt.conf").write_text(f'Dir "{tmp_path}"; Dir::State::status "/dev/null";')
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
     own = settings(tmp_path)
     for text in (
         '{"time": 1, "alerts": {"DiskFilling/storage": []}, "series": 7}',
