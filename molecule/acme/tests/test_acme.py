@@ -15,7 +15,7 @@ from cryptography import x509
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 CHALLENGES = "/.well-known/acme-challenge/"
 DROP_IN = "/run/systemd/system/certbot.service.d/force.conf"

@@ -10,7 +10,7 @@ import pytest
 from backups import REST, STORE, STORE_ADDRESS, configured, done, must, restic
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 USER, SECRET = REST.values()
 URL = f"http://{STORE_ADDRESS}:8001"
 

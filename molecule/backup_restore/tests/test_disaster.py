@@ -27,7 +27,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import Item, command, csv
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 KEPT = ("/var/lib/orthanc/worklists", "/etc/nginx/orthanc", "/etc/orthanc/site")
 
 

@@ -15,7 +15,7 @@ from clients import ADDRESSES, example, put, scu, wait_for
 from pydicom.uid import generate_uid
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 def image(accession: bytes) -> bytes:

@@ -33,7 +33,7 @@ from clients import wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 OPERATIONS = ("run", "check", "restore")
 FAULTS = ("kill", "disk", "repository", "network", "power")
 # a full repository takes restic a minute to give up: the campaign's

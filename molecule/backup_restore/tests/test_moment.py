@@ -30,7 +30,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 # Five programs and restic share two cores here, and all of them a disk: an image may wait so long for its turn beside
 # the pause itself. A device gives up after 30 seconds or more.
 TURN = 0.5

@@ -8,7 +8,7 @@ import pytest
 from backups import STORE, done, must, stored
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 WHERE = ("/srv/sftp/orthanc", "/srv/rest/clinic")
 LARGE = (768, 1024)
 BYTES = 768 * 1024 * 3

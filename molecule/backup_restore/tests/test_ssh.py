@@ -30,7 +30,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import sh
 
 INVENTORY = os.environ["MOLECULE_INVENTORY_FILE"]
-testinfra_hosts = AnsibleRunner(INVENTORY).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(INVENTORY).get_hosts("orthanc")
 OWN = "/var/lib/orthanc-backup-ssh"
 LIMIT = 60  # seconds after which a program that waits for a terminal is ended, with exit code 124
 TRIED = {"orthanc_backup_repository": f"sftp:clinic@{STORE_ADDRESS}:/srv/sftp/ssh", "orthanc_backup_password": "x" * 20}

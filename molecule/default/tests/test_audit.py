@@ -9,7 +9,7 @@ from clients import ADDRESSES, OFFICE, OUTSIDE, PROVEN, name_of, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 PLACES = {"orthanc_verify_places": [OFFICE, OUTSIDE]}
 LOOKED = f"{int(PROVEN.split()[0]) + 16} passed, 0 failed"  # two places, two families, four ports

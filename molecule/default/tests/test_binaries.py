@@ -15,7 +15,7 @@ from clients import name_of, play, put
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 SITE = "/etc/orthanc/site/orthanc.json"
 US1 = {"AET": "US1", "Host": "192.0.2.1", "Port": 104}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -29,7 +29,7 @@ from clients import (
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 SITE = "/etc/orthanc/site/orthanc.json"
 DROP_IN = "/etc/systemd/system/orthanc.service.d/zz-thief.conf"
 PID = "systemctl show --property MainPID --value orthanc"

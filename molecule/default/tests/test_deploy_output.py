@@ -11,7 +11,7 @@ from terminal import COLUMNS, run_in_terminal
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 SITE = "/etc/nginx/conf.d/zz-forgotten.conf"
 CHECK = "other ports of Orthanc and nginx"
 

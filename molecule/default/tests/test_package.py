@@ -7,7 +7,7 @@ import os
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 def test_orthanc_never_ran_with_the_vendors_settings(host: Host) -> None:

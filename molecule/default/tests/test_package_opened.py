@@ -8,7 +8,7 @@ from clients import wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 OPENED = "/var/lib/orthanc/db/.orthanc-version"
 DROP_IN = "/run/systemd/system/orthanc.service.d/zz-broken.conf"
 BROKEN = "[Service]\\nExecStart=\\nExecStart=/usr/sbin/Orthanc /etc/orthanc/site/nowhere.json\\nRestartSec=1\\n"

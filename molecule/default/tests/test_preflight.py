@@ -10,7 +10,7 @@ from clients import PASSWORDS, fingerprint, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 US1: dict[str, Any] = {"name": "us1", "aet": "US1", "host": "198.51.100.21", "port": 104, "may": ["store"]}
 GOOD = {**{"name": "it", "role": "admin"}, "password": "long-enough-password"}

@@ -10,7 +10,7 @@ from clients import HOSTNAME, OFFICE, PROVEN, fingerprint, https, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 RENEWAL = (
     "/usr/local/sbin/orthanc-certificate",

@@ -12,7 +12,7 @@ from senders import altered, identifier, image, packed, path, pixels, rest, rest
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 @pytest.fixture

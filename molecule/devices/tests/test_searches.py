@@ -27,7 +27,7 @@ from senders import SENDERS, image, is_container, sent
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 READER, OFFICE = SENDERS["US1"], "orthanc-sender3"
 PEOPLE = [

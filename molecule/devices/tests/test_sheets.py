@@ -12,7 +12,7 @@ from clients import ADDRESSES, client, name_of
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 REPORT = "/var/lib/orthanc-verify/report.html"
 # as orthanc-verify describes a device, from this machine's own routes and listeners

@@ -9,7 +9,7 @@ from clients import PROVEN, answers, inspect, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 OPENED = "/var/lib/orthanc/db/.orthanc-version"
 FAULTY = """\
 #!/bin/sh

@@ -14,7 +14,7 @@ from exposure import DICOM, MOVED, Knocking, appears, doors, ssh_open, ssh_staye
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 Told = dict[str, dict[str, dict[str, Any]]]  # kind: place: door
 KNOCKS = 100  # at each door and at least: they are no few that happened to be late
 

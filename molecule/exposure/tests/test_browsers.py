@@ -36,7 +36,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from viewers import OTHER_HOST, VIEWER_HOST, trusting
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 JSON, DICOM = "application/dicom+json", 'multipart/related; type="application/dicom"; transfer-syntax=*'
 
 

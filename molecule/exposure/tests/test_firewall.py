@@ -10,7 +10,7 @@ from clients import ADDRESSES, OUTSIDE, answers, client, closed_but_for_devices,
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 UFW = "ufw allow 22/tcp && ufw allow 443,2762,4242/tcp && ufw --force enable"
 FIREWALLD = (
     "firewall-cmd --permanent --add-port=443/tcp --add-port=2762/tcp --add-port=4242/tcp && firewall-cmd --reload"

@@ -12,7 +12,7 @@ from clients import ADDRESSES, HOSTNAME, OFFICE, client, name_of, put
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 # no finding, and why
 GIXY = {"try_files_is_evil_too": "about speed: no file is looked for"}

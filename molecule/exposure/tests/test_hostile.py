@@ -12,7 +12,7 @@ from exposure import DICOM, HTTPS, MARKER, ssh_open, ssh_stayed, store_marker
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 PLACES = {"https": (OFFICE, 1, HTTPS), "dicom": (SCANNER, 0, DICOM)}
 
 

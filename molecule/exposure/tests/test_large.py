@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 pytestmark = pytest.mark.campaign
 IMAGES, ROWS, FRAMES = 20, 1024, 100  # of 105 MB each
 BOUNDARY = "clinicops-boundary"

@@ -20,7 +20,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 Doors = dict[tuple[str, int, int], str]  # place, IP version, port
 Answers = dict[tuple[str, str, str], tuple[int, bytes]]  # asker, method, path
 Dialogues = dict[tuple[str, ...], str]
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 # What a TCP connection meets. open; silent: dropped, the client sees a time-out; refused: nobody listens there.
 DOORS = """

@@ -10,7 +10,7 @@ from lived import IMAGES, gone_or_changed, refused, remedies, stored, theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 SITES = "/etc/nginx/sites-enabled"
 HELD = f"/srv/pacs/db-v6 holds {IMAGES} images of an Orthanc"
 VIEWER = "systemd-run --quiet --unit clinic-viewer python3 -m http.server --directory /var/www 8042"

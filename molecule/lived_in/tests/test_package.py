@@ -12,7 +12,7 @@ from lived import IMAGES, ad_hoc, begin_upgrade, end_upgrade, gone_or_changed, r
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 DIRECTORY = "/var/lib/orthanc/db-v6"
 SITES = "/etc/nginx/sites-enabled"
 SETTINGS = {

@@ -13,7 +13,7 @@ from clients import ROOT
 from model import FOUND
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-MACHINES = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+MACHINES = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 @pytest.mark.parametrize(

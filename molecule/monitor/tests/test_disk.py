@@ -14,7 +14,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import PROBE, healthy, look, mails, quiet, receive, received, small_disk, value
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 MEGABYTE = 1 << 20
 SIZE = 400 * MEGABYTE
 

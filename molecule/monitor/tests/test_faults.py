@@ -12,7 +12,7 @@ from backups import OWN, done
 from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import look, quiet
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 Fault = Callable[[str], contextlib.AbstractContextManager[None]]
 HOURS = "c['last_success_epoch'] = int(time.time()) - 30 * 3600"
 FAULTS: dict[str, tuple[Fault, str]] = {

@@ -16,7 +16,7 @@ from verified import call
 from watched import PROBE, changed, healthy, look, quiet, stopped
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 TIMER = "orthanc-ledger.timer"
 OLD = "c['last_success_epoch'] = int(time.time()) - 3 * 3600"
 

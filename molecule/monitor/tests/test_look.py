@@ -16,7 +16,7 @@ from clients import PASSWORDS, ROOT, client, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import PROBE, look, quiet, state
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 LOOKS = 10
 PROGRAMS, CONNECTIONS = 16, 16  # of one look
 

@@ -19,7 +19,7 @@ from updates import REPOSITORY, build, offered, quiet_config, rebuild
 from watched import docker, healthy, look, quiet, state
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 KNOWN: dict[str, Any] = json.loads((ROOT / "roles/orthanc_monitor/files/vulnerabilities.json").read_text())
 SOURCES = ("orthanc", "civetweb", "dcmtk", "nginx", "restic")
 PACKAGED = "orthanc-vuln-packaged"  # Debian 13 with its own Orthanc: in this scenario Debian 13 has the container

@@ -12,7 +12,7 @@ from server.core.limits import read_limits
 from server.monitor.rules import RULES
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 
 
 class Case(NamedTuple):

@@ -17,7 +17,7 @@ from watched import changed, kept, orthanc_stopped, quiet, state
 from watched import look as looks
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 PROGRAM, STATE = "/usr/local/bin/orthanc-status", "/var/lib/orthanc-monitor/state.json"
 SYSTEM = """
 import base64, sys, urllib.request

@@ -34,7 +34,7 @@ from backups import (
 from clients import put, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 READY: set[str] = set()  # machines that the test before has left with a proven snapshot of everything

@@ -16,7 +16,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from watched import statistics_gone
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 SITE = "/etc/orthanc/site/orthanc.json"
 FACTS = "/etc/clinicops-orthanc.json"
 CRL, WORKLISTS = "/etc/nginx/orthanc/ca.crl", "/var/lib/orthanc/worklists"

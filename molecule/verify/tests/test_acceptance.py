@@ -35,7 +35,7 @@ from worklists import sh
 ADMIN = f"it:{PASSWORDS['it']}"
 MACHINES = ["orthanc-verify12", "orthanc-verify13"]
 # for what goes through Ansible; the rest is parametrized
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 
 
 @pytest.fixture(name="machine", params=MACHINES)

@@ -15,7 +15,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from verified import DEVICE, DEVICE_ADDRESS, call, restarted
 from watched import look
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 
 MACHINE = "orthanc-verify12"  # with devices over TLS
 # A-ASSOCIATE-RQ (PS3.8, 9.3.2) for C-ECHO; its calling AE title is one byte sixteen times. Prints the first byte back

@@ -17,7 +17,7 @@ from watched import look
 from worklists import sh
 
 MACHINES = ["orthanc-verify12", "orthanc-verify13"]
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 RESTART = "systemctl restart orthanc-firewall"
 # what is done to the table, and the alert
 CHANGES = {

@@ -15,7 +15,9 @@ from verified import call, failed
 from watched import changed, look
 from worklists import sh
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]  # has backups
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[
+    :1
+]  # has backups
 SHARED = "/etc/clinicops-orthanc.json"
 
 

@@ -11,7 +11,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import sh
 
 # by the scenario's inventory this one has neither backup, mail, Prometheus nor writers
-testinfra_hosts = [AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
 
 SWITCHED_ON = {
     "orthanc_backup_repository": "/srv/backup",

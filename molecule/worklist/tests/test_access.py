@@ -26,7 +26,7 @@ from worklists import (
     sh,
 )
 
-OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OLDER, NEWER = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 # an item of another application that waits for the rest of its name, and one that is served
 SECRET = "GEHEIM^PATIENT"
 WAITING = "secret.part"

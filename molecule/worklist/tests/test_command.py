@@ -10,7 +10,7 @@ from clients import put
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import QUARANTINE, Item, ask, command, csv, day, drop, empty, look, names, patients, plain, settle, sh
 
-OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OLDER, NEWER = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 HEAD = "PatientID;PatientName;ScheduledStationAETitle;ScheduledProcedureStepStartDate;ScheduledProcedureStepStartTime\n"
 
 

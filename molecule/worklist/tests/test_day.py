@@ -31,7 +31,7 @@ from worklists import (
     sh,
 )
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 def scan(machine: str, item: pydicom.Dataset, study: str = "", date: str = "") -> None:

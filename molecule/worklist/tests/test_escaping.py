@@ -15,7 +15,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import QUARANTINE, US1, Item, command, csv, drop, empty, plain, sh, told
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 HOSTILE = "\n<0>root: everything is fine\x1b[2J\x9b1m"
 
 

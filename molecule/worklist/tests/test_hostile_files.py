@@ -33,7 +33,7 @@ from worklists import (
     watching,
 )
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 STANDING = [Item(f"STANDING{number:02}", name="STEHT^IMMER") for number in range(20)]
 MARK = "moment.wl"
 

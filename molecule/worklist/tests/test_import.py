@@ -11,7 +11,7 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 from workbook import Cell, Shown, xlsx
 from worklists import QUARANTINE, ask, command, drop, empty, keys, plain, settle, sh, told
 
-HOSTS = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+HOSTS = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 COLUMNS = ["PatientID", "PatientName", "ScheduledStationAETitle", "ScheduledProcedureStepStartDate"]
 COLUMNS += ["ScheduledProcedureStepStartTime", "RequestedProcedureDescription", "AccessionNumber"]
 TEXT = """# DICOM Worklist File

@@ -16,7 +16,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import CONTENT, Item, both, empty, look, plain, seen, settle, told
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 
 @dataclass

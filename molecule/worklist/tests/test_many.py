@@ -30,7 +30,7 @@ from worklists import (
     watching,
 )
 
-OLDER, NEWER = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+OLDER, NEWER = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 COUNT, TIMES = 1000, 9
 ITEMS = [Item(f"P{number:04}", station="US1" if number % 2 else "US4") for number in range(COUNT)]
 MINE = sorted(item.patient for item in ITEMS if item.station == "US1")

@@ -12,7 +12,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import APP, US1, US4, Item, ask, command, csv, day, drop, empty, keys, names, plain, seen, settle
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 LATIN, GREEK, ARABIC, UTF8 = "ISO_IR 100", "ISO_IR 126", "ISO_IR 127", "ISO_IR 192"
 JAPANESE, KOREAN = ["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"]

@@ -11,7 +11,7 @@ from clients import ROOT, name_of
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 LIBRARY = "/usr/local/lib/clinicops-orthanc"
 PACKAGE = f"{LIBRARY}/server"
 

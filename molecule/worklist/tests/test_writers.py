@@ -10,7 +10,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from worklists import APP, DROP, SSH, US4, Item, command, csv, empty, look, names, sftp, sh
 
-MACHINES = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+MACHINES = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 testinfra_hosts = [MACHINES[-1]]
 
 
