@@ -465,8 +465,8 @@ def main() -> None:
             networks_up()
             connection_up()
             platforms = json.loads(chosen.platforms)
-            for kind in {platform["image"] for platform in platforms}:
-                image(kind)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(built, {platform["image"] for platform in platforms}))
             with ThreadPoolExecutor() as pool:
                 for platform in platforms:
                     say(f"machine {platform['name']} ({platform['image']})")
