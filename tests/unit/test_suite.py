@@ -137,6 +137,12 @@ def test_the_longest_is_first_and_none_beside_another_with_its_machines() -> Non
     assert order == ["default", "backup", "docker", "lint", "exposure"]
 
 
+def test_lanes_follow_the_cores_until_the_longest_job_decides() -> None:
+    jobs = [shell("backup", "true", 12), shell("docker", "true", 10), shell("lint", "true", 3)]
+    assert [suite.count_lanes(jobs, cores) for cores in (1, 2, 16)] == [2, 3, 3]
+    assert suite.count_lanes(jobs[:1], 16) == 1
+
+
 def test_what_is_left_follows_the_order_in_which_jobs_begin(tmp_path: Path) -> None:
     chain = [shell(name, "true", 5, ("orthanc-us2", name)) for name in ("default", "docker", "exposure")]
     jobs = [*chain, shell("backup", "true", 12), shell("lint", "true", 1)]
