@@ -81,20 +81,11 @@ class ActionModule(ActionBase):
 
     def _read_variables(self, files: Mapping[str, str]) -> dict[str, Any]:
         """The variables of the server, as a deploy with this inventory has them before there are facts."""
-        paths = [
-            *sorted(specs.ROOT.glob("roles/*/defaults/main.yml")),
-            *(Path(name) for name in (inventory.SETTINGS, inventory.VAULT)),
-            specs.ROOT / "playbooks/vars/wiring.yml",
-            *sorted(specs.ROOT.glob("roles/*/vars/main.yml")),
-        ]
-        variables: dict[str, Any] = {"inventory_hostname": "pacs"}
-        for path in paths:
-            text = files.get(str(path))
-            if text is None:
-                variables |= self._loader.load_from_file(str(path), trusted_as_template=True) or {}
-            else:
-                variables |= self._loader.load(trust_as_template(text)) or {}
-        return variables
+        below, above = evaluate.read_layers(self._loader)
+        settings, vault = (
+            self._loader.load(trust_as_template(files[name])) or {} for name in (inventory.SETTINGS, inventory.VAULT)
+        )
+        return {"inventory_hostname": "pacs", **below, **settings, **vault, **above}
 
     def _confirm_vault_password(self) -> None:
         """Asks once more for a vault password that was typed: with a mistake in it the vault could never be read."""

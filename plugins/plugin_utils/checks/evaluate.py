@@ -15,6 +15,21 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import P
 FAILS = "its template fails"
 
 
+def read_layers(loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The collection's variables in a play with all roles: those below the inventory's, and those above them."""
+    below = sorted(specs.ROOT.glob("roles/*/defaults/main.yml"))
+    above = [specs.ROOT / "playbooks/vars/wiring.yml", *sorted(specs.ROOT.glob("roles/*/vars/main.yml"))]
+    first, last = (
+        {
+            name: value
+            for path in paths
+            for name, value in (loader.load_from_file(str(path), trusted_as_template=True) or {}).items()
+        }
+        for paths in (below, above)
+    )
+    return first, last
+
+
 def read_values(templar: Any, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of the settings that can be evaluated, and for the others the reason why not."""
     values: dict[str, Any] = {}

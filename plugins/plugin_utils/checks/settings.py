@@ -14,6 +14,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import (
     backups,
+    clinics,
     monitoring,
     network,
     proxy,
@@ -215,6 +216,11 @@ def _check_monitor(given: Given) -> list[Problem]:
     return found
 
 
+def _check_verify(given: Given) -> list[Problem]:
+    found: list[Problem] = clinics.find_rollout_problems(given.of("orthanc_verify")["rollout"])
+    return found
+
+
 # In the order in which they are reported.
 CHECKS: Mapping[str, Callable[[Given], list[Problem]]] = {
     "orthanc_install": _check_install,
@@ -225,5 +231,5 @@ CHECKS: Mapping[str, Callable[[Given], list[Problem]]] = {
     "orthanc_backup": _check_backup,
     "orthanc_monitor": _check_monitor,
     "orthanc_tools": _check_nothing,
-    "orthanc_verify": _check_nothing,
+    "orthanc_verify": _check_verify,
 }

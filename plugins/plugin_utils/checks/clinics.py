@@ -1,0 +1,214 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Checks what the clinics of an inventory may not share, and puts the problems of all clinics into one table.
+
+No message contains a secret.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import textwrap
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import evaluate
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
+
+# what decides which machine Ansible reaches, in addition to the address: clinics may have the same private addresses
+WAY = ("ansible_port", "ansible_connection", "ansible_ssh_common_args", "ansible_ssh_args")
+CONNECTION = ("ansible_host", *WAY)
+SEVERITIES = ("error", "warning", "waived")
+NAMED = 6  # more clinics than these are counted
+LEFT = 24  # columns of the clinics' names
+
+
+class Finding(NamedTuple):
+    """A problem, and the clinics that have it in the order of the inventory."""
+
+    problem: Problem
+    clinics: list[str]
+
+
+# --- what clinics may not share -------------------------------------------------------------------
+def find_shared(clinics: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """The problems of settings that two clinics may not share. `clinics`: own settings and CONNECTION by host."""
+    return [
+        *_find_names(clinics),
+        *_find_equal(
+            clinics,
+            _place_of_backups,
+            "orthanc_backup_host",
+            "is the same for these clinics in one repository: each would remove the snapshots of the others",
+            "give each a name of its own (the default is its name in the inventory), or a repository of its own",
+        ),
+        *_find_equal(
+            clinics,
+            _place_of_machine,
+            "ansible_host",
+            "leads to one machine under several names",
+            "correct the address, or remove all names but one",
+        ),
+        *_find_equal(
+            clinics,
+            lambda settings: str(settings.get("orthanc_config_name") or "") or None,
+            "orthanc_name",
+            "is the same for these clinics: the overview and the reports cannot tell them apart",
+            "give each clinic a name of its own",
+            "warning",
+        ),
+        *_find_secrets(clinics),
+        *_find_rollouts(clinics),
+    ]
+
+
+def _group(clinics: Mapping[str, Any], key: Callable[[Any], Hashable | None]) -> Iterator[list[str]]:
+    """The clinics with the same key, if there are several; None is no key."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, settings in clinics.items():
+        found = key(settings)
+        if found is not None:
+            groups.setdefault(found, []).append(name)
+    return (group for group in groups.values() if len(group) > 1)
+
+
+def _find_equal(
+    clinics: Mapping[str, Any],
+    key: Callable[[Any], Hashable | None],
+    path: str,
+    message: str,
+    remedy: str,
+    severity: str = "error",
+) -> Iterator[Finding]:
+    for group in _group(clinics, key):
+        yield Finding(problem(path, message, remedy, "shared_setting", severity), group)
+
+
+def _find_names(clinics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Clinics of one host name. Whoever keeps their CAs apart does so on purpose, with a DNS for each clinic."""
+    for group in _group(clinics, _host_name):
+        name = _host_name(clinics[group[0]])
+        apart = len({_directory(clinics[one]) for one in group}) == len(group)
+        remedy = "give each clinic a name of its own"
+        message = f"{name} is the host name of several clinics"
+        if not apart:
+            message += ": their CAs' roots would be one file on the controller"
+        yield Finding(
+            problem("orthanc_hostname", message, remedy, "shared_setting", "warning" if apart else "error"), group
+        )
+
+
+def _host_name(settings: Mapping[str, Any]) -> str | None:
+    name = settings.get("orthanc_proxy_hostname")
+    return name.lower().rstrip(".") or None if isinstance(name, str) else None
+
+
+def _directory(settings: Mapping[str, Any]) -> str:
+    return posixpath.normpath(str(settings.get("orthanc_proxy_ca_directory") or ""))
+
+
+def _place_of_backups(settings: Mapping[str, Any]) -> Hashable | None:
+    """The repository and the name in it; a path is a disk of the machine's own."""
+    repository, host = settings.get("orthanc_backup_repository"), settings.get("orthanc_backup_host")
+    if not isinstance(repository, str) or not re.match(r"[a-z0-9]+:", repository) or repository.startswith("local:"):
+        return None
+    return repository.rstrip("/"), str(host)
+
+
+def _place_of_machine(settings: Mapping[str, Any]) -> Hashable | None:
+    """The address and the way to it, for clinics that have one in the inventory."""
+    address = settings.get("ansible_host")
+    return (str(address), *(str(settings.get(name, "")) for name in WAY)) if address else None
+
+
+def _find_secrets(clinics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Passwords that open several clinics; one row for each user, and one for the repository."""
+    remedy = "generate one for each clinic, in host_vars/<clinic>/vault.yml"
+    for name in dict.fromkeys(user for settings in clinics.values() for user in _passwords(settings)):
+
+        def read(settings: Mapping[str, Any], name: str = name) -> str | None:
+            return _passwords(settings).get(name)
+
+        message = f"gives {name} the same password in several clinics"
+        yield from _find_equal(clinics, read, "orthanc_users", message, remedy, "warning")
+    message = "is the same in several clinics: whoever reads one clinic's backups reads those of the others"
+    yield from _find_equal(
+        clinics,
+        lambda settings: str(settings.get("orthanc_backup_password") or "") or None,
+        "orthanc_backup_password",
+        message,
+        remedy,
+        "warning",
+    )
+
+
+def _passwords(settings: Mapping[str, Any]) -> dict[str, str]:
+    users = settings.get("orthanc_proxy_users")
+    return {
+        str(user["name"]): str(user["password"])
+        for user in (users if isinstance(users, list) else [])
+        if isinstance(user, dict) and user.get("name") and user.get("password")
+    }
+
+
+def _find_rollouts(clinics: Mapping[str, Any]) -> Iterator[Finding]:
+    sizes = {name: str(settings.get("orthanc_verify_rollout")) for name, settings in clinics.items()}
+    if len(set(sizes.values())) > 1:
+        first = next(iter(sizes.values()))
+        remedy = "set it once, for all, in group_vars/orthanc"
+        wrong = problem("orthanc_rollout", "differs between clinics", remedy, "different_setting")
+        yield Finding(wrong, [name for name, size in sizes.items() if size != first])
+
+
+def find_rollout_problems(rollout: Any) -> list[Problem]:
+    """The problems of the sizes of batches: whole numbers of clinics, or percentages of them."""
+    sizes = rollout if isinstance(rollout, list) else [rollout]
+    wrong = [size for size in sizes if not re.fullmatch(r"[1-9][0-9]{0,5}|(?:[1-9][0-9]?|100)%", str(size))]
+    if sizes and not wrong:
+        return []
+    message = f"contains {wrong[0]!r}, which is not a size of a batch" if wrong else "is empty"
+    return [problem("orthanc_rollout", message, "write numbers of clinics, or percentages, such as [1, 10%, 100%]")]
+
+
+# --- the table ------------------------------------------------------------------------------------
+def merge(problems: Mapping[str, Iterable[Problem]], shared: Iterable[Finding] = ()) -> list[Finding]:
+    """The problems of each clinic and those between clinics: equal ones once, errors first."""
+    merged: dict[tuple[str, ...], Finding] = {}
+    for name, found in problems.items():
+        for one in found:
+            merged.setdefault(tuple(one.values()), Finding(one, [])).clinics.append(name)
+    found = [*merged.values(), *shared]
+    return sorted(found, key=lambda each: SEVERITIES.index(each.problem["severity"]))
+
+
+def count_clinics(findings: Iterable[Finding]) -> int:
+    """How many clinics have at least one of these problems."""
+    return len({name for each in findings for name in each.clinics})
+
+
+def write_table(findings: Iterable[Finding], clinics: int, width: int) -> str:
+    """The problems as a table of text: which of all `clinics`, what is wrong, what to do."""
+    rows = []
+    for each in findings:
+        word = {"error": "", "warning": "Warning: ", "waived": "Waived: "}[each.problem["severity"]]
+        said, _separator, remedy = evaluate.say(each.problem).partition(" Remedy: ")
+        right = [line for text in (f"{word}{said}", f"Remedy: {remedy}") for line in _wrap(text, width - LEFT - 2)]
+        left = _wrap(_name(each.clinics, clinics), LEFT)
+        height = max(len(left), len(right))
+        left += [""] * (height - len(left))
+        right += [""] * (height - len(right))
+        rows += [f"{name:{LEFT}}  {text}".rstrip() for name, text in zip(left, right, strict=True)]
+    return "\n".join(rows)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _name(names: list[str], clinics: int) -> str:
+    if len(names) == clinics > 1:
+        return f"all {clinics} clinics"
+    if len(names) > NAMED:
+        return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
+    return ", ".join(names)
