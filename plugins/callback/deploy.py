@@ -13,6 +13,8 @@ description:
     change nothing.
   - Ends with what changed on each host and how long the deploy took. A failure is shown once, at the very end, as the
     message with its remedy and without the source of the role.
+  - If a play runs in batches (C(serial)), shows which hosts each batch has, and ends with a list of those that are
+    done, failed, not reached, and not begun. What more than eight hosts have in common is shown once.
   - With C(-v) and more it writes the same as P(ansible.builtin.default#callback).
   - A play with roles has a step for its C(pre_tasks), one for each role, and one for each role that C(post_tasks)
     import. Other plays have a step for each role that they import, and one for everything else.
@@ -50,7 +52,8 @@ TITLES = {
 }
 BEFORE = "Checks before anything changes"
 WIDEST = 100  # of a window that is wider
-LISTED = 8  # more changes than these are counted, not named
+LISTED = 8  # more changes or hosts than these are counted, not named
+EVERYWHERE = "all hosts"  # where a task runs once for all of them
 # Ansible's prefix to a message: its place in the role's source
 ANSIBLE = re.compile(
     r"^Task failed: (?:Finalization of task args for '[^']*' failed: (?:Error while resolving value for '[^']*': )?)?"
@@ -94,6 +97,10 @@ class CallbackModule(Default):
         self._changes: dict[str, list[Change]] = {}
         self._failures: dict[str, list[Failure]] = {}
         self._many = False
+        self._batches = 0
+        self._hosts: list[str] = []  # of the play that runs in batches
+        self._begun: dict[str, None] = {}  # hosts of that play on which something ran
+        self._concerned: set[str] = set()  # hosts on which a task ran that was not for all hosts at once
         self._warned: set[str] = set()
         # since when a host's asynchronous task runs, and when that was shown last
         self._waits: dict[tuple[str, str], tuple[float, float]] = {}
@@ -102,7 +109,9 @@ class CallbackModule(Default):
     @in_words
     def v2_playbook_on_start(self, playbook: Any) -> None:
         for title, tasks in (step for play in playbook.get_plays() for step in find_steps(play)):
-            self._titles.append(title)
+            # plays that check something one after the other are one step
+            if [title] != self._titles[-1:]:
+                self._titles.append(title)
             # a role that two others need runs once, with the first of them
             self._steps = dict.fromkeys(tasks, len(self._titles)) | self._steps
         if context.CLIARGS["check"]:
@@ -111,7 +120,22 @@ class CallbackModule(Default):
     @in_words
     def v2_playbook_on_play_start(self, play: Any) -> None:
         self._play = play
-        self._many = len(play.get_variable_manager().get_vars(play=play).get("ansible_play_hosts_all", [])) > 1
+        known = play.get_variable_manager().get_vars(play=play)
+        hosts, batch = known.get("ansible_play_hosts_all", []), known.get("ansible_play_batch", [])
+        self._many = self._many or len(hosts) > 1
+        if play.serial and self._many:
+            self._begin_batch(hosts, batch)
+
+    def _begin_batch(self, hosts: list[str], batch: list[str]) -> None:
+        """Shows which hosts the batch has; its steps are shown again."""
+        self._hosts, self._batches = hosts, self._batches + 1
+        if self._batches > 1:
+            self._step = 0
+        if batch != hosts:
+            named = ", ".join(batch) if len(batch) <= LISTED else words.say_count(len(batch), "host")
+            until = hosts.index(batch[-1]) + 1 if batch else len(hosts)
+            self._say("")
+            self._say(f"Batch {self._batches}: {named} ({until} of {len(hosts)})", color=C.COLOR_HIGHLIGHT)
 
     @in_words
     def _task_start(self, task: Any, prefix: str | None = None) -> None:
@@ -137,7 +161,7 @@ class CallbackModule(Default):
     @in_words
     def v2_runner_on_ok(self, result: Any) -> None:
         self._handle_warnings_and_exception(result)
-        found, host = result.result, result.host.get_name()
+        found, host = result.result, self._note(result)
         if found.get("changed"):
             name = name_of(result.task)
             said = found.get("changes") if is_text(found.get("changes")) else [name]
@@ -149,7 +173,7 @@ class CallbackModule(Default):
     @in_words
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         self._handle_warnings_and_exception(result)
-        host, name = result.host.get_name(), name_of(result.task)
+        host, name = self._note(result), name_of(result.task)
         if ignore_errors or is_rescued(result.task):
             self._line("went on", host, f"{name}: {describe(result).splitlines()[0]}", C.COLOR_SKIP)
         else:
@@ -159,12 +183,22 @@ class CallbackModule(Default):
     @in_words
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._handle_warnings_and_exception(result)
-        host = result.host.get_name()
+        host = self._note(result)
         if result.task.ignore_unreachable:
             self._line("went on", host, f"{name_of(result.task)}: unreachable", C.COLOR_SKIP)
         else:
             self._fail(host, name_of(result.task), f"The machine is unreachable.\n{describe(result)}")
             self._line("NOT REACHED", host, name_of(result.task), C.COLOR_UNREACHABLE)
+
+    def _note(self, result: Any) -> str:
+        """The host of a result; EVERYWHERE for a task that ran once for all hosts."""
+        host: str = result.host.get_name()
+        if result.task.run_once and self._many:
+            return EVERYWHERE
+        self._concerned.add(host)
+        if self._play.serial:
+            self._begun[host] = None
+        return host
 
     @in_words
     def v2_runner_item_on_ok(self, result: Any) -> None:
@@ -238,10 +272,11 @@ class CallbackModule(Default):
         """Shows the output of debug, and of assert with a message of its own."""
         if not found.get("_ansible_verbose_always") or found.get("msg") == "All assertions passed":
             return
-        if self._many:
+        named = self._many and host != EVERYWHERE
+        if named:
             self._say(f"{host}:", indent="  ")
         for line in lines_of(found["msg"] if "msg" in found else self._dump_results(found)):
-            self._say(line, indent="    " if self._many else "  ")
+            self._say(line, indent="    " if named else "  ")
 
     def _fail(self, host: str, task: str, message: str) -> None:
         where = f"step {self._step} of {len(self._titles)}, {self._title()}" if self._step else "before the first step"
@@ -251,16 +286,18 @@ class CallbackModule(Default):
     @in_words
     def v2_playbook_on_stats(self, stats: Any) -> None:
         hosts = {host: stats.summarize(host) for host in sorted(stats.processed)}
+        failed = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
         self._say("")
-        for host in hosts:
-            told = dict(stats.custom.get(host) or {}).get("orthanc") or {}
-            changed = "Would change" if context.CLIARGS["check"] else "Changed"
-            facts = {changed: self._list_changes(host), **(told if isinstance(told, dict) else {})}
-            self._say(host, color=C.COLOR_HIGHLIGHT)
+        for named, facts in self._summarise(hosts, stats.custom):
+            self._say(named, color=C.COLOR_HIGHLIGHT)
             for name, fact in facts.items():
                 self._say(f"{name:9} {fact}", indent="  ", hanging=12)
         self._say(f"It took {words.say_duration(time.monotonic() - self._began)}.")
-        failed = [host for host, counts in hosts.items() if counts["failures"] or counts["unreachable"]]
+        if self._batches:
+            self._list_outcomes(hosts)
+        # what needs a person comes last; a machine that does not answer may answer later
+        failed.sort(key=lambda host: not hosts[host]["unreachable"])
+        failed += [EVERYWHERE] if EVERYWHERE in self._failures else []
         same: dict[Failure, list[str]] = {}
         for host in failed:
             for failure in self._failures.get(host, []):
@@ -270,6 +307,42 @@ class CallbackModule(Default):
             self._say(f"FAILED on {', '.join(of)}: {failure.task} ({failure.where})", color=C.COLOR_ERROR)
             for line in failure.message.splitlines():
                 self._say(line, indent="  ")
+
+    def _summarise(self, hosts: Iterable[str], custom: Any) -> Iterator[tuple[str, dict[str, str]]]:
+        """What changed on each host, and what the play adds to that; of many hosts, what they have in common."""
+        changed = "Would change" if context.CLIARGS["check"] else "Changed"
+        facts: dict[str, dict[str, str]] = {}
+        for host in hosts:
+            # which host a task for all of them ran on, and what a roll-out did not come to, is of no interest
+            if self._many and (host not in self._concerned or (self._batches and host not in self._begun)):
+                continue
+            told = dict(custom.get(host) or {}).get("orthanc") or {}
+            facts[host] = {changed: self._list_changes(host), **(told if isinstance(told, dict) else {})}
+        if len(facts) <= LISTED:
+            yield from facts.items()
+            return
+        common: dict[tuple[tuple[str, str], ...], list[str]] = {}
+        for host, own in facts.items():
+            # each host has a report of its own
+            common.setdefault(tuple(item for item in own.items() if item[0] != "Report"), []).append(host)
+        for items, alike in sorted(common.items(), key=lambda item: -len(item[1])):
+            yield f"{words.say_count(len(alike), 'host')}: {', '.join(alike)}", dict(items)
+
+    def _list_outcomes(self, hosts: dict[str, dict[str, int]]) -> None:
+        """What became of each host of a roll-out."""
+        unreached = [host for host, counts in hosts.items() if counts["unreachable"]]
+        failed = [host for host, counts in hosts.items() if counts["failures"] and host not in unreached]
+        outcomes = {
+            "done": [host for host in self._begun if host not in {*failed, *unreached}],
+            "FAILED": failed,
+            "NOT REACHED": unreached,
+            "not begun": [host for host in self._hosts if host not in {*self._begun, *failed, *unreached}],
+        }
+        colors = {"FAILED": C.COLOR_ERROR, "NOT REACHED": C.COLOR_UNREACHABLE, "not begun": C.COLOR_SKIP}
+        for word, named in outcomes.items():
+            if named:
+                said = f"{word:11} {len(named):4}  {', '.join(named)}"
+                self._say(said, indent="  ", hanging=20, color=colors.get(word))
 
     def _list_changes(self, host: str) -> str:
         """What changed on the host: each change by its step, or, if there are many, their number in each step."""
@@ -371,8 +444,8 @@ def describe_one(found: dict[str, Any]) -> list[str]:
     said = lines_of(ANSIBLE.sub("", str_of(found.get("msg"))) or "The task failed without a message.")
     if "rc" in found or "module_stderr" in found:
         wrote = (found.get(key) for key in ("stderr", "module_stderr", "stdout", "module_stdout"))
-        said += [line for text in wrote if text for line in lines_of(text)[-TAIL:]]
-    return list(dict.fromkeys(said))
+        said += dict.fromkeys(line for text in wrote if text for line in lines_of(text)[-TAIL:] if line not in said)
+    return said
 
 
 def find_cause(exception: Any) -> str:

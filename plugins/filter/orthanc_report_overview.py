@@ -8,19 +8,30 @@ short_description: Build an overview page of many acceptance reports
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Builds a page with a row for each server, the worst first, each with a link to its own report.
+  - Builds a page with a row for each server, the worst first, each with a link to its own report. A server without a
+    report has a row too.
 options:
   _input:
     description: The reports, as C(orthanc-verify run --json) prints them.
     type: list
     elements: dict
     required: true
+  clinics:
+    description: The hosts of the inventory.
+    type: list
+    elements: str
+    default: []
+  untested:
+    description: Hosts that the newest run did not test, since it did not reach them, or failed before.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
 - name: Write the overview page of all clinics
   ansible.builtin.copy:
-    content: "{{ reports | clinicops.orthanc.orthanc_report_overview }}"
+    content: "{{ reports | clinicops.orthanc.orthanc_report_overview(groups.orthanc) }}"
     dest: /srv/reports/index.html
     mode: "0600"
   delegate_to: localhost
@@ -32,22 +43,22 @@ _value:
   type: str
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
 
 
-def orthanc_report_overview(value: Any) -> str:
+def orthanc_report_overview(value: Any, clinics: Iterable[str] = (), untested: Iterable[str] = ()) -> str:
     if not isinstance(value, list):
         raise AnsibleFilterError(
             f"clinicops.orthanc.orthanc_report_overview: expects a list, not {type(value).__name__}"
         )
-    page: str = report.overview(value)
+    page: str = report.overview(value, clinics, untested)
     return page
 
 
 class FilterModule:
-    def filters(self) -> dict[str, Callable[[Any], str]]:
+    def filters(self) -> dict[str, Callable[..., str]]:
         return {"orthanc_report_overview": orthanc_report_overview}

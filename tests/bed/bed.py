@@ -405,8 +405,12 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         taken = "Address already in use" in started.stderr
         remedy = " Remedy: remove the other container that has its address (make demo-down, if it is the demo's)."
         sys.exit(f"bed: {name} did not start: {started.stderr.strip()}{remedy if taken else ''}")
-    if kind in WITHOUT_SYSTEMD:
-        return
+    if kind not in WITHOUT_SYSTEMD:
+        wait_for_systemd(name)
+
+
+def wait_for_systemd(name: str) -> None:
+    """Until the machine has booted; SystemExit if it does not."""
     for _ in range(1500):
         state = docker("exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
         if state in ("running", "degraded"):

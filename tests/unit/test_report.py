@@ -558,6 +558,24 @@ def test_the_overview_in_one_sentence(reports: list[dict[str, Any]], said: str) 
     assert said in Text(report.overview(reports)).text
 
 
+def test_the_overview_has_a_row_for_every_clinic_of_the_inventory() -> None:
+    """Also for one that was never tested, and for one that this run did not reach though it was well before."""
+    good, soon = clinics()[0], clinics()[1]
+    inventory = ["suedstadt", "new", "markt", "far"]
+    source = report.overview([good, soon], inventory, untested=["markt", "far"])
+    rows = re.findall(r'<th scope="row" role="rowheader">(?:<a href="([^"]*)">)?([^<]*)', source)
+    assert rows == [("", "far"), ("", "new"), ("markt.html", "Zahnarzt am Markt"), ("suedstadt.html", "Südstadt")]
+    said = Text(source).text
+    assert "3 of 4 clinics need action, 1 more should be checked" in said
+    far, new, markt = (said.partition(f"Report {name}")[2] or said for name in ("far", "new", "Zahnarzt"))
+    assert "Not tested: not reached, or failed before the test; there is no report" in far
+    assert "There is no report: it was never tested" in new
+    assert "Not tested: not reached, or failed before the test; before: Everything works" in markt
+    assert "Not tested" not in Text(report.overview([good, soon], inventory)).text
+    # what was tested now is said of the clinic that was found, whether the inventory has it or not
+    assert "Everything works in the one clinic" in Text(report.overview([good])).text
+
+
 # --- in a browser and on paper --------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[page.Browser]:
@@ -614,9 +632,10 @@ def test_a_huge_report_in_a_browser_and_on_paper(chromium: page.Browser, tmp_pat
 
 
 def test_the_overview_in_a_browser_and_on_paper(chromium: page.Browser, tmp_path: Path) -> None:
-    file = written(tmp_path / "index.html", report.overview(clinics()))
+    file = written(tmp_path / "index.html", report.overview(clinics(), ["never"], ["markt"]))
     shown = [
-        "3 of 6 clinics need action, 2 more should be checked",
+        "5 of 7 clinics need action, 2 more should be checked",
+        "There is no report: it was never tested",
         "新宿クリニック",
         "370 days left",
         "5 days behind the newest",

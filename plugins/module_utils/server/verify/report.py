@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import math
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ RIGHTS = {
     "storage_commitment": "request storage commitment (N-ACTION)",
 }
 STALE_HOURS = 26
+UNTESTED = "Not tested: not reached, or failed before the test"
 POINTS = 240  # of a history in the plot
 
 
@@ -78,11 +80,19 @@ def html(report: Report) -> str:
     )
 
 
-def overview(reports: list[Report]) -> str:
-    """A page with a row for each report, worst first, that links to <host>.html."""
+def overview(reports: list[Report], clinics: Iterable[str] = (), untested: Iterable[str] = ()) -> str:
+    """A page with a row for each report, worst first, that links to <host>.html.
+
+    `clinics` are the hosts of the inventory: one without a report has a row too. `untested` are those that the newest
+    run did not test, since it did not reach them, or failed before.
+    """
+    missing = set(untested)
+    known = {str(report.get("host")) for report in reports}
     moments = [moment for report in reports if (moment := verdicts.parse_time(report.get("time")))]
     newest = max(moments, default=None)
-    rows = sorted((_row(report, newest) for report in reports), key=lambda row: row["order"])
+    rows = [_row(report, newest, str(report.get("host")) in missing) for report in reports]
+    rows += [_row_without_report(host, host in missing) for host in dict.fromkeys(clinics) if host not in known]
+    rows.sort(key=lambda row: row["order"])
     return _render(
         "overview.html.j2",
         rows=rows,
@@ -254,7 +264,7 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
 
 
-def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
+def _row(report: Report, newest: datetime.datetime | None, untested: bool) -> dict[str, Any]:
     checks = report.get("checks") or []
     failed = sum(verdicts.result_of(check) == "failed" for check in checks)
     certificates = [
@@ -277,14 +287,17 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
     if not moment:
         cells["time"] = ("not known", SOON)
     states = [state for _unused, state in cells.values()]
-    state = max([judged.state, cells["time"][1]], key=verdicts.weigh)
+    said, judged_state = (
+        (f"{UNTESTED}; before: {judged.sentence}", BAD) if untested else (judged.sentence, judged.state)
+    )
+    state = max([judged_state, cells["time"][1]], key=verdicts.weigh)
     host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
     return {
         "clinic": clinic or "A server without a name",
         "hostname": _place(str(report.get("hostname") or ""), host),
         "link": f"{urllib.parse.quote(host, safe='')}.html" if host else "",
-        "verdict": judged.sentence,
-        "judged": judged.state,
+        "verdict": said,
+        "judged": judged_state,
         "failed": failed,
         "checks": len(checks),
         "version": (report.get("versions") or {}).get("Orthanc") or "not known",
@@ -292,6 +305,18 @@ def _row(report: Report, newest: datetime.datetime | None) -> dict[str, Any]:
         "cells": cells,
         "state": state,
         "order": (-verdicts.weigh(state), -failed, -states.count(BAD), -states.count(SOON), clinic.casefold(), host),
+    }
+
+
+def _row_without_report(host: str, untested: bool) -> dict[str, Any]:
+    """The row of a clinic that was never tested."""
+    unknown = ("not known", GOOD)
+    return {
+        **{"clinic": host, "hostname": "", "link": "", "judged": BAD, "state": BAD, "failed": 0, "checks": 0},
+        "verdict": f"{UNTESTED}; there is no report" if untested else "There is no report: it was never tested",
+        **{"version": "not known", "time": None},
+        "cells": {"certificate": unknown, "disk": unknown, "backup": unknown, "time": unknown},
+        "order": (-verdicts.weigh(BAD), 0, 0, 0, host.casefold(), host),
     }
 
 
