@@ -29,6 +29,7 @@ SETTINGS = {
     "dicom": "orthanc_dicom_port",
     "http": "orthanc_http_port",
     "dicom_tls": "orthanc_dicom_tls_port",
+    "https": "orthanc_proxy_port",
 }
 UFW = Path("/etc/ufw")
 

@@ -30,6 +30,7 @@ from .server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")
+HTTPS = 443
 CLOSES_SITES = "closes_sites"  # the name of the waiver
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on belong to persons
 MARKER = ".orthanc-storage"  # written by a deploy
@@ -59,7 +60,7 @@ def list_problems(storage: Path, ports: list[Port], *, closes: bool = True) -> l
             found += check_images(directory)
     found += [problem for one in containers for problem in check_container(one)]
     found += neighbours.check_listeners(ports, [one.name for one in every])
-    return found + check_sites(ports=ports if closes else [])
+    return found + check_sites(ports=ports, closes=closes)
 
 
 # --- the account --------------------------------------------------------------------------------
@@ -176,12 +177,13 @@ def check_container(one: Container) -> list[Problem]:
 
 
 # --- nginx --------------------------------------------------------------------------------------
-def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = ()) -> list[Problem]:
+def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = (), *, closes: bool = True) -> list[Problem]:
     """Problems of nginx sites that conflict with the proxy's, that bypass it, or that a deploy would remove.
 
-    And of those that the firewall would close to their users: `ports` are the ones that it protects.
+    And of those that the firewall would close to their users, if there is one that limits `ports` to their sources.
     """
     found = []
+    https = next((port.number for port in ports if port.name == "https"), HTTPS)
     default = nginx / "sites-enabled/default"
     if default.is_symlink() and default.exists() and not is_vendors(default):
         move = f"mv {default} {default.with_name('NAME')}"
@@ -190,13 +192,13 @@ def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = ()) -> list[Problem
         )
     sites = [nginx / "nginx.conf", *nginx.glob("conf.d/*.conf"), *nginx.glob("sites-enabled/*")]
     own = [nginx / "conf.d" / name for name in OWN_SITES]
-    guarded = {port.number: port for port in ports if not port.is_for_everybody}
+    guarded = {port.number: port for port in ports if closes and not port.is_for_everybody}
     for path in sorted(one for one in sites if one.is_file() and one not in own):
         if path == default and is_vendors(default):
             continue  # a deploy removes it
         lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         text = " ".join(lines)
-        found += check_listens(path, text, guarded)
+        found += check_listens(path, text, guarded, https)
         # also as an upstream or in a variable
         if re.search(r"(?<![\w.])(127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b", text):
             message = "forwards to Orthanc and bypasses the proxy's roles and orthanc_admin_sources"
@@ -205,7 +207,7 @@ def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = ()) -> list[Problem
     return found
 
 
-def check_listens(path: Path, text: str, guarded: dict[int, Port]) -> list[Problem]:
+def check_listens(path: Path, text: str, guarded: dict[int, Port], https: int) -> list[Problem]:
     """The conflicts of a site's `listen` directives with the proxy, and of the firewall with the site's users."""
     found, closed = [], set()
     for words in (directive.split() for directive in re.findall(r"\blisten\s+([^;]+);", text)):
@@ -216,20 +218,23 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port]) -> list[Probl
             continue
         if int(number) in guarded:
             closed.add(int(number))
-        if number != "443":
+        if int(number) != https:
             continue
         if address not in ("", "*", "0.0.0.0", "[::]"):
             message = f"listens only at {words[0]}, and nginx would pass it the proxy's requests to that address"
-            found.append(Problem(str(path), message, f"write listen 443 there instead of {words[0]}"))
+            found.append(Problem(str(path), message, f"write listen {https} there instead of {words[0]}"))
         elif {"default_server", "default"} & {*words}:
-            message = "is nginx's default server at port 443, and so is the proxy's"
+            message = f"is nginx's default server at port {https}, and so is the proxy's"
             found.append(Problem(str(path), message, "remove default_server there; its server_name is enough"))
     for number in sorted(closed):
         admitted = ", ".join(guarded[number].sources) or "this machine"
         message = f"listens at port {number}, which a deploy closes to all sources except {admitted}"
         remedy = "move it to another port"
-        if number == 443:
-            remedy += ", or add its users' networks to orthanc_https_sources and set the waiver"
+        if number == https:
+            remedy += (
+                ", or the proxy with orthanc_proxy_port, or add its users' networks to orthanc_https_sources and set"
+            )
+            remedy += " the waiver"
         found.append(Problem(str(path), message, remedy, CLOSES_SITES))
     return list(dict.fromkeys(found))
 

@@ -109,9 +109,9 @@ def main() -> None:
         found = server.find(user, StudyInstanceUID=study)
         if len(found) != 1:
             module.fail_json(msg=f"QIDO-RS as {user.name} finds {len(found)} studies {study} instead of 1")
-        url, root = web.retrieve_url(found[0]), f"https://{asked['hostname']}"
-        if not url.startswith(f"{root}:{asked['port']}/" if asked["port"] != 443 else f"{root}/"):
-            module.fail_json(msg=f"RetrieveURL is {url} and does not lead to {root}", retrieve_url=url)
+        url = web.retrieve_url(found[0])
+        if not url.startswith(f"{server.root}/"):
+            module.fail_json(msg=f"RetrieveURL is {url} and does not lead to {server.root}", retrieve_url=url)
         with tempfile.TemporaryDirectory() as scratch:
             path = f"{web.path_of(url)}/series/{series}/instances/{instance}"
             compared = server.compare_image(path, asked["path"], user, Path(scratch))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pydicom
 import yaml
@@ -108,11 +109,12 @@ def https(
 ) -> tuple[int, str, bytes]:
     """Status, content type and body as the client `name` gets them, the CA verified."""
     machine = name_of(host)
+    url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"
+    port = urlsplit(url).port or 443
     options = ["--silent", "--show-error", "--max-time", "300", "--cacert", f"/tmp/{machine}.crt"]
-    options += ["--resolve", f"{HOSTNAME}:443:{ADDRESSES[machine][1]}", *(["--user", user] if user else [])]
+    options += ["--resolve", f"{HOSTNAME}:{port}:{ADDRESSES[machine][1]}", *(["--user", user] if user else [])]
     # the body is what curl prints; what it says of it comes last on the other stream
     options += ["--write-out", "%{stderr}\\n%{http_code} %{content_type}", *arguments]
-    url = path if path.startswith("https:") else f"https://{HOSTNAME}{path}"
     script = f'cat > /tmp/{machine}.crt && exec curl "$@"'
     certificate = ca or host.file("/etc/nginx/orthanc/ca.crt").content
     done = client(name, "sh", "-c", script, "curl", *options, url, stdin=certificate)

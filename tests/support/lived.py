@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from backups import must
@@ -63,10 +64,10 @@ def stored(machine: str, port: int = 4242) -> set[str]:
     return found
 
 
-def refused(host: Host, *said: str) -> str:
+def refused(host: Host, *said: str, settings: dict[str, Any] | None = None) -> str:
     """What a deploy says that is refused with these words, and changes nothing."""
     before = fingerprint(host), theirs(name_of(host))
-    status, told = play("deploy", host)
+    status, told = play("deploy", host, settings)
     assert status != 0, told
     assert [one for one in said if one not in told] == [], told[-4000:]
     assert (fingerprint(host), theirs(name_of(host))) == before

@@ -6,6 +6,7 @@ import base64
 import datetime
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,8 @@ def test_an_inventory_that_sets_what_the_playbooks_set_is_told_so(playbook: str,
     own = "is set by the playbooks themselves, from"
     assert f"orthanc_tools_method {own} other settings. Remedy: remove it, and set orthanc_install_method." in said
     assert f"orthanc_config_version {own} the state of the machine. Remedy: remove it." in said
-    assert (
-        f"orthanc_proxy_ports {own} other settings. Remedy: remove it; it is computed from orthanc_https_sources,"
-        in said
-    )
+    computed = f"orthanc_proxy_ports {own} other settings. Remedy: remove it; it is computed from "
+    assert re.search(re.escape(computed) + r"(?=[^.]*orthanc_https_sources,)[^.]*orthanc_proxy_port,", said)
     assert "Would change nothing" in said
 
 
@@ -273,6 +272,9 @@ PROXY = {
         ({"certificate": "provided", "certificate_chain": None}, "must be text", "write it in PEM"),
         ({"certificate": "provided"}, "is not a certificate in PEM", "the server's certificate"),
         ({"certificate": "acme", "acme_email": 1}, "must be text", "write it in quotes"),
+        ({"port": 80}, "is 80, where plain HTTP", "such as 8443"),
+        ({"port": "22"}, "is 22, the port of SSH", "such as 8443"),
+        ({"port": 65536}, "is 65536, which is not a TCP port", "such as 8443"),
         ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "another ACME server, or self_signed"),
     ],
 )
@@ -283,6 +285,10 @@ def test_a_wrong_setting_of_the_proxy_is_named(settings: dict[str, Any], reason:
 
 
 def test_right_settings_of_the_proxy_have_no_problem() -> None:
-    right = {"allowed_origins": ["https://viewer.clinic.example:8443"], "certificate_users": ["it"]}
+    right: dict[str, Any] = {
+        "port": 8443,
+        "allowed_origins": ["https://viewer.clinic.example:8443"],
+        "certificate_users": ["it"],
+    }
     right["revoked_certificates"] = ["0A:1B:2C:3D:4E:5F:60:71"]
     assert proxy.problems({**PROXY, **right}, datetime.datetime.now(datetime.UTC)) == []

@@ -22,14 +22,15 @@ PORTS = [HTTPS, DICOM, HTTP]
 
 
 # --- listeners ----------------------------------------------------------------------------------
-def test_whoever_has_a_port_is_named_with_process_and_setting() -> None:
+@pytest.mark.parametrize(("name", "setting"), [("http", "orthanc_http_port"), ("https", "orthanc_proxy_port")])
+def test_whoever_has_a_port_is_named_with_process_and_setting(name: str, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
-        assert neighbours.check_listeners([Port("http", number + 1, [])], []) == []
-        [problem] = neighbours.check_listeners([Port("http", number, []), DICOM], [])
-    assert problem.what == f"Port {number} (http)"
+        assert neighbours.check_listeners([Port(name, number + 1, [])], []) == []
+        [problem] = neighbours.check_listeners([Port(name, number, []), DICOM], [])
+    assert problem.what == f"Port {number} ({name})"
     assert f"process {os.getpid()}: " in problem.message
-    assert "set orthanc_http_port to a free one" in problem.remedy
+    assert f"set {setting} to a free one" in problem.remedy
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,9 @@ def test_a_waiver_of_the_configuration_is_not_idle_here() -> None:
 def test_two_ports_of_one_name_are_refused() -> None:
     twice: list[dict[str, object]] = [{"name": "http", "port": port, "sources": []} for port in (80, 8042)]
     assert [item["message"] for item in network.problems(twice)] == ["names http twice"] * 2
+
+
+def test_the_proxy_does_not_share_its_port() -> None:
+    both = [*ports("198.51.100.64/26"), {"name": "dicom", "port": "443", "sources": []}]
+    (found,) = network.problems(both)
+    assert (found["path"], "port of dicom" in found["message"]) == ("orthanc_proxy_port", True)

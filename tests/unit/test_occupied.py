@@ -108,6 +108,24 @@ def test_a_site_of_somebody_else_s_is_named_where_it_is_in_the_way(tmp_path: Pat
     assert [said in problem.message for problem in found] == ([True] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("number", "listen", "said"),
+    [
+        (8443, "443 ssl default_server", []),
+        (8443, "198.51.100.13:443 ssl", []),
+        (8443, "8443 ssl default_server", ["is nginx's default server at port 8443, and so is the proxy's"]),
+        (443, "443 ssl default_server", ["is nginx's default server at port 443, and so is the proxy's"]),
+    ],
+)
+def test_a_site_is_in_the_way_at_the_proxy_s_own_port(
+    tmp_path: Path, number: int, listen: str, said: list[str]
+) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text(f"server {{ listen {listen}; }}")
+    found = occupied.check_sites(tmp_path, [occupied.Port("https", number, [])], closes=False)
+    assert [problem.message for problem in found] == said
+
+
 def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     assert occupied.check_sites(tmp_path) == []
     enabled, default = tmp_path / "sites-enabled", tmp_path / "sites-enabled/default"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
 import pytest
 from backups import must
-from clients import ADDRESSES, OFFICE, answers, client, instances, name_of, start
+from clients import ADDRESSES, HOSTNAME, OFFICE, answers, client, https, instances, name_of, play, start
 from lived import IMAGES, ad_hoc, begin_upgrade, end_upgrade, gone_or_changed, refused, remedies, stored, theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -89,3 +90,23 @@ def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgradin
     read = client(OFFICE, "curl", "--silent", "--max-time", "10", *intranet, "https://intranet.clinic.example/")
     assert read.stdout == b"the intranet\n"
     assert "Status: active" in host.check_output("ufw status")
+
+
+def test_another_web_server_keeps_443(host: Host) -> None:
+    machine = name_of(host)
+    settings = {"orthanc_storage_dir": DIRECTORY, "orthanc_proxy_port": 8443}
+    told = refused(host, "ufw is active, and blocks port 8443 (https)", settings=settings)
+    must(machine, remedies(told, "ufw is active, and blocks port 8443"))
+    done, said = play("deploy", host, settings)
+    assert done == 0, said[-4000:]
+    assert " passed, 0 failed" in said
+    # everybody may read the intranet again, and the office finds Orthanc at its new port
+    intranet = ["--insecure", "--resolve", f"intranet.clinic.example:443:{ADDRESSES[machine][1]}"]
+    for place in (SCANNER, OFFICE):
+        read = client(place, "curl", "--silent", "--max-time", "10", *intranet, "https://intranet.clinic.example/")
+        assert read.stdout == b"the intranet\n"
+    own = f"https://{HOSTNAME}:8443"
+    status, _, body = https(host, OFFICE, f"{own}/dicom-web/studies?limit=1")
+    [url] = json.loads(body)[0]["00081190"]["Value"]
+    assert url.startswith(f"{own}/dicom-web/studies/")
+    assert https(host, OFFICE, f"{url}/metadata")[0] == status == 200

@@ -30,6 +30,10 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
             # one set would contain the sources of both
             message = f"names {port['name']} twice"
             found.append(problem("orthanc_firewall_ports", message, "give each port its own name"))
+        shared = [other["name"] for other in ports if str(other["port"]) == str(port["port"]) and other is not port]
+        if port["name"] == "https" and shared:  # of Orthanc's own ports the check of the configuration reports it
+            message = f"is {port['port']}, which is also the port of {', '.join(map(str, shared))}"
+            found.append(problem("orthanc_proxy_port", message, "give each service its own port"))
         if not isinstance(sources, list):
             found.append(problem(path, "must be a list", "write each on its own line, after a hyphen"))
             continue

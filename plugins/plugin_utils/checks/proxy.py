@@ -20,6 +20,7 @@ LISTS = {
     "certificate_users": "orthanc_proxy_certificate_users",
     "revoked_certificates": "orthanc_proxy_revoked_certificates",
 }
+TAKEN_PORTS = {"22": "the port of SSH", "80": "where plain HTTP must not lead to Orthanc"}
 # the Origin header of a browser
 ORIGIN = re.compile(r"https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
 SERIAL = re.compile(r"[0-9A-Fa-f:]{16,}")
@@ -31,6 +32,11 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
     kind = settings["certificate"]
     if kind not in CERTIFICATES:
         found.append(problem("orthanc_proxy_certificate", f"is {kind}", "use self_signed, provided or acme"))
+    port = str(settings["port"])
+    # the check of its spec reports what is no number
+    if port in TAKEN_PORTS or port.isdigit() and not 0 < int(port) < 65536:
+        message = f"is {port}, {TAKEN_PORTS.get(port, 'which is not a TCP port')}"
+        found.append(problem("orthanc_proxy_port", message, "choose another port, such as 8443"))
     remedy = "write each item on its own line, after a hyphen"
     wrong = {name for name in LISTS if not isinstance(settings[name], list)}
     found += [problem(path, "must be a list", remedy) for name, path in LISTS.items() if name in wrong]

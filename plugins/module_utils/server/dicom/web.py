@@ -61,6 +61,11 @@ class Https(NamedTuple):
     address: str = "127.0.0.1"
     port: int = 443
 
+    @property
+    def root(self) -> str:
+        """Its URL, without a path."""
+        return f"https://{self.hostname}" + (f":{self.port}" if self.port != 443 else "")
+
     def context(self, user: User = NOBODY) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self.ca_file)
         # a certificate that the clinic provides is trusted without its root, which only clients have

@@ -146,7 +146,7 @@ class Day:
         token = secrets.token_hex(6).upper()
         self.patient_id, self.accession = PREFIX + token, "ACC" + token
         self.study, self.series = scu.new_uid(), scu.new_uid()
-        self.proxy = web.Https(settings["hostname"], settings["ca_file"])
+        self.proxy = web.Https(settings["hostname"], settings["ca_file"], port=settings["https_port"])
         self.certificate_until = 0
         self.users = [
             (User(user["name"], user["password"], self.certificates("user").get(user["name"], "")), user["role"])
@@ -437,7 +437,7 @@ class Day:
         url = web.retrieve_url(found[0]) if found else ""
         tried = f"GET {web.ROOT}/studies?StudyInstanceUID=… as {reader.name}"
         self.check("DICOMweb", "QIDO-RS finds the study", tried, "1 study", f"{len(found)} study", stored)
-        start = f"https://{self.settings['hostname']}{web.ROOT}/studies/{self.study}"
+        start = f"{self.proxy.root}{web.ROOT}/studies/{self.study}"
         self.check("DICOMweb", "its RetrieveURL", tried, start, url, stored)
         urls = [web.retrieve_url(one) for one in named]
         seen = "found" if urls == [url] else f"{len(urls)} studies found"

@@ -39,4 +39,5 @@ class Settings:
     backup: bool
     monitor: bool
     collection: str
+    https_port: int = 443  # a shared fact
     largest_object: int = 0  # a shared fact, in bytes; 0 if not known
