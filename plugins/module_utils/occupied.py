@@ -231,10 +231,8 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port], https: int) -
         message = f"listens at port {number}, which a deploy closes to all sources except {admitted}"
         remedy = "move it to another port"
         if number == https:
-            remedy += (
-                ", or the proxy with orthanc_proxy_port, or add its users' networks to orthanc_https_sources and set"
-            )
-            remedy += " the waiver"
+            remedy += ", or the proxy with orthanc_proxy_port"
+            remedy += ", or add its users' networks to orthanc_https_sources and set the waiver"
         found.append(Problem(str(path), message, remedy, CLOSES_SITES))
     return list(dict.fromkeys(found))
 
