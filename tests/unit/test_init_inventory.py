@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import stat
 import subprocess
-import termios
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import inventory, questions, specs
+from terminals import Terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {
@@ -323,77 +321,20 @@ def test_the_other_usual_settings_are_comments_that_can_be_used(written: tuple[P
 
 
 # --- in a terminal ------------------------------------------------------------------------------
-class Terminal:
-    """The playbook in a terminal of its own, in which somebody types."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        self.own, self.theirs = os.openpty()
-        self.said = ""
-        self.process = subprocess.Popen(
-            # setsid makes the terminal that of the process
-            ["setsid", "--ctty", "--wait", "ansible-playbook", "clinicops.orthanc.init_inventory", *options],
-            cwd=directory,
-            env=ENVIRONMENT,
-            stdin=self.theirs,
-            stdout=self.theirs,
-            stderr=self.theirs,
-        )
-
-    def read(self) -> None:
-        """What was said since, for at most 20 ms."""
-        if select.select([self.own], [], [], 0.02)[0]:
-            self.said += os.read(self.own, 65536).decode()
-
-    def is_reading(self) -> bool:
-        """Whether what is typed now arrives: both ways of asking first discard what was typed before."""
-        modes = termios.tcgetattr(self.theirs)[3]
-        # getpass reads lines without an echo; Ansible reads letters without blocking
-        asks_for_password = modes & termios.ICANON and not modes & termios.ECHO
-        return bool(asks_for_password) or not os.get_blocking(self.theirs)
-
-    def answer(self, question: str, text: str) -> str:
-        """Waits for the question and answers it; returns what was said before the question."""
-        until = time.monotonic() + 60
-        while question not in self.said or not self.is_reading():
-            assert time.monotonic() < until, self.said
-            assert self.process.poll() is None, self.said
-            self.read()
-        before, _question, _rest = self.said.partition(question)
-        self.said = ""
-        os.write(self.own, f"{text}\r".encode())
-        return before
-
-    def end(self) -> tuple[int, str]:
-        """Exit code, and what was said after the last answer."""
-        until = time.monotonic() + 60
-        while self.process.poll() is None:
-            assert time.monotonic() < until, self.said
-            self.read()
-        self.read()
-        return self.process.returncode, self.said.replace("\r\n", "\n")
-
-    def interrupt(self) -> None:
-        """Ends the playbook if it still runs; Ansible's worker would outlive a playbook that is killed."""
-        while self.process.poll() is None:
-            if self.is_reading():
-                os.write(self.own, b"\x03")
-            self.read()
-
-
 @pytest.fixture
 def open_terminal() -> Iterator[Callable[..., Terminal]]:
     """A terminal that is closed after the test, whatever became of it."""
     opened: list[Terminal] = []
 
     def open_one(directory: Path, *options: str) -> Terminal:
-        opened.append(Terminal(directory, *options))
+        opened.append(
+            Terminal(directory, ENVIRONMENT, "ansible-playbook", "clinicops.orthanc.init_inventory", *options)
+        )
         return opened[-1]
 
     yield open_one
     for terminal in opened:
-        terminal.interrupt()
-        os.close(terminal.own)
-        os.close(terminal.theirs)
+        terminal.close()
 
 
 def test_a_person_is_asked_and_each_answer_is_checked(tmp_path: Path, open_terminal: Callable[..., Terminal]) -> None:

@@ -101,8 +101,8 @@ def test_another_web_server_keeps_443(host: Host) -> None:
     assert done == 0, said[-4000:]
     assert " passed, 0 failed" in said
     # everybody may read the intranet again, and the office finds Orthanc at its new port
-    intranet = ["--insecure", "--resolve", f"intranet.clinic.example:443:{ADDRESSES[machine][1]}"]
-    for place in (SCANNER, OFFICE):
+    for place, address in zip((SCANNER, OFFICE), ADDRESSES[machine][:2], strict=True):
+        intranet = ["--insecure", "--resolve", f"intranet.clinic.example:443:{address}"]
         read = client(place, "curl", "--silent", "--max-time", "10", *intranet, "https://intranet.clinic.example/")
         assert read.stdout == b"the intranet\n"
     own = f"https://{HOSTNAME}:8443"
