@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from backups import must
-from clients import ADDRESSES, HOSTNAME, OFFICE, answers, client, https, instances, name_of, play, start
+from clients import ADDRESSES, HOSTNAME, OFFICE, SCANNER, answers, client, https, instances, name_of, play, start
 from lived import IMAGES, ad_hoc, begin_upgrade, end_upgrade, gone_or_changed, refused, remedies, stored, theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
