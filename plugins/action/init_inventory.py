@@ -69,15 +69,17 @@ class ActionModule(ActionBase):
     def _find_problems(self, answers: Mapping[str, Any]) -> list[Problem]:
         """The problems of complete answers: those that a deploy would find in the files, and those of the rest."""
         files, _masked = inventory.write_files(answers, generate_password)
+        written = sorted(answers.keys() - set(questions.OWN))
+        return [*questions.find_problems(answers), *self._find_written(files, written)]
+
+    def _find_written(self, files: Mapping[str, str], written: list[str]) -> list[Problem]:
+        """The problems that a deploy with these files finds. `written` are the names of the settings in them."""
         names = [own for role in CHECKS for own in specs.read_specs(role)["main"]["options"]]
         templar = self._templar.copy_with_new_env(available_variables=self._read_variables(files))
         values, unread = evaluate.read_values(templar, names)
-        written = sorted(answers.keys() - set(questions.OWN))
         later = frozenset(evaluate.filter_by_facts(unread))
-        return [
-            *questions.find_problems(answers),
-            *find_problems(CHECKS, Given(values, unread, later, names=written, written=written)),
-        ]
+        found: list[Problem] = find_problems(CHECKS, Given(values, unread, later, names=written, written=written))
+        return found
 
     def _read_variables(self, files: Mapping[str, str]) -> dict[str, Any]:
         """The variables of the server, as a deploy with this inventory has them before there are facts."""

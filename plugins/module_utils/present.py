@@ -30,10 +30,13 @@ class NotFoundError(Exception):
 
 
 def read_present(path: str, container: str) -> dict[str, Any]:
-    """`files` (text by path), `environment` (None if unknown), `version`, `plugins`, `image`, `bridge`, `of`.
+    """`files` (text by path), `environment` (None if unknown), `version`, `plugins`, `image`, `bridge`, `of`, and
+    `container`, its name or ''.
 
     `path` is a file or directory on this machine, `container` a name; both may be empty.
     """
+    if not path and not container and not Path(OURS).is_dir() and not is_active():
+        container = find_running()  # instead of a package that is installed beside it
     read = [path] if path else [] if container else unit_paths()
     inspected = None if path or read else inspect(container or NAME)
     if not container and not read and Path(OURS).is_dir():
@@ -54,6 +57,7 @@ def read_present(path: str, container: str) -> dict[str, Any]:
         "image": False,
         "bridge": bool(inspected) and inspected["HostConfig"]["NetworkMode"] != "host",
         "of": ", ".join(files),
+        "container": "",
     }
 
 
@@ -72,6 +76,11 @@ def version_of(command: list[str]) -> str:
 
 
 # --- the machine --------------------------------------------------------------------------------
+def is_active() -> bool:
+    """Whether the unit orthanc.service runs."""
+    return try_output("systemctl", "is-active", "orthanc.service").strip() == "active"
+
+
 def unit_paths() -> list[str]:
     """The files and directories in the command of orthanc.service, after the binary and its switches."""
     shown = try_output("systemctl", "show", "--property", "ExecStart", "--value", "orthanc.service")
@@ -148,6 +157,7 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
         "image": generated,
         "bridge": inspected["HostConfig"]["NetworkMode"] != "host",
         "of": ", ".join([*files, *(["its environment"] if generated else [])]) + f" of the container {name}",
+        "container": name,
     }
 
 

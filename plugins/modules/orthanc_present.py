@@ -67,6 +67,10 @@ of:
   description: What was read, as text for people.
   type: str
   returned: success
+container:
+  description: The name of the container that was read, or empty.
+  type: str
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -71,6 +71,11 @@ def read(
     return reading.replace_variables(configuration, environment), found
 
 
+def list_variables(environment: dict[str, str]) -> list[str]:
+    """The names of the variables that set options; the later one wins."""
+    return [name for name, _text in _variables(environment, {})]
+
+
 def path_of(name: str) -> list[str]:
     """The option that a variable sets: ORTHANC__DICOM_WEB__ROOT is DicomWeb, Root."""
     listed = {**IMAGE["names"], **IMAGE["old"]}

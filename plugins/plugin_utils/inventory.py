@@ -129,6 +129,21 @@ Lines.add_multi_representer(list, yaml.SafeDumper.represent_list)
 Lines.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 
 
+class Untrusted(str):
+    """Text from elsewhere, such as a server's configuration, which Ansible must not evaluate."""
+
+    __slots__ = ()
+
+
+def distrust(value: Any) -> Any:
+    """The same structure, with text of which Ansible would evaluate a part marked as untrusted."""
+    if isinstance(value, dict):
+        return {distrust(name): distrust(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [distrust(inner) for inner in value]
+    return Untrusted(value) if type(value) is str and TEMPLATE.search(value) else value
+
+
 class SecretLines(Lines):
     """The same for text that Ansible must not evaluate."""
 
@@ -141,6 +156,8 @@ def _represent_secret(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 SecretLines.add_representer(str, _represent_secret)
 SecretLines.add_multi_representer(str, _represent_secret)
+Lines.add_representer(Untrusted, _represent_secret)
+SecretLines.add_representer(Untrusted, _represent_secret)
 
 
 def show_yaml(values: Mapping[str, Any], dumper: type[yaml.SafeDumper] = Lines) -> str:
