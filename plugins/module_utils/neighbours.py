@@ -13,7 +13,7 @@ import ipaddress
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,13 +89,15 @@ def command_of(pid: int) -> str:
     return ""
 
 
-def check_listeners(ports: list[Port], containers: list[str]) -> list[Problem]:
-    """Processes on a port that Orthanc or nginx needs. `containers` are reported elsewhere, or belong to a deploy."""
+def check_listeners(ports: list[Port], containers: list[str], processes: Iterable[int] = ()) -> list[Problem]:
+    """Processes on a port that Orthanc or nginx needs. `containers` are reported elsewhere, or belong to a deploy. The
+    `processes` end with it."""
+    ending = {*processes}
     wanted = {port.number: port for port in ports}
     found = []
     for one in list_listeners():
         port = wanted.get(one.port)
-        if not port or is_shared(one, port):
+        if not port or one.pid in ending or is_shared(one, port):
             continue
         who = f"{one.unit or 'no unit'}, process {one.pid}: {command_of(one.pid)}"
         remedy = "move it to another port"

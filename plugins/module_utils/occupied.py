@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, present
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, neighbours, present
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
@@ -31,6 +31,7 @@ from .server.verify.exposure import OWN_SITES
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
 NGINX = Path("/etc/nginx")
 HTTPS = 443
+ADOPT = "To take the whole server over with its users and devices, run playbooks/adopt.yml (docs/adopt.md)"
 CLOSES_SITES = "closes_sites"  # the name of the waiver
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on belong to persons
 MARKER = ".orthanc-storage"  # written by a deploy
@@ -47,20 +48,31 @@ class Container(NamedTuple):
     ours: bool = False
 
 
-def list_problems(storage: Path, ports: list[Port], *, closes: bool = True) -> list[Problem]:
+def list_problems(
+    storage: Path, ports: list[Port], *, closes: bool = True, adopted: adoption.Wanted | None = None
+) -> list[Problem]:
     """All conflicts with a first deploy with this storage directory and these ports.
 
-    `closes`: whether a firewall will limit the ports to the sources that they name.
+    `closes`: whether a firewall will limit the ports to the sources that they name. `adopted`: the Orthanc that the
+    deploy takes over, which is not in its way.
     """
     every = list_containers()
     containers = [one for one in every if not one.ours]  # an earlier first deploy may have stopped there
     found = check_account()
+    used, sites, processes = [storage], [], []
+    if adopted:
+        found += adoption.find_problems(adopted, adoption.Notes.read())
+        used += [adopted.storage, adopted.index_directory]
+        sites = [Path(one) for one in adopted.sites]
+        processes = [adoption.read_container_pid(adopted)]
+    going_on = {one.resolve() for one in used}
     for directory in find_indexes([DIRECTORY, *mount_points(), *(path for one in containers for path in one.mounted)]):
-        if directory.resolve() != storage.resolve():
+        if directory.resolve() not in going_on:
             found += check_images(directory)
-    found += [problem for one in containers for problem in check_container(one)]
-    found += neighbours.check_listeners(ports, [one.name for one in every])
-    return found + check_sites(ports=ports, closes=closes)
+    for one in containers:
+        found += check_container(one) if not adopted or one.name != adopted.container else []
+    found += neighbours.check_listeners(ports, [one.name for one in every], processes)
+    return found + check_sites(ports=ports, closes=closes, adopted=sites)
 
 
 # --- the account --------------------------------------------------------------------------------
@@ -143,7 +155,7 @@ def check_images(directory: Path) -> list[Problem]:
     if not number:
         return []
     what = f"holds {number} image{'s' * (number != 1)} of an Orthanc that this collection did not deploy"
-    remedy = f"set orthanc_storage_dir: {directory} to continue with them, or move the directory away"
+    remedy = f"set orthanc_storage_dir: {directory} to continue with them, or move the directory away; {ADOPT}"
     if "/docker/volumes/" in str(directory):  # docker volume prune would take them
         remedy = "move its files to their own directory, and set orthanc_storage_dir to it to continue with them"
     elif not has_files(directory):
@@ -173,25 +185,29 @@ def check_container(one: Container) -> list[Problem]:
     if one.name == NAME:
         remedy += f"; docker rename {NAME} {NAME}-before"
     message = "is an Orthanc that this collection did not deploy, and conflicts with it"
-    return [Problem(f"The container {one.name}", message, f"{remedy}. It stays, with all its data")]
+    return [Problem(f"The container {one.name}", message, f"{remedy}. It stays, with all its data. {ADOPT}")]
 
 
 # --- nginx --------------------------------------------------------------------------------------
-def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = (), *, closes: bool = True) -> list[Problem]:
+def check_sites(
+    nginx: Path = NGINX, ports: Iterable[Port] = (), *, closes: bool = True, adopted: Iterable[Path] = ()
+) -> list[Problem]:
     """Problems of nginx sites that conflict with the proxy's, that bypass it, or that a deploy would remove.
 
-    And of those that the firewall would close to their users, if there is one that limits `ports` to their sources.
+    And of those that the firewall would close to their users, if there is one that limits `ports` to their sources. The
+    `adopted` ones end with the deploy.
     """
     found = []
     https = next((port.number for port in ports if port.name == "https"), HTTPS)
     default = nginx / "sites-enabled/default"
-    if default.is_symlink() and default.exists() and not is_vendors(default):
+    ending = {*adopted}
+    if default.is_symlink() and default.exists() and not is_vendors(default) and default not in ending:
         move = f"mv {default} {default.with_name('NAME')}"
         found.append(
             Problem(str(default), "is not the one of its package, but a deploy removes a site of that name", move)
         )
     sites = [nginx / "nginx.conf", *nginx.glob("conf.d/*.conf"), *nginx.glob("sites-enabled/*")]
-    own = [nginx / "conf.d" / name for name in OWN_SITES]
+    own = [*(nginx / "conf.d" / name for name in OWN_SITES), *ending]
     guarded = {port.number: port for port in ports if closes and not port.is_for_everybody}
     for path in sorted(one for one in sites if one.is_file() and one not in own):
         if path == default and is_vendors(default):
@@ -202,7 +218,7 @@ def check_sites(nginx: Path = NGINX, ports: Iterable[Port] = (), *, closes: bool
         # also as an upstream or in a variable
         if re.search(r"(?<![\w.])(127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b", text):
             message = "forwards to Orthanc and bypasses the proxy's roles and orthanc_admin_sources"
-            remedy = "remove that site; the proxy serves https://<orthanc_hostname>/"
+            remedy = "remove that site, or name it in orthanc_adopt.sites; the proxy serves https://<orthanc_hostname>/"
             found.append(Problem(str(path), message, remedy))
     return found
 

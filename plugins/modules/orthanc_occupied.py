@@ -51,6 +51,29 @@ options:
     description: Whether Orthanc is in a container with its own network, to which other firewalls do not apply.
     type: bool
     default: false
+  adopt:
+    description: The Orthanc that the deploy takes over, as the setting C(orthanc_adopt); empty if there is none.
+    type: dict
+    suboptions:
+      method:
+        description: How it runs.
+        type: str
+        choices: [package, container]
+      container:
+        description: The name of its container.
+        type: str
+        default: ""
+      storage_dir:
+        description: Directory of its images.
+        type: path
+      index_dir:
+        description: Directory of its index, if it is another one.
+        type: path
+      sites:
+        description: Sites of nginx that lead to it.
+        type: list
+        elements: path
+        default: []
 attributes:
   check_mode:
     description: It changes nothing.
@@ -83,7 +106,7 @@ problems:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, occupied
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, neighbours, occupied
 
 PORT = {
     "name": {"type": "str", "required": True},
@@ -100,14 +123,17 @@ def main() -> None:
             "deployed": {"type": "bool", "default": False},
             "closes": {"type": "bool", "default": True},
             "containers": {"type": "bool", "default": False},
+            "adopt": {"type": "dict", "options": adoption.OPTIONS},
         },
         supports_check_mode=True,
     )
     wanted = module.params
     ports = [neighbours.Port(one["name"], one["port"], one["sources"]) for one in wanted["ports"]]
     found = []
+    storage = Path(wanted["storage_dir"])
+    adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
     if not wanted["deployed"]:
-        found += occupied.list_problems(Path(wanted["storage_dir"]), ports, closes=wanted["closes"])
+        found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
     # packets to Docker's published ports do not pass the chains in which other firewalls filter
     found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
     module.exit_json(changed=False, problems=[problem._asdict() for problem in found])

@@ -13,6 +13,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import (
+    adoption,
     backups,
     clinics,
     monitoring,
@@ -157,6 +158,7 @@ def _check_install(given: Given) -> list[Problem]:
     found: list[Problem] = memory.find_problems(settings["memory"])
     if method not in METHODS:
         found.insert(0, problem("orthanc_install_method", f"must be package or docker, not {method}", "correct it"))
+    found += adoption.problems(settings["adopt"], settings["storage_dir"])
     return found
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from ..core.cli import build_common, build_parser, run_command
 from ..core.errors import DONE, WRONG
 from ..core.output import write_json
+from .adoption import save_old_server
 from .beginning import make_first_backup, make_repository
 from .freeze import start_orthanc
 from .ledger import update_ledger
@@ -52,6 +53,10 @@ def run_action(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
     actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
         "init": ((), lambda: make_repository(settings)),
         "first": ((), lambda: make_first_backup(settings, given.dry_run)),
+        "adopt": (
+            ("run",),
+            lambda: save_old_server(settings, given.storage, given.index or given.storage, given.container),
+        ),
         "run": (("run",), lambda: make_backup(settings, given.due, given.new_archive)),
         "accept": (("run",), lambda: accept_snapshot(settings, given.id, given.reason)),
         "list": ((), lambda: describe_snapshots(settings)),
@@ -83,6 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     add("init", parents=[common], help="create the repository if it does not exist")
     one = add("first", parents=[common], help="make the first backup; a large one continues in the background")
     one.add_argument("--dry-run", action="store_true", help="report whether it would be made")
+    one = add("adopt", parents=[common], help="save an Orthanc that was set up by hand, before a deploy takes it over")
+    one.add_argument("storage", type=Path, metavar="DIRECTORY", help="the directory of its images")
+    one.add_argument("--index", type=Path, metavar="DIRECTORY", help="the directory of its index, if it is another one")
+    one.add_argument("--container", default="", metavar="NAME", help="its container; default: orthanc.service")
     one = add("run", parents=[common], help="make a backup")
     one.add_argument("--due", action="store_true", help="only if none was made in the last 20 hours")
     one.add_argument(

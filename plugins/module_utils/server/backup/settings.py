@@ -24,7 +24,7 @@ FORMATS = (1, 2)  # of the manifest: 2 has internal ids, sequence and lineage
 SECOND = "orthanc-restore-check"  # the container, and the directory
 # in the storage directory and no part of an archive: what is beside images for renames, and the monitor's
 DISK_GUARD = ".orthanc-disk-guard"  # the monitor's: the disk is almost full, and images are refused
-OURS = (".restore-", ".set-aside-", ".quarantine-", DISK_GUARD, ".orthanc-reserve")
+OURS = (".adoption", ".restore-", ".set-aside-", ".quarantine-", DISK_GUARD, ".orthanc-reserve")
 STOPPED = "stopped"  # Docker does not start what was stopped when the power went
 MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored

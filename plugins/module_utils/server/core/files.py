@@ -65,6 +65,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def copy_durably(source: Path, target: Path) -> str:
+    """Copies a file's content, which is on the disk when this returns. Returns the SHA-256 of what was read.
+
+    An existing target is overwritten; no link is followed there. The owner is this process's, the mode 0600."""
+    digest = hashlib.sha256()
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with source.open("rb") as read, os.fdopen(descriptor, "wb") as written:
+        while block := read.read(1 << 20):
+            digest.update(block)
+            written.write(block)
+        written.flush()
+        os.fsync(descriptor)
+    return digest.hexdigest()
+
+
 def sync_directory(directory: Path) -> None:
     """Puts the names in a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
