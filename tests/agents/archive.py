@@ -1,6 +1,6 @@
 """What an Orthanc has, asked over its REST API on its own machine: images bit by bit, and what people added to them.
 
-Reads {"user": "name:password", "port": 8042, "calls": [[method, path, body in base64]]}, makes the calls, and prints the
+Reads {"user": "name:password", "calls": [[method, path, body in base64]]}, makes the calls, and prints the
 status of each and everything that Orthanc has then.
 """
 
@@ -18,7 +18,7 @@ HEADERS = {"Authorization": "Basic " + base64.b64encode(PLAN["user"].encode()).d
 
 
 def ask(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", PLAN.get("port", 8042), timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", 8042, timeout=120)
     connection.request(method, path, body or None, HEADERS)
     answer = connection.getresponse()
     return answer.status, answer.read()

@@ -68,10 +68,13 @@ def make_images(aet: str) -> bytes:
 def store(machine: str) -> None:
     """Each device stores its images by DICOM."""
     address = ADDRESSES[machine][0]
-    wait_for(lambda: client(DEVICE, "echoscu", "-to", "5", address, "4242").returncode == 0, f"Orthanc of {machine}")
+    wait_for(
+        lambda: client(DEVICE, "echoscu", "-to", "5", "-aec", "ORTHANC", address, "4242").returncode == 0,
+        f"Orthanc of {machine}",
+    )
     for aet in SENDERS:
         send = f"rm -rf /tmp/{aet} && mkdir /tmp/{aet} && cd /tmp/{aet} && tar x && "
-        send += f"storescu -to 10 -aet {aet} -aec ORTHANC {address} 4242 /tmp/{aet}/*.dcm"
+        send += f"storescu -R -to 10 -aet {aet} -aec ORTHANC {address} 4242 /tmp/{aet}/*.dcm"
         done = client(DEVICE, "sh", "-c", send, stdin=make_images(aet))
         assert done.returncode == 0, done
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.escaping import escape
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.old import Old, Path, list_leaves
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.options import (
@@ -191,7 +192,7 @@ def list_unlisted(devices: Iterable[Device], index: Mapping[str, Any]) -> list[d
     known = {str(one.entry["aet"]).upper() for one in devices}
     found: dict[str, dict[str, Any]] = {}
     for one in index.get("senders", []):
-        aet = str(one["aet"] or "")
+        aet = escape(one["aet"] or "")
         if one["origin"] == "DicomProtocol" and aet and aet.upper() not in known and one["address"]:
             name = re.sub(r"[^A-Za-z0-9_-]", "_", aet).lower()
             entry = {"name": name, "aet": aet, "host": one["address"], "port": 104, "may": ["echo", "store"]}

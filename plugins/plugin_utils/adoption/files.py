@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +37,7 @@ def write_files(
         "connection": connection,
         "settings": settings,
         "options": options,
-        "closed": [one for one in adoption.closed if one.option.count(".") == 0],
+        "closed": [(one.option, json.dumps(one.value)) for one in adoption.closed if _is_plain(one.value)],
         "waivers": list(dict.fromkeys(one.rule for one in adoption.closed)),
         "reasons": rules.WAIVABLE,
         "unlisted": adoption.unlisted,
@@ -65,6 +66,11 @@ def _separate_options(options: Mapping[str, Any], vault: dict[str, Any]) -> dict
             vault[f"vault_orthanc_option_{name}"] = value
             plain[name] = f"{{{{ vault_orthanc_option_{name} }}}}"
     return plain
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a comment can show the value in one line, and Ansible would evaluate nothing of it."""
+    return isinstance(value, (bool, int)) or bool(re.fullmatch(r"[\w. -]*", str(value)))
 
 
 def decide_by_setting(decisions: Iterable[Decision]) -> dict[str, list[str]]:

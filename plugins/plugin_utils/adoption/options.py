@@ -16,6 +16,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.old imp
 KEPT, REPLACED, REFUSED = "kept", "replaced", "refused"
 PREFIX = "orthanc_config_settings."
 LONGEST = 60
+SHORTEST = 8  # a shorter password may be a word, or a part of one
 
 
 class Verdict(NamedTuple):
@@ -53,7 +54,7 @@ def judge_options(
 
     `settings` are those of the inventory, without the prefix, as configuration.build and problems take them.
     """
-    built = configuration.build({**settings, "settings": {}})
+    built = configuration.build({"worklist_plugin": settings["worklist_plugin"]})
     verdicts: Verdicts = {}
     candidates: dict[Path, Any] = {}
     for path, value in list_leaves(old.configuration):
@@ -178,17 +179,16 @@ def list_lines(old: Old, verdicts: Mapping[Path, Verdict]) -> list[Line]:
 
 
 def without_known_passwords(whole: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without passwords that are no secret: they would be masked wherever such a word appears."""
+    """The configuration without passwords that are words, which would be masked wherever they appear."""
     users = whole.get("RegisteredUsers")
     if not isinstance(users, dict):
         return dict(whole)
     known = (*rules.KNOWN_PASSWORDS, *(str(name).lower() for name in users))
-    return {
-        **whole,
-        "RegisteredUsers": {
-            name: masking.MASK if str(password).lower() in known else password for name, password in users.items()
-        },
+    tame = {
+        name: masking.MASK if len(str(password)) < SHORTEST or str(password).lower() in known else password
+        for name, password in users.items()
     }
+    return {**whole, "RegisteredUsers": tame}
 
 
 def show(value: Any) -> str:

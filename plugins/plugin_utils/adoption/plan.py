@@ -99,6 +99,7 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
         **users.judge_users(old, people),
     }
     verdicts, options, closed = judge_options(old, special, plain)
+    options |= {name: _resolve(old, options[name]) for name in rules.FILES.keys() & options.keys()}
     if options:
         settings["orthanc_config_settings"] = {**options, **given.get("orthanc_config_settings", {})}
     adoption = Adoption(
@@ -121,6 +122,11 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
     adoption.losses = [*_list_losses(adoption)]
     adoption.decisions = [*_list_decisions(adoption)]
     return adoption
+
+
+def _resolve(old: Old, paths: Any) -> Any:
+    """Absolute paths: Orthanc resolves them from the directory of its configuration, which is another one then."""
+    return [_resolve(old, path) for path in paths] if isinstance(paths, list) else old.resolve(paths)
 
 
 def _is_default(name: str, value: Any) -> bool:
@@ -287,16 +293,19 @@ def _list_web_changes(old: Old, found: Mapping[str, Any], settings: Mapping[str,
     if worklists.get("Enable"):
         yield Change(
             "Applications that write worklists",
-            f"write to {found['worklists']['path']}",
+            f"write to {old.worklist_dir}",
             "submit to /srv/worklists/incoming, where each item is checked (docs/worklists.md)",
         )
         if worklists.get("FilterIssuerAet") is not True:
             yield Change("Devices that query a worklist", "see the items of all devices", "see their own items")
     senders = [one for one in found["index"].get("senders", []) if one["origin"] in ("RestApi", "Plugins")]
-    for user in dict.fromkeys(one["user"] for one in senders if one["user"]):
+    admins = [one["name"] for one in settings["orthanc_users"] if one.get("role") == "admin"]
+    for user in dict.fromkeys(one["user"] for one in senders if one["user"] and one["user"] not in admins):
         number = sum(one["images"] for one in senders if one["user"] == user)
         yield Change(
-            f"User {user}", f"uploaded {count(number, 'image')} over HTTP", "needs the role dicomweb_writer or admin"
+            f"User {user}",
+            f"uploaded {count(number, 'image')} over HTTP",
+            "needs the role admin, or dicomweb_writer and STOW-RS",
         )
 
 
@@ -335,6 +344,11 @@ def _list_decisions(adoption: Adoption) -> Iterator[Decision]:
                 f"orthanc_modalities[{number}].host",
                 f"Which fixed address does {device['name']} have? The server resolves {host} to: {addresses}.",
             )
+    for entry in adoption.unlisted:
+        question = (
+            f"Is {entry['aet']} at {entry['host']} still used? It stored images, and is refused if it is not listed."
+        )
+        yield Decision("orthanc_modalities", question)
     if not settings["orthanc_https_sources"]:
         yield Decision("orthanc_https_sources", "From which addresses may users and systems read? Until then, none.")
     if not settings.get("orthanc_backup_repository"):

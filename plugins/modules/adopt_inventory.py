@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: adopt
+module: adopt_inventory
 short_description: Write the inventory with which a deploy takes over a server that somebody set up
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
@@ -39,7 +39,7 @@ EXAMPLES = r"""
   no_log: true
 
 - name: Write the inventory
-  clinicops.orthanc.adopt:
+  clinicops.orthanc.adopt_inventory:
     present: "{{ __orthanc_present }}"
 """
 

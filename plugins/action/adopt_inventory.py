@@ -29,7 +29,7 @@ class ActionModule(init_inventory.ActionModule):
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super(init_inventory.ActionBase, self).run(tmp, task_vars)
+        super(init_inventory.ActionModule, self).run(tmp, task_vars)
         variables = task_vars or {}
         _result, asked = self.validate_argument_spec({"present": {"type": "dict", "required": True}})
         if refused := self._refuse_many(variables):
