@@ -42,7 +42,7 @@ def read_present(path: str, container: str) -> dict[str, Any]:
     if not container and not read and Path(OURS).is_dir():
         read = [OURS]  # a container of ours reads the same file as the unit does
     elif not read and not inspected and not container:
-        inspected = inspect(find_running())
+        inspected = inspect(find_container())
     if container and not inspected:
         raise NotFoundError(f"The container {container} does not exist.")
     if inspected and not read:
@@ -126,12 +126,18 @@ def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
     return [one for one in found if one]  # one may be gone by now
 
 
-def find_running() -> str:
-    """The name of the one running container whose command or image is Orthanc's, or ''."""
-    names = [one["Name"].lstrip("/") for one in list_containers()]
+def find_running(*, stopped: bool = False) -> str:
+    """The name of the one container whose command or image is Orthanc's and that runs, or ''; or of any such one."""
+    names = [one["Name"].lstrip("/") for one in list_containers(stopped=stopped)]
     if len(names) > 1:
-        raise NotFoundError(f"Several containers may run Orthanc: {', '.join(sorted(names))}.")
+        what = "be" if stopped else "run"
+        raise NotFoundError(f"Several containers may {what} Orthanc: {', '.join(sorted(names))}.")
     return names[0] if names else ""
+
+
+def find_container() -> str:
+    """The name of the one container of Orthanc: the one that runs, or else the one that is stopped; or ''."""
+    return find_running() or find_running(stopped=True)
 
 
 def of_container(inspected: dict[str, Any]) -> dict[str, Any]:

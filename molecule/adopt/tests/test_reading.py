@@ -12,7 +12,6 @@ import pytest
 from adopted import IMAGES, KINDS, adopt, connect, name_container
 from backups import must
 from clients import ROOT, name_of
-from lived import theirs
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
@@ -97,12 +96,15 @@ def page(host: Host, tmp_path_factory: pytest.TempPathFactory) -> str:
     return (directory / "inventory/adoption.md").read_text()
 
 
-def fingerprint(machine: str) -> tuple[dict[str, str], str]:
-    """Everything on the machine, the archive included, and when the services started."""
-    archive = "find /orthanc /var/lib/orthanc -type f -exec sha256sum {} + 2>/dev/null | sort"
+def fingerprint(machine: str) -> str:
+    """Each file with its hash, mode and owner, the archive included; units, containers, rules, and what was started."""
+    places = "/etc /home /opt /orthanc /root /srv /usr/local /var/lib/orthanc /var/spool/cron"
+    files = f"find {places} -xdev -type f -exec sha256sum {{}} + 2>/dev/null | sort"
+    modes = f"find {places} -xdev -printf '%p %m %U %G %l\\n' 2>/dev/null | sort"
     started = "systemctl show --property ExecMainStartTimestampMonotonic orthanc nginx docker"
+    units = "systemctl list-unit-files --no-legend; docker ps --all --format '{{.ID}} {{.State}}' 2>/dev/null"
     left = "ls -A /var/tmp /tmp; nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'"
-    return theirs(machine), must(machine, f"{archive}; {started}; {left}; true")
+    return must(machine, f"{files}; {modes}; {started}; {units}; {left}; true")
 
 
 def test_nothing_is_changed_and_no_secret_is_said(host: Host, tmp_path: Path) -> None:
