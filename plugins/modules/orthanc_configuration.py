@@ -49,7 +49,8 @@ options:
     default: 300
 attributes:
   check_mode:
-    description: The trial also runs in check mode; it leaves nothing behind.
+    description:
+      - The trial also runs in check mode, where the packages that it needs are installed; it leaves nothing behind.
     support: full
   diff_mode:
     description: Every secret is masked.
@@ -142,7 +143,7 @@ def main() -> None:
         "interruption_ms": 0,
     }
     try:
-        if differs and runner.is_installed():
+        if differs and runner.is_installed() and not (module.check_mode and lacks_plugins(configuration, image)):
             result["trial_ms"] = service.try_configuration(runner, configuration, plugins)
     except service.Failure as failure:
         module.fail_json(
@@ -165,6 +166,11 @@ def main() -> None:
     if planned:
         changes.append(f"the index's statistics {'written' if wanted else 'removed'}")
     module.exit_json(changes=changes, **result)
+
+
+def lacks_plugins(configuration: dict[str, Any], image: str) -> bool:
+    """Whether this machine lacks a plugin that a deploy would have installed by now. An image has its own."""
+    return not image and not all(Path(one).exists() for one in configuration.get("Plugins", []))
 
 
 def describe(before: str, after: str, interruption_ms: int) -> list[str]:

@@ -1,0 +1,219 @@
+"""What the adoption of an Orthanc does with files, indexes and images; the rest is in the scenario `adopt`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import sqlite3
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption
+from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import Notes, Wanted
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+
+UUIDS = [f"{number:02x}cd0000-0000-4000-8000-000000000000" for number in range(5)]
+
+
+def fill(directory: Path, count: int, compression: int = 1) -> Path:
+    """A storage directory as Orthanc has it, as far as it is read."""
+    directory.mkdir(exist_ok=True)
+    with contextlib.closing(sqlite3.connect(directory / "index")) as database:
+        database.execute("CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT)")
+        database.execute(
+            "CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER,"
+            " compressionType INTEGER)"
+        )
+        for number, uuid in enumerate(UUIDS[:count], 1):
+            content = f"image {number}".encode()
+            if compression == adoption.ZLIB:
+                content = len(content).to_bytes(8, "little") + zlib.compress(content)
+            path = directory / uuid[:2] / uuid[2:4] / uuid
+            path.parent.mkdir(parents=True)
+            path.write_bytes(content)
+            database.execute("INSERT INTO Resources VALUES (?, 4, ?)", (number, f"image-{number}"))
+            row = (number, adoption.DICOM, uuid, len(content), compression)
+            database.execute("INSERT INTO AttachedFiles VALUES (?, ?, ?, ?, ?)", row)
+        database.commit()
+    return directory
+
+
+def read_files(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in adoption.list_files(directory)}
+
+
+def wanted(tmp_path: Path) -> Wanted:
+    return Wanted("package", tmp_path / "old", tmp_path / "new")
+
+
+# --- images -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("linked", [True, False])
+def test_images_move_while_the_old_orthanc_runs(tmp_path: Path, linked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linked:
+        monkeypatch.setattr(os, "link", fail_to_link)
+    old, new = fill(tmp_path / "old", 3), tmp_path / "new"
+    adoption.bring_files(wanted(tmp_path), new, last=False)
+    assert read_files(new) == read_files(old)
+    assert {os.path.samefile(old / one, new / one) for one in read_files(old)} == {linked}
+    # one is deleted, and one comes
+    late = old / "ff" / "ee" / "ffee0000-0000-4000-8000-000000000000"
+    late.parent.mkdir(parents=True)
+    late.write_bytes(b"late")
+    (old / sorted(adoption.list_files(old))[0]).unlink()
+    adoption.bring_files(wanted(tmp_path), new, last=True)
+    assert read_files(new) == read_files(old)
+    assert len(read_files(new)) == 3
+    assert [path.name for path in new.iterdir() if path.is_file()] == []
+
+
+def test_a_copy_that_is_not_what_was_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "hash_file", lambda *_unused: "another")
+    monkeypatch.setattr(os, "link", fail_to_link)
+    fill(tmp_path / "old", 1)
+    with pytest.raises(Refused, match="is not what was written there"):
+        adoption.bring_files(wanted(tmp_path), tmp_path / "new", last=True)
+    assert len(read_files(tmp_path / "old")) == 1
+    assert read_files(tmp_path / "new") == {}
+
+
+def fail_to_link(*_unused: object) -> None:
+    raise OSError("another file system")
+
+
+def test_an_image_that_the_new_directory_lacks_is_named(tmp_path: Path) -> None:
+    old = fill(tmp_path / "old", 3)
+    new = shutil.copytree(old, tmp_path / "new")
+    adoption.require_complete(new, new / "index", old)
+    lost = new / sorted(adoption.list_files(new))[1]
+    lost.write_bytes(b"short")
+    with pytest.raises(Refused, match=lost.name):
+        adoption.require_complete(new, new / "index", old)
+
+
+# --- the index ----------------------------------------------------------------------------------
+def test_the_copy_of_an_index_has_its_last_changes(tmp_path: Path) -> None:
+    old = fill(tmp_path / "old", 2)
+    database = sqlite3.connect(old / "index")
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("INSERT INTO Resources VALUES (9, 4, 'late')")
+    database.commit()
+    crashed = shutil.copytree(old, tmp_path / "crashed")  # as after a loss of power
+    database.close()
+    assert (crashed / "index-wal").stat().st_size
+    target = tmp_path / "new"
+    target.mkdir()
+    adoption.copy_index(crashed, target)
+    adoption.copy_index(crashed, crashed / adoption.ASIDE)
+    for copy in (target, crashed / adoption.ASIDE):
+        assert sorted(path.name for path in copy.iterdir()) == ["index"]
+        with contextlib.closing(sqlite3.connect(copy / "index")) as database:
+            assert database.execute("SELECT count(*) FROM Resources").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+@pytest.mark.parametrize("compression", [1, adoption.ZLIB])
+def test_the_old_index_comes_back_only_where_its_tables_changed(
+    tmp_path: Path, upgraded: bool, compression: int
+) -> None:
+    old = fill(tmp_path / "old", 2)
+    adoption.copy_index(old, old / adoption.ASIDE)
+    (old / "index").unlink()
+    for name in adoption.list_files(old):
+        shutil.rmtree(old / Path(name).parts[0])
+    fill(old, 4, compression)  # two came
+    with contextlib.closing(sqlite3.connect(old / "index")) as database:
+        database.execute("ANALYZE")
+        if upgraded:
+            database.execute("CREATE TABLE KeyValueStores(storeId TEXT)")
+        database.commit()
+    asked = Wanted("package", old, old)
+    adoption.bring_index_back(asked, tmp_path / "before")
+    images = adoption.list_images(old / "index")
+    assert len(images) == (2 if upgraded else 4)
+    arrived = sorted(path.read_bytes() for path in (tmp_path / "before/arrived").glob("*.dcm"))
+    assert arrived == ([b"image 3", b"image 4"] if upgraded else [])
+    assert adoption.count_arrived(tmp_path / "before") == len(arrived)
+
+
+def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
+    fill(tmp_path / "old", 2)
+    fill(tmp_path / "new", 3)
+    adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
+    assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
+    assert len(adoption.list_images(tmp_path / "new/index")) == 3
+
+
+# --- configuration files ------------------------------------------------------------------------
+def test_conffiles_are_read_from_dpkg() -> None:
+    text = (
+        "=installed orthanc\n /etc/orthanc/orthanc.json 1\n /etc/init.d/orthanc 2\n /etc/orthanc/old.json 3 obsolete\n"
+        "=config-files orthanc-dicomweb\n /etc/orthanc/dicomweb.json 4\n=not-installed orthanc-mysql\n\n"
+    )
+    assert adoption.read_conffiles(text) == [
+        ("/etc/orthanc/orthanc.json", "1", "orthanc"),
+        ("/etc/init.d/orthanc", "2", "orthanc"),
+    ]
+
+
+def test_a_file_is_kept_as_it_was_at_first(tmp_path: Path) -> None:
+    path = tmp_path / "etc/clinic.json"
+    path.parent.mkdir()
+    path.write_text("first")
+    path.chmod(0o640)
+    adoption.keep_file(path, tmp_path / "before")
+    path.write_text("second")
+    adoption.keep_file(path, tmp_path / "before")
+    kept = tmp_path / "before" / str(path).lstrip("/")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("first", 0o640)
+    assert (tmp_path / "before").stat().st_mode & 0o777 == 0o700
+
+
+def test_sites_come_back_as_links_and_files(tmp_path: Path) -> None:
+    link, file, before = tmp_path / "enabled/link", tmp_path / "enabled/file", tmp_path / "before"
+    link.parent.mkdir()
+    file.write_text("server {}")
+    adoption.keep_file(file, before)
+    file.unlink()
+    notes = Notes(links={str(link): "../available/link"})
+    for _twice in range(2):
+        adoption.restore_sites(notes, [str(link), str(file)], before)
+        assert os.readlink(link) == "../available/link"
+        assert file.read_text() == "server {}"
+
+
+# --- how far it is ------------------------------------------------------------------------------
+def test_the_notes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert Notes.read(tmp_path) == Notes()
+    Notes(policy="always", owner=[0, 0, 0o755]).write("switching", tmp_path)
+    assert Notes.read(tmp_path) == Notes("switching", policy="always", owner=[0, 0, 0o755])
+    assert (tmp_path / adoption.NOTES).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"index": Path("/nowhere")}, ["orthanc_adopt.index_dir"]),
+        ({"container": "no-such", "method": "container"}, ["orthanc_adopt.container"]),
+        ({"sites": ("/etc/nginx/no-such",)}, ["orthanc_adopt.sites"]),
+        ({}, []),
+    ],
+)
+def test_what_is_not_there_is_named(
+    tmp_path: Path, more: dict[str, Any], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adoption, "is_installed", lambda: True)
+    old = fill(tmp_path / "old", 1)
+    asked = dataclasses.replace(Wanted("package", old, old), **more)
+    assert [one.what for one in adoption.find_problems(asked, Notes())] == said
+    assert adoption.find_problems(asked, Notes("switched")) == []
+
+
+def test_images_do_not_move_into_another_archive(tmp_path: Path) -> None:
+    fill(tmp_path / "old", 1)
+    fill(tmp_path / "new", 1)
+    assert "has images already" in adoption.find_obstacles(wanted(tmp_path), Notes())[0].message
+    assert adoption.find_obstacles(wanted(tmp_path), Notes("prepared")) == []
