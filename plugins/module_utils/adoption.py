@@ -256,17 +256,18 @@ def list_own_files() -> list[Path]:
 
 
 def keep_file(path: Path, directory: Path = BEFORE) -> None:
-    """Copies a file below the directory, once; what is there already is older, and stays."""
+    """Copies a file below the directory, with its owner and mode."""
     target = directory / str(path).lstrip("/")
     create_directories(target.parent, 0o700)
-    if not target.exists():
-        copy_durably(path, target)
-        shutil.copystat(path, target)
-        os.chown(target, path.stat().st_uid, path.stat().st_gid)
+    copy_durably(path, target)
+    shutil.copystat(path, target)
+    os.chown(target, path.stat().st_uid, path.stat().st_gid)
 
 
 def restore_files(directory: Path = BEFORE) -> None:
-    """Puts every kept file of /etc/orthanc and of systemd back where it was."""
+    """Puts every kept file of /etc/orthanc and of systemd back where it was, and removes what came since.
+
+    Orthanc reads every file in /etc/orthanc, and does not start where two of them have the same section."""
     for root in (ETC, SYSTEMD):
         kept = directory / str(root).lstrip("/")
         for source in sorted(path for path in kept.rglob("*") if path.is_file()):
@@ -275,6 +276,9 @@ def restore_files(directory: Path = BEFORE) -> None:
             copy_durably(source, path)
             shutil.copystat(source, path)
             os.chown(path, source.stat().st_uid, source.stat().st_gid)
+    for path in ETC.glob("*"):
+        if path.is_file() and not (directory / str(path).lstrip("/")).exists():
+            path.unlink()
 
 
 def restore_conffiles() -> None:
@@ -282,6 +286,8 @@ def restore_conffiles() -> None:
 
     dpkg holds back security updates of a package whose file was changed, and the package of Debian 13 cannot be
     configured without its credentials.json."""
+    # an earlier run may have been cut off while dpkg was at work
+    run_program("dpkg", "--force-confold", "--configure", "--pending", seconds=None)
     conffiles = list_conffiles()
     packages = sorted({one.package for one in conffiles if is_changed(one)})
     if packages:
@@ -519,6 +525,8 @@ def remove_new(wanted: Wanted) -> None:
     run_program("nft", "delete", "table", "inet", "orthanc")
     for path in [*units, *map(Path, OWN_FILES)]:
         path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (SYSTEMD / f"{UNIT}.d").rmdir()  # where nothing else is in it
     read_output("systemctl", "daemon-reload")
 
 
@@ -575,6 +583,7 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
         taken = wanted.container == present.NAME
         notes.renamed = f"{present.NAME}-before" if taken else wanted.container
         write_atomic(directory / "container.json", json.dumps(container, indent=4) + "\n", 0o600)
+    shutil.rmtree(directory / "etc", ignore_errors=True)  # of an attempt before
     for path in [*(list_own_files() if wanted.method == "package" else []), *map(Path, wanted.sites)]:
         if path.is_file():
             keep_file(path, directory)

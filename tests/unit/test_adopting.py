@@ -159,17 +159,22 @@ def test_conffiles_are_read_from_dpkg() -> None:
     ]
 
 
-def test_a_file_is_kept_as_it_was_at_first(tmp_path: Path) -> None:
-    path = tmp_path / "etc/clinic.json"
-    path.parent.mkdir()
-    path.write_text("first")
-    path.chmod(0o640)
-    adoption.keep_file(path, tmp_path / "before")
-    path.write_text("second")
-    adoption.keep_file(path, tmp_path / "before")
-    kept = tmp_path / "before" / str(path).lstrip("/")
-    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("first", 0o640)
-    assert (tmp_path / "before").stat().st_mode & 0o777 == 0o700
+def test_the_files_come_back_and_what_came_since_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    etc, before = tmp_path / "etc/orthanc", tmp_path / "before"
+    monkeypatch.setattr(adoption, "ETC", etc)
+    monkeypatch.setattr(adoption, "SYSTEMD", tmp_path / "etc/systemd")
+    (etc / "site").mkdir(parents=True)
+    own = etc / "clinic.json"
+    own.write_text("theirs")
+    own.chmod(0o640)
+    adoption.keep_file(own, before)
+    assert before.stat().st_mode & 0o777 == 0o700
+    own.write_text("the package's")
+    own.chmod(0o644)
+    (etc / "dicomweb.json").touch()
+    adoption.restore_files(before)
+    assert (own.read_text(), own.stat().st_mode & 0o777) == ("theirs", 0o640)
+    assert sorted(path.name for path in etc.iterdir()) == ["clinic.json", "site"]
 
 
 def test_sites_come_back_as_links_and_files(tmp_path: Path) -> None:
