@@ -42,7 +42,8 @@ INDEX = ("index", "index-wal", "index-journal")
 ASIDE = ".adoption"  # beside the images: the index as the old Orthanc left it
 ARRIVED = "arrived"  # in BEFORE: images that came after the switch
 MARKER, VERSION = ".orthanc-storage", ".orthanc-version"
-FILES = "[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*-*-*-*-*"
+FOLDERS = "[0-9a-f][0-9a-f]"
+FILES = f"{FOLDERS}/{FOLDERS}/*-*-*-*-*"
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
 DICOM = 1  # fileType
@@ -156,7 +157,12 @@ def find_problems(wanted: Wanted, notes: Notes) -> list[Problem]:
     for site in wanted.sites:
         if not os.path.lexists(site):
             found.append(Problem(f"{NAME}.sites", f"{site} does not exist", remedy))
-    return found + (find_obstacles(wanted, notes) if wanted.moves and not found else [])
+    if found:
+        return found
+    if wanted.copies_index and not wanted.moves and not notes.step and (wanted.target / "index").exists():
+        message = f"{wanted.target} has an index of its own, beside that in {wanted.index_directory}"
+        found.append(Problem(f"{NAME}.index_dir", message, "move the one away that Orthanc does not use"))
+    return found + (find_obstacles(wanted, notes) if wanted.moves else [])
 
 
 def find_obstacles(wanted: Wanted, notes: Notes) -> list[Problem]:
@@ -321,7 +327,7 @@ def bring_files(wanted: Wanted, directory: Path, *, last: bool) -> None:
     if last:
         for name in here - there:  # deleted since the copy
             (directory / name).unlink()
-        for one in {directory, *(path for path in directory.glob("*/*") if path.is_dir())}:
+        for one in [directory, *directory.glob(FOLDERS), *directory.glob(f"{FOLDERS}/{FOLDERS}")]:
             sync_directory(one)
 
 

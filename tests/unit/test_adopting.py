@@ -217,6 +217,15 @@ def test_what_is_not_there_is_named(
     assert adoption.find_problems(asked, Notes("switched")) == []
 
 
+def test_an_index_beside_the_images_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "is_installed", lambda: True)
+    old, apart = fill(tmp_path / "old", 1), fill(tmp_path / "apart", 1)
+    asked = Wanted("package", old, old, index=apart)
+    assert [one.what for one in adoption.find_problems(asked, Notes())] == ["orthanc_adopt.index_dir"]
+    (old / "index").unlink()
+    assert adoption.find_problems(asked, Notes()) == []
+
+
 def test_images_do_not_move_into_another_archive(tmp_path: Path) -> None:
     fill(tmp_path / "old", 1)
     fill(tmp_path / "new", 1)

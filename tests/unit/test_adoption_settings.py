@@ -34,8 +34,18 @@ def test_what_can_be_adopted_has_no_problem(adopt: dict[str, Any], target: str) 
         ({"method": "package"}, "/data", "orthanc_adopt.storage_dir", "is missing"),
         ({**PACKAGE, "storage_dir": "db"}, "/data", "orthanc_adopt.storage_dir", "must be an absolute path"),
         ({**PACKAGE, "index_dir": "db"}, "/data", "orthanc_adopt.index_dir", "must be an absolute path"),
-        ({**PACKAGE, "sites": ["/etc/nginx"]}, "/data", "orthanc_adopt.sites[0]", "is not a file below /etc/nginx"),
-        ({**PACKAGE, "sites": ["/etc/nginx/../x/y"]}, "/data", "orthanc_adopt.sites[0]", "is not a file below"),
+        (
+            {**PACKAGE, "sites": ["/etc/nginx/nginx.conf"]},
+            "/data",
+            "orthanc_adopt.sites[0]",
+            "is not a file in a directory",
+        ),
+        (
+            {**PACKAGE, "sites": ["/etc/nginx/../x/y"]},
+            "/data",
+            "orthanc_adopt.sites[0]",
+            "is not a file in a directory",
+        ),
         (CONTAINER, "/orthanc/db/new", "orthanc_storage_dir", "are inside each other"),
         (CONTAINER, "/orthanc", "orthanc_storage_dir", "are inside each other"),
         (

@@ -30,9 +30,11 @@ def problems(adopt: Any, target: str) -> list[Problem]:
     sites = adopt.get("sites") or []
     for number, site in enumerate(sites if isinstance(sites, list) else []):
         path = PurePosixPath(str(site))
-        if len(path.parts) < 4 or not path.is_relative_to("/etc/nginx") or ".." in path.parts:
+        if len(path.parts) < 5 or not path.is_relative_to("/etc/nginx") or ".." in path.parts:
             remedy = "name a site of nginx's, such as /etc/nginx/sites-enabled/orthanc"
-            found.append(problem(f"{NAME}.sites[{number}]", f"{site} is not a file below /etc/nginx", remedy))
+            found.append(
+                problem(f"{NAME}.sites[{number}]", f"{site} is not a file in a directory of /etc/nginx", remedy)
+            )
     return found
 
 
