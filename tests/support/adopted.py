@@ -85,7 +85,7 @@ def ask_archive(machine: str, calls: list[tuple[str, str, bytes]] | None = None,
         "user": user or USERS[machine],
         "calls": [[method, path, base64.b64encode(body).decode()] for method, path, body in calls or []],
     }
-    program = (ROOT / "tests/agents/archive.py").read_text()
+    program = (ROOT / "tests/agents/whole_archive.py").read_text()
     inside = ["docker", "exec", "-i", name_container(machine)] if machine == "orthanc-adoptc" else []
     said = must(machine, shlex.join([*inside, "python3", "-c", program]), json.dumps(plan).encode())
     found: dict[str, Any] = json.loads(said)
