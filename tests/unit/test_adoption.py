@@ -323,13 +323,22 @@ def test_good_passwords_stay_and_roles_are_chosen() -> None:
     assert [one.setting for one in found.decisions if "role" in one.setting] == [
         *("orthanc_users[0].role", "orthanc_users[1].role")
     ]
-    assert tomorrow(found)["A user"] == "cannot log in"
+    assert tomorrow(found)["A user with a name that cannot be used"] == "cannot log in"
     assert tomorrow(found)["User viewer"] == "has the role that you choose"
-    chosen = [{"name": "anna", "role": "admin"}, {"name": "reader", "role": "dicomweb_reader"}]
-    roles = {one["name"]: one["role"] for one in chosen}
+    # the list that is given is the list
+    chosen = [
+        {"name": "anna", "role": "admin"},
+        {"name": "reader", "role": "dicomweb_reader"},
+        {"name": "it", "role": "admin", "password": "given-password-of-it"},
+    ]
     decided = adopt(json.dumps({"RegisteredUsers": users}), given={"orthanc_users": chosen})
-    assert {one["name"]: one["role"] for one in decided.settings["orthanc_users"]} == {**roles, "viewer": ""}
-    assert {one["name"]: one["password"] for one in decided.settings["orthanc_users"]}["anna"] == STRONG
+    assert decided.settings["orthanc_users"] == [
+        {"name": "anna", "password": STRONG, "role": "admin"},
+        {"name": "reader", "password": "generated-password-1", "role": "dicomweb_reader"},
+        chosen[2],
+    ]
+    assert verdicts(decided)["RegisteredUsers.viewer"] == "refused"
+    assert tomorrow(decided)["User viewer"] == "cannot log in"
 
 
 # --- places -------------------------------------------------------------------------------------

@@ -64,17 +64,18 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
     `given` are settings that were decided already, by their public names. `generate` returns a new password.
     """
     method = given.get("orthanc_install_method", "docker" if old.container else "package")
-    roles = {
-        str(one["name"]): str(one["role"])
-        for one in given.get("orthanc_users", [])
+    listed = given.get("orthanc_users")
+    chosen = {
+        str(one["name"]): one
+        for one in (listed if isinstance(listed, list) else [])
         if isinstance(one, dict) and {"name", "role"} <= one.keys()
     }
     index = found["index"]
     known = devices.read_devices(old, index, found["hosts"])
-    people = users.read_users(old, roles, generate)
+    people = users.read_users(old, chosen, generate)
     settings: dict[str, Any] = {
         "orthanc_hostname": _find_hostname(found),
-        "orthanc_users": users.list_entries(people, roles, generate),
+        "orthanc_users": users.list_entries(people, chosen, generate),
         "orthanc_modalities": [one.entry for one in known],
         "orthanc_https_sources": _find_sources(found),
         "orthanc_install_method": method,
@@ -86,7 +87,7 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
         **_find_directories(old, found),
     }
     settings = {name: value for name, value in settings.items() if name not in given or name == "orthanc_users"}
-    settings |= {name: value for name, value in given.items() if name != "orthanc_users" or not roles}
+    settings |= {name: value for name, value in given.items() if name != "orthanc_users" or not chosen}
     plain = {name.removeprefix("orthanc_"): value for name, value in settings.items()}
     plain |= {
         "version": old.version if method == "package" else "",
@@ -96,7 +97,7 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
     special = {
         **_judge_settings(old, found, settings),
         **devices.judge_devices(old, known),
-        **users.judge_users(old, people),
+        **users.judge_users(people),
     }
     verdicts, options, closed = judge_options(old, special, plain)
     options |= {name: _resolve(old, options[name]) for name in rules.FILES.keys() & options.keys()}

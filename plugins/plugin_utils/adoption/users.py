@@ -24,16 +24,21 @@ NAME = re.compile(r"[A-Za-z0-9._-]+")
 LAST_WITH_DEFAULT = (1, 12, 8)  # until then, without users, orthanc may log in with password orthanc
 
 
+BAD_NAME = "nobody could log in with this name: use letters, digits, dot, hyphen and _"
+NOT_GIVEN = "the list of users that was given does not name this one"
+
+
 class User(NamedTuple):
-    """A user of the old server. `entry` is the one of orthanc_users, or None; `weak` says why the password is not."""
+    """A user of the old server. `entry` is the one of orthanc_users, or None; `why` says why there is none, or why the
+    password is a new one."""
 
     name: str
     entry: dict[str, Any] | None
-    weak: str
+    why: str
 
 
-def read_users(old: Old, roles: Mapping[str, str], generate: Callable[[], str]) -> list[User]:
-    """The users that may log in today, with the roles that were decided; others have none yet.
+def read_users(old: Old, given: Mapping[str, Mapping[str, Any]], generate: Callable[[], str]) -> list[User]:
+    """The users that may log in today. `given` are those that were decided, by name; without any, roles are open.
 
     A single user is the administrator, whom every deploy needs.
     """
@@ -42,14 +47,18 @@ def read_users(old: Old, roles: Mapping[str, str], generate: Callable[[], str]) 
     usable = [name for name in written if _may_have(name, [])]
     for name, password in written.items():
         taken = [one.name.lower() for one in found if one.entry]
-        if not _may_have(name, taken):
-            found.append(User(str(name), None, ""))
+        if not _may_have(name, taken) or (given and name not in given):
+            found.append(User(str(name), None, NOT_GIVEN if _may_have(name, taken) else BAD_NAME))
             continue
+        decided = given.get(name, {})
         unknown = reading.is_unknown(password)
-        weak = "comes from an environment that cannot be read" if unknown else rules.password_problem(name, password)
-        role = roles.get(name, "admin" if len(usable) == 1 and not roles else "")
-        entry = {"name": name, "password": generate() if weak else password, "role": role}
-        found.append(User(str(name), entry, weak))
+        why = "comes from an environment that cannot be read" if unknown else rules.password_problem(name, password)
+        if decided.get("password"):
+            why, password = "was replaced by the one that was given", decided["password"]
+        elif why:
+            password = generate()
+        role = decided.get("role", "admin" if len(usable) == 1 and not given else "")
+        found.append(User(str(name), {"name": name, "password": password, "role": role}, why))
     return found
 
 
@@ -57,18 +66,21 @@ def _may_have(name: Any, taken: list[str]) -> bool:
     return bool(NAME.fullmatch(str(name))) and str(name).lower() not in (*RESERVED_NAMES, *taken)
 
 
-def list_entries(users: list[User], roles: Mapping[str, str], generate: Callable[[], str]) -> list[dict[str, Any]]:
-    """orthanc_users: those of the old server, and those of `roles` that are new. Without any, the usual ones."""
+def list_entries(
+    users: list[User], given: Mapping[str, Mapping[str, Any]], generate: Callable[[], str]
+) -> list[dict[str, Any]]:
+    """orthanc_users: those of the old server, and those of `given` that are new. Without any, the usual ones."""
     entries = [one.entry for one in users if one.entry]
     names = [one["name"] for one in entries]
-    entries += [
-        {"name": name, "password": generate(), "role": role} for name, role in roles.items() if name not in names
+    usual = [] if entries or given else questions.list_defaults()["orthanc_users"]
+    new = [*(one for name, one in given.items() if name not in names), *usual]
+    return [
+        *entries,
+        *({"name": one["name"], "password": one.get("password") or generate(), "role": one["role"]} for one in new),
     ]
-    usual = questions.list_defaults()["orthanc_users"]
-    return entries or [{"name": one["name"], "password": generate(), "role": one["role"]} for one in usual]
 
 
-def judge_users(old: Old, users: list[User]) -> Verdicts:
+def judge_users(users: list[User]) -> Verdicts:
     """The verdicts on RegisteredUsers."""
     if not users:
         return {("RegisteredUsers",): Verdict(REPLACED, "orthanc_users, with new users")}
@@ -76,9 +88,9 @@ def judge_users(old: Old, users: list[User]) -> Verdicts:
     for one in users:
         verdict = Verdict(KEPT, "orthanc_users, with the same password")
         if not one.entry:
-            verdict = Verdict(REFUSED, "nobody could log in with this name: use letters, digits, dot, hyphen and _")
-        elif one.weak:
-            verdict = Verdict(REPLACED, f"orthanc_users, with a new password: the old one {one.weak}")
+            verdict = Verdict(REFUSED, one.why)
+        elif one.why:
+            verdict = Verdict(REPLACED, f"orthanc_users, with a new password: the old one {one.why}")
         found["RegisteredUsers", one.name] = verdict
     return found
 
@@ -88,9 +100,10 @@ def list_user_changes(old: Old, users: list[User], entries: list[dict[str, Any]]
     open_today = old.effective("AuthenticationEnabled") is not True
     for one in users:
         if not one.entry:
-            yield Change("A user", "has a name that nginx or Orthanc cannot use", "cannot log in")
-        elif one.weak:
-            yield Change(f"User {one.name}", f"has a password that {one.weak}", "has the new password in vault.yml")
+            who = f"User {one.name}" if one.why == NOT_GIVEN else "A user with a name that cannot be used"
+            yield Change(who, "may do everything", "cannot log in")
+        elif one.why:
+            yield Change(f"User {one.name}", f"has a password that {one.why}", "has the new password in vault.yml")
     if not old.section("RegisteredUsers") and not open_today and rules.release(old.version) <= LAST_WITH_DEFAULT:
         yield Change("User orthanc", "may log in with the password orthanc", "cannot log in")
     if open_today:
