@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption
 from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import Notes, Wanted
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
@@ -231,3 +232,16 @@ def test_images_do_not_move_into_another_archive(tmp_path: Path) -> None:
     fill(tmp_path / "new", 1)
     assert "has images already" in adoption.find_obstacles(wanted(tmp_path), Notes())[0].message
     assert adoption.find_obstacles(wanted(tmp_path), Notes("prepared")) == []
+
+
+def test_an_adoption_deploys_what_a_deploy_does() -> None:
+    """In a block of its own, so that a failure brings the old server back; but the same roles."""
+    playbooks = Path(__file__).resolve().parents[2] / "playbooks"
+    [play] = [one for one in yaml.safe_load((playbooks / "deploy.yml").read_text()) if "roles" in one]
+    tasks = yaml.safe_load((playbooks / "tasks/adopt.yml").read_text())
+    [block] = [one["block"] for one in tasks if "block" in one]
+    [roles] = [one["loop"] for one in block if "loop" in one]
+    assert [f"clinicops.orthanc.{role}" for role in roles] == play["roles"]
+    after = [one["ansible.builtin.import_role"] for one in play["post_tasks"] if "ansible.builtin.import_role" in one]
+    included = [one["ansible.builtin.include_role"] for one in block if "ansible.builtin.include_role" in one]
+    assert after == [one for one in included if one in after] != []
