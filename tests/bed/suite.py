@@ -48,6 +48,7 @@ MINUTES = {
     "model": 6,
     "lived_in": 5,
     "readme": 5,
+    "adopt": 14,
     "release-check": 3,
     "unit": 3,
     "lint": 1,
