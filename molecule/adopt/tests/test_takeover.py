@@ -34,7 +34,10 @@ DECIDED = {
 # the image is on the machine, and the archive moves
 MOVED = {"orthanc_storage_dir": "/srv/images/db", "orthanc_install_docker_image": "clinic/orthanc:carried"}
 # The acceptance test fails, and nothing else does. A deploy that installs nftables flushes all tables once.
-TABLE = "table inet sabotage { chain out { type filter hook output priority 0; tcp dport 443 drop; } }"
+TABLE = (
+    "add table inet sabotage; add chain inet sabotage out { type filter hook output priority 0; };"
+    " add rule inet sabotage out tcp dport 443 drop"
+)
 SABOTAGE = "systemctl is-active --quiet sabotage || systemd-run --quiet --unit sabotage sh -c " + shlex.quote(
     f"while sleep 0.2; do nft list table inet sabotage || nft '{TABLE}'; done >/dev/null 2>&1"
 )
