@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 import shutil
 import sqlite3
 import stat
@@ -47,8 +46,20 @@ FILES = f"{FOLDERS}/{FOLDERS}/*-*-*-*-*"
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
 DICOM = 1  # fileType
-# what a deploy installs and the old server does not need; units by their pattern, if a deploy wrote them
-OWN_UNITS = "orthanc-*"
+# what a deploy installs and what would act on the old server
+OWN_UNITS = tuple(
+    f"orthanc-{name}.*"
+    for name in (
+        "certificate",
+        "firewall",
+        "ledger",
+        "monitor",
+        "restore",
+        "restore-check",
+        "worklist",
+        "worklist-tidy",
+    )
+)
 OWN_FILES = (
     *(
         "/etc/cron.d/orthanc-backup",
@@ -525,7 +536,7 @@ def remove_new(wanted: Wanted) -> None:
     if found and found["Config"].get("Cmd") == [present.CONFIGURATION]:
         read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
         read_output("docker", "rm", present.NAME)
-    units = [path for path in SYSTEMD.glob(OWN_UNITS) if path.is_file() and is_own(path)]
+    units = [path for pattern in OWN_UNITS for path in SYSTEMD.glob(pattern) if path.is_file()]
     if units:
         read_output("systemctl", "disable", "--now", *(path.name for path in units), seconds=None)
     run_program("nft", "delete", "table", "inet", "orthanc")
@@ -534,12 +545,6 @@ def remove_new(wanted: Wanted) -> None:
     with contextlib.suppress(OSError):
         (SYSTEMD / f"{UNIT}.d").rmdir()  # where nothing else is in it
     read_output("systemctl", "daemon-reload")
-
-
-def is_own(path: Path) -> bool:
-    """Whether a deploy wrote it: units of the roles name Ansible or their collection's programs."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return bool(re.search(r"(?i)ansible|clinicops|orthanc-(?:backup|monitor|worklist|verify)|orthanc\.nft", text))
 
 
 # --- nginx --------------------------------------------------------------------------------------

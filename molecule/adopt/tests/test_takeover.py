@@ -32,11 +32,11 @@ DECIDED = {
     "orthanc_waivers": {"other_firewall": "the clinic opens port 443 later"},
 }
 # the image is on the machine, and the archive moves
-MOVED = {"orthanc_storage_dir": "/srv/images/db", "orthanc_install_docker_image": "clinic/orthanc:carried"}
+MOVED = {"orthanc_storage_dir": "/var/lib/orthanc/db", "orthanc_install_docker_image": "clinic/orthanc:carried"}
 # The acceptance test fails, and nothing else does. A deploy that installs nftables flushes all tables once.
 TABLE = (
     "add table inet sabotage; add chain inet sabotage out { type filter hook output priority 0; };"
-    " add rule inet sabotage out tcp dport 443 drop"
+    " add rule inet sabotage out tcp dport 443 reject with tcp reset"
 )
 SABOTAGE = "systemctl is-active --quiet sabotage || systemd-run --quiet --unit sabotage sh -c " + shlex.quote(
     f"while sleep 0.2; do nft list table inet sabotage || nft '{TABLE}'; done >/dev/null 2>&1"
@@ -55,7 +55,9 @@ class Clinic:
         assert status == 0, said
         more = MOVED if machine == "orthanc-adoptc" else {}
         report = {"orthanc_verify_report_directory": str(directory / "reports")}
-        (directory / "more.json").write_text(json.dumps({**connect(machine), **DECIDED, **more, **report}))
+        (directory / "more.json").write_text(json.dumps({**DECIDED, **more, **report}))
+        # not of localhost, which some tasks are delegated to
+        (directory / "inventory/group_vars/orthanc/connection.yml").write_text(json.dumps(connect(machine)))
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """A deploy, still running."""
@@ -133,7 +135,7 @@ def require_adopted(machine: str) -> None:
     assert without_ids(ask_archive(machine, user=IT)) == was_there(machine)
     assert json.loads(must(machine, f"cat {BEFORE}/adoption.json"))["step"] == "adopted"
     assert must(machine, f"stat -c '%a %U' {BEFORE}").split() == ["700", "root"]
-    storage = "/srv/images/db" if machine == "orthanc-adoptc" else "/var/lib/orthanc/db*"
+    storage = "/var/lib/orthanc/db*"
     assert must(machine, f"find {storage} ! -user orthanc ! -name '.orthanc-*'") == ""
     if machine == "orthanc-adoptc":
         boxes = must(machine, "docker ps --all --format '{{.Names}} {{.State}}'").splitlines()
