@@ -81,6 +81,7 @@ changes:
 """
 
 import json
+import pwd
 import signal
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def main() -> None:
         "interruption_ms": 0,
     }
     try:
-        if differs and runner.is_installed() and not (module.check_mode and lacks_plugins(configuration, image)):
+        if differs and runner.is_installed() and (not module.check_mode or can_try(configuration, image)):
             result["trial_ms"] = service.try_configuration(runner, configuration, plugins)
     except service.Failure as failure:
         module.fail_json(
@@ -168,9 +169,12 @@ def main() -> None:
     module.exit_json(changes=changes, **result)
 
 
-def lacks_plugins(configuration: dict[str, Any], image: str) -> bool:
-    """Whether this machine lacks a plugin that a deploy would have installed by now. An image has its own."""
-    return not image and not all(Path(one).exists() for one in configuration.get("Plugins", []))
+def can_try(configuration: dict[str, Any], image: str) -> bool:
+    """Whether this machine has the account and the plugins that a deploy would have made and installed by now. An image
+    has its own plugins."""
+    plugins = [] if image else configuration.get("Plugins", [])
+    accounts = {one.pw_name for one in pwd.getpwall()}
+    return "orthanc" in accounts and all(Path(one).exists() for one in plugins)
 
 
 def describe(before: str, after: str, interruption_ms: int) -> list[str]:
