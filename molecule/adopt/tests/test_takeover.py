@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from adopted import DEVICE, adopt, ask_archive, connect
+from backups import PASSWORD as BACKUP_PASSWORD
 from backups import must, power_off
 from clients import PASSWORDS, ROOT, client, name_of, wait_for
 from testinfra.host import Host
@@ -28,6 +29,7 @@ DECIDED = {
     ],
     "orthanc_users": [{"name": "it", "role": "admin", "password": PASSWORDS["it"]}],
     "orthanc_backup_repository": "/srv/repository",
+    "orthanc_backup_password": BACKUP_PASSWORD,
     # ufw on one of them lets no office in
     "orthanc_waivers": {"other_firewall": "the clinic opens port 443 later"},
 }
