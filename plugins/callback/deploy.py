@@ -99,7 +99,7 @@ class CallbackModule(Default):
         self._many = False
         self._batches = 0
         self._hosts: list[str] = []  # of the play that runs in batches
-        self._begun: dict[str, None] = {}  # hosts of that play on which something ran
+        self._begun: set[str] = set()  # hosts of that play on which something ran
         self._concerned: set[str] = set()  # hosts on which a task ran that was not for all hosts at once
         self._warned: set[str] = set()
         # since when a host's asynchronous task runs, and when that was shown last
@@ -197,7 +197,7 @@ class CallbackModule(Default):
             return EVERYWHERE
         self._concerned.add(host)
         if self._play.serial:
-            self._begun[host] = None
+            self._begun.add(host)
         return host
 
     @in_words
@@ -333,7 +333,7 @@ class CallbackModule(Default):
         unreached = [host for host, counts in hosts.items() if counts["unreachable"]]
         failed = [host for host, counts in hosts.items() if counts["failures"] and host not in unreached]
         outcomes = {
-            "done": [host for host in self._begun if host not in {*failed, *unreached}],
+            "done": [host for host in self._hosts if host in self._begun and host not in {*failed, *unreached}],
             "FAILED": failed,
             "NOT REACHED": unreached,
             "not begun": [host for host in self._hosts if host not in {*self._begun, *failed, *unreached}],
