@@ -118,7 +118,7 @@ def describe_old(machine: str) -> str:
 
 def read_old(machine: str) -> dict[str, Any]:
     """What the old Orthanc has, as soon as it answers."""
-    wait_for(lambda: client(machine, "curl", "-s", "http://127.0.0.1:8042/").returncode == 0, "the old Orthanc")
+    wait_for(lambda: must(machine, "ss -Hltn 'sport = 8042'"), "the old Orthanc")
     return without_ids(ask_archive(machine))
 
 
