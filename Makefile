@@ -54,13 +54,14 @@ lint: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops
 	ansible-lint --offline
 
 # Generate what describes the settings (docs/variables.md, the READMEs of the roles, the comments of their defaults),
-# docs/measurements.md and what docs/performance.md shows from bench/results/*.json, and the drawing in
-# docs/architecture.md from the imports.
+# docs/measurements.md and what docs/performance.md shows from bench/results/*.json, the drawing in docs/architecture.md
+# from the imports, and the tables of docs/systems.md and README.md from what the scenarios run on.
 docs: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	PYTHONPATH=.collections python3 tools/settings_docs.py
 	python3 tools/measurements.py
 	python3 tools/performance.py
 	python3 tools/architecture.py
+	PYTHONPATH=.collections:tests/bed python3 tools/systems.py
 
 unit: $(VENV)/requirements-test.stamp .collections/ansible_collections/clinicops/orthanc
 	pytest tests/unit -m "not campaign"

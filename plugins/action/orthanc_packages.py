@@ -14,6 +14,8 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.inspected import
 MINUTES = 30
 EACH = 30  # seconds between two lines
 TRIES = 3  # if the program that held the lock has already ended
+# on Ubuntu needrestart would restart services in the middle of a deploy, Docker with its containers among them
+ENVIRONMENT = {"NEEDRESTART_MODE": "l"}
 # the messages of apt-get and python-apt
 LOCKED = re.compile(r"could not get lock|failed to lock|unable to (?:acquire|lock)|held by process", re.IGNORECASE)
 
@@ -21,6 +23,7 @@ LOCKED = re.compile(r"could not get lock|failed to lock|unable to (?:acquire|loc
 class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
+        self._task.environment = [*(self._task.environment or []), ENVIRONMENT]
         arguments = dict(self._task.args)
         wanted = arguments.get("name") or []
         if wanted and set(wanted) <= list_installed(self._task, task_vars or {}):

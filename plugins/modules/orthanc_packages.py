@@ -13,6 +13,7 @@ description:
     machine's first boot, it waits, reports every half minute which program holds the lock, and then continues.
   - Does nothing where the same play has installed all packages, or has seen them with
     M(clinicops.orthanc.orthanc_machine).
+  - needrestart only lists the services that it would restart.
   - Fails with the name of that program if it takes too long. It never ends another program.
   - The action plugin of the same name does this; the module itself waits for the locks, and returns which programs hold
     them.

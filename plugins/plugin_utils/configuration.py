@@ -309,7 +309,7 @@ def _commitment(settings: dict[str, Any]) -> list[Problem]:
     version, devices = str(settings["version"]), settings["modalities"]
     if not version or not isinstance(devices, list) or rules.release(version) >= rules.release(COMMITMENT_SINCE):
         return []
-    remedy = "remove it, or deploy on Debian 13 or with orthanc_install_method: docker"
+    remedy = "remove it, or deploy on a later system (Debian 13, Ubuntu 24.04) or with orthanc_install_method: docker"
     message = f"contains 'storage_commitment', but Orthanc {version} cannot verify that an image file is complete"
     return [
         problem(f"orthanc_modalities[{number}].may", message, remedy)

@@ -22,12 +22,13 @@ from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import problem as problems_of
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils import systems
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.reading import FromEnvironment, is_unknown
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("orthanc_schema.json").read_text(encoding="utf-8"))
-# The DICOMweb plugin that Debian and the image orthancteam/orthanc ship with a release of Orthanc.
-DICOMWEB = {"1.10.1": "1.7", "1.12.7": "1.20", "1.13.0": "1.24"}
+# The DICOMweb plugin that a system and the image orthancteam/orthanc ship with a release of Orthanc.
+DICOMWEB = {**{one.orthanc: one.dicomweb for one in systems.SYSTEMS}, "1.13.0": "1.24"}
 # From Debian's configuration, Orthanc's sources and the guides that clinics follow.
 KNOWN_PASSWORDS = ("orthanc", "change-this-password", "changeme", "password", "admin", "alice", "alicepassword")
 PASSWORD_LENGTH = 12
@@ -52,11 +53,14 @@ WAIVABLE = {
     "no_firewall": "Orthanc's ports are open to every machine",
     "other_firewall": "another firewall on the machine blocks sources that the settings let in",
     "closes_sites": "the firewall closes a port to users of another site",
+    "untested_system": "the collection was not tested on the machine's system",
 }
 # Rules about the firewall's settings; the others are about the configuration.
 FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
 # Rules about other software on the machine.
 NEIGHBOURS = ("other_firewall", "closes_sites")
+# Rules about the machine's system.
+SYSTEM = ("untested_system",)
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
     "SyncStorageArea": ("unsynced_images", True),
@@ -87,7 +91,8 @@ DIRECTORY = "/etc/orthanc/site"
 
 def release(version: Any) -> tuple[int, ...]:
     """'1.12.7+dfsg-4' as (1, 12, 7); an unknown version counts as the newest."""
-    return tuple(int(part) for part in re.findall(r"\d+", str(version).partition("+")[0])[:3]) or (999,)
+    found: tuple[int, ...] = systems.release(version)
+    return found
 
 
 def problems(
@@ -183,7 +188,9 @@ def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
     return {key: _without(inner, tuple(rest)) if key == name else inner for key, inner in value.items()}
 
 
-def waive(found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS) -> list[Problem]:
+def waive(
+    found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS + SYSTEM
+) -> list[Problem]:
     """The same problems with the waived ones marked, and the problems of the waivers themselves.
 
     `others` are rules that another check covers: their waivers are not unused.
@@ -304,8 +311,8 @@ def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> 
 
 def _dicomweb(version: tuple[int, ...]) -> tuple[int, ...]:
     """The DICOMweb plugin that is shipped with this release of Orthanc, or with the last one before it."""
-    known = [plugin for orthanc, plugin in DICOMWEB.items() if release(orthanc) <= version]
-    return release(known[-1] if known else "0")
+    known = [orthanc for orthanc in DICOMWEB if release(orthanc) <= version]
+    return release(DICOMWEB[max(known, key=release)] if known else "0")
 
 
 def _schema_problems(

@@ -95,6 +95,61 @@ libraries=$(apt-get install -qq -s --no-install-recommends $FETCHED \
   | awk '$1 == "Inst" && $2 ~ "^lib|^locales" && $2 !~ "^libnginx-" { print $2 }')
 apt-get install -qq -y --no-install-recommends $INSTALLED $libraries
 """
+# As Ubuntu as Debian's packages allow; none of Ubuntu's own packages is there. The machine says that it is Ubuntu, and
+# has what Ubuntu has and Debian has not: ufw, netplan, systemd-resolved, needrestart that restarts services by itself,
+# unattended-upgrades (not in the middle of a test), AppArmor's tools, sshd behind ssh.socket. 26.04 has sudo-rs as sudo
+# and uutils as coreutils as well; what they replace is beside them as sudo.ws and gnu….
+LIKE_UBUNTU = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -qq -y --no-install-recommends \
+  apparmor needrestart netplan.io systemd-resolved ufw unattended-upgrades
+systemctl disable ssh.service
+systemctl enable ssh.socket
+systemctl mask apt-daily.timer apt-daily-upgrade.timer
+echo "\\$nrconf{restart} = 'a';" > /etc/needrestart/conf.d/ubuntu.conf
+mkdir /etc/systemd/resolved.conf.d
+printf '[Resolve]\\nDNS=127.0.0.11\\n' > /etc/systemd/resolved.conf.d/bed.conf
+# Docker mounts its own file here
+cat > /etc/systemd/system/bed-resolv.service <<END
+[Service]
+Type=oneshot
+ExecStart=sh -c 'umount /etc/resolv.conf; ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf'
+[Install]
+WantedBy=sysinit.target
+END
+systemctl enable bed-resolv.service
+"""
+LIKE_UBUNTU_26 = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+apt-get install -qq -y --no-install-recommends rust-coreutils sudo-rs
+replace() {
+  dpkg-divert --quiet --local --rename --divert "$2" --add "$1"
+  /usr/lib/cargo/bin/coreutils/ln -s "$3" "$1"
+}
+replace /usr/bin/sudo /usr/bin/sudo.ws /usr/lib/cargo/bin/sudo
+for program in /usr/lib/cargo/bin/coreutils/*; do  # ln is among them
+  name=${program##*/}
+  [ ! -e "/usr/bin/$name" ] || replace "/usr/bin/$name" "/usr/bin/gnu$name" "$program"
+done
+"""
+UBUNTU = {
+    "ubuntu24": ("ready13", "24.04", "noble", LIKE_UBUNTU),
+    "ubuntu26": ("ubuntu24", "26.04", "resolute", LIKE_UBUNTU_26),
+}
+SAY_UBUNTU = """
+cat > /usr/lib/os-release <<END
+PRETTY_NAME="Ubuntu $VERSION LTS"
+NAME="Ubuntu"
+VERSION_ID="$VERSION"
+VERSION="$VERSION LTS"
+VERSION_CODENAME=$CODENAME
+UBUNTU_CODENAME=$CODENAME
+ID=ubuntu
+ID_LIKE=debian
+END
+"""
 # Each connection of Ansible starts an SSH server of its own, which does not depend on the machine's network, SSH and
 # accounts. It does not log, and programs do not see a client address. /run is empty after each start.
 KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
@@ -301,9 +356,14 @@ def dockerfile(suite: str, packages: list[str], afterwards: str) -> str:
     )
 
 
-def dockerfile_of_ready(name: str) -> str:
-    base, fetched = READY[name]
-    script = f"INSTALLED='{' '.join(INSTALLED)}' FETCHED='{' '.join(fetched)}'{GET_READY}"
+def dockerfile_on(name: str) -> str:
+    """The recipe of an image that is made from another one of the bed."""
+    if name in READY:
+        base, fetched = READY[name]
+        script = f"INSTALLED='{' '.join(INSTALLED)}' FETCHED='{' '.join(fetched)}'{GET_READY}"
+    else:
+        base, version, codename, become = UBUNTU[name]
+        script = f"VERSION={version} CODENAME={codename}{become}{SAY_UBUNTU}"
     return f"FROM {built(base)}\nRUN {json.dumps(['sh', '-c', script])}\n"
 
 
@@ -316,14 +376,15 @@ def image(name: str) -> str:
 def built(name: str) -> str:
     suite, packages = IMAGES.get(name, ("", []))
     afterwards = AFTERWARDS.get(name, "")
-    text = dockerfile_of_ready(name) if name in READY else dockerfile(suite, packages, afterwards)
+    is_derived = name in (*READY, *UBUNTU)
+    text = dockerfile_on(name) if is_derived else dockerfile(suite, packages, afterwards)
     tag = f"clinicops-bed/{name}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if docker("image", "inspect", tag, check=False).returncode == 0:
         return tag
     STATE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=STATE) as scratch:
-        if name in READY:
-            say(f"building image {name} from {READY[name][0]}")
+        if is_derived:
+            say(f"building image {name} from another one")
             Path(scratch, "Dockerfile").write_text(text)
             docker("build", "-t", tag, scratch)
         elif os.geteuid() == 0 and shutil.which("apt-get") and "BED_BASE" not in os.environ:

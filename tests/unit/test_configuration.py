@@ -50,7 +50,7 @@ def with_change(path: str, value: Any) -> dict[str, Any]:
     return settings
 
 
-@pytest.mark.parametrize("version", ["1.10.1+dfsg-2+deb12u1", "1.12.7+dfsg-4", "1.13.0"])
+@pytest.mark.parametrize("version", ["1.10.0", "1.10.1+dfsg-2+deb12u1", "1.12.2", "1.12.7+dfsg-4", "1.12.10", "1.13.0"])
 def test_good_settings_have_no_problem(version: str) -> None:
     assert configuration.problems(with_change("version", version)) == []
 

@@ -11,7 +11,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core impo
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, rules
 
 MIB = 1 << 20
-RELEASES = ("1.10.1", "1.12.7", "1.13.0")
+RELEASES = ("1.10.0", "1.10.1", "1.12.2", "1.12.7", "1.12.10", "1.13.0")
 
 
 @pytest.mark.parametrize("version", RELEASES)

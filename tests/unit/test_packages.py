@@ -244,6 +244,28 @@ def test_a_system_s_open_vulnerabilities(system: str, with_changelogs: bool) -> 
 
 
 @pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.10.0+dfsg-4", {*ORTHANC_2026, "CVE-2023-33466", "CVE-2025-15581", "CVE-2026-10528"}),
+        ("1.12.2+dfsg-1build2", {*ORTHANC_2026, "CVE-2025-15581", "CVE-2026-10528"}),
+        ("1.12.10+dfsg-1ubuntu1", {*ORTHANC_2026, "CVE-2026-10528"}),
+    ],
+)
+def test_the_orthanc_of_ubuntu_s_releases(version: str, expected: set[str]) -> None:
+    named: list[set[str] | None] = [set(), None]
+    while named:
+        found = vulnerabilities.find_open(KNOWN, [package("orthanc", version)], lambda _one: named[-1])
+        assert {one.id for one in found} == expected
+        named.pop()
+
+
+def test_what_debian_mended_says_nothing_of_a_version_of_ubuntu_s() -> None:
+    entry = next(one for one in KNOWN["vulnerabilities"] if one["id"] == "CVE-2026-35505")
+    assert not vulnerabilities.is_open(entry, package("dcmtk", "3.6.9-5+deb13u3"), None)
+    assert vulnerabilities.is_open(entry, package("dcmtk", "3.6.9-6ubuntu1"), None)
+
+
+@pytest.mark.parametrize(
     ("release", "expected"),
     [
         ("1.12.9", {*ORTHANC_2026, "CVE-2025-15581", "CVE-2025-55763", "CVE-2026-10528"}),

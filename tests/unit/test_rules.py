@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_configuration import GOOD, with_change
 
-VERSIONS = ["1.10.1", "1.12.7", "1.13.0"]
+VERSIONS = ["1.10.0", "1.10.1", "1.12.2", "1.12.7", "1.12.10", "1.13.0"]
 BUILT = configuration.build(GOOD)
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(), st.binary(max_size=4)
@@ -209,6 +209,12 @@ def test_what_a_release_reads() -> None:
     assert found({"RestApiWriteToFileSystemEnabled": True}, "1.10.1") == {
         "writes_files": "RestApiWriteToFileSystemEnabled"
     }
+    assert found({"RestApiWriteToFileSystemEnabled": True}, "1.10.0") == {
+        "newer_option": "RestApiWriteToFileSystemEnabled"
+    }
+    assert found(reject, "1.12.2") == {}
+    assert found({"HttpBindAddresses": ["127.0.0.1"]}, "1.12.2")["newer_option"]
+    assert found({"HttpBindAddresses": ["127.0.0.1"]}, "1.12.10") == {}
     assert found({"OverwriteInstances": "Never"}, "1.12.7") == {"wrong_value": "OverwriteInstances"}
     assert found({"OverwriteInstances": "Never"}, "1.13.0") == {}
     syngo = {"DicomModalities": {"ct": ["CT1", "192.0.2.1", 104, "SiemensSyngoCT"]}}

@@ -70,4 +70,4 @@ def test_a_release_that_cannot_verify_refuses_the_right(host: Host, machine: str
     assert status != 0
     assert "orthanc_modalities[0].may contains 'storage_commitment', but Orthanc 1.10.1" in said
     assert "cannot verify that an image file is complete" in said
-    assert "deploy on Debian 13 or with orthanc_install_method: docker" in said
+    assert "(Debian 13, Ubuntu 24.04) or with orthanc_install_method: docker" in said

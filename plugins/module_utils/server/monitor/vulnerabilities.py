@@ -37,7 +37,8 @@ def is_open(entry: dict[str, Any], package: Package, named: set[str] | None) -> 
         return True
     if named is not None:
         return entry["id"] not in named
-    mended: list[str] = entry.get("mended_in", [])
+    # versions of Debian's, which say nothing about one of Ubuntu's
+    mended: list[str] = [] if "ubuntu" in version else entry.get("mended_in", [])
     return all(is_older(version, one) for one in mended)
 
 
