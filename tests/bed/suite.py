@@ -46,6 +46,7 @@ MINUTES = {
     "exposure": 9,
     "worklist": 7,
     "model": 6,
+    "ubuntu": 6,
     "lived_in": 5,
     "readme": 5,
     "release-check": 3,

@@ -271,7 +271,11 @@ def test_the_controller_s_address_survives_sudo() -> None:
     )
     below = f"import subprocess; subprocess.run(['env', '-u', 'SSH_CONNECTION', {sys.executable!r}, '-c', {ask!r}])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    for connection, seen in (("192.0.2.1 50000 192.0.2.7 22", "192.0.2.1"), ("", "")):
+    for connection, seen in (
+        ("192.0.2.1 50000 192.0.2.7 22", "192.0.2.1"),
+        ("UNKNOWN 65535 UNKNOWN 65535", ""),
+        ("", ""),
+    ):
         chosen = {**environment, "SSH_CONNECTION": connection}
         done = subprocess.run([sys.executable, "-c", below], env=chosen, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == seen

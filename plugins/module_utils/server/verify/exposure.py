@@ -398,7 +398,8 @@ def find_ssh_client(pid: int) -> str:
         while pid > 1:
             for item in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 if item.startswith(b"SSH_CONNECTION="):
-                    return item.partition(b"=")[2].split()[0].decode()
+                    address = item.partition(b"=")[2].split()[0].decode()
+                    return "" if address == "UNKNOWN" else address  # sshd's word where it was not reached by a network
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         pass
