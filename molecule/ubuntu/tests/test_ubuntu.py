@@ -202,7 +202,6 @@ def test_with_a_waiver_a_later_release_is_deployed_to() -> None:
     finally:
         must(LIKE_26, undo)
     assert status == 0, said[-3000:]
-    assert " changed=0 " in said
 
 
 def as_operator(**more: str) -> dict[str, Any]:
