@@ -31,8 +31,6 @@ DECIDED = {
     "orthanc_users": [{"name": "it", "role": "admin", "password": PASSWORDS["it"]}],
     "orthanc_backup_repository": "/srv/repository",
     "orthanc_backup_password": BACKUP_PASSWORD,
-    # ufw on one of them lets no office in
-    "orthanc_waivers": {"other_firewall": "the clinic opens port 443 later"},
 }
 # the image is on the machine, and the archive moves
 MOVED = {"orthanc_storage_dir": "/var/lib/orthanc/db", "orthanc_install_docker_image": "clinic/orthanc:carried"}
@@ -133,6 +131,12 @@ def was_there(machine: str) -> dict[str, Any]:
     return without_ids(found)
 
 
+def open_firewall(machine: str) -> None:
+    """What the deploy asks for where ufw lets no office in."""
+    if machine == "orthanc-adopt13":
+        must(machine, "ufw allow proto tcp from 198.51.100.64/26 to any port 443")
+
+
 def require_adopted(machine: str) -> None:
     """Nothing is missing, and what ended is kept."""
     assert without_ids(ask_archive(machine, user=IT)) == was_there(machine)
@@ -166,6 +170,7 @@ def require_brought_back(clinic: Clinic, old: str) -> None:
 
 def test_a_deploy_takes_the_server_over(host: Host, tmp_path: Path) -> None:
     machine = name_of(host)
+    open_firewall(machine)
     clinic = Clinic(machine, tmp_path)
     old = describe_old(machine)
     status, said = clinic.deploy("--check")
@@ -203,6 +208,7 @@ def address_of(machine: str) -> str:
 def test_it_may_be_cut_off_at_any_moment(host: Host, tmp_path: Path) -> None:
     """With the acceptance test failing, so that each time the old server comes back, and is taken over again."""
     machine = name_of(host)
+    open_firewall(machine)
     clinic = Clinic(machine, tmp_path)
     old = describe_old(machine)
     chosen = random.Random(f"{SEED} campaign {machine}")
