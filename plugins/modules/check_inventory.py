@@ -38,9 +38,9 @@ problems:
   description: C(rule), C(severity), C(path), C(message), C(remedy) and C(clinics) of each problem.
   type: list
   elements: dict
-  returned: always
+  returned: when O(only_errors=false)
 clinics:
   description: How many clinics were checked.
   type: int
-  returned: always
+  returned: when O(only_errors=false)
 """

@@ -141,7 +141,7 @@ def distrust(value: Any) -> Any:
         return {distrust(name): distrust(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [distrust(inner) for inner in value]
-    return Untrusted(value) if type(value) is str and TEMPLATE.search(value) else value
+    return Untrusted(value) if value.__class__ is str and TEMPLATE.search(value) else value
 
 
 class SecretLines(Lines):

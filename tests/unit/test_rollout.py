@@ -38,6 +38,7 @@ def write_playbook(directory: Path) -> Path:
     deploy["roles"] = ["clinicops.orthanc.orthanc"]  # the defaults, which have no task
     for play in (checks, deploy):
         play["vars_files"] = [str(ROOT / "playbooks" / name) for name in play["vars_files"]]
+    (directory / "tasks").symlink_to(ROOT / "playbooks/tasks")  # what the plays include
     (directory / "deploy.yml").write_text(json.dumps([checks, deploy]))
     return directory / "deploy.yml"
 

@@ -20,6 +20,7 @@ OWN = ["127.0.0.1", "198.51.100.10", "172.18.0.1"]
 SETTINGS: dict[str, Any] = {
     **{"clinic": "Clinic", "host": "pacs", "hostname": "pacs.clinic.example", "ca_file": "/etc/ssl/certs/ca.crt"},
     **{"aet": "ORTHANC", "calling_aet": "ACCEPTANCE_TEST", "dicom_port": 4242, "dicom_tls_port": 2762, "http_port": 1},
+    "https_port": 443,
     "users": [{"name": "it", "role": "admin", "password": "hidden-password"}],
     "devices": [US1, {**US1, "name": "us2", "aet": "US2"}],
     **{"certificates": {"device": {"us2": "/etc/nginx/orthanc/device-us2"}}, "storage": "/var/lib/orthanc/db"},

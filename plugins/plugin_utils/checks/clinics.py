@@ -155,7 +155,7 @@ def _passwords(settings: Mapping[str, Any]) -> dict[str, str]:
 def _find_rollouts(clinics: Mapping[str, Any]) -> Iterator[Finding]:
     sizes = {name: str(settings.get("orthanc_verify_rollout")) for name, settings in clinics.items()}
     if len(set(sizes.values())) > 1:
-        first = next(iter(sizes.values()))
+        first, *_others = sizes.values()
         remedy = "set it once, for all, in group_vars/orthanc"
         wrong = problem("orthanc_rollout", "differs between clinics", remedy, "different_setting")
         yield Finding(wrong, [name for name, size in sizes.items() if size != first])
