@@ -137,7 +137,11 @@ def test_the_archive_is_described(host: Host, page: str) -> None:
     assert said["own metadata, own attachments"].startswith("1024; 1025")
     assert said["protected patients"] == "1"
     assert said["devices that stored images"] == "CT9, US1, US2"
-    assert (", 724 of them compressed" in said["size"]) == (machine == "orthanc-adopt13"), said["size"]
+    # each image has two files; the DICOMweb plugin adds one to each series that has not changed for a minute
+    compressed = re.search(r", (\d+) of them compressed", said["size"])
+    least = 2 * (IMAGES + 1) if machine == "orthanc-adopt13" else 0
+    assert int(compressed[1] if compressed else 0) >= least, said["size"]
+    assert bool(compressed) == (machine == "orthanc-adopt13"), said["size"]
 
 
 def test_every_option_is_accounted_for(host: Host, page: str) -> None:
