@@ -41,10 +41,11 @@ server {
     }
 }
 """
-# for rows that are missed; measured on 2026-11-29, with curl's and nginx's processor time
-ENCRYPTION = (
-    "for 88 MB of studies nginx needs 80 ms of processor time here and 95 ms with the snippet, curl 70 ms with both,"
-    " Orthanc 90 ms; presumably most of it is encryption, which both do"
+# for rows that are missed; measured on 2026-11-29 (medians of seven, nothing else running)
+PROFILE = (
+    "by perf, two cores are 85 % busy: Orthanc 35 %, nginx 26 % (OpenSSL 9, the rest mostly the kernel, which copies),"
+    " curl 22 %; HTTP/1.1 (744 MB/s), AES-128 (745), ChaCha20 (600) or TLS 1.2 (539) instead of HTTP/2 with AES-256"
+    " (720; plain 1,173) do not help much: three processes share what Orthanc and curl have alone"
 )
 PROXY, BOOK, PLAIN = f"https://{HOSTNAME}", f"https://{HOSTNAME}:8443/orthanc", "http://127.0.0.1:8042"
 SITE = "/etc/nginx/conf.d/bench-book.conf"
@@ -134,7 +135,7 @@ def compare(what: str, unit: str, runs: int, measure: Callable[[str], float], **
     ):
         if name not in targets:
             continue
-        row = Comparison(what, against, unit, rate=unit != "ms", why=ENCRYPTION if name == "book" else "")
+        row = Comparison(what, against, unit, rate=unit != "ms", why=PROFILE if name == "book" else "")
         row.at_least, row.at_most = (targets[name], None) if row.rate else (None, targets[name])
         for one in (PROXY, base):  # the first of each is not measured
             measure(one)
