@@ -28,6 +28,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 from .server.core.errors import Refused
 from .server.core.files import copy_durably, create_directories, hash_file, read_object, sync_directory, write_atomic
 from .server.core.process import read_output, run_program, try_output
+from .server.orthanc.layout import FILES, FOLDERS, MARKER, VERSION
 from .server.orthanc.runtime import STOP_SECONDS
 
 NAME = "orthanc_adopt"
@@ -40,9 +41,6 @@ NGINX = Path("/etc/nginx")
 INDEX = ("index", "index-wal", "index-journal")
 ASIDE = ".adoption"  # beside the images: the index as the old Orthanc left it
 ARRIVED = "arrived"  # in BEFORE: images that came after the switch
-MARKER, VERSION = ".orthanc-storage", ".orthanc-version"
-FOLDERS = "[0-9a-f][0-9a-f]"
-FILES = f"{FOLDERS}/{FOLDERS}/*-*-*-*-*"
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
 DICOM = 1  # fileType

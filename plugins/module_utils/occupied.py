@@ -26,6 +26,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
 from .server.core.process import try_output
+from .server.orthanc.layout import FILES, MARKER
 from .server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
@@ -34,8 +35,6 @@ HTTPS = 443
 ADOPT = "To take the whole server over with its users and devices, run playbooks/adopt.yml (docs/adopt.md)"
 CLOSES_SITES = "closes_sites"  # the name of the waiver
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on belong to persons
-MARKER = ".orthanc-storage"  # written by a deploy
-FILES = "[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*-*-*-*-*"
 IMAGES = "SELECT count(*) FROM Resources WHERE resourceType = 4"
 
 

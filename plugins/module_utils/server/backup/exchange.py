@@ -20,13 +20,14 @@ from ..core.journal import say
 from ..core.process import read_output, run_at_end, run_program
 from ..orthanc.api import Api
 from ..orthanc.index import write_statistics
+from ..orthanc.layout import MARKER, VERSION
 from . import placing
 from .freeze import command_orthanc, copy_file
 from .ledger import Study, group_by_device, name_device, put_ledger, query_studies
 from .manifest import Attachment
 from .output import say_problem
 from .restored_orthanc import require_counts, require_image, require_storing
-from .settings import ARCHIVE, DISK_GUARD, MARKER, OURS, Settings, join_below, stamp_now
+from .settings import ARCHIVE, DISK_GUARD, OURS, Settings, join_below, stamp_now
 from .state import read_state, write_state
 
 
@@ -97,7 +98,7 @@ def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> 
         put_ledger(settings, work, aside, manifest)
         put_paths(settings, work, aside, under_way)
         # the trial opened this index already, with the Orthanc that is installed
-        write_atomic(storage / ".orthanc-version", settings.runtime.read_version() + "\n", 0o640, settings.owner)
+        write_atomic(storage / VERSION, settings.runtime.read_version() + "\n", 0o640, settings.owner)
         enter_phase(settings, under_way, "start")
     if work.exists():  # no longer needed: copies of the configuration, and images newer than the index
         work.rename(aside / "restored")

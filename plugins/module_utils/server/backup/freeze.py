@@ -21,6 +21,7 @@ from typing import Any
 from ..core.errors import Refused
 from ..core.files import write_atomic
 from ..core.process import read_output, run_at_end
+from ..orthanc.layout import VERSION
 from ..orthanc.runtime import STOP_SECONDS, find_version
 from .settings import MAKE_SPACE, STOPPED, Settings, stamp_now
 
@@ -173,7 +174,7 @@ def copy_index(settings: Settings, target: Path) -> dict[str, Any]:
 
 def read_index_version(settings: Settings) -> str:
     """Who opened the index last; Orthanc notes it when it has (roles.lua)."""
-    noted = settings.storage / ".orthanc-version"
+    noted = settings.storage / VERSION
     return (find_version(noted.read_text()) if noted.is_file() else "") or settings.runtime.read_version()
 
 

@@ -26,7 +26,6 @@ SECOND = "orthanc-restore-check"  # the container, and the directory
 DISK_GUARD = ".orthanc-disk-guard"  # the monitor's: the disk is almost full, and images are refused
 OURS = (".adoption", ".restore-", ".set-aside-", ".quarantine-", DISK_GUARD, ".orthanc-reserve")
 STOPPED = "stopped"  # Docker does not start what was stopped when the power went
-MARKER = ".orthanc-storage"  # Orthanc's unit starts only where it is
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
 COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType
 ANOTHER = "use another snapshot from orthanc-backup list"

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ...orthanc.layout import VERSION
 from .. import packages, survey
 from .. import vulnerabilities as vulnerability
 from ..context import DAY, Context, Sample, observe
-
-VERSION = ".orthanc-version"  # in the images' directory: the release that last opened the index
 
 
 def remember(context: Context, name: str, key: list[Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
