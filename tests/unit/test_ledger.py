@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from server.backup import ledger
 from server.backup.ledger import Study, put_ledger, read_changes, read_studies
 from server.backup.manifest import write_rows
-from server.backup.settings import join_below
+from server.backup.settings import ARCHIVE, join_below
 from server.backup.state import write_state
+from server.core.errors import Refused
 from server.orthanc.api import Account, Api, Unanswered
 from test_backup import make_settings
 
@@ -99,6 +101,23 @@ def test_what_is_to_be_sent_again_stays_listed_after_a_restore(tmp_path: Path) -
     # a restore of the same snapshot lists it again, and one of a newer snapshot does not
     assert [one for one in found if one.number > 7 or one.time > "20261127T100000"] == [after._replace(number=0)]
     assert [one for one in found if one.number > 7 or one.time > "20261128T100000"] == []
+
+
+def test_a_repository_that_is_away_is_told_although_the_clock_was_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_settings(tmp_path)
+    (own.storage / ARCHIVE).write_text(f"{'0' * 16}\n")
+    write_state(own, "ledger", {"unsent_since": int(time.time()) + 365 * 86400})
+
+    def fail(*_arguments: Any) -> None:
+        raise Refused("The repository does not answer. Remedy: none.")
+
+    monkeypatch.setattr(Api, "as_administrator", lambda *_arguments: Api(Account(1, "it", "secret")))
+    monkeypatch.setattr(ledger, "await_arrivals", lambda *_arguments: ledger.Arrivals(0, [], [], False, 0))
+    monkeypatch.setattr(ledger, "send_ledger", fail)
+    with pytest.raises(Refused, match="The repository does not answer"):
+        ledger.update_ledger(own)
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 3])

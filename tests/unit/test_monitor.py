@@ -176,6 +176,17 @@ def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:
     assert [one for one in told if one] == [["firing DeviceRejected/us9"], ["resolved DeviceRejected/us9"]]
 
 
+def test_a_clock_that_was_a_year_ahead_leaves_no_alert_of_the_future(tmp_path: Path) -> None:
+    """What vanishes after the clock was put right is resolved a day later, not a year."""
+    alerts: dict[str, Any] = {}
+    told, begun = [], time.time()
+    for now, value in ((begun + 365 * 86400, 1), *((begun + hour * 3600, None) for hour in range(30))):
+        seen = Seen(now, *([("rejected_hour", "us9", value)] if value else [("proxy_up", "", 1)]))
+        alerts, events = alerts_of.judge(seen.values, settings(tmp_path), alerts, now)
+        told += [(one["state"], round((now - begun) / 3600), one["since"] <= now) for one in events]
+    assert told == [("firing", 365 * 24, True), ("resolved", 24, True)]
+
+
 def test_a_consequence_is_not_told(tmp_path: Path) -> None:
     dead = [("process_up", "", 0), ("index_up", "", 0), ("dicom_up", "", 0), ("plugin_up", "dicom-web", 0)]
     assert play(tmp_path, dead, dead)[1] == ["firing OrthancStopped/"]

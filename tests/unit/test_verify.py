@@ -317,6 +317,7 @@ def noted(day: acceptance.Day, name: str, result: str, age: float | None) -> Non
         ("failed", None, 3600, False),
         ("", None, 27 * 3600, False),
         ("success", 3600, None, False),  # nobody planned the next one
+        ("success", -365 * 86400, 99 * 3600, False),  # made while the clock was a year ahead
     ],
 )
 def test_a_backup_is_recent_or_not_due_yet(

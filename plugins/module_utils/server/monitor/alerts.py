@@ -93,7 +93,8 @@ def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict
         alert.update(looks=0, good=alert["good"] + 1, seen=now)
     alert.update(name=rule.name, object=condition.object, severity=rule.severity)
     alert.update(summary=rule.summary, remedy=rule.remedy, nothing_to_do=rule.nothing_to_do)
-    alert.update(covered=condition.covered, told=min(alert["told"], now))  # a clock that was wrong
+    # a clock that was ahead: what it noted would not come for as long
+    alert.update(covered=condition.covered, **{name: min(alert[name], now) for name in ("told", "since", "seen")})
     return alert
 
 

@@ -548,7 +548,7 @@ class Day:
             )
         if self.settings["monitor"]:
             age = time.time() - float(read_object(MONITOR).get("time", 0))
-            good = age < SILENT_MINUTES * 60
+            good = abs(age) < SILENT_MINUTES * 60
             seen = f"{int(age / 60)} minutes ago" if MONITOR.exists() else "never"
             expected = f"in the last {SILENT_MINUTES} minutes"
             remedy = "systemctl enable --now orthanc-monitor.timer, and see journalctl -u orthanc-monitor"
@@ -561,7 +561,8 @@ class Day:
         now = time.time()
         schedule = self.schedules.found.get(file, {})
         planned, starts = schedule.get("planned") or 0.0, schedule.get("unit", "")
-        fresh = now - last < seconds or (not last and result != "failed" and now - planned < seconds)
+        # one in the future is of a clock that was ahead, and proves nothing
+        fresh = -3600 <= now - last < seconds or (not last and result != "failed" and now - planned < seconds)
         seen = (
             f"{format_time(last)}, last attempt: {result}" if last else f"none yet{', failed' * (result == 'failed')}"
         )

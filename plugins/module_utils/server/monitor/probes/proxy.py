@@ -9,6 +9,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 
+from ...core import words
 from ..context import ANSWER_SECONDS, DAY, Context, Sample, observe
 
 
@@ -19,8 +20,11 @@ def probe_proxy(context: Context) -> Iterator[Sample]:
         if name == "proxy":
             yield observe("proxy_up", certificate is not None)
         if certificate is not None:
-            days = (read_expiry(certificate) - context.now) / DAY
-            yield observe("certificate_days", days, "certificate", name, f"{name}: {days:.0f} days left")
+            begin, end = read_validity(certificate)
+            days, said = (end - context.now) / DAY, f"{name}: {(end - context.now) / DAY:.0f} days left"
+            if begin > context.now:  # the clock was ahead when it was issued, or is behind now
+                days, said = 0, f"{name}: not valid before {words.say_moment(begin)}"
+            yield observe("certificate_days", days, "certificate", name, said)
 
 
 def fetch_certificate(hostname: str, port: int) -> bytes | None:
@@ -37,13 +41,15 @@ def fetch_certificate(hostname: str, port: int) -> bytes | None:
         return None
 
 
-def read_expiry(certificate: bytes) -> float:
-    """When a certificate (DER) ends, in seconds since 1970."""
+def read_validity(certificate: bytes) -> tuple[float, float]:
+    """From when until when a certificate (DER) is valid, in seconds since 1970."""
     done = subprocess.run(
-        ["/usr/bin/openssl", "x509", "-inform", "DER", "-noout", "-enddate"],
+        ["/usr/bin/openssl", "x509", "-inform", "DER", "-noout", "-dates"],
         input=certificate,
         capture_output=True,
         check=True,
         timeout=ANSWER_SECONDS,
     )
-    return float(ssl.cert_time_to_seconds(done.stdout.decode().strip().removeprefix("notAfter=")))
+    dates = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+    begin, end = (ssl.cert_time_to_seconds(dates[name]) for name in ("notBefore", "notAfter"))
+    return begin, end

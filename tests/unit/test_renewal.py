@@ -1,0 +1,88 @@
+"""The server's own certificate after a clock that was wrong: when it is renewed, and what the monitor says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from certificates import NOW, Authority
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificate
+from server.monitor.probes import proxy
+from test_own_certificate import CA, CONSTRAINTS, HOST, NAME, SIGNS, USE, make, openssl
+
+SCRIPT = Path(__file__).resolve().parents[2] / "roles/orthanc_proxy/files/orthanc-certificate"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    make(tmp_path, "ca", CA, 3650, CONSTRAINTS, SIGNS)
+    make(tmp_path, "self_signed", HOST, 397, NAME, USE, "extendedKeyUsage=serverAuth")
+    return tmp_path
+
+
+def renew(directory: Path) -> int:
+    """The exit code of the script, with its directory moved, and with programs that stand for nginx and systemd."""
+    for name in ("nginx", "systemctl"):
+        (directory / name).write_text("#!/bin/sh\n")
+        (directory / name).chmod(0o755)
+    script = SCRIPT.read_text().replace("cd /etc/nginx/orthanc", f"cd {directory}")
+    path = f"{directory}:{os.environ['PATH']}"
+    return subprocess.run(["sh", "-c", script], env={"PATH": path}, capture_output=True, check=False).returncode
+
+
+def sign(directory: Path, *dates: str) -> bytes:
+    """The server's certificate, valid from and until other dates (YYMMDDHHMMSSZ)."""
+    (directory / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=own\n[own]\ndatabase={directory}/index.txt\nserial={directory}/serial\n"
+        f"new_certs_dir={directory}\ndefault_md=sha256\npolicy=any\nx509_extensions=server\n"
+        "[any]\ncommonName=supplied\n"
+        f"[server]\n{NAME}\n{USE}\nextendedKeyUsage=serverAuth\n"
+    )
+    (directory / "index.txt").write_text("")
+    (directory / "serial").write_text("1000\n")
+    given = ["-startdate", dates[0], "-enddate", dates[1]]
+    files = ["-cert", "ca.crt", "-keyfile", "ca.key", "-in", "self_signed.csr", "-out", "self_signed.crt"]
+    openssl(directory, "ca", "-batch", "-notext", "-config", "ca.cnf", *given, *files)
+    return (directory / "self_signed.crt").read_bytes()
+
+
+def test_a_certificate_that_is_good_stays(made: Path) -> None:
+    before = (made / "self_signed.crt").read_bytes()
+    assert renew(made) == 0
+    assert (made / "self_signed.crt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(-300, 20), (-300, -1), (365, 762)],
+    ids=["expires soon", "has expired", "was issued by a clock that was a year ahead"],
+)
+def test_one_that_clients_do_not_take_is_renewed(made: Path, first: int, last: int) -> None:
+    form = "%y%m%d%H%M%SZ"
+    before = sign(made, *((NOW + timedelta(days=day)).strftime(form) for day in (first, last)))
+    assert renew(made) == 0
+    assert (made / "self_signed.crt").read_bytes() != before
+    openssl(made, "verify", "-CAfile", "ca.crt", "self_signed.crt")
+    after = (made / "self_signed.crt").read_bytes()
+    assert renew(made) == 0
+    assert (made / "self_signed.crt").read_bytes() == after
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "said"), [((-1, 90), 90, "90 days left"), ((365, 762), 0, "not valid before ")]
+)
+def test_the_monitor_says_whether_it_is_valid(
+    monkeypatch: pytest.MonkeyPatch, days: tuple[int, int], left: int, said: str
+) -> None:
+    text = Authority("Clinic CA").issue(HOST, days)[0]
+    certificate = load_pem_x509_certificate(text.encode()).public_bytes(Encoding.DER)
+    monkeypatch.setattr(proxy, "fetch_certificate", lambda *_: certificate)
+    context = SimpleNamespace(settings=SimpleNamespace(tls_ports={"proxy": 443}, hostname=HOST), now=NOW.timestamp())
+    [sample] = [one for one in proxy.probe_proxy(context) if one.metric == "certificate_days"]  # type: ignore[arg-type]
+    assert sample.value == pytest.approx(left, abs=0.1)
+    assert said in sample.detail
