@@ -12,9 +12,10 @@ description:
     report has a row too.
 options:
   _input:
-    description: The reports, as C(orthanc-verify run --json) prints them.
-    type: list
-    elements: dict
+    description:
+      - The text of each report by the host that it is about, as C(orthanc-verify run --json) prints it. A text that is not
+        a report has a row that says so.
+    type: dict
     required: true
   clinics:
     description: The hosts of the inventory.
@@ -31,7 +32,7 @@ options:
 EXAMPLES = r"""
 - name: Write the overview page of all clinics
   ansible.builtin.copy:
-    content: "{{ reports | clinicops.orthanc.orthanc_report_overview(groups.orthanc) }}"
+    content: "{{ {'harbour': lookup('file', 'harbour.json')} | clinicops.orthanc.orthanc_report_overview(groups.orthanc) }}"
     dest: /srv/reports/index.html
     mode: "0600"
   delegate_to: localhost
@@ -43,7 +44,7 @@ _value:
   type: str
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -51,11 +52,11 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify im
 
 
 def orthanc_report_overview(value: Any, clinics: Iterable[str] = (), untested: Iterable[str] = ()) -> str:
-    if not isinstance(value, list):
+    if not isinstance(value, Mapping):
         raise AnsibleFilterError(
-            f"clinicops.orthanc.orthanc_report_overview: expects a list, not {type(value).__name__}"
+            f"clinicops.orthanc.orthanc_report_overview: expects a dictionary, not {type(value).__name__}"
         )
-    page: str = report.overview(value, clinics, untested)
+    page: str = report.overview(report.read_reports(value), clinics, untested)
     return page
 
 

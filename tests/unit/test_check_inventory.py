@@ -157,3 +157,24 @@ def test_equal_problems_are_one_row_and_errors_come_first() -> None:
     lines = clinics.write_table(found, 3, 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == ["b", "all 3 clinics"]
+
+
+@pytest.mark.parametrize("url", ["", "https://a:b@reports.example.org/clinics/", "https://192.0.2.9:8443/"])
+def test_a_directory_for_reports(url: str) -> None:
+    assert clinics.find_report_url_problems(url) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a:token@reports.example.org/clinics/",  # the password would be readable on the way
+        "https://a:token@reports.example.org/clinics",  # a file would be written beside the directory
+        "https://a:token@reports.example.org/clinics/?x=/",
+        "https://a:token@reports.example.org/two words/",
+        "token@reports.example.org:clinics/",
+    ],
+)
+def test_what_is_not_a_directory_for_reports(url: str) -> None:
+    [found] = clinics.find_report_url_problems(url)
+    assert found["path"] == "orthanc_verify_report_url"
+    assert "token" not in json.dumps(found)

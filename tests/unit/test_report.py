@@ -16,6 +16,7 @@ from typing import Any
 import page
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import report
+from clinics_inventory import write_inventory
 from server.verify import lines
 
 DAY = 86400
@@ -451,6 +452,25 @@ def test_the_documented_limits_are_the_real_ones() -> None:
         assert row in text, row
 
 
+# --- reports that servers send ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "5", '{"checks": 5}', '{"checks": [1]}', '{"disk": {"total_bytes": NaN, "free_bytes": 1}}',
+     '{"certificates": [{"name": "proxy"}]}', '{"backup": []}' * 2, "[" * 5000],
+)  # fmt: skip
+def test_a_file_that_is_no_report_spoils_no_other_row(text: str) -> None:
+    texts = {"harbour": json.dumps({**sample(), "host": "harbour", "clinic": "Harbour"}), "mill": text}
+    page = Text(report.overview(report.read_reports(texts))).text
+    assert "Harbour" in page
+    assert "mill" in page
+    assert "Nothing was checked" in page
+
+
+def test_a_server_reports_about_itself_alone() -> None:
+    texts = {"mill": json.dumps({**sample(), "host": "harbour"})}
+    assert [one["host"] for one in report.read_reports(texts)] == ["mill"]
+
+
 # --- escaping -----------------------------------------------------------------------------------
 def poisoned(value: Any) -> Any:
     """The same report with a nasty text in place of every text that a person writes."""
@@ -685,3 +705,25 @@ def test_the_browser_test_is_not_blind(chromium: page.Browser, tmp_path: Path) -
         file = written(tmp_path / "fault.html", source.replace("</style>", f"{fault}</style>"))
         found = page.paper_problems(chromium, file, SHOWN, ["us1", "us2", "ct"])
         assert any(said in problem for problem in found), fault
+
+
+# --- the playbook overview ----------------------------------------------------------------------
+def test_the_overview_of_what_servers_sent_needs_neither_a_machine_nor_the_vault(tmp_path: Path) -> None:
+    write_inventory(tmp_path / "inventory", 3, {}, {})
+    sealed = "$ANSIBLE_VAULT;1.1;AES256\n3330\n"
+    for vault in (tmp_path / "inventory").glob("host_vars/*/vault.yml"):
+        vault.write_text(sealed)
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    (sent / "clinic-000.json").write_text(json.dumps({**sample(), "host": "clinic-000", "clinic": "Harbour"}))
+    (sent / "clinic-001.json").write_text("<html>no report</html>")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(tmp_path / "inventory"), "clinicops.orthanc.overview",
+         "-e", f"orthanc_verify_report_directory={sent}"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = Text((sent / "index.html").read_text()).text
+    assert "Harbour" in said
+    assert "Nothing was checked" in said
+    assert "There is no report: it was never tested" in said

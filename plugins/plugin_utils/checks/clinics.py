@@ -171,6 +171,16 @@ def find_rollout_problems(rollout: Any) -> list[Problem]:
     return [problem("orthanc_rollout", message, "write numbers of clinics, or percentages, such as [1, 10%, 100%]")]
 
 
+def find_report_url_problems(url: str) -> list[Problem]:
+    """The problems of the directory to which reports are sent; it holds a password, and no message shows it."""
+    if not url:
+        return []
+    if not re.fullmatch(r"https://(?:[^\s/@]+@)?[^\s/@?#]+/(?:[^\s?#]+/)?", url):
+        remedy = "write https://user:password@host/path/, with a slash at the end"
+        return [problem("orthanc_verify_report_url", "is not the URL of a directory over HTTPS", remedy)]
+    return []
+
+
 # --- the table ------------------------------------------------------------------------------------
 def merge(problems: Mapping[str, Iterable[Problem]], shared: Iterable[Finding] = ()) -> list[Finding]:
     """The problems of each clinic and those between clinics: equal ones once, errors first."""

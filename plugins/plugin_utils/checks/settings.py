@@ -219,8 +219,9 @@ def _check_monitor(given: Given) -> list[Problem]:
 
 
 def _check_verify(given: Given) -> list[Problem]:
-    found: list[Problem] = clinics.find_rollout_problems(given.of("orthanc_verify")["rollout"])
-    return found
+    settings = given.of("orthanc_verify")
+    found: list[Problem] = clinics.find_rollout_problems(settings["rollout"])
+    return [*found, *clinics.find_report_url_problems(str(settings["report_url"] or ""))]
 
 
 # In the order in which they are reported.

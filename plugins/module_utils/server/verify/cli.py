@@ -28,6 +28,7 @@ from ..orthanc import address, api
 from . import acceptance, doctor, exposure
 from . import report as pages
 from .lines import describe_result, list_lines
+from .sending import send_report
 from .settings import CONFIGURATION, Settings
 
 PROGRAM = "orthanc-verify"
@@ -195,9 +196,18 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         day = acceptance.Day(settings, make_scratch(scratch))
         day.play()
         result = report(settings, day)
-        write_atomic(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n", REPORT_MODE)
-        write_atomic(DIRECTORY / "report.html", pages.html(result), REPORT_MODE)
+        write_report(result)
+        if settings["report_url"] and (why := send_report(settings["report_url"], settings["host"], DIRECTORY)):
+            result["not_sent"] = why
+            write_report(result)
+            journal.say_loudly(f"The report was not sent: {why}. Remedy: correct orthanc_verify_report_url.", PROGRAM)
         return result
+
+
+def write_report(result: dict[str, Any]) -> None:
+    """Writes it for programs and for persons."""
+    write_atomic(DIRECTORY / "report.json", json.dumps(result, indent=2) + "\n", REPORT_MODE)
+    write_atomic(DIRECTORY / "report.html", pages.html(result), REPORT_MODE)
 
 
 def clean_up(settings: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ This module needs the directory `pages` beside it, and Jinja2 3.1 (Debian's pyth
 from __future__ import annotations
 
 import datetime
+import json
 import math
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,23 @@ def html(report: Report) -> str:
         server=server,
         devices=[_device(device, server) for device in report.get("devices") or []],
     )
+
+
+def read_reports(texts: Mapping[str, str]) -> list[Report]:
+    """The reports in the texts of files, by the host whose file it is.
+
+    A file may come from a server that lies: it is only about its own host, and one that no page can be made of is
+    replaced by a report without checks.
+    """
+    found = []
+    for host, text in texts.items():
+        try:
+            report = {**json.loads(text), "host": host}
+            _row(report, None, False)
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
+            report = {"host": host, "clinic": host}
+        found.append(report)
+    return found
 
 
 def overview(reports: list[Report], clinics: Iterable[str] = (), untested: Iterable[str] = ()) -> str:

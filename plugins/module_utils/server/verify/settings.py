@@ -40,4 +40,5 @@ class Settings:
     monitor: bool
     collection: str
     https_port: int = 443  # a shared fact
+    report_url: str = ""  # where the report is sent; empty if nowhere
     largest_object: int = 0  # a shared fact, in bytes; 0 if not known
