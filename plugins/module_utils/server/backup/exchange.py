@@ -20,14 +20,14 @@ from ..core.journal import say
 from ..core.process import read_output, run_at_end, run_program
 from ..orthanc.api import Api
 from ..orthanc.index import write_statistics
-from ..orthanc.layout import MARKER, VERSION
+from ..orthanc.layout import DISK_GUARD, MARKER, VERSION
 from . import placing
 from .freeze import command_orthanc, copy_file
 from .ledger import Study, group_by_device, name_device, put_ledger, query_studies
 from .manifest import Attachment
 from .output import say_problem
 from .restored_orthanc import require_counts, require_image, require_storing
-from .settings import ARCHIVE, DISK_GUARD, OURS, Settings, join_below, stamp_now
+from .settings import ARCHIVE, OURS, Settings, join_below, stamp_now
 from .state import read_state, write_state
 
 

@@ -14,11 +14,12 @@ from ..core.escaping import escape
 from ..core.files import hash_file
 from ..core.journal import say
 from ..orthanc.api import Api
+from ..orthanc.layout import DISK_GUARD
 from .listing import choose_snapshot, list_proven
 from .manifest import find_defects, list_current_attachments
 from .output import say_problem, show_progress
 from .restic import fetch_files, read_moment
-from .settings import DISK_GUARD, Settings, join_below, set_aside, stamp_now
+from .settings import Settings, join_below, set_aside, stamp_now
 from .state import read_state
 from .study import GUARDED, Source, StudyRefused, restore_study
 

@@ -16,12 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.journal import ERROR, NOTICE, say
-from ...orthanc.layout import MARKER
+from ...orthanc.layout import DISK_GUARD, MARKER, RESERVE
 from ..context import DAY, HOUR, Context, Sample, observe
 from ..history import estimate_growth
 
-# in the images' directory; Orthanc's Lua filter (roles.lua) reads the first
-DISK_GUARD, RESERVE = ".orthanc-disk-guard", ".orthanc-reserve"
 CLEAR_PERCENT = 2  # so much more must be free until new images are accepted again
 HISTORY_DAYS = 90
 
