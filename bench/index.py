@@ -443,10 +443,18 @@ def measure_release(release: str, chosen: argparse.Namespace) -> None:
     write_result(path, f"index_{release}", what, command, read_versions(release), rows, found=series)
 
 
-def main() -> None:
-    chosen = parse_arguments(__doc__, add_options)
+def prepare_host() -> None:
+    """The container engine, and DCMTK on this host: its storescu is timed without the start of `docker exec`."""
     with bed.alone():
         bed.engine_up()
+        if not Path(STORESCU).exists():
+            bed.say("installing Debian's DCMTK")
+            bed.apt_install("dcmtk", instead=f"{STORESCU} is missing. Remedy: install dcmtk")
+
+
+def main() -> None:
+    chosen = parse_arguments(__doc__, add_options)
+    prepare_host()
     for release in chosen.release or RELEASES:
         measure_release(release, chosen)
         if not chosen.keep:

@@ -129,8 +129,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     chosen = parse_arguments(__doc__, add_options)
-    with bed.alone():
-        bed.engine_up()
+    index.prepare_host()
     rows = [row for images in chosen.sizes for row in measure_size(images, chosen.runs)]
     query = "dpkg-query -W -f '${Package} ${Version}\\n' orthanc orthanc-dicomweb orthanc-postgresql postgresql-17"
     shown = bed.docker("run", "--rm", "--entrypoint=sh", bed.image(IMAGE), "-c", query).stdout

@@ -13,8 +13,8 @@ description:
 options:
   _input:
     description:
-      - The text of each report by the host that it is about, as C(orthanc-verify run --json) prints it. A text that is not
-        a report has a row that says so.
+      - The text of each report by the host that it is about, as C(orthanc-verify run --json) prints it. A text that is
+        not a report has a row that says so.
     type: dict
     required: true
   clinics:
@@ -32,9 +32,12 @@ options:
 EXAMPLES = r"""
 - name: Write the overview page of all clinics
   ansible.builtin.copy:
-    content: "{{ {'harbour': lookup('file', 'harbour.json')} | clinicops.orthanc.orthanc_report_overview(groups.orthanc) }}"
+    content: "{{ reports | clinicops.orthanc.orthanc_report_overview(groups.orthanc) }}"
     dest: /srv/reports/index.html
     mode: "0600"
+  vars:
+    reports:
+      harbour: "{{ lookup('ansible.builtin.file', '/srv/reports/harbour.json') }}"
   delegate_to: localhost
 """
 

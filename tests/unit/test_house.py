@@ -243,7 +243,10 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
     "REST on this machine": (
         r"HTTPS?Connection\(",
         "server/orthanc/api.py",
-        {"server/dicom/web.py": "as any user, through the proxy as well"},
+        {
+            "server/dicom/web.py": "as any user, through the proxy as well",
+            "server/verify/sending.py": "to another machine",
+        },
     ),
     "a file is written whole": (
         r"os\.fsync\(|os\.replace\(|mkstemp\(prefix=",

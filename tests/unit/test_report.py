@@ -19,6 +19,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify im
 from clinics_inventory import write_inventory
 from server.verify import lines
 
+ROOT = Path(__file__).resolve().parents[2]
+
 DAY = 86400
 TIME = 1795644000  # 2026-11-25T22:00:00Z
 NASTY = "<script>alert('x')</script> & \"Müller\" 超音波 {{ 7*7 }}"

@@ -78,9 +78,9 @@ def test_each_acceptance_test_sends_its_report(host: Host, machine: str) -> None
         assert list_received() == {"orthanc-verify12.html", "orthanc-verify12.json"}
 
         for script, why in (
-            (f"c['report_url'] = '{url_for('wrong-password')}'", f"{NAME} answers 401 Unauthorized"),
+            (f"c['report_url'] = '{url_for('wrong-password')}'", f"{NAME} answers with HTTP status 401"),
             (f"c['report_url'] = c['report_url'].replace('{PORT}', '8444')", f"{NAME}: "),
-            ("c['host'] = 'mill'", f"{NAME} answers 403 Forbidden"),  # another clinic's report
+            ("c['host'] = 'mill'", f"{NAME} answers with HTTP status 403"),  # another clinic's report
         ):
             with changed(machine, SETTINGS, script):
                 status, report, complaint = call(machine, "run")

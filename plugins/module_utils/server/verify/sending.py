@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import ssl
 import urllib.parse
 from pathlib import Path
 
-SECONDS = 30  # for each file
+from ..dicom.web import User, ask
+
+SECONDS = 30  # until a web server that does not answer is given up
 KINDS = {".html": "text/html; charset=utf-8", ".json": "application/json"}  # the page first: the overview links to it
 
 
@@ -21,28 +22,16 @@ def send_report(url: str, host: str, directory: Path) -> str:
     without the rest of the URL; empty if both were accepted.
     """
     place = urllib.parse.urlsplit(url)
-    headers = {}
-    if place.username is not None:
-        user = f"{urllib.parse.unquote(place.username)}:{urllib.parse.unquote(place.password or '')}"
-        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    server, user = str(place.hostname), User(*map(urllib.parse.unquote, (place.username or "", place.password or "")))
     try:
         for suffix, kind in KINDS.items():
-            content = (directory / f"report{suffix}").read_bytes()
+            trusted = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(server, place.port, timeout=SECONDS, context=trusted)
             path = f"{place.path}{urllib.parse.quote(host, safe='')}{suffix}"
-            status, reason = put(place.hostname or "", place.port, path, content, {**headers, "Content-Type": kind})
-            if not 200 <= status < 300:
-                return f"{place.hostname} answers {status} {reason}"
-    except (OSError, http.client.HTTPException) as error:
-        return f"{place.hostname}: {error or type(error).__name__}"
+            content = (directory / f"report{suffix}").read_bytes()
+            reply = ask(connection, "PUT", path, user, content, {"Content_Type": kind})
+            if not 200 <= reply.status < 300:
+                return f"{server} answers with HTTP status {reply.status}"
+    except OSError as error:
+        return f"{server}: {error or type(error).__name__}"
     return ""
-
-
-def put(server: str, port: int | None, path: str, content: bytes, headers: dict[str, str]) -> tuple[int, str]:
-    """The status and its reason. OSError, also for a certificate that the machine does not trust."""
-    connection = http.client.HTTPSConnection(server, port, timeout=SECONDS, context=ssl.create_default_context())
-    try:
-        connection.request("PUT", path, content, headers)
-        answer = connection.getresponse()
-        return answer.status, answer.reason
-    finally:
-        connection.close()
