@@ -13,7 +13,7 @@ from backups import must
 from clients import client, name_of, play
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from verified import call, failed
+from verified import DEVICE, call
 from watched import changed
 from worklists import sh
 
@@ -28,7 +28,7 @@ printf '%s\\n' "orthanc-verify12:$(openssl passwd -apr1 {PASSWORD})" "mill:$(ope
   > /etc/nginx/reports.htpasswd
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={NAME} -addext subjectAltName=DNS:{NAME} \\
   -keyout /etc/ssl/private/reports.key -out /etc/ssl/reports.crt 2>/dev/null
-nginx -c /root/reports.conf
+nginx -c /root/reports.conf >/dev/null 2>&1  # a daemon would keep the connection open
 """
 STOP = "kill $(cat /run/reports.pid); rm -r /srv/reports /etc/nginx/reports.htpasswd /etc/ssl/reports.crt"
 STOP += " /etc/ssl/private/reports.key /root/reports.conf"
@@ -72,14 +72,8 @@ def test_each_acceptance_test_sends_its_report(host: Host, machine: str) -> None
         assert received["host"] == "orthanc-verify12"
         assert received["clinic"] in must(COLLECTOR, "cat /srv/reports/clinics/orthanc-verify12.html")
 
-        # cron's run, the next morning
-        must(COLLECTOR, "rm /srv/reports/clinics/*")
-        assert failed(machine) == set()
-        assert list_received() == {"orthanc-verify12.html", "orthanc-verify12.json"}
-
         for script, why in (
             (f"c['report_url'] = '{url_for('wrong-password')}'", f"{NAME} answers with HTTP status 401"),
-            (f"c['report_url'] = c['report_url'].replace('{PORT}', '8444')", f"{NAME}: "),
             ("c['host'] = 'mill'", f"{NAME} answers with HTTP status 403"),  # another clinic's report
         ):
             with changed(machine, SETTINGS, script):
@@ -89,13 +83,13 @@ def test_each_acceptance_test_sends_its_report(host: Host, machine: str) -> None
             assert f"The report was not sent: {why}" in complaint
             assert "Remedy: correct orthanc_verify_report_url" in complaint
             told = complaint + must(machine, "cat /var/lib/orthanc-verify/report.*")
-            assert why.rstrip() in told
+            assert why in told
             assert PASSWORD not in told
             assert "wrong-password" not in told
         assert list_received() == {"orthanc-verify12.html", "orthanc-verify12.json"}
         # only the office of the page may read it
-        asked = client(machine, "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{url}orthanc-verify12.json")
-        assert asked.stdout == b"403"
+        asked = ("-w", "%{http_code}", "--resolve", f"{NAME}:{PORT}:{ADDRESS}", f"{url}orthanc-verify12.json")
+        assert client(DEVICE, "curl", "-sS", "--insecure", "-o", "/dev/null", *asked).stdout == b"403"
 
         # a certificate that nobody trusts
         must(machine, f"mv {TRUSTED} /root/ && update-ca-certificates --fresh")
@@ -104,5 +98,5 @@ def test_each_acceptance_test_sends_its_report(host: Host, machine: str) -> None
     finally:
         status, said = play("verify", host)
     assert status == 0, said
-    assert "not_sent" not in call(machine, "run")[1]
+    assert "not_sent" not in must(machine, "cat /var/lib/orthanc-verify/report.json")
     assert sh(machine, f"grep -c report_url {SETTINGS}")[1].strip() == "1"
