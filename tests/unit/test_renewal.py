@@ -7,6 +7,7 @@ import subprocess
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from certificates import NOW, Authority
@@ -82,7 +83,9 @@ def test_the_monitor_says_whether_it_is_valid(
     text = Authority("Clinic CA").issue(HOST, days)[0]
     certificate = load_pem_x509_certificate(text.encode()).public_bytes(Encoding.DER)
     monkeypatch.setattr(proxy, "fetch_certificate", lambda *_: certificate)
-    context = SimpleNamespace(settings=SimpleNamespace(tls_ports={"proxy": 443}, hostname=HOST), now=NOW.timestamp())
-    [sample] = [one for one in proxy.probe_proxy(context) if one.metric == "certificate_days"]  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(
+        settings=SimpleNamespace(tls_ports={"proxy": 443}, hostname=HOST), now=NOW.timestamp()
+    )
+    [sample] = [one for one in proxy.probe_proxy(context) if one.metric == "certificate_days"]
     assert sample.value == pytest.approx(left, abs=0.1)
     assert said in sample.detail
