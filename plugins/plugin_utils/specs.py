@@ -20,6 +20,8 @@ READS = re.compile(r"\{\{ (orthanc_[a-z_]+) \}\}")
 NAME = re.compile(r"(?<![\w.])(?:__)?orthanc_[a-z]\w*")
 # The text on a collection variable is in the spec of the first of these roles that reads it.
 OWNERS = ("orthanc_config", "orthanc_proxy", "orthanc_install", "orthanc_worklist", "orthanc_backup", "orthanc_monitor")
+# libyaml's loader, which PyYAML has wherever it was installed from a package, is eight times as fast as its own
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Setting(NamedTuple):
@@ -34,7 +36,7 @@ class Setting(NamedTuple):
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The contents of a YAML file of the collection; empty for an empty file."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER) or {}
     return content
 
 

@@ -31,6 +31,8 @@ from typing import Any
 
 STATE = Path(__file__).resolve().parents[2] / ".bed"
 PID_FILE = STATE / "dockerd.pid"
+# where Debian's engine has its pid, and what its runc knows of the containers that run
+ENGINE_PID, CONTAINERS = Path("/run/docker.pid"), Path("/run/docker/runtime-runc/moby")
 
 MACHINE = [
     *("systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "iproute2", "nftables"),
@@ -46,6 +48,7 @@ ACME = ["pebble", "bind9", "curl", "ca-certificates"]
 CLIENT = [
     *("dcmtk", "curl", "openssl", "iproute2", "ca-certificates"),
     *("python3", "openssh-client", "testssl.sh", "bsdextrautils", "dnsutils"),
+    "openssh-server",  # as in a machine
 ]
 # where backups go: restic's REST server, and SFTP
 REPOSITORY = [*MACHINE, "restic", "restic-rest-server", "apache2-utils"]
@@ -493,7 +496,21 @@ def connection_up() -> None:
 def connect(name: str) -> None:
     """Connect standard input and output to an SSH server in a machine: a ProxyCommand of ssh."""
     key = KEY.with_suffix(".pub").read_text().strip()
-    os.execvp("docker", ["docker", "exec", "-i", f"--env=BED_KEY={key}", name, "sh", "-c", SERVE_SSH])
+    command = [*enter(name, f"BED_KEY={key}"), "sh", "-c", SERVE_SSH]
+    os.execvp(command[0], command)
+
+
+def enter(name: str, variable: str) -> list[str]:
+    """The beginning of a command that runs in a container, with its standard input and this environment variable.
+
+    As root beside the engine it is runc's: with `docker exec` every byte would pass through the command, the engine and
+    containerd's shim, which takes them as much processor time as Ansible's modules need."""
+    found = docker("inspect", "--format={{.Id}}", name).stdout.strip()
+    if os.geteuid() == 0 and ENGINE_PID.exists() and (CONTAINERS / found).exists():
+        # the engine may have mounts of its own, see engine_up
+        namespace = ["nsenter", f"--target={ENGINE_PID.read_text().strip()}", "--mount"]
+        return [*namespace, "runc", f"--root={CONTAINERS}", "exec", f"--env={variable}", found]
+    return ["docker", "exec", "-i", f"--env={variable}", name]
 
 
 def machine_down(name: str, *, keep_volume: bool = False) -> None:

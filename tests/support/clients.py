@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,10 +24,11 @@ from testinfra.host import Host
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def read_platforms(scenario: str, group: str) -> dict[str, tuple[str, ...]]:
-    """Name and addresses of a scenario's containers in one group: `orthanc` or `clients`."""
+def read_platforms(scenario: str, group: str, images: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Name and addresses of a scenario's containers in one group, `orthanc` or `clients`; of these images, or any."""
     content = yaml.safe_load((ROOT / "molecule" / scenario / "molecule.yml").read_text())
-    return {one["name"]: tuple(one["addresses"]) for one in content["platforms"] if group in one["groups"]}
+    found = [one for one in content["platforms"] if group in one["groups"]]
+    return {one["name"]: tuple(one["addresses"]) for one in found if not images or one["image"] in images}
 
 
 def client_at(place: str) -> str:
@@ -40,7 +41,10 @@ SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.y
 ADDRESSES = {name: found for one in SCENARIOS for name, found in read_platforms(one, "orthanc").items()}
 # the inventory is in a directory that Molecule names after the scenario
 INVENTORY = Path(os.environ.get("MOLECULE_INVENTORY_FILE", "molecule.default/inventory/ansible_inventory.yml"))
-CLIENTS = read_platforms(INVENTORY.parents[1].name.rpartition(".")[2], "clients")
+SCENARIO = INVENTORY.parents[1].name.rpartition(".")[2]
+CLIENTS = read_platforms(SCENARIO, "clients")
+# of these, those with an SSH server
+REACHED = read_platforms(SCENARIO, "clients", ("client", "repository"))
 SCANNER, UNLISTED, OFFICE, OUTSIDE = map(client_at, ("us2", "unlisted", "office", "outside"))
 TLS_SCANNER, IT = map(client_at, ("us3", "it"))
 HOSTNAME = "pacs.clinic.example"
@@ -70,8 +74,8 @@ def connection() -> list[str]:
 
 
 def enter(name: str, *command: str, stdin: bytes = b"", user: str = "root") -> list[str]:
-    """How a command is run in a container: on a machine over SSH, which costs a quarter of a `docker exec`."""
-    if name in ADDRESSES and user == "root":
+    """How a command is run in a container: over SSH if it can be, which costs a quarter of a `docker exec`."""
+    if (name in ADDRESSES or name in REACHED) and user == "root":
         return [*connection(), *([] if stdin else ["-n"]), name, f"cd / && exec {shlex.join(command)}"]
     # Docker can lose an end of input that comes at once: the program would wait
     return ["docker", "exec", *(["-i"] if stdin else []), f"--user={user}", name, *command]
@@ -156,12 +160,17 @@ def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *mor
     return running.returncode, " ".join(said.split())
 
 
-def wait_for(is_true: Callable[[], Any], what: str, limit: float = 300) -> None:
-    """Until it is true. The limit ends a test that would hang, and judges no speed."""
-    end = time.monotonic() + limit
+def wait_for(is_true: Callable[[], Any], what: str, limit: float = 300, *, pause: float = 1) -> None:
+    """Until it is true. The limit ends a test that would hang, and judges no speed.
+
+    Each question takes processor time from what is waited for, so the longer it takes, the longer are the pauses, up to
+    `pause` seconds. What is true for a moment only needs short ones.
+    """
+    begin = time.monotonic()
     while not is_true():
-        assert time.monotonic() < end, f"{what}: not within {limit} s"
-        time.sleep(0.1)
+        waited = time.monotonic() - begin
+        assert waited < limit, f"{what}: not within {limit} s"
+        time.sleep(min(pause, max(0.1, waited / 4)))
 
 
 def closed_but_for_devices(host: Host) -> None:

@@ -98,3 +98,21 @@ def test_the_way_to_a_machine_that_the_inventory_names_is_the_bed_s() -> None:
         command = ["sh", "-c", options["ProxyCommand"].replace("%h", "--help")]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert "connect" in done.stdout, done.stderr
+
+
+def test_a_connection_goes_past_the_engine_where_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = subprocess.CompletedProcess([], 0, "0123abcd\n", "")
+    monkeypatch.setattr(bed, "docker", lambda *_arguments: found)
+    monkeypatch.setattr(bed, "ENGINE_PID", tmp_path / "docker.pid")
+    monkeypatch.setattr(bed, "CONTAINERS", tmp_path / "moby")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    by_docker = ["docker", "exec", "-i", "--env=A=1", "orthanc-a"]
+    # another engine's containers, or none that runs
+    (tmp_path / "docker.pid").write_text("123")
+    assert bed.enter("orthanc-a", "A=1") == by_docker
+    (tmp_path / "moby" / "0123abcd").mkdir(parents=True)
+    by_runc = bed.enter("orthanc-a", "A=1")
+    assert by_runc[:3] == ["nsenter", "--target=123", "--mount"]
+    assert by_runc[3:] == ["runc", f"--root={tmp_path}/moby", "exec", "--env=A=1", "0123abcd"]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert bed.enter("orthanc-a", "A=1") == by_docker

@@ -106,7 +106,7 @@ class Running:
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: patients(machine) or self.process.poll() is not None, "the patient is there")
+        wait_for(lambda: patients(machine) or self.process.poll() is not None, "the patient is there", pause=0.1)
         assert self.process.poll() is None
 
     def end(self, signal: str) -> tuple[int, str]:
