@@ -203,8 +203,8 @@ class Run:
         return [result.job for result in self.results.values() if not result.begin]
 
     def start(self, job: Job) -> None:
-        # rich, which Molecule prints with, would break lines at 80 columns; a job's make must not join ours
-        environment = {**os.environ, "COLUMNS": "400", **job.environment}
+        # rich, which Molecule prints with, would break lines at 80 columns; a job's make must not join ours; quick.pth
+        environment = {**os.environ, "COLUMNS": "400", "BED_QUICK": "1", **job.environment}
         for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
             environment.pop(name, None)
         with self.log(job.name).open("wb") as log:

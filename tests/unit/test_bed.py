@@ -116,3 +116,15 @@ def test_a_connection_goes_past_the_engine_where_it_can(tmp_path: Path, monkeypa
     assert by_runc[3:] == ["runc", f"--root={tmp_path}/moby", "exec", "--env=A=1", "0123abcd"]
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert bed.enter("orthanc-a", "A=1") == by_docker
+
+
+@pytest.mark.parametrize(("environment", "frozen"), [({"BED_QUICK": "1"}, True), ({}, False)])
+def test_what_is_loaded_before_a_fork_is_no_garbage(environment: dict[str, str], frozen: bool) -> None:
+    script = (
+        "import gc, os, site, sys; site.addsitedir(sys.argv[1]); child = os.fork(); "
+        "os.waitpid(child, 0) if child else print(gc.get_freeze_count() > 0)"
+    )
+    known = {name: value for name, value in os.environ.items() if name != "BED_QUICK"}
+    command = [sys.executable, "-c", script, str(ROOT / "tests/bed")]
+    done = subprocess.run(command, env={**known, **environment}, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(frozen)]
