@@ -89,7 +89,7 @@ scenario-%: $(VENV)/requirements-test.stamp .collections/ansible_collections/cli
 
 # Measure how long things take, one program after the other; each writes bench/results/<program>.json.
 # ONLY="web store" runs some of them. Nothing else should run on the machine.
-BENCHES := configuration clinics store web index postgresql archive deploy
+BENCHES := configuration clinics store web index postgresql archive pipelining deploy
 bench: ready
 	@for program in $(or $(ONLY),$(BENCHES)); do \
 	  echo "bench: $$program"; \

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.core.errors import Refused
@@ -40,6 +40,7 @@ SYSTEMD = Path("/etc/systemd/system")
 NGINX = Path("/etc/nginx")
 INDEX = ("index", "index-wal", "index-journal")
 ASIDE = ".adoption"  # beside the images: the index as the old Orthanc left it
+NAMES = f"{ASIDE}-names"  # beside the images: a second name of each
 ARRIVED = "arrived"  # in BEFORE: images that came after the switch
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
@@ -132,6 +133,7 @@ class Notes:
     files_owner: list[int] = dataclasses.field(default_factory=list)  # of the index and the images: user, group
     links: dict[str, str] = dataclasses.field(default_factory=dict)  # nginx sites that are links
     nginx: bool = False  # whether nginx ran
+    sent: int = 0  # images that came after the switch, and that the old Orthanc got on the way back
 
     @classmethod
     def read(cls, directory: Path = BEFORE) -> Notes:
@@ -354,6 +356,24 @@ def bring_file(source: Path, target: Path, part: Path) -> None:
     part.rename(target)
 
 
+def keep_names(storage: Path) -> None:
+    """Gives each attachment a second name: the new Orthanc may remove one that the old index has, for example because
+    an image was sent again. Where the file system has no second names, none is kept."""
+    kept = storage / NAMES
+    create_directories(kept, 0o700)
+    for name in sorted(list_files(storage) - list_files(kept)):
+        create_directories((kept / name).parent, 0o700)
+        with contextlib.suppress(OSError):
+            os.link(storage / name, kept / name)
+
+
+def restore_names(storage: Path) -> None:
+    """Brings the attachments back that were removed since `keep_names`."""
+    for name in sorted(list_files(storage / NAMES) - list_files(storage)):
+        create_directories((storage / name).parent, 0o755)
+        os.link(storage / NAMES / name, storage / name)
+
+
 def require_complete(directory: Path, index: Path, old: Path) -> None:
     """Refuses where the new directory lacks an attachment that its index has and the old directory as well."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro&immutable=1", uri=True)) as database:
@@ -414,9 +434,9 @@ def list_images(index: Path) -> dict[str, Arrived]:
 
 
 def list_arrived(now: Path, before: Path) -> list[Arrived]:
-    """The images that an index has and the one of before has not."""
-    known = list_images(before)
-    return [one for identity, one in sorted(list_images(now).items()) if identity not in known]
+    """The images that an index has and the one of before has not, or has as another file: it was sent again."""
+    known = {identity: one.uuid for identity, one in list_images(before).items()}
+    return [one for identity, one in sorted(list_images(now).items()) if known.get(identity) != one.uuid]
 
 
 def read_dicom(directory: Path, one: Arrived) -> bytes:
@@ -454,8 +474,8 @@ def read_unit(name: str, what: str) -> str:
     return try_output("systemctl", "show", f"--property={what}", "--value", name).strip()
 
 
-def is_open(index: Path) -> bool:
-    """Whether any process has the index open."""
+def find_opener(index: Path) -> int:
+    """The process that has the index open; 0 if none has."""
     with contextlib.suppress(FileNotFoundError):
         wanted = index.stat()
         for process in Path("/proc").glob("[0-9]*/fd"):
@@ -464,8 +484,8 @@ def is_open(index: Path) -> bool:
                     with contextlib.suppress(OSError):
                         found = entry.stat()
                         if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                            return True
-    return False
+                            return int(process.parent.name)
+    return 0
 
 
 def stop_old(wanted: Wanted, notes: Notes) -> None:
@@ -515,7 +535,7 @@ def start_old(wanted: Wanted, notes: Notes) -> None:
         read_output("docker", "start", wanted.container, seconds=None)
     index = wanted.index_directory / "index"
     end = time.monotonic() + START_SECONDS
-    while not is_open(index):
+    while not find_opener(index):
         if time.monotonic() > end:
             what = f"The old Orthanc was started, but does not open {index}"
             log = "journalctl -u orthanc" if wanted.method == "package" else f"docker logs {wanted.container}"
@@ -582,6 +602,7 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
     create_directories(directory.parent, 0o755)
     create_directories(directory, 0o700)
     container = present.inspect(wanted.container)
+    notes.sent = 0
     notes.owner, notes.files_owner = read_owners(wanted)
     notes.enabled = read_unit(UNIT, "UnitFileState")
     notes.nginx = read_unit("nginx.service", "ActiveState") == "active"
@@ -613,11 +634,13 @@ def switch(wanted: Wanted, directory: Path = BEFORE) -> bool:
         return False
     notes.write("switching", directory)
     stop_old(wanted, notes)
-    if is_open(wanted.index_directory / "index"):
+    if find_opener(wanted.index_directory / "index"):
         what = f"The old Orthanc was stopped, but a process still has {wanted.index_directory}/index open"
         raise Refused(f"{what}. Remedy: fuser {wanted.index_directory}/index shows it; stop it, and deploy again.")
     if wanted.moves:
         bring_files(wanted, wanted.target, last=True)
+    else:
+        keep_names(wanted.storage)
     if wanted.copies_index:
         copy_index(wanted.index_directory, wanted.target)
         top = wanted.target.stat()
@@ -639,7 +662,8 @@ def finish(wanted: Wanted, directory: Path = BEFORE) -> list[str]:
     notes = Notes.read(directory)
     if notes.step not in ("switched", "adopted"):
         raise Refused(f"The adoption is not complete ({notes.step or 'not begun'}). Remedy: deploy again.")
-    shutil.rmtree(wanted.target / ASIDE, ignore_errors=True)
+    for name in (ASIDE, NAMES):
+        shutil.rmtree(wanted.target / name, ignore_errors=True)
     if notes.step != "adopted":
         notes.write("adopted", directory)
     said = []
@@ -675,12 +699,14 @@ def bring_back(wanted: Wanted, directory: Path = BEFORE) -> bool:
         for path in (wanted.index / name for name in INDEX if (wanted.index / name).exists()):
             os.chown(path, *notes.files_owner)
     start_old(wanted, notes)
+    send_arrived(wanted, notes, directory)
     restore_sites(notes, [*wanted.sites, *notes.links], directory)
     if notes.nginx:
         reload_nginx()
     elif read_unit("nginx.service", "ActiveState") == "active":
         read_output("systemctl", "disable", "--now", "nginx.service")
-    shutil.rmtree(wanted.target / ASIDE, ignore_errors=True)
+    for name in (ASIDE, NAMES):
+        shutil.rmtree(wanted.target / name, ignore_errors=True)
     notes.write("returned", directory)
     return True
 
@@ -695,7 +721,7 @@ def bring_index_back(wanted: Wanted, directory: Path = BEFORE) -> None:
     """Gives the old Orthanc its own index again where the new one has changed its tables, or has another one.
 
     Otherwise the index stays, with all that came since. Images that came and that the old index does not have are kept
-    in the directory `arrived`."""
+    in the directory `arrived`, until the old Orthanc has them (`send_arrived`)."""
     now, aside = wanted.target / "index", wanted.target / ASIDE / "index"
     before = wanted.index_directory / "index" if wanted.copies_index else aside
     if not now.exists() or not before.exists():  # the new Orthanc had no index yet
@@ -703,13 +729,27 @@ def bring_index_back(wanted: Wanted, directory: Path = BEFORE) -> None:
     if not wanted.copies_index and read_schema(now) == read_schema(before):
         return
     save_arrived(wanted.target, list_arrived(now, before), directory / ARRIVED)
+    if not wanted.moves:
+        restore_names(wanted.storage)
     if wanted.copies_index:
+        for name in () if wanted.moves else INDEX:  # beside the images of the old Orthanc, whose index is elsewhere
+            (wanted.target / name).unlink(missing_ok=True)
         return
     for name in INDEX[1:]:
         (wanted.target / name).unlink(missing_ok=True)
     part = wanted.target / f"{ASIDE}-index.part"
     copy_durably(aside, part)
     part.rename(now)
+
+
+def send_arrived(wanted: Wanted, notes: Notes, directory: Path = BEFORE) -> None:
+    """Submits the images that came meanwhile to the old Orthanc, which runs again. Those that it does not take stay."""
+    files = sorted((directory / ARRIVED).glob("*.dcm"))
+    if files and (pid := find_opener(wanted.index_directory / "index")):
+        with contextlib.suppress(OSError, ValueError, Refused):
+            submission.submit(pid, files)
+        notes.sent += len(files) - count_arrived(directory)
+        notes.write(notes.step, directory)
 
 
 def count_arrived(directory: Path = BEFORE) -> int:

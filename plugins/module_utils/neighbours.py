@@ -21,8 +21,10 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import present
 
 from .server.core.networks import is_within
 from .server.core.process import try_output
+from .server.verify.exposure import INTERNAL
 
 EVERYBODY = ("0.0.0.0/0", "::/0")
+EVERY_ADDRESS = ("*", "0.0.0.0", "::")  # as ss writes it
 OTHER_FIREWALL = "other_firewall"  # the name of the waiver
 # the setting that changes the number of a port, by the port's name
 SETTINGS = {
@@ -44,11 +46,13 @@ class Problem(NamedTuple):
 
 
 class Port(NamedTuple):
-    """A port of the firewall: its name, its number, and the only networks that it lets in."""
+    """A port of the firewall: its name, its number, the only networks that it lets in, and the address of this machine
+    that it is for; '' for every address."""
 
     name: str
     number: int
     sources: list[str]
+    address: str = ""
 
     @property
     def is_for_everybody(self) -> bool:
@@ -59,6 +63,7 @@ class Listener(NamedTuple):
     port: int
     pid: int
     unit: str  # of systemd, or empty
+    address: str = "*"  # as ss writes it, without brackets
 
 
 # --- who listens --------------------------------------------------------------------------------
@@ -68,7 +73,9 @@ def list_listeners() -> list[Listener]:
     for line in try_output("ss", "-H", "-l", "-t", "-n", "-p").splitlines():
         address = line.split()[3]
         for pid in re.findall(r"pid=(\d+)", line)[:1]:
-            found.add(Listener(int(address.rpartition(":")[2]), int(pid), unit_of(int(pid))))
+            place, _unused, number = address.rpartition(":")
+            place = place.strip("[]").partition("%")[0]
+            found.add(Listener(int(number), int(pid), unit_of(int(pid)), place))
     return sorted(found)
 
 
@@ -97,7 +104,7 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
     found = []
     for one in list_listeners():
         port = wanted.get(one.port)
-        if not port or one.pid in ending or is_shared(one, port):
+        if not port or one.pid in ending or is_shared(one, port) or not overlaps(one.address, port.address):
             continue
         who = f"{one.unit or 'no unit'}, process {one.pid}: {command_of(one.pid)}"
         remedy = "move it to another port"
@@ -111,6 +118,8 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
             stop = f"docker update --restart=no {' '.join(names)}; docker stop {' '.join(names)}"
         if port.name in SETTINGS:
             remedy += f", set {SETTINGS[port.name]} to a free one"
+            if port.name == "https" and one.address not in EVERY_ADDRESS:
+                remedy += ", set orthanc_proxy_address to another address of this machine"
         elif port.name == "challenge":
             remedy += ", or set orthanc_proxy_acme_dns_hook, which needs no port 80"
         message = (
@@ -118,6 +127,14 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
         )
         found.append(Problem(f"Port {one.port} ({port.name})", message, f"{remedy}, or stop it: {stop}"))
     return found
+
+
+def overlaps(listener: str, address: str) -> bool:
+    """Whether a process that listens there keeps ours from an address; '' is every address."""
+    # at one address, nginx also serves programs of this machine
+    wanted = (address, "127.0.0.1", "127.0.0.2")
+    every = "::" if ":" in address else "0.0.0.0"
+    return not address or listener in (*wanted, every, "*")
 
 
 def is_shared(one: Listener, port: Port) -> bool:
@@ -129,6 +146,32 @@ def is_shared(one: Listener, port: Port) -> bool:
         ("orthanc.service", "http"),
         ("prometheus-node-exporter.service", "metrics"),
     }
+
+
+# --- addresses ----------------------------------------------------------------------------------
+def list_addresses() -> list[str]:
+    """The addresses at which others call this machine: not those of loopback, of one link, of Docker's bridges."""
+    shown = json.loads(try_output("ip", "-json", "address", "show") or "[]")
+    own = [interface for interface in shown if not INTERNAL.fullmatch(str(interface.get("ifname")))]
+    found = [info for interface in own for info in interface.get("addr_info", [])]
+    return [str(info["local"]) for info in found if info.get("scope") == "global" and "local" in info]
+
+
+def check_addresses(ports: list[Port], own: list[str], *, containers: bool) -> list[Problem]:
+    """Ports at an address that the machine (`own`) does not have, and DICOM without any IPv4 address.
+
+    `containers`: whether Orthanc is in a container, for which Docker accepts IPv6 as well."""
+    found = []
+    for port in ports:
+        if port.address and port.address not in own:
+            message = f"is {port.address}, which is not an address of this machine ({', '.join(own) or 'it has none'})"
+            found.append(Problem("orthanc_proxy_address", message, "correct it, or remove it to serve every address"))
+    devices = any(port.sources for port in ports if port.name == "dicom")
+    if devices and own and not containers and all(":" in address for address in own):
+        message = "has IPv6 addresses alone, but Orthanc's own DICOM port is for IPv4"
+        remedy = "give it an IPv4 address, let every device use TLS (orthanc_dicom_tls), which the proxy accepts over"
+        found.append(Problem("This machine", message, f"{remedy} IPv6, or set orthanc_install_method: docker"))
+    return list(dict.fromkeys(found))
 
 
 # --- firewalls beside ours ----------------------------------------------------------------------
@@ -214,8 +257,9 @@ def check_firewalld(ports: list[Port]) -> list[Problem]:
     """The problem with firewalld: ports that no active zone opens as a port, by a service or in a rich rule."""
     if try_output("firewall-cmd", "--state").strip() != "running":
         return []
-    active = try_output("firewall-cmd", "--get-active-zones")
-    zones = re.findall(r"(?m)^(\S+)", active) or [try_output("firewall-cmd", "--get-default-zone").strip()]
+    active = re.findall(r"(?m)^(\S+)", try_output("firewall-cmd", "--get-active-zones"))
+    # Docker's own zone admits everything, and no other machine's packets are in it
+    zones = [zone for zone in active if zone != "docker"] or [try_output("firewall-cmd", "--get-default-zone").strip()]
     wanted = [port for port in ports if port.sources]
     missing = [port for port in wanted if not any(zone_names(zone, port.number) for zone in zones)]
     if not missing:

@@ -197,7 +197,7 @@ def check_sites(
     `adopted` ones end with the deploy.
     """
     found = []
-    https = next((port.number for port in ports if port.name == "https"), HTTPS)
+    https = next((port for port in ports if port.name == "https"), Port("https", HTTPS, []))
     default = nginx / "sites-enabled/default"
     ending = {*adopted}
     if default.is_symlink() and default.exists() and not is_vendors(default) and default not in ending:
@@ -222,7 +222,7 @@ def check_sites(
     return found
 
 
-def check_listens(path: Path, text: str, guarded: dict[int, Port], https: int) -> list[Problem]:
+def check_listens(path: Path, text: str, guarded: dict[int, Port], https: Port) -> list[Problem]:
     """The conflicts of a site's `listen` directives with the proxy, and of the firewall with the site's users."""
     found, closed = [], set()
     for words in (directive.split() for directive in re.findall(r"\blisten\s+([^;]+);", text)):
@@ -231,22 +231,31 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port], https: int) -
             address, number = number, "80"  # nginx's default
         if re.match(r"unix:|127\.|localhost|\[::1\]", address):
             continue
-        if int(number) in guarded:
+        everywhere = address in ("", "*", "0.0.0.0", "[::]")
+        elsewhere = bool(https.address) and not everywhere and address.strip("[]") != https.address
+        if int(number) in guarded and not (int(number) == https.number and https.address and (everywhere or elsewhere)):
             closed.add(int(number))
-        if int(number) != https:
+        if int(number) != https.number or elsewhere:
             continue
-        if address not in ("", "*", "0.0.0.0", "[::]"):
+        if https.address and everywhere:
+            if (address == "[::]") != (":" in https.address):
+                continue  # the other version of IP
+            message = f"listens at every address, and at {https.address} nginx would pass its requests to the proxy"
+            remedy = f"write the address that its users call there, such as listen <address>:{number}"
+            found.append(Problem(str(path), message, remedy, CLOSES_SITES))
+        elif not https.address and not everywhere:
             message = f"listens only at {words[0]}, and nginx would pass it the proxy's requests to that address"
-            found.append(Problem(str(path), message, f"write listen {https} there instead of {words[0]}"))
+            remedy = f"write listen {https.number} there instead of {words[0]}, or set orthanc_proxy_address"
+            found.append(Problem(str(path), message, f"{remedy} to another address of this machine"))
         elif {"default_server", "default"} & {*words}:
-            message = f"is nginx's default server at port {https}, and so is the proxy's"
+            message = f"is nginx's default server at port {https.number}, and so is the proxy's"
             found.append(Problem(str(path), message, "remove default_server there; its server_name is enough"))
     for number in sorted(closed):
         admitted = ", ".join(guarded[number].sources) or "this machine"
         message = f"listens at port {number}, which a deploy closes to all sources except {admitted}"
         remedy = "move it to another port"
-        if number == https:
-            remedy += ", or the proxy with orthanc_proxy_port"
+        if number == https.number:
+            remedy += ", or the proxy with orthanc_proxy_port or orthanc_proxy_address"
             remedy += ", or add its users' networks to orthanc_https_sources and set the waiver"
         found.append(Problem(str(path), message, remedy, CLOSES_SITES))
     return list(dict.fromkeys(found))

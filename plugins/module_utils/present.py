@@ -35,11 +35,11 @@ def read_present(path: str, container: str) -> dict[str, Any]:
 
     `path` is a file or directory on this machine, `container` a name; both may be empty.
     """
-    if not path and not container and not Path(OURS).is_dir() and not is_active():
+    if not path and not container and not Path(CONFIGURATION).exists() and not is_active():
         container = find_running()  # instead of a package that is installed beside it
     read = [path] if path else [] if container else unit_paths()
     inspected = None if path or read else inspect(container or NAME)
-    if not container and not read and Path(OURS).is_dir():
+    if not container and not read and Path(CONFIGURATION).exists():
         read = [OURS]  # a container of ours reads the same file as the unit does
     elif not read and not inspected and not container:
         inspected = inspect(find_container())

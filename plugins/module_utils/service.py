@@ -7,9 +7,7 @@ Nothing here imports Ansible. Times are in seconds, those that are reported in m
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import ctypes
 import json
 import os
 import pwd
@@ -22,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
+from ansible_collections.clinicops.orthanc.plugins.module_utils import masking, namespaces
 
 from .server.core.errors import Refused
 from .server.core.files import write_atomic
@@ -30,7 +28,6 @@ from .server.core.process import require_pipe, run_at_end, run_program, try_outp
 from .server.orthanc import api, index, runtime
 
 ECHOSCU = "/usr/bin/echoscu"
-CLONE_NEWNET = 0x40000000
 # once HTTP answers, plugins and DICOM are available at once or never
 AFTER_HTTP = 10.0
 PAUSE = 0.1
@@ -207,20 +204,12 @@ def hide_secrets(log: str, configuration: dict[str, Any]) -> str:
 
 # --- trial --------------------------------------------------------------------------------------
 def ask_inside(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
-    """Runs `ask` in the network of another process; in its own thread, since a thread cannot return from there."""
-
-    def enter() -> tuple[bool, str]:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{pid}/ns/net", "rb") as network, open("/proc/self/ns/net", "rb") as own:
-            # systemd names the process shortly before it has its own network; production would answer
-            if os.path.sameopenfile(network.fileno(), own.fileno()):
-                raise OSError("the trial does not have its own network yet")
-            if libc.setns(network.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        return ask()
-
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        return pool.submit(enter).result()
+    """Runs `ask` in the network of the trial's process. OSError until it has one of its own."""
+    # systemd names the process shortly before it has its own network; production would answer
+    if not namespaces.has_own_network(pid):
+        raise OSError("the trial does not have its own network yet")
+    answer: tuple[bool, str] = namespaces.run_inside(pid, ask)
+    return answer
 
 
 def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> int:

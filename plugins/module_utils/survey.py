@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import neighbours, occupied, present
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, neighbours, occupied, present
 
 from .server.core.process import try_output
 
@@ -87,6 +87,7 @@ def survey(asked: Asked) -> dict[str, Any]:
         "firewalls": list_firewalls(),
         "jobs": [*list_jobs()],
         "deployed": Path(present.CONFIGURATION).exists(),
+        "attempted": (adoption.BEFORE / adoption.NOTES).exists(),
     }
 
 

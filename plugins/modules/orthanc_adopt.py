@@ -13,6 +13,7 @@ description:
     does nothing, and one that was interrupted at any moment can be run again.
   - No image is ever in one place only while images move. On the same file system each gets a second name, otherwise a
     copy that is read again and compared. The old directory is not removed.
+extends_documentation_fragment: clinicops.orthanc.adopted
 options:
   step:
     description:
@@ -26,28 +27,7 @@ options:
     required: true
   adopt:
     description: The old Orthanc, as the setting C(orthanc_adopt).
-    type: dict
     required: true
-    suboptions:
-      method:
-        description: How it runs, as the unit of the package or as a container.
-        type: str
-        choices: [package, container]
-      container:
-        description: The name of its container.
-        type: str
-        default: ""
-      storage_dir:
-        description: Directory of its images.
-        type: path
-      index_dir:
-        description: Directory of its index, if it is another one.
-        type: path
-      sites:
-        description: Sites of nginx that lead to it.
-        type: list
-        elements: path
-        default: []
   target:
     description: Directory of the images from now on.
     type: path
@@ -90,6 +70,10 @@ arrived:
   description: Number of images in C(/etc/orthanc/site/before/arrived), which the old Orthanc does not have.
   type: int
   returned: success
+sent:
+  description: Number of images that came after the switch, and that V(back) submitted to the old Orthanc.
+  type: int
+  returned: success
 """
 
 import sqlite3
@@ -113,7 +97,9 @@ def run_step(step: str, wanted: adoption.Wanted) -> dict[str, object]:
     elif step != "inspect":
         steps = {"prepare": adoption.prepare, "switch": adoption.switch, "back": adoption.bring_back}
         changed = steps[step](wanted)
-    return {"changed": changed, "left": left, "step": adoption.Notes.read().step, "arrived": adoption.count_arrived()}
+    notes = adoption.Notes.read()
+    counted = {"arrived": adoption.count_arrived(), "sent": notes.sent}
+    return {"changed": changed, "left": left, "step": notes.step, **counted}
 
 
 def main() -> None:
@@ -133,7 +119,7 @@ def main() -> None:
         changes = adoption.describe(wanted, notes) if given["step"] in ("inspect", "switch") and begins else []
         if module.check_mode:
             will = begins and given["step"] in ("inspect", "prepare", "switch")
-            module.exit_json(changed=will, changes=changes, left=[], arrived=0, step=notes.step)
+            module.exit_json(changed=will, changes=changes, left=[], arrived=0, sent=0, step=notes.step)
         with hold_lock(LOCK, "adoption", LOCK_SECONDS):
             module.exit_json(changes=changes, **run_step(given["step"], wanted))
     except (Refused, OSError, sqlite3.Error) as error:

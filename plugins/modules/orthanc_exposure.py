@@ -33,6 +33,10 @@ options:
         type: list
         elements: str
         required: true
+      address:
+        description: Address of the server that it is for; empty for every address.
+        type: str
+        default: ""
   place:
     description: Name of the machine that the check runs on; it requires O(addresses).
     type: str
@@ -100,7 +104,9 @@ controller:
   type: str
   returned: on the server
 neighbours:
-  description: Ports of nginx sites that are not part of this collection and do not lead to Orthanc.
+  description:
+    - Ports of nginx sites that are not part of this collection and do not lead to Orthanc, and port 80 where another
+      program listens there.
   type: list
   elements: int
   returned: on the server
@@ -118,6 +124,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "port": {"type": "int", "required": True},
         "sources": {"type": "list", "elements": "str", "required": True},
+        "address": {"type": "str", "default": ""},
     }
     module = AnsibleModule(
         argument_spec={
@@ -138,8 +145,8 @@ def main() -> None:
         known = (asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
         checks = exposure.probe_ports(*known, asked["neighbours"])
     else:
-        neighbours = exposure.find_other_sites()
         listening = exposure.list_listening()
+        neighbours = exposure.find_neighbours(listening)
         checks = exposure.check_server(exposure.read_table(), listening, asked["ports"], asked["waivers"], neighbours)
         checks += exposure.check_held(exposure.describe_changes(), exposure.describe_detours(), asked["waivers"])
         more = {

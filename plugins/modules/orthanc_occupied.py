@@ -13,8 +13,10 @@ description:
     account named C(orthanc), processes that listen on a port that the deploy needs, and nginx sites that the deploy
     would close or remove. The deploy would otherwise ignore the images and start an empty archive, or take over the
     account.
-  - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows.
+  - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows,
+    an address of a port that the machine does not have, and a machine that has IPv6 addresses alone.
   - It changes nothing.
+extends_documentation_fragment: clinicops.orthanc.adopted
 options:
   storage_dir:
     description: Directory of Orthanc's images; images that are already there are used.
@@ -39,6 +41,10 @@ options:
         type: list
         elements: str
         required: true
+      address:
+        description: Address of this machine that it is for; empty for every address.
+        type: str
+        default: ""
   deployed:
     description: Whether the machine was deployed before; then only the firewalls are checked.
     type: bool
@@ -51,29 +57,6 @@ options:
     description: Whether Orthanc is in a container with its own network, to which other firewalls do not apply.
     type: bool
     default: false
-  adopt:
-    description: The Orthanc that the deploy takes over, as the setting C(orthanc_adopt); empty if there is none.
-    type: dict
-    suboptions:
-      method:
-        description: How it runs.
-        type: str
-        choices: [package, container]
-      container:
-        description: The name of its container.
-        type: str
-        default: ""
-      storage_dir:
-        description: Directory of its images.
-        type: path
-      index_dir:
-        description: Directory of its index, if it is another one.
-        type: path
-      sites:
-        description: Sites of nginx that lead to it.
-        type: list
-        elements: path
-        default: []
 attributes:
   check_mode:
     description: It changes nothing.
@@ -112,6 +95,7 @@ PORT = {
     "name": {"type": "str", "required": True},
     "port": {"type": "int", "required": True},
     "sources": {"type": "list", "elements": "str", "required": True},
+    "address": {"type": "str", "default": ""},
 }
 
 
@@ -128,10 +112,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     wanted = module.params
-    ports = [neighbours.Port(one["name"], one["port"], one["sources"]) for one in wanted["ports"]]
+    ports = [neighbours.Port(one["name"], one["port"], one["sources"], one["address"]) for one in wanted["ports"]]
     found = []
     storage = Path(wanted["storage_dir"])
     adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
+    found += neighbours.check_addresses(ports, neighbours.list_addresses(), containers=wanted["containers"])
     if not wanted["deployed"]:
         found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
     # packets to Docker's published ports do not pass the chains in which other firewalls filter

@@ -135,6 +135,10 @@ jobs:
   type: list
   elements: dict
   returned: always
+attempted:
+  description: Whether a deploy has begun to adopt it.
+  type: bool
+  returned: always
 deployed:
   description: Whether this collection has deployed the machine.
   type: bool

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils import dialect
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import reading
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
@@ -112,7 +113,7 @@ def _variables(environment: dict[str, str], secrets: dict[str, str]) -> list[tup
 def _find_dropped(path: str, text: str) -> list[Problem]:
     """The problem of a file that the image drops: it reads comments, but no trailing commas or text after the end."""
     try:
-        json.loads(reading.without_comments(text))
+        json.loads(dialect.without_comments(text))
     except ValueError as error:
         message = f"is not JSON for this image, which drops the file and starts without it: {error}"
         return [problem(path, message, "correct it; the rest is checked after that", "bad_json")]

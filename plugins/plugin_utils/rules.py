@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking
+from ansible_collections.clinicops.orthanc.plugins.module_utils.dialect import FromEnvironment
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import problem as problems_of
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import systems
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.reading import FromEnvironment, is_unknown
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.reading import is_unknown
 
 SCHEMA: dict[str, Any] = json.loads(Path(__file__).with_name("orthanc_schema.json").read_text(encoding="utf-8"))
 # The DICOMweb plugin that a system and the image orthancteam/orthanc ship with a release of Orthanc.

@@ -79,6 +79,21 @@ def store(machine: str) -> None:
         assert done.returncode == 0, done
 
 
+def store_one(machine: str) -> str:
+    """A device stores one more image, of a study that the server has; returns its SOP Instance UID."""
+    image = pydicom.dcmread(example())
+    image.SeriesInstanceUID = generate_uid()  # what the DICOMweb plugin has cached of other series stays
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    with io.BytesIO() as one:
+        image.save_as(one)
+        send = (
+            f"cat > /tmp/one.dcm && storescu -R -to 10 -aet US1 -aec ORTHANC {ADDRESSES[machine][0]} 4242 /tmp/one.dcm"
+        )
+        done = client(DEVICE, "sh", "-c", send, stdin=one.getvalue())
+    assert done.returncode == 0, done
+    return str(image.SOPInstanceUID)
+
+
 def ask_archive(machine: str, calls: list[tuple[str, str, bytes]] | None = None, user: str = "") -> dict[str, Any]:
     """What Orthanc has after these calls of its REST API; on the machine itself, or inside its container."""
     plan = {

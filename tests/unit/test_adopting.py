@@ -7,13 +7,15 @@ import dataclasses
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import Notes, Wanted
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
@@ -95,6 +97,41 @@ def test_an_image_that_the_new_directory_lacks_is_named(tmp_path: Path) -> None:
         adoption.require_complete(new, new / "index", old)
 
 
+# --- images that came meanwhile -----------------------------------------------------------------
+def test_the_configuration_of_a_running_orthanc_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"HttpPort": 8043, // ours\n "RegisteredUsers": {"it": "${SECRET}"},}')
+    (tmp_path / "b.json").write_text('{"SslEnabled": ${TLS:-true}}')
+    (tmp_path / "c.lua").write_text("not a configuration")
+    (tmp_path / "more.json").write_text('{"Name": "from a relative path"}')
+    command = [sys.executable, "-c", "print(flush=True); input()", "--verbose", str(tmp_path), "more.json"]
+    # the directory has that file as well; Orthanc would refuse it, and here the last one counts
+    with subprocess.Popen(
+        command, cwd=tmp_path, env={"SECRET": "x"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout
+        assert running.stdout.readline()
+        found = submission.read_running(running.pid)
+        running.communicate(b"\n")
+    assert found == {
+        "HttpPort": 8043,
+        "RegisteredUsers": {"it": "x"},
+        "SslEnabled": True,
+        "Name": "from a relative path",
+    }
+    assert submission.list_accounts(found) == [(8043, "it", "x"), (8043, "", "")]
+    assert submission.list_accounts({}) == [(8042, "orthanc", "orthanc"), (8042, "", "")]
+
+
+def test_images_that_nobody_takes_stay(tmp_path: Path) -> None:
+    fill(tmp_path / "old", 2)
+    fill(tmp_path / "new", 3)
+    adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
+    adoption.send_arrived(wanted(tmp_path), Notes("returning"), tmp_path / "before")  # no Orthanc runs
+    with open(tmp_path / "old/index", "rb"):  # this process is not one
+        adoption.send_arrived(wanted(tmp_path), Notes("returning"), tmp_path / "before")
+    assert adoption.count_arrived(tmp_path / "before") == 1
+
+
 # --- the index ----------------------------------------------------------------------------------
 def test_the_copy_of_an_index_has_its_last_changes(tmp_path: Path) -> None:
     old = fill(tmp_path / "old", 2)
@@ -146,6 +183,36 @@ def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
     adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
     assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
     assert len(adoption.list_images(tmp_path / "new/index")) == 3
+
+
+def test_what_the_new_orthanc_removed_comes_back_with_the_old_index(tmp_path: Path) -> None:
+    """One image was sent again: it has another file, and that of before is gone."""
+    images, apart = fill(tmp_path / "old", 2), tmp_path / "index"
+    apart.mkdir()
+    shutil.copy(images / "index", apart)
+    before = read_files(images)
+    adoption.keep_names(images)
+    again = UUIDS[4]
+    with contextlib.closing(sqlite3.connect(images / "index")) as database:
+        database.execute("UPDATE AttachedFiles SET uuid = ? WHERE uuid = ?", (again, UUIDS[0]))
+        database.commit()
+    (images / again[:2] / again[2:4]).mkdir(parents=True)
+    (images / again[:2] / again[2:4] / again).write_bytes(b"image 1, sent again")
+    shutil.rmtree(images / UUIDS[0][:2])
+    adoption.bring_index_back(Wanted("package", images, images, index=apart), tmp_path / "before")
+    assert {name: content for name, content in read_files(images).items() if name in before} == before
+    assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 1, sent again"]
+
+
+def test_beside_the_images_no_second_index_is_left(tmp_path: Path) -> None:
+    images = fill(tmp_path / "old", 3)
+    apart = tmp_path / "index"
+    apart.mkdir()
+    shutil.copy(fill(tmp_path / "earlier", 2) / "index", apart)
+    adoption.bring_index_back(Wanted("package", images, images, index=apart), tmp_path / "before")
+    assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
+    assert not (images / "index").exists()
+    assert len(adoption.list_images(apart / "index")) == 2
 
 
 # --- configuration files ------------------------------------------------------------------------

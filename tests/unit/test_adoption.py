@@ -38,6 +38,7 @@ FOUND: dict[str, Any] = {
     "firewalls": [],
     "jobs": [],
     "deployed": False,
+    "attempted": False,
 }
 SITES = "/etc/nginx/sites-enabled/"
 CONTAINER = {"name": "happy_fermi", "image": "orthancteam/orthanc", "restart": "no", "compose": ""}
@@ -589,6 +590,24 @@ def test_what_is_not_decided_is_named_and_nothing_else_is_wrong(tmp_path: Path) 
     assert status == 2
     problems = re.findall(r"^\s*(orthanc_[\w.\[\]]+) ", shown[shown.index("to correct") :], re.MULTILINE)
     assert set(problems) <= set(named), shown
+
+
+def test_a_second_reading_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    present = present_of(json.dumps(DECENT))
+    assert play(tmp_path, present, **DECIDED)[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if "inventory" in path.parts and path.is_file()}
+    assert len(before) > 3
+    status, said = play(tmp_path, present, **DECIDED)
+    assert status == 2
+    assert "is not empty" in said
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_passwords_of_a_deploy_that_has_begun_are_asked_for() -> None:
+    begun = adopt(GUIDE, found={"attempted": True}, given=DECIDED)
+    assert "orthanc_backup_password" in [one.setting for one in begun.decisions]
+    known = adopt(GUIDE, found={"attempted": True}, given={**DECIDED, "orthanc_backup_password": STRONG})
+    assert "orthanc_backup_password" not in [one.setting for one in known.decisions]
 
 
 def test_check_mode_writes_nothing(tmp_path: Path) -> None:

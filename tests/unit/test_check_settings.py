@@ -275,6 +275,10 @@ PROXY = {
         ({"port": 80}, "is 80, where plain HTTP", "such as 8443"),
         ({"port": "22"}, "is 22, the port of SSH", "such as 8443"),
         ({"port": 65536}, "is 65536, which is not a TCP port", "such as 8443"),
+        *(
+            ({"address": one}, f"({one}) is not an address that other machines can call", "one address of the server")
+            for one in ("pacs", "127.0.0.1", "0.0.0.0", "fe80::1", "2001:DB8::1", "198.51.100.0/26")
+        ),
         ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "another ACME server, or self_signed"),
     ],
 )
@@ -287,6 +291,7 @@ def test_a_wrong_setting_of_the_proxy_is_named(settings: dict[str, Any], reason:
 def test_right_settings_of_the_proxy_have_no_problem() -> None:
     right: dict[str, Any] = {
         "port": 8443,
+        "address": "2001:db8::1",
         "allowed_origins": ["https://viewer.clinic.example:8443"],
         "certificate_users": ["it"],
     }

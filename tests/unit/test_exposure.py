@@ -161,6 +161,32 @@ def dropped(*rules: dict[str, Any]) -> set[int]:
     return found
 
 
+def test_a_drop_at_one_address_counts_for_a_port_of_that_address() -> None:
+    own = rule(match("daddr", "198.51.100.10"), match("dport", 443), REFUSE)
+    table = json.dumps({"nftables": [*TABLE, own]})
+    assert dropped(own) == set()
+    assert exposure.find_dropped(table, {443: "198.51.100.10"})[0] == {443}
+    assert exposure.find_dropped(table, {443: "198.51.100.11"})[0] == set()
+    port = {"name": "https", "port": 443, "address": "198.51.100.10", "sources": []}
+    strangers = exposure.parse_listeners('LISTEN 0 5 198.51.100.47:443 *:* users:(("apache2",pid=3,fd=5))\n')
+    drops, _let_in, who, _other = exposure.check_server(table, strangers, [port], {})
+    assert (drops["passed"], who["passed"]) == (True, True)
+    here = exposure.parse_listeners('LISTEN 0 5 *:443 *:* users:(("apache2",pid=3,fd=5))\n')
+    assert not exposure.check_server(table, here, [port], {})[2]["passed"]
+
+
+def test_a_port_is_probed_at_its_address_alone(listener: int) -> None:
+    ports = [{"name": "https", "port": listener, "address": "192.0.2.1", "sources": []}]
+    checks = exposure.probe_ports("office", {SERVER: [listener]}, ports, "", {})
+    assert [one["name"] for one in checks if f"port {listener} " in one["name"]] == []
+
+
+def test_another_program_may_serve_plain_http(tmp_path: Path) -> None:
+    line = 'LISTEN 0 5 *:80 *:* users:(("{}",pid=3,fd=5))\n'
+    for program, found in (("apache2", [80]), ("nginx", []), ("docker-proxy", [])):
+        assert exposure.find_neighbours(exposure.parse_listeners(line.format(program)), tmp_path) == found
+
+
 def test_a_table_that_nft_cannot_write_is_not_in_force() -> None:
     # Debian 12's nft, of a dormant table
     assert exposure.find_dropped('{"nftables": [{"table": {"family": "inet", "name": "orthanc", "flags": ') == (

@@ -246,6 +246,7 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
         {
             "server/dicom/web.py": "as any user, through the proxy as well",
             "server/verify/sending.py": "to another machine",
+            "submission.py": "to an Orthanc that somebody set up with TLS of its own",
         },
     ),
     "a file is written whole": (

@@ -47,6 +47,38 @@ def test_a_deploy_goes_on_with_services_of_its_own_names(unit: str, name: str, s
     assert neighbours.is_shared(neighbours.Listener(1, 1, unit), Port(name, 1, [])) is shared
 
 
+@pytest.mark.parametrize(
+    ("listener", "address", "meet"),
+    [
+        ("198.51.100.47", "", True),
+        ("0.0.0.0", "198.51.100.10", True),
+        ("*", "198.51.100.10", True),
+        ("*", "2001:db8::10", True),
+        ("::", "2001:db8::10", True),
+        ("::", "198.51.100.10", False),
+        ("127.0.0.1", "198.51.100.10", True),
+        ("198.51.100.10", "198.51.100.10", True),
+        ("198.51.100.47", "198.51.100.10", False),
+    ],
+)
+def test_who_listens_at_another_address_is_not_in_the_way(listener: str, address: str, meet: bool) -> None:
+    assert neighbours.overlaps(listener, address) is meet
+
+
+def test_a_port_needs_an_address_that_the_machine_has() -> None:
+    own = ["198.51.100.10", "2001:db8::10"]
+    at = HTTPS._replace(address="198.51.100.9")
+    [problem] = neighbours.check_addresses([at, DICOM], own, containers=False)
+    assert problem.what == "orthanc_proxy_address"
+    assert "198.51.100.9, which is not an address of this machine (198.51.100.10, 2001:db8::10)" in problem.message
+    assert neighbours.check_addresses([at._replace(address=own[1]), DICOM], own, containers=False) == []
+    [alone] = neighbours.check_addresses([HTTPS, DICOM], own[1:], containers=False)
+    assert "IPv6 addresses alone" in alone.message
+    assert neighbours.check_addresses([HTTPS, DICOM], own[1:], containers=True) == []
+    assert neighbours.check_addresses([HTTPS, DICOM._replace(sources=[])], own[1:], containers=False) == []
+    assert neighbours.check_addresses(PORTS, [], containers=False) == []  # ip could not be asked
+
+
 # --- ufw ----------------------------------------------------------------------------------------
 def ufw(directory: Path, rules: list[str], *, enabled: str = "yes", policy: str = "DROP") -> Path:
     """ufw's files, as far as they are read."""

@@ -126,6 +126,26 @@ def test_a_site_is_in_the_way_at_the_proxy_s_own_port(
     assert [problem.message for problem in found] == said
 
 
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("198.51.100.47:443 ssl default_server", ""),
+        ("[2001:db8::1]:443 ssl", ""),
+        ("[::]:443 ssl default_server", ""),  # IPv6 alone
+        ("8443 ssl", ""),
+        ("443 ssl", "listens at every address, and at 198.51.100.10"),
+        ("198.51.100.10:443 ssl default_server", "is nginx's default server at port 443"),
+        ("198.51.100.10:443 ssl", "which a deploy closes to all sources except 198.51.100.64/26"),
+    ],
+)
+def test_a_site_at_another_address_is_not_in_the_way(tmp_path: Path, listen: str, said: str) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text(f"server {{ listen {listen}; }}")
+    ours = occupied.Port("https", 443, ["198.51.100.64/26"], "198.51.100.10")
+    found = occupied.check_sites(tmp_path, [ours])
+    assert any(said in one.message for one in found) if said else found == []
+
+
 def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     assert occupied.check_sites(tmp_path) == []
     enabled, default = tmp_path / "sites-enabled", tmp_path / "sites-enabled/default"

@@ -55,6 +55,12 @@ def test_a_device_stores_beside_an_active_ufw(host: Host) -> None:
     assert (found.returncode, found.stdout[:1]) == (0, b"["), found.stderr
 
 
+def test_check_mode_announces_nothing(host: Host) -> None:
+    status, said = play("deploy", host, {}, "--check")
+    assert status == 0, said[-3000:]
+    assert " changed=0 " in said, said[-3000:]
+
+
 def sftp(machine: str, line: str) -> tuple[int, str]:
     options = "-o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -i /root/broker"
     command = f"echo {shlex.quote(line)} | sftp {options} -b - broker@{ADDRESSES[machine][0]}"

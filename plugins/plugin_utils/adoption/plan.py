@@ -354,6 +354,11 @@ def _list_decisions(adoption: Adoption) -> Iterator[Decision]:
         yield Decision("orthanc_https_sources", "From which addresses may users and systems read? Until then, none.")
     if not settings.get("orthanc_backup_repository"):
         yield Decision("orthanc_backup_repository", "Where do backups go (docs/backup.md)? Make one before the deploy.")
+    if found["attempted"] and not settings.get("orthanc_backup_password"):
+        question = (
+            "A deploy has begun to adopt this server: with which password, in the inventory of then, did it back up?"
+        )
+        yield Decision("orthanc_backup_password", question)
     if found["storage"]["where"] == "layer":
         yield Decision(
             "orthanc_adopt.storage_dir",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from datetime import datetime
@@ -37,6 +38,7 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
     if port in TAKEN_PORTS or (port.isdigit() and not 0 < int(port) < 65536):
         message = f"is {port}, {TAKEN_PORTS.get(port, 'which is not a TCP port')}"
         found.append(problem("orthanc_proxy_port", message, "choose another port, such as 8443"))
+    found += _check_address(settings["address"])
     remedy = "write each item on its own line, after a hyphen"
     wrong = {name for name in LISTS if not isinstance(settings[name], list)}
     found += [problem(path, "must be a list", remedy) for name, path in LISTS.items() if name in wrong]
@@ -47,6 +49,20 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
     if kind == "acme":
         found += _check_acme(settings)
     return found
+
+
+def _check_address(address: Any) -> list[Problem]:
+    """The problem of an address at which other machines cannot call; whether the machine has it is asked there."""
+    if not address or not isinstance(address, str):
+        return []  # the check of its spec reports what is not text
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        parsed = None
+    if parsed and str(parsed) == address and not (parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local):
+        return []
+    remedy = "write one address of the server, such as 198.51.100.10, or remove it to serve every address"
+    return [problem("orthanc_proxy_address", f"({address}) is not an address that other machines can call", remedy)]
 
 
 def _find_wrong_items(settings: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from ..core.process import try_output
 Check = dict[str, Any]
 LIMIT = 2.0
 # This port must be closed for every client, whatever the settings say about other ports.
-NEVER = {"name": "plain http", "port": 80, "sources": []}
+PLAIN_HTTP = 80
+NEVER = {"name": "plain http", "port": PLAIN_HTTP, "sources": []}
 OURS = ("Orthanc", "nginx")
 NGINX = Path("/etc/nginx")
 OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")  # in conf.d, written by the deploy
@@ -89,7 +90,7 @@ def probe_ports(
 ) -> list[Check]:
     """Probes the server's ports from here. `addresses` are the server's, each with the ports that are served there.
 
-    `elsewhere` are the ports of other sites, as `find_other_sites` returns them.
+    `elsewhere` are the ports of other sites, as `find_neighbours` returns them.
     """
     if all(port["port"] != NEVER["port"] for port in ports) and NEVER["port"] not in elsewhere:
         ports = [*ports, NEVER]
@@ -115,14 +116,17 @@ def probe_ports(
         proof = any(found[address, port["port"]] != "silent" for address in targets for port in ports)
         for port in ports if targets else []:
             number = port["port"]
+            places = [address for address in targets if port.get("address") in (None, "", address)]
+            if not places:
+                continue  # others may serve it here
             allowed = {is_listed(address, port["sources"]) for address in {way} | others}
             if allowed == {False}:
                 expected = "closed"
-            elif allowed == {True} and any(number in addresses[address] for address in targets):
+            elif allowed == {True} and any(number in addresses[address] for address in places):
                 expected = "open"
             else:
                 expected = "open or closed"
-            where = [address for address in targets if found[address, number] == "open"]
+            where = [address for address in places if found[address, number] == "open"]
             state = "open" if where else "closed"
             seen = f"open at {', '.join(where)}" if where else state
             if not proof:
@@ -184,6 +188,13 @@ def find_other_sites(directory: Path = NGINX) -> list[int]:
     return sorted(found)
 
 
+def find_neighbours(listening: list[tuple[str, int, list[str]]], directory: Path = NGINX) -> list[int]:
+    """The ports of `find_other_sites`, and that of plain HTTP where another program serves it."""
+    own = {*OURS, "docker-proxy"}
+    serves_http = any(port == PLAIN_HTTP and not own & {*names} for _address, port, names in listening)
+    return sorted({*find_other_sites(directory), *([PLAIN_HTTP] if serves_http else [])})
+
+
 def read_addresses() -> str:
     return try_output("ip", "-json", "address", "show", "up")
 
@@ -201,10 +212,10 @@ def parse_ports(right: Any, sets: dict[str, Any]) -> set[int]:
     return set()
 
 
-def find_dropped(table: str) -> tuple[set[int], str]:
+def find_dropped(table: str, addresses: Mapping[int, str] | None = None) -> tuple[set[int], str]:
     """The ports at which the kernel drops every source that no rule lets in, and the reason if there are none.
 
-    `table` is nft's JSON."""
+    `table` is nft's JSON. `addresses` are those of ports that are for one address alone."""
     try:
         objects = json.loads(table)["nftables"] if table else []
     except ValueError:
@@ -237,10 +248,13 @@ def find_dropped(table: str) -> tuple[set[int], str]:
     for expressions in (rule for chain in first for rule in rules.get(chain, [])):
         matches = [part["match"] for part in expressions if "match" in part]
         rest = [part for part in expressions if "match" not in part]
-        if len(matches) == 1 and plain(rest) and ends(rest):
-            left = matches[0]["left"].get("payload", {})
-            if (left.get("protocol"), left.get("field"), matches[0]["op"]) == ("tcp", "dport", "=="):
-                found |= parse_ports(matches[0]["right"], sets)
+        *before, last = matches or [{}]
+        if last and len(before) < 2 and plain(rest) and ends(rest):
+            left = last["left"].get("payload", {})
+            if (left.get("protocol"), left.get("field"), last["op"]) == ("tcp", "dport", "=="):
+                ports = parse_ports(last["right"], sets)
+                where = [(read_field(match), match["op"], match["right"]) for match in before]
+                found |= {one for one in ports if not where or where == [("daddr", "==", (addresses or {}).get(one))]}
     return found, ""
 
 
@@ -308,6 +322,11 @@ def serves(listener: str, address: str) -> bool:
     return listener in ("*", address, "::" if ":" in address else "0.0.0.0")
 
 
+def is_asked(address: str, listener: str) -> bool:
+    """Whether a listener serves the address that a port is for; '' is every address."""
+    return not address or serves(listener, address)
+
+
 def is_local(listener: str) -> bool:
     if listener == "*":
         return False
@@ -347,17 +366,18 @@ def check_server(
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
 ) -> list[Check]:
-    """Checks the kernel's table and the listeners. `elsewhere` are the other ports that `find_other_sites` returns."""
+    """Checks the kernel's table and the listeners. `elsewhere` are the other ports that `find_neighbours` returns."""
     asked = sorted({port["port"] for port in ports})
     names = ", ".join(map(str, asked))
-    closed, reason = find_dropped(table)
+    closed, reason = find_dropped(table, {port["port"]: port["address"] for port in ports if port.get("address")})
     missing = [str(number) for number in asked if number not in closed]
     seen = reason or (f"not at {', '.join(missing)}" if missing else "yes")
     strangers = {
         f"{process} on {port}"
-        for _address, port, processes in listening
+        for address, port, processes in listening
         for process in processes
-        if port in asked and process not in (*OURS, "docker-proxy", NODE_EXPORTER)
+        if process not in (*OURS, "docker-proxy", NODE_EXPORTER)
+        and any(one["port"] == port and is_asked(one.get("address", ""), address) for one in ports)
     }
     others = {
         f"{process} on {port}"
@@ -371,7 +391,8 @@ def check_server(
         f"{source} at {port['port']}"
         for port in ports
         for source in port["sources"]
-        if not is_let_in(table, port, source)
+        if not (port.get("address") and (":" in source) != (":" in port["address"]))  # of the other version of IP
+        and not is_let_in(table, port, source)
     ]
     left_out = reason or ", ".join(shut_out)
     tried, waiver, stop = (
