@@ -460,6 +460,14 @@ def read_owners(wanted: Wanted) -> tuple[list[int], list[int]]:
     return [top.st_uid, top.st_gid, stat.S_IMODE(top.st_mode)], [index.st_uid, index.st_gid]
 
 
+def give_to_owner(directory: Path) -> None:
+    """Gives all that is in a directory to its owner, unless that is root. A deploy does this only to a directory that
+    is not Orthanc's yet, and after a deploy that failed it is."""
+    top = directory.stat()
+    for path in directory.rglob("*") if top.st_uid else ():
+        os.chown(path, top.st_uid, top.st_gid, follow_symlinks=False)
+
+
 def restore_owners(storage: Path, owner: list[int], files: list[int]) -> None:
     """Gives the images back to the account that they belonged to; the directory itself last."""
     for path in [*storage.rglob("*")]:
@@ -639,6 +647,7 @@ def switch(wanted: Wanted, directory: Path = BEFORE) -> bool:
         raise Refused(f"{what}. Remedy: fuser {wanted.index_directory}/index shows it; stop it, and deploy again.")
     if wanted.moves:
         bring_files(wanted, wanted.target, last=True)
+        give_to_owner(wanted.target)
     else:
         keep_names(wanted.storage)
     if wanted.copies_index:
@@ -732,7 +741,7 @@ def bring_index_back(wanted: Wanted, directory: Path = BEFORE) -> None:
     if not wanted.moves:
         restore_names(wanted.storage)
     if wanted.copies_index:
-        for name in () if wanted.moves else INDEX:  # beside the images of the old Orthanc, whose index is elsewhere
+        for name in INDEX:  # of a deploy that failed: the next one copies the old index again
             (wanted.target / name).unlink(missing_ok=True)
         return
     for name in INDEX[1:]:

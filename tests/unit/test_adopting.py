@@ -97,6 +97,21 @@ def test_an_image_that_the_new_directory_lacks_is_named(tmp_path: Path) -> None:
         adoption.require_complete(new, new / "index", old)
 
 
+def test_images_of_a_second_attempt_belong_to_orthanc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is Orthanc's since the first one, and so a deploy does not look into it again."""
+    fill(tmp_path / "new", 2)
+    given: list[tuple[str, int]] = []
+    monkeypatch.setattr(os, "chown", lambda path, user, _group, **_more: given.append((Path(path).name, user)))
+    root = os.stat_result((0o40750, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    orthanc = os.stat_result((0o40750, 1, 1, 1, 993, 993, 0, 0, 0, 0))
+    for top, names in ((root, []), (orthanc, [*UUIDS[:2], "index"])):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", lambda _path, top=top, **_more: top)
+            patched.setattr(Path, "rglob", lambda path, _pattern: [path / one for one in (*UUIDS[:2], "index")])
+            adoption.give_to_owner(tmp_path / "new")
+        assert given == [(name, 993) for name in names]
+
+
 # --- images that came meanwhile -----------------------------------------------------------------
 def test_the_configuration_of_a_running_orthanc_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"HttpPort": 8043, // ours\n "RegisteredUsers": {"it": "${SECRET}"},}')
@@ -182,7 +197,10 @@ def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
     fill(tmp_path / "new", 3)
     adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
     assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
-    assert len(adoption.list_images(tmp_path / "new/index")) == 3
+    # the index of a deploy that failed is not compared again
+    assert not (tmp_path / "new/index").exists()
+    adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
+    assert adoption.count_arrived(tmp_path / "before") == 1
 
 
 def test_what_the_new_orthanc_removed_comes_back_with_the_old_index(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_neighbours_that_stay_share_the_machine(host: Host) -> None:
     must(machine, "a2dissite -q 000-default; systemctl unmask apache2; systemctl restart apache2")
     must(machine, f"printf '{JAIL}' > /etc/fail2ban/jail.local; systemctl restart fail2ban firewalld")
     wait_for(lambda: must(machine, "fail2ban-client status sshd || true").startswith("Status"), "fail2ban")
+    wait_for(lambda: "DOCKER" in must(machine, "iptables -t nat -S POSTROUTING; iptables -S FORWARD"), "Docker's rules")
     must(machine, f"fail2ban-client set sshd banip {BANNED}")
 
     told = refused(
