@@ -39,6 +39,7 @@ def describe_image(image: str) -> tuple[str, str, bool]:
     """Name and version of the system of one of the bed's images, and whether it is that system."""
     if image in bed.UBUNTU:
         return "Ubuntu", bed.UBUNTU[image][1], False
+    image = bed.UML.get(image, image)
     base = bed.READY.get(image, (image,))[0]
     return "Debian", base.removeprefix("debian"), True
 

@@ -153,6 +153,87 @@ ID=ubuntu
 ID_LIKE=debian
 END
 """
+# A machine with a kernel of its own, and so with a clock of its own, for a scenario that sets it: a container has its
+# host's. User Mode Linux runs as a process in the container, with a disk that is a copy of the container's files.
+UML = {"uml12": "ready12"}
+GET_UML = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -qq -y --no-install-recommends e2fsprogs kmod logrotate netcat-openbsd user-mode-linux
+mkdir -p /usr/lib/modules
+for modules in /usr/lib/uml/modules/*; do
+  ln -sfn "$modules" /usr/lib/modules/
+  depmod "${modules##*/}"
+done
+# neither a console nor a time server
+systemctl mask getty.target console-getty.service systemd-networkd-wait-online.service
+cat > /etc/systemd/system/bed-network.service <<'END'
+[Unit]
+DefaultDependencies=no
+Before=network.target bed-ssh.socket
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+EnvironmentFile=/etc/bed
+ExecStart=sh -c 'ip link set lo up; ip link set vec0 up; ip address add $BED_ADDRESS dev vec0'
+ExecStart=sh -c 'ip address add 169.254.77.2/30 dev vec0; ip route add default via $BED_GATEWAY'
+[Install]
+WantedBy=sysinit.target
+END
+cat > /etc/systemd/system/bed-ssh.socket <<'END'
+[Socket]
+ListenStream=169.254.77.2:22
+FreeBind=yes
+Accept=yes
+MaxConnections=200
+[Install]
+WantedBy=sockets.target
+END
+cat > /etc/systemd/system/bed-ssh@.service <<'END'
+[Unit]
+CollectMode=inactive-or-failed
+[Service]
+EnvironmentFile=/etc/bed
+ExecStart=-sh /etc/bed-ssh
+StandardInput=socket
+StandardError=null
+END
+systemctl enable bed-network.service bed-ssh.socket
+"""
+# Its address is the container's, which keeps one of its own for the connections of Ansible.
+BOOT_UML = """
+set -e
+cd /uml
+[ -e disk ] || {
+  mkdir -p root
+  mount --bind / root  # without what Docker mounts below it
+  echo "$HOSTNAME" > root/etc/hostname
+  printf '127.0.0.1 localhost\\n%s %s\\n' "${BED_ADDRESS%/*}" "$HOSTNAME" > root/etc/hosts
+  echo "nameserver $BED_NAMESERVER" > root/etc/resolv.conf
+  tr -d - < /proc/sys/kernel/random/uuid > root/etc/machine-id
+  cat > root/etc/bed <<END
+BED_ADDRESS=$BED_ADDRESS
+BED_GATEWAY=$BED_GATEWAY
+BED_KEY="$BED_KEY"
+END
+  echo "$BED_SSH" > root/etc/bed-ssh
+  mke2fs -q -t ext4 -d root disk.part 8G
+  umount root
+  mv disk.part disk
+}
+ip link add br0 type bridge
+ip tuntap add dev tap0 mode tap
+ip address flush dev eth0
+for one in eth0 tap0 br0; do
+  [ $one = br0 ] || ip link set $one master br0
+  ip link set $one up
+done
+ip address add 169.254.77.1/30 dev br0
+exec linux.uml mem=2G ubd0=/uml/disk root=/dev/ubda rw con=null con0=null,fd:1 selinux=0 apparmor=0 \\
+  vec0:transport=tap,ifname=tap0,depth=64,gro=1
+"""
+INTO_UML = "[ ! -d /uml ] || exec nc -N -s 169.254.77.1 169.254.77.2 22\n"
 # Each connection of Ansible starts an SSH server of its own, which does not depend on the machine's network, SSH and
 # accounts. It does not log, and programs do not see a client address. /run is empty after each start.
 KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
@@ -361,7 +442,9 @@ def dockerfile(suite: str, packages: list[str], afterwards: str) -> str:
 
 def dockerfile_on(name: str) -> str:
     """The recipe of an image that is made from another one of the bed."""
-    if name in READY:
+    if name in UML:
+        base, script = UML[name], GET_UML
+    elif name in READY:
         base, fetched = READY[name]
         script = f"INSTALLED='{' '.join(INSTALLED)}' FETCHED='{' '.join(fetched)}'{GET_READY}"
     else:
@@ -379,7 +462,7 @@ def image(name: str) -> str:
 def built(name: str) -> str:
     suite, packages = IMAGES.get(name, ("", []))
     afterwards = AFTERWARDS.get(name, "")
-    is_derived = name in (*READY, *UBUNTU)
+    is_derived = name in (*READY, *UBUNTU, *UML)
     text = dockerfile_on(name) if is_derived else dockerfile(suite, packages, afterwards)
     tag = f"clinicops-bed/{name}:{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if docker("image", "inspect", tag, check=False).returncode == 0:
@@ -452,6 +535,9 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     if kind in WITHOUT_SYSTEMD:
         command = ["sleep", "infinity"]
         options.append("--init")
+    elif kind in UML:
+        command = ["sh", "-c", BOOT_UML]
+        options += describe_uml(name, addresses[0])
     else:
         # the product refuses images on a container's overlay file system, so a volume stands for the disk
         options += [*SYSTEMD, f"--volume={name}-data:/var/lib/orthanc", "--volume=/var/lib/docker"]
@@ -469,8 +555,40 @@ def machine_up(name: str, kind: str, addresses: list[str]) -> None:
         taken = "Address already in use" in started.stderr
         remedy = " Remedy: remove the other container that has its address (make demo-down, if it is the demo's)."
         sys.exit(f"bed: {name} did not start: {started.stderr.strip()}{remedy if taken else ''}")
-    if kind not in WITHOUT_SYSTEMD:
+    if kind in UML:
+        wait_for_kernel(name)
+    elif kind not in WITHOUT_SYSTEMD:
         wait_for_systemd(name)
+
+
+def describe_uml(name: str, address: str) -> list[str]:
+    """The options of a container in which a machine with its own kernel runs."""
+    networks = [ipaddress.ip_network(four) for four, _ in NETWORKS.values()]
+    network = next(one for one in networks if ipaddress.ip_address(address) in one)
+    given = {
+        "BED_ADDRESS": f"{address}/{network.prefixlen}",
+        "BED_GATEWAY": f"{network[1]}",  # Docker's own
+        # the host's: that of Docker answers the container alone
+        "BED_NAMESERVER": run("awk", "/^nameserver/ { print $2; exit }", "/etc/resolv.conf").stdout.strip(),
+        "BED_KEY": read_key(),
+        "BED_SSH": SERVE_SSH,
+        "TMPDIR": "/uml-memory",
+    }
+    return [
+        *(option for option in SYSTEMD if not option.startswith(("--volume", "--tmpfs", "--stop-signal"))),
+        *("--init", "--device=/dev/net/tun", f"--volume={name}-data:/uml", "--tmpfs=/uml-memory:exec,size=3g"),
+        *(f"--env={key}={value}" for key, value in given.items()),
+    ]
+
+
+def wait_for_kernel(name: str) -> None:
+    """Until the machine with its own kernel lets Ansible in; SystemExit if it does not."""
+    ask = ("nc", "-z", "-w", "1", "-s", "169.254.77.1", "169.254.77.2", "22")
+    for _ in range(600):
+        if docker("exec", name, *ask, check=False).returncode == 0:
+            return
+        time.sleep(0.2)
+    sys.exit(f"bed: {name} did not boot. Remedy: see docker logs {name}")
 
 
 def wait_for_systemd(name: str) -> None:
@@ -495,8 +613,7 @@ def connection_up() -> None:
 
 def connect(name: str) -> None:
     """Connect standard input and output to an SSH server in a machine: a ProxyCommand of ssh."""
-    key = KEY.with_suffix(".pub").read_text().strip()
-    command = [*enter(name, f"BED_KEY={key}"), "sh", "-c", SERVE_SSH]
+    command = [*enter(name, f"BED_KEY={read_key()}"), "sh", "-c", INTO_UML + SERVE_SSH]
     os.execvp(command[0], command)
 
 
@@ -511,6 +628,11 @@ def enter(name: str, variable: str) -> list[str]:
         namespace = ["nsenter", f"--target={ENGINE_PID.read_text().strip()}", "--mount"]
         return [*namespace, "runc", f"--root={CONTAINERS}", "exec", f"--env={variable}", found]
     return ["docker", "exec", "-i", f"--env={variable}", name]
+
+
+def read_key() -> str:
+    """The public key of the connections."""
+    return KEY.with_suffix(".pub").read_text().strip()
 
 
 def machine_down(name: str, *, keep_volume: bool = False) -> None:

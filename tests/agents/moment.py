@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Takes a machine that has a clock of its own to a moment, and waits until everything that is due has run.
+
+It reads a JSON object from standard input: `to` (seconds since 1970, none leaves the clock alone), `wait` (names in
+WAITS, for what began at `to` or `since`), and `run` (shell scripts, one after the other). It answers with what there is
+then. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+OWN, MONITOR = Path("/var/lib/orthanc-backup"), Path("/var/lib/orthanc-monitor/state.json")
+TICK, CRON = Path("/run/bed-tick"), Path("/run/crond.pid")
+CERTIFICATE = "/etc/nginx/orthanc/self_signed.crt"
+TIMERS = ("orthanc-certificate", "orthanc-restore-check", "logrotate")  # those that go by the calendar
+PATIENCE = 900
+
+
+def read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+    return {}
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def wait_for(is_true: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not is_true():
+        if time.monotonic() > end:
+            sys.exit(f"{what}: not within {PATIENCE} s")
+        time.sleep(0.1)
+
+
+# --- the clock -----------------------------------------------------------------------------------
+def set_clock(moment: float) -> None:
+    time.clock_settime(time.CLOCK_REALTIME, moment)
+    # cron sleeps until what was the next minute; a child that ends wakes it
+    os.kill(int(CRON.read_text()), signal.SIGCHLD)
+
+
+def has_fired() -> bool:
+    """Whether each timer waits for a moment to come, and what it started has ended."""
+    names = [f"{name}.{kind}" for name in TIMERS for kind in ("timer", "service")]
+    shown = said("systemctl", "show", "--timestamp=unix", "--property=ActiveState,NextElapseUSecRealtime", *names)
+    for part in shown.split("\n\n"):
+        known = dict(line.split("=", 1) for line in part.splitlines() if "=" in line)
+        due = known.get("NextElapseUSecRealtime", "").lstrip("@")
+        if due.isdecimal() and int(due) <= time.time():
+            return False
+        if known.get("ActiveState") in ("activating", "deactivating", "reloading"):
+            return False
+    return True
+
+
+# --- what is waited for --------------------------------------------------------------------------
+def is_ticked(since: float) -> bool:
+    """Whether cron has started what is due in this minute."""
+    with contextlib.suppress(OSError, ValueError):
+        return abs(int(TICK.read_text()) - since) < 3600 and int(TICK.read_text()) >= since - since % 60
+    return False
+
+
+def read_stamp(text: str) -> float:
+    """A moment as orthanc-backup writes it: UTC, 20271031T010203.456."""
+    return calendar.timegm(time.strptime(text.partition(".")[0], "%Y%m%dT%H%M%S")) if text else 0
+
+
+def is_done(name: str, since: float) -> bool:
+    noted = read(OWN / f"{name}.json")
+    return int(since) <= read_stamp(noted.get("started", "")) and noted.get("result") != "running"
+
+
+def list_own() -> str:
+    """The programs that cron has started, and that still run."""
+    return said("pgrep", "-f", "orthanc-(backup|verify) run")
+
+
+WAITS: dict[str, Callable[[float], bool]] = {
+    "cron": lambda since: is_ticked(since) and not list_own(),
+    "backup": lambda since: is_done("backup", since),
+}
+
+
+def describe() -> dict[str, Any]:
+    state, backup = read(MONITOR), read(OWN / "backup.json")
+    return {
+        "backup": {key: backup.get(key) for key in ("result", "reason", "started")},
+        "alerts": sorted(key for key, one in state.get("alerts", {}).items() if one["firing"] and not one["covered"]),
+        "certificate": said("openssl", "x509", "-noout", "-serial", "-startdate", "-enddate", "-in", CERTIFICATE),
+    }
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    since = asked.get("since") or asked.get("to") or time.time()
+    if asked.get("to"):
+        set_clock(asked["to"])
+        wait_for(has_fired, "the timers")
+    for name in asked.get("wait", []):
+        wait_for(functools.partial(WAITS[name], since), name)
+    for script in asked.get("run", []):
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{script}: {done.returncode}\n{done.stdout}{done.stderr}")
+    print(json.dumps(describe()))
+
+
+if __name__ == "__main__":
+    main()
