@@ -167,10 +167,10 @@ def wait_for(is_true: Callable[[], Any], what: str, limit: float = 300, *, pause
     `pause` seconds. What is true for a moment only needs short ones.
     """
     begin = time.monotonic()
+    end = begin + limit
     while not is_true():
-        waited = time.monotonic() - begin
-        assert waited < limit, f"{what}: not within {limit} s"
-        time.sleep(min(pause, max(0.1, waited / 4)))
+        assert time.monotonic() < end, f"{what}: not within {limit} s"
+        time.sleep(min(pause, max(0.1, (time.monotonic() - begin) / 4)))
 
 
 def closed_but_for_devices(host: Host) -> None:
