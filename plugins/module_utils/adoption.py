@@ -65,6 +65,7 @@ OWN_FILES = (
         "/etc/cron.d/orthanc-verify",
         "/etc/systemd/system/nftables.service.d/orthanc.conf",
     ),
+    "/etc/systemd/system/apt-daily-upgrade.service.d/orthanc-verify.conf",
     *("/etc/nginx/conf.d/orthanc.conf", "/etc/nginx/conf.d/orthanc-acme.conf"),
     *("/etc/nginx/modules-enabled/90-orthanc-dicom.conf", "/etc/systemd/system/orthanc.service.d/clinicops.conf"),
 )
@@ -385,9 +386,10 @@ def require_complete(directory: Path, index: Path, old: Path) -> None:
             raise Refused(f"{target} is not the same as {source}. Remedy: deploy again; nothing was removed.")
 
 
-def copy_index(source: Path, target: Path) -> None:
-    """Copies the index of an Orthanc that does not run, with its changes that are not in it yet, all or nothing."""
-    part = target.with_name(f"{target.name}.part") if target.name == ASIDE else target / f"{ASIDE}.part"
+def save_index(source: Path, target: Path) -> None:
+    """Copies the index of an Orthanc that does not run, with its changes that are not in it yet, into a new directory,
+    all or nothing."""
+    part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(mode=0o700)
     for name in INDEX:
@@ -398,14 +400,20 @@ def copy_index(source: Path, target: Path) -> None:
         problem = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise Refused(f"{source}/index: {problem}. Remedy: repair it with sqlite3, or restore a backup.")
-    if target.name == ASIDE:
-        part.rename(target)
-    else:
-        for name in INDEX[1:]:
-            (target / name).unlink(missing_ok=True)
-        (part / "index").rename(target / "index")
-        part.rmdir()
+    part.rename(target)
     sync_directory(target.parent)
+    sync_directory(target)
+
+
+def copy_index(source: Path, target: Path) -> None:
+    """Copies the index of an Orthanc that does not run into the directory of the images, all or nothing."""
+    copy = target / f"{ASIDE}-copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    save_index(source, copy)
+    for name in INDEX[1:]:
+        (target / name).unlink(missing_ok=True)
+    (copy / "index").rename(target / "index")
+    copy.rmdir()
     sync_directory(target)
 
 
@@ -657,7 +665,7 @@ def switch(wanted: Wanted, directory: Path = BEFORE) -> bool:
         (wanted.target / "index").chmod(0o640)
         require_complete(wanted.target, wanted.target / "index", wanted.storage)
     elif not (wanted.target / ASIDE).exists():
-        copy_index(wanted.index_directory, wanted.target / ASIDE)
+        save_index(wanted.index_directory, wanted.target / ASIDE)
     restore_conffiles()
     for site in wanted.sites:
         Path(site).unlink(missing_ok=True)

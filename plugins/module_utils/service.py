@@ -8,6 +8,7 @@ Nothing here imports Ansible. Times are in seconds, those that are reported in m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pwd
@@ -16,9 +17,9 @@ import sqlite3
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias, TypeVar
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import masking, namespaces
 
@@ -32,6 +33,7 @@ ECHOSCU = "/usr/bin/echoscu"
 AFTER_HTTP = 10.0
 PAUSE = 0.1
 LINES = 12
+Answered = TypeVar("Answered")
 # an empty index is created in a second or two
 TRIAL = 30.0
 ANSWER_SECONDS = 30
@@ -59,14 +61,18 @@ class Unit(runtime.Unit):
         """The other files that its start depends on."""
         return sorted(Path(f"/etc/systemd/system/{self.name}.service.d").glob("*.conf"))
 
-    def build_trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
-        """The command that runs a trial until it is ended; it leaves nothing behind."""
+    def build_trial(
+        self, name: str, places: list[str], shown: Mapping[str, bool], account: pwd.struct_passwd, seconds: float
+    ) -> list[str]:
+        """The command that runs a trial until it is ended; it leaves nothing behind, except in a directory of `shown`
+        that it may write to. `places` are empty directories in memory."""
         owner = f"mode=0700,uid={account.pw_uid},gid={account.pw_gid}"
         properties = [
             *("User=orthanc", "Group=orthanc", "PrivateNetwork=yes", "PrivateTmp=yes", "ProtectSystem=strict"),
             *("ProtectHome=yes", "NoNewPrivileges=yes", "AmbientCapabilities=CAP_NET_BIND_SERVICE"),
-            f"RuntimeMaxSec={TRIAL + 5:.0f}",
+            f"RuntimeMaxSec={seconds + 5:.0f}",
             *(f"TemporaryFileSystem={place}:{owner}" for place in places),
+            *(f"ReadWritePaths={path}" for path, writable in shown.items() if writable),
         ]
         options = ["--quiet", "--pipe", "--wait", "--collect", f"--unit={name}.service"]
         return ["systemd-run", *options, *(f"--property={item}" for item in properties), "sh", "-c"]
@@ -95,8 +101,11 @@ class Container(runtime.Container):
         """The other files that its start depends on."""
         return []
 
-    def build_trial(self, name: str, places: list[str], account: pwd.struct_passwd) -> list[str]:
-        """The command that runs a trial until it is ended; it leaves nothing behind."""
+    def build_trial(
+        self, name: str, places: list[str], shown: Mapping[str, bool], account: pwd.struct_passwd, _seconds: float
+    ) -> list[str]:
+        """The command that runs a trial until it is ended; it leaves nothing behind, except in a directory of `shown`
+        that it may write to. `places` are empty directories in memory."""
         owner = f"uid={account.pw_uid},gid={account.pw_gid},mode=0700"
         options = [
             *("--rm", "--interactive", f"--name={name}", "--network=none", "--read-only", "--cap-drop=ALL"),
@@ -104,6 +113,7 @@ class Container(runtime.Container):
             *("--volume=/etc/orthanc/site:/etc/orthanc/site:ro", "--volume=/etc/localtime:/etc/localtime:ro"),
             # the image's own /var/lib/orthanc may be closed to this user
             *(f"--tmpfs={place}:{owner}" for place in ["/tmp", "/var/lib/orthanc", *places]),
+            *(f"--volume={path}:{path}{'' if writable else ':ro'}" for path, writable in shown.items()),
             "--entrypoint=sh",
         ]
         return ["docker", "run", *options, self.trial_image, "-c"]
@@ -203,49 +213,85 @@ def hide_secrets(log: str, configuration: dict[str, Any]) -> str:
 
 
 # --- trial --------------------------------------------------------------------------------------
-def ask_inside(pid: int, ask: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
+def ask_inside(pid: int, ask: Callable[[], Answered]) -> Answered:
     """Runs `ask` in the network of the trial's process. OSError until it has one of its own."""
     # systemd names the process shortly before it has its own network; production would answer
     if not namespaces.has_own_network(pid):
         raise OSError("the trial does not have its own network yet")
-    answer: tuple[bool, str] = namespaces.run_inside(pid, ask)
+    answer: Answered = namespaces.run_inside(pid, ask)
     return answer
 
 
-def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> int:
-    """Starts the real Orthanc with the configuration for a moment; returns the milliseconds that it took.
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """An Orthanc beside production, with the ports of production in a network of its own."""
 
-    It has the ports of production in its own network, and empty directories in memory in place of the images and the
-    index of production. It is ended after half a minute, even if this process is killed.
+    runner: Runner
+    name: str
+    process: subprocess.Popen[str]
+    log: IO[str]
+    configuration: dict[str, Any]
+
+    def ask(self, question: Callable[[], Answered]) -> Answered:
+        """Asks it in its own network. OSError while it does not run."""
+        pid = self.runner.read_trial_pid(self.name)
+        if not pid:
+            raise OSError("Orthanc does not run")
+        return ask_inside(pid, question)
+
+    def await_answer(self, plugins: list[str], seconds: float) -> None:
+        """Until it works. Failure, with the end of its log, where it does not within so many seconds."""
+
+        def ask() -> tuple[bool, str]:
+            try:
+                return self.ask(lambda: probe(self.configuration, plugins, "127.0.0.1"))
+            except OSError as error:
+                return False, str(error)
+
+        if missing := await_orthanc(ask, lambda: self.process.poll() is None, seconds):
+            raise Failure(f"{missing}. Orthanc said:\n{self.end()}")
+
+    def end(self) -> str:
+        """Ends it; returns the end of its log without secrets."""
+        self.runner.end_trial(self.name)
+        self.process.wait()
+        self.log.seek(0)
+        return hide_secrets(self.log.read(), self.configuration)
+
+
+@contextlib.contextmanager
+def start_trial(
+    runner: Runner, configuration: dict[str, Any], places: list[str], shown: Mapping[str, bool], seconds: float
+) -> Iterator[Trial]:
+    """The real Orthanc with this configuration, until the block has ended, and at most for so many seconds.
+
+    `places` are empty directories in memory; `shown` are directories of this machine, and whether it may write there.
     """
-    begin = time.monotonic()
     name = f"orthanc-trial-{os.getpid()}"
-    options = ("StorageDirectory", "IndexDirectory", "TemporaryDirectory")
-    places = sorted({str(configuration[option]) for option in options if option in configuration})
-    command = [*runner.build_trial(name, places, pwd.getpwnam("orthanc")), TRY.format(limit=TRIAL + 5)]
+    begin = runner.build_trial(name, places, shown, pwd.getpwnam("orthanc"), seconds)
     with contextlib.ExitStack() as leaving, tempfile.TemporaryFile("w+", errors="replace") as log:
-        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True)
+        started = subprocess.Popen(
+            [*begin, TRY.format(limit=seconds + 5)], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True
+        )
         # in reverse order: Orthanc is ended, then the process that started it
         leaving.callback(started.wait)
         leaving.callback(runner.end_trial, name)
         with contextlib.suppress(BrokenPipeError), require_pipe(started.stdin) as candidate:
             json.dump(configuration, candidate)
+        yield Trial(runner, name, started, log, configuration)
 
-        def ask() -> tuple[bool, str]:
-            pid = runner.read_trial_pid(name)
-            if not pid:
-                return False, "Orthanc does not run"
-            try:
-                return ask_inside(pid, lambda: probe(configuration, plugins, "127.0.0.1"))
-            except OSError as error:
-                return False, str(error)
 
-        missing = await_orthanc(ask, lambda: started.poll() is None, TRIAL)
-        if missing:
-            runner.end_trial(name)
-            started.wait()
-            log.seek(0)
-            raise Failure(f"{missing}. Orthanc said:\n{hide_secrets(log.read(), configuration)}")
+def try_configuration(runner: Runner, configuration: dict[str, Any], plugins: list[str]) -> int:
+    """Starts the real Orthanc with the configuration for a moment; returns the milliseconds that it took.
+
+    It has empty directories in memory in place of the images and the index of production. It is ended after half a
+    minute, even if this process is killed.
+    """
+    begin = time.monotonic()
+    options = ("StorageDirectory", "IndexDirectory", "TemporaryDirectory")
+    places = sorted({str(configuration[option]) for option in options if option in configuration})
+    with start_trial(runner, configuration, places, {}, TRIAL) as trial:
+        trial.await_answer(plugins, TRIAL)
     return round((time.monotonic() - begin) * 1000)
 
 

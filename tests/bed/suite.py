@@ -46,6 +46,7 @@ MINUTES = {
     "ubuntu": 10,
     "exposure": 9,
     "docker": 8,
+    "upgrade": 10,
     "model": 7,
     "lived_in": 7,
     "unit": 6,

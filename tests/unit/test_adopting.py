@@ -160,7 +160,7 @@ def test_the_copy_of_an_index_has_its_last_changes(tmp_path: Path) -> None:
     target = tmp_path / "new"
     target.mkdir()
     adoption.copy_index(crashed, target)
-    adoption.copy_index(crashed, crashed / adoption.ASIDE)
+    adoption.save_index(crashed, crashed / adoption.ASIDE)
     for copy in (target, crashed / adoption.ASIDE):
         assert sorted(path.name for path in copy.iterdir()) == ["index"]
         with contextlib.closing(sqlite3.connect(copy / "index")) as database:
@@ -173,7 +173,7 @@ def test_the_old_index_comes_back_only_where_its_tables_changed(
     tmp_path: Path, upgraded: bool, compression: int
 ) -> None:
     old = fill(tmp_path / "old", 2)
-    adoption.copy_index(old, old / adoption.ASIDE)
+    adoption.save_index(old, old / adoption.ASIDE)
     (old / "index").unlink()
     for name in adoption.list_files(old):
         shutil.rmtree(old / Path(name).parts[0])

@@ -24,7 +24,7 @@ SETTLE_SECONDS = 60  # a file may be older than its row in the index by so much
 FORMATS = (1, 2)  # of the manifest: 2 has internal ids, sequence and lineage
 SECOND = "orthanc-restore-check"  # the container, and the directory
 # in the storage directory and no part of an archive: what is beside images for renames, and the monitor's
-OURS = (".adoption", ".restore-", ".set-aside-", ".quarantine-", DISK_GUARD, RESERVE)
+OURS = (".adoption", ".upgrade-", ".restore-", ".set-aside-", ".quarantine-", DISK_GUARD, RESERVE)
 STOPPED = "stopped"  # Docker does not start what was stopped when the power went
 ARCHIVE = ".orthanc-archive"  # which archive this is: a new machine has none until it is restored
 COUNTED = ("patients", "studies", "series", "instances")  # in the order of the index's resourceType

@@ -1,0 +1,199 @@
+"""An upgrade loses no image that a device was told is stored, and whatever fails goes back by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backups import must, power_off
+from clients import inspect, instances, name_of, play, start, verified
+from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
+from upgraded import FAILS, NAME, REFUSES, load, make_image, store, storing
+
+testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+DIRECTORY = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1]
+NOTES = "/var/lib/orthanc-upgrade"
+COUNT = 1000 if os.environ.get("BED_TESTS") == "campaign" else 300
+# what a device may be refused for: stopping, copying the index, and starting, on a machine that others use as well
+LONGEST = 120
+acknowledged: list[str] = []  # of every test so far
+
+
+def ask_for(tag: str) -> dict[str, Any]:
+    """The settings that name a release."""
+    return {
+        "orthanc_install_docker_image": f"{NAME}:{tag}",
+        "orthanc_install_docker_archive": str(DIRECTORY / f"{tag}.tar"),
+    }
+
+
+def require_images(host: Host) -> None:
+    """Every image that a device was told is stored is there, bit by bit."""
+    found = instances(host)
+    assert [uid for uid in acknowledged if uid not in found] == []
+    identifiers = [found[uid] for uid in acknowledged]
+    assert verified(host, identifiers) == ["200"] * len(identifiers)
+
+
+def require_clean(host: Host) -> None:
+    """Nothing of the upgrade is left beside the images, and one container."""
+    machine = name_of(host)
+    assert must(machine, "find /var/lib/orthanc/db -maxdepth 1 -name '.upgrade*'") == ""
+    assert must(machine, "docker ps --all --format '{{.Names}} {{.State}}'").split() == ["orthanc", "running"]
+    assert must(machine, f"find {NOTES}/arrived -type f 2>/dev/null || true") == ""
+
+
+def read_step(host: Host) -> str:
+    """How far the upgrade is."""
+    return str(json.loads(must(name_of(host), f"cat {NOTES}/upgrade.json"))["step"])
+
+
+def describe_settings(host: Host) -> str:
+    """The content of what a deploy writes by the release."""
+    files = "/etc/orthanc/site/*.* /etc/orthanc/site/image /etc/clinicops-orthanc.json /etc/orthanc-*.json"
+    files += " /etc/nginx/conf.d/orthanc.conf"
+    return must(name_of(host), f"sha256sum {files}; stat -c '%a %U %G %n' {files}")
+
+
+def describe_server(host: Host) -> tuple[str, str, str]:
+    """The same, the container that runs, and since when."""
+    found = inspect(host)
+    return describe_settings(host), found["Id"], found["State"]["StartedAt"]
+
+
+def test_there_are_images(host: Host) -> None:
+    acknowledged.extend(store(host, COUNT))
+    require_images(host)
+
+
+def test_the_plan_changes_nothing(host: Host) -> None:
+    before = describe_server(host)
+    status, said = play("upgrade", host, ask_for("1.13.0"), "--tags", "plan")
+    assert status == 0, said[-3000:]
+    assert f"Installed: {NAME}:1.12.7, Orthanc 1.12.7." in said
+    assert f"Offered: {NAME}:1.13.0." in said
+    assert "The way back: " in said
+    assert "changed=0" in said
+    assert describe_server(host) == before
+    status, said = play("upgrade", host, {}, "--tags", "plan")
+    assert status == 0, said[-3000:]
+    assert "there is nothing to upgrade" in said
+
+
+def test_a_release_that_does_not_open_the_index_is_refused_by_the_trial(host: Host) -> None:
+    load(host, "1.13.0", DIRECTORY)
+    make_image(host, "refuses", REFUSES)
+    before = describe_server(host)
+    with storing(host) as seen:
+        status, said = play("upgrade", host, ask_for("refuses"), "--skip-tags", "backup")
+    acknowledged.extend(seen["uids"])
+    assert status == 2, said[-3000:]
+    assert "this build does not open an index that has images" in said
+    assert describe_server(host) == before
+    assert seen["refused"] == []
+    # nor does the switch go on without a trial
+    status, said = play("upgrade", host, ask_for("refuses"), "--tags", "switch")
+    assert status == 2, said[-3000:]
+    assert "The trial has not passed" in said
+    assert "The old Orthanc was not touched." in said
+    assert describe_server(host) == before
+    require_images(host)
+    require_clean(host)
+
+
+def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
+    make_image(host, "fails", FAILS)
+    before, identity = describe_settings(host), inspect(host)["Image"]
+    with storing(host) as seen:
+        status, said = play("upgrade", host, ask_for("fails"))
+    acknowledged.extend(seen["uids"])
+    assert status == 2, said[-3000:]
+    assert "The old Orthanc was brought back with its images of before, and the" in said, said[-3000:]
+    assert inspect(host)["Image"] == identity
+    assert host.file("/var/lib/orthanc/db/.orthanc-version").content_string == "1.12.7\n"
+    assert describe_settings(host) == before
+    assert seen["refused"]
+    assert max(seen["refused"]) < LONGEST
+    require_images(host)
+    require_clean(host)
+    status, said = play("deploy", host)
+    assert status == 0, said[-3000:]
+    assert " changed=0 " in said
+
+
+def test_an_upgrade(host: Host) -> None:
+    with storing(host) as seen:
+        status, said = play("upgrade", host, ask_for("1.13.0"))
+    acknowledged.extend(seen["uids"])
+    assert status == 0, said[-3000:]
+    assert " passed, 0 failed" in said
+    assert f"Orthanc 1.12.7 ({NAME}:1.12.7) became 1.13.0 ({NAME}:1.13.0)" in said
+    assert len(seen["refused"]) <= 1
+    assert max(seen["refused"], default=0) < LONGEST
+    print("refused for", seen["refused"], "s")
+    require_images(host)
+    require_clean(host)
+    assert host.file("/var/lib/orthanc/db/.orthanc-version").content_string == "1.13.0\n"
+    [record] = json.loads(must(name_of(host), f"cat {NOTES}/history.json"))["upgrades"]
+    assert (record["from"]["orthanc"], record["to"]["orthanc"]) == ("1.12.7", "1.13.0")
+    status, said = play("deploy", host, ask_for("1.13.0"))
+    assert status == 0, said[-3000:]
+    assert " changed=0 " in said
+    # and an older release is refused, before anything is stopped
+    status, said = play("upgrade", host, ask_for("1.12.7"), "--tags", "plan")
+    assert status == 2, said[-3000:]
+    assert "was opened by Orthanc 1.13.0 or later" in said
+
+
+def cut_off(host: Host, tag: str, task: str, seconds: int = 0) -> None:
+    """The machine's power goes when this task has begun, or some seconds later, and the controller's with it."""
+    running = start("upgrade", host, ask_for(tag))
+    assert running.stdout
+    seen = any(line.startswith("TASK [") and task in line for line in running.stdout)
+    assert seen, task
+    power_off(name_of(host))
+    subprocess.run(["pkill", "-9", "--parent", str(running.pid)], check=False)
+    running.kill()
+    running.wait()
+
+
+def require_upgraded_after(host: Host, task: str) -> None:
+    """The power goes in the middle, and a second run completes it."""
+    tags = ("one", "two")
+    tag = next(one for one in tags if not inspect(host)["Config"]["Image"].endswith(f":{one}"))
+    make_image(host, tag, f"pass  # {task}\n")
+    with storing(host) as seen:
+        cut_off(host, tag, task)
+        status, said = play("upgrade", host, ask_for(tag))
+    acknowledged.extend(seen["uids"])
+    assert status == 0, said[-3000:]
+    assert " passed, 0 failed" in said
+    assert inspect(host)["Config"]["Image"] == f"{NAME}:{tag}"
+    assert read_step(host) == "settled"
+    require_images(host)
+    require_clean(host)
+
+
+def test_the_power_goes_in_the_switch(host: Host) -> None:
+    require_upgraded_after(host, "Create the Orthanc container")
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    "task",
+    [
+        "Prove the backup by restoring it",
+        "Try the release on a copy of the index",
+        "Stop the old Orthanc and keep it",
+        "Test the configuration, and restart",
+        "Run the acceptance test with a synthetic patient",
+        "Remove what the way back needed",
+    ],
+)
+def test_the_power_goes_in_each_phase(host: Host, task: str) -> None:
+    require_upgraded_after(host, task)

@@ -1,0 +1,534 @@
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Upgrades the Orthanc of a container to another image, and goes back if that fails (docs/upgrade.md).
+
+Each step can be interrupted at any moment and run again. What the way back needs is on the disk before the old Orthanc
+goes: its container under another name, its configuration, and its index as it left it. Images never change once they
+are written, so both releases use the same files. Runs on the machine, standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, differences, present, service
+
+from .server.backup import freeze
+from .server.backup.settings import CONFIGURATION, COUNTED, Settings
+from .server.core.errors import Refused
+from .server.core.files import (
+    copy_durably,
+    create_directories,
+    hash_md5,
+    read_object,
+    sync_directory,
+    write_atomic,
+)
+from .server.core.locks import hold_lock
+from .server.core.process import read_output, try_output
+from .server.core.settings import FACTS
+from .server.dicom.scu import ACCEPTED, Scu
+from .server.orthanc.layout import VERSION
+from .server.orthanc.runtime import STOP_SECONDS, find_version
+
+DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
+NOTES = "upgrade.json"
+HISTORY = "history.json"
+ARRIVED = "arrived"  # images that came after the switch, on the way back
+SITE = Path(present.CONFIGURATION)
+OLD = f"{present.NAME}-before"  # the old container, from the switch on
+# in the storage directory, where a rename is possible and a copy may share its blocks
+INDEX = ".upgrade-index"  # as the old Orthanc left it
+TRIAL = ".upgrade-trial"  # the copy that the trial works on
+SETTINGS = tuple(f"/etc/orthanc-{name}.json" for name in ("backup", "monitor", "verify", "worklist"))
+# what a deploy writes by the release
+KEPT = (str(FACTS), *SETTINGS, "/etc/nginx/conf.d/orthanc.conf")
+LOCK_SECONDS = 3600
+START_SECONDS = 1800.0  # a release may rebuild tables of a large index
+STUDY = (0x0020, 0x000D)  # StudyInstanceUID, in DicomIdentifiers
+RATE = 50 << 20  # bytes a second at which an index is copied, for an estimate
+# the steps of an upgrade, in upgrade.json
+STEPS = ("", "tried", "switching", "switched", "returning", "returned", "settling", "settled")
+UNDER_WAY = ("switching", "switched")  # from where a failure goes back
+UNFINISHED = (*UNDER_WAY, "returning", "settling")
+
+
+@dataclasses.dataclass
+class Notes:
+    """How far the upgrade is, and what the way back needs. Kept in upgrade.json."""
+
+    step: str = ""
+    image: str = ""  # the new one, as the inventory names it
+    identity: str = ""  # its content
+    version: str = ""  # the release that the trial saw
+    old_image: str = ""
+    old_identity: str = ""
+    old_version: str = ""
+    policy: str = ""  # the old container's restart policy
+    stopped: float = 0.0  # when the old Orthanc was stopped, in seconds since 1970
+    missing: list[str] = dataclasses.field(default_factory=list)  # images that were deleted after the switch
+    orphans: list[str] = dataclasses.field(default_factory=list)  # files of images that came after the switch
+    arrived: int = 0  # images that came after the switch, and are in the old Orthanc again
+
+    @classmethod
+    def read(cls, directory: Path = DIRECTORY) -> Notes:
+        """The notes in the directory; of an upgrade that has not begun where there are none."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in read_object(directory / NOTES).items() if name in names})
+
+    def write(self, step: str, directory: Path = DIRECTORY) -> None:
+        """Puts them on the disk, with this step."""
+        self.step = step
+        create_directories(directory, 0o700)
+        write_atomic(directory / NOTES, json.dumps(dataclasses.asdict(self), indent=4, sort_keys=True) + "\n", 0o600)
+        sync_directory(directory)
+
+
+# --- what is there ------------------------------------------------------------------------------
+def read_identity(image: str) -> str:
+    """The content of an image on this machine; empty where it is not here."""
+    return try_output("docker", "image", "inspect", "--format={{.Id}}", image).strip()
+
+
+def read_digest(image: str) -> str:
+    """The digest under which a registry gave the image out; empty for one that was loaded from a file."""
+    shown = try_output("docker", "image", "inspect", "--format={{json .RepoDigests}}", image).strip()
+    return str((json.loads(shown or "null") or [""])[0]).rpartition("@")[2]
+
+
+def read_opened(storage: Path) -> str:
+    """The release that last opened the index; empty where it is not known."""
+    with contextlib.suppress(OSError):
+        return str(find_version((storage / VERSION).read_text(encoding="utf-8")))
+    return ""
+
+
+def read_index_size(storage: Path) -> int:
+    """Bytes of the index, with its changes that are not in it yet."""
+    return sum((storage / name).stat().st_size for name in adoption.INDEX if (storage / name).exists())
+
+
+def find_old() -> dict[str, Any]:
+    """The container that is upgraded: under its own name, or under the one that it has since the switch."""
+    found: dict[str, Any] = present.inspect(OLD) or present.inspect(present.NAME)
+    return found
+
+
+def is_needed(image: str, notes: Notes) -> bool:
+    """Whether there is anything to do: another image is asked for, or an upgrade is under way."""
+    if notes.step in UNFINISHED:
+        return True
+    container = present.inspect(present.NAME)
+    return bool(container) and container["Image"] != read_identity(image)
+
+
+def describe(image: str, content: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
+    """What is installed, what is offered, what changes, whether there is a way back, what it takes: in sentences."""
+    notes, size = Notes.read(directory), read_index_size(storage)
+    container, identity = find_old(), read_identity(image)
+    was = notes.old_version if notes.step in UNDER_WAY else read_opened(storage)
+    said = [f"Installed: {container['Config']['Image']}, Orthanc {was or 'of an unknown release'}."]
+    if not identity:
+        said.append(f"Offered: {image}. It is not on this machine yet; the trial brings it.")
+    else:
+        said.append(f"Offered: {image} ({read_digest(image) or identity}).")
+    if notes.step in UNFINISHED:
+        what = "The way back from" if notes.step == "returning" else "The upgrade to"
+        return [*said, f"{what} {notes.image} was interrupted ({notes.step}). It goes on from there."]
+    if notes.step == "returned" and notes.identity == identity:
+        said.append(f"An earlier upgrade to this image failed, and went back to {notes.old_image}.")
+    before = SITE.read_text(encoding="utf-8") if SITE.exists() else ""
+    if identity:  # otherwise its release and its plugins are not known
+        changed = differences.list_differences(before, content)
+        said.append(f"orthanc.json: {'; '.join(changed) or 'no option changes'}.")
+    said.append(
+        f"The way back: until the upgrade is complete, the old container and a copy of the index ({size >> 20} MiB) are"
+        " kept, and any failure goes back by itself. Afterwards an older release must not open the index, and the way"
+        " back is a restore of the backup of before."
+    )
+    free = shutil.disk_usage(storage).free
+    said.append(f"Disk: {2 * size >> 20} MiB for copies of the index in {storage}; {free >> 20} MiB are free.")
+    seconds = 20 + 2 * size // RATE
+    said.append(
+        f"Time: backup about {read_seconds('backup')}, its proof about {read_seconds('restore_check')}, trial about"
+        f" {seconds} s. Devices are refused in the switch alone, for about {seconds} s, and send again."
+    )
+    return said
+
+
+def read_seconds(what: str) -> str:
+    """How long the last run of the backup's programs took, in words."""
+    found = read_object(Path("/var/lib/orthanc-backup") / f"{what}.json").get("seconds")
+    return f"{found:.0f} s" if isinstance(found, int | float) else "as long as it takes"
+
+
+# --- trial --------------------------------------------------------------------------------------
+class Expected(NamedTuple):
+    """What a release must find in an index: how many of each level, a study's UID, and some images' MD5."""
+
+    counts: dict[str, int]
+    study: str
+    images: dict[str, tuple[str, str]]  # by Orthanc's identifier: the name of the file, and the MD5 of its content
+
+
+def read_expected(index: Path) -> Expected:
+    """Of an index that no Orthanc has open. The images are the first, the last, and some in between."""
+    images = "SELECT publicId, uuid, uncompressedMD5 FROM AttachedFiles JOIN Resources ON internalId = id"
+    images += " WHERE fileType = 1 AND uncompressedMD5 <> ''"
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        counts = dict(database.execute("SELECT resourceType, COUNT(*) FROM Resources GROUP BY resourceType"))
+        study = database.execute(
+            "SELECT value FROM DicomIdentifiers WHERE tagGroup = ? AND tagElement = ? ORDER BY id DESC LIMIT 1", STUDY
+        ).fetchone()
+        chosen = [
+            row
+            for order in ("internalId LIMIT 1", "internalId DESC LIMIT 1", "uuid LIMIT 3")
+            for row in database.execute(f"{images} ORDER BY {order}")
+        ]
+    return Expected(
+        {name: counts.get(number, 0) for number, name in enumerate(COUNTED, 1)},
+        study[0] if study else "",
+        {identity: (uuid, digest) for identity, uuid, digest in chosen},
+    )
+
+
+def find_faults(configuration: dict[str, Any], expected: Expected, storage: Path) -> Iterator[str]:
+    """What the Orthanc of this configuration, on this index, does not do as it should."""
+    orthanc = service.open_api(configuration)
+    try:
+        counted = orthanc.get("/statistics")
+        for name, number in expected.counts.items():
+            if (found := counted[f"Count{name.capitalize()}"]) != number:
+                yield f"it counts {found} {name} instead of {number}"
+        root = configuration.get("DicomWeb", {}).get("Root", "/dicom-web/").rstrip("/")
+        if expected.study:
+            answer = orthanc.ask("GET", f"{root}/studies?StudyInstanceUID={expected.study}", accept="application/json")
+            if answer.status != 200 or len(json.loads(answer.body or b"[]")) != 1:
+                yield f"it answers {answer.status} to a search for one study over DICOMweb, and does not find it"
+        for identity, (uuid, digest) in expected.images.items():
+            answer = orthanc.ask("GET", f"/instances/{identity}/file")
+            is_there = (storage / uuid[:2] / uuid[2:4] / uuid).exists()  # nobody deleted it since
+            if is_there and (answer.status != 200 or hash_md5(answer.body) != digest):
+                yield f"it answers {answer.status} for the image {identity}, and does not give it out as it came"
+    finally:
+        orthanc.close()
+    devices = [one for one in configuration["DicomModalities"].values() if isinstance(one, dict)]
+    local = [one["AET"] for one in devices if one["Host"] == "127.0.0.1"]
+    if local:
+        scu = Scu("127.0.0.1", configuration["DicomPort"], configuration["DicomAet"], local[0])
+        for what, answer in (("C-ECHO", scu.echo()), ("a worklist query", scu.find_worklist({"PatientName": ""})[0])):
+            if answer.outcome != ACCEPTED:
+                yield f"it does not answer {what}: {answer}"
+
+
+def build_candidate(configuration: dict[str, Any], address: str, index: Path) -> dict[str, Any]:
+    """The configuration of a trial: on a copy of the index, with this machine's own device in its network."""
+    devices = {
+        name: {**one, "Host": "127.0.0.1"} if isinstance(one, dict) and one.get("Host") == address else one
+        for name, one in configuration["DicomModalities"].items()
+    }
+    return {**configuration, "IndexDirectory": str(index), "DicomModalities": devices}
+
+
+def try_image(
+    image: str, configuration: dict[str, Any], plugins: list[str], address: str, directory: Path = DIRECTORY
+) -> list[str]:
+    """Starts the new image on a copy of the index beside production, and asks it. The images are read where they are
+    and cannot be written. Returns what was seen, in sentences; Refused, and production was not touched."""
+    notes = Notes.read(directory)
+    if notes.step in UNFINISHED:
+        return []
+    identity = require_image(image)
+    if present.inspect(OLD):
+        raise Refused(f"There is a container {OLD} of an earlier upgrade. Remedy: docker rm {OLD}.")
+    settings = Settings.read(CONFIGURATION)
+    trial, account = settings.storage / TRIAL, settings.account
+    shutil.rmtree(trial, ignore_errors=True)
+    try:
+        trial.mkdir(mode=0o700)
+        with contextlib.ExitStack() as locks:
+            for name in ("run", "ledger"):  # they pause Orthanc as well
+                lock = settings.directory / f"{name}.lock"
+                locks.enter_context(hold_lock(lock, f"orthanc-backup ({name})", LOCK_SECONDS))
+            pause = freeze.copy_index(settings, trial / "index")["pause"]
+        expected = read_expected(trial / "index")
+        for path in (trial, trial / "index"):
+            os.chown(path, account.pw_uid, account.pw_gid)
+        candidate = build_candidate(configuration, address, trial)
+        shown = {str(settings.storage): False, **dict.fromkeys(find_worklists(configuration), False), str(trial): True}
+        begin = time.monotonic()
+        runner = service.Container(image, "127.0.0.1")
+        places = [str(configuration["TemporaryDirectory"])]
+        with service.start_trial(runner, candidate, places, shown, START_SECONDS) as one:
+            one.await_answer(plugins, START_SECONDS)
+            seconds = time.monotonic() - begin
+            version = one.ask(lambda: str(service.open_api(candidate).get("/system")["Version"]))
+            faults = one.ask(lambda: [*find_faults(candidate, expected, settings.storage)])
+            if faults:
+                raise Refused(f"{'; '.join(faults)}. Orthanc said:\n{one.end()}")
+    except service.Failure as failure:
+        raise Refused(str(failure)) from failure
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    container = present.inspect(present.NAME)
+    Notes(
+        image=image,
+        identity=identity,
+        version=version,
+        old_image=container["Config"]["Image"],
+        old_identity=container["Image"],
+        old_version=read_opened(settings.storage),
+    ).write("tried", directory)
+    counts = ", ".join(f"{number} {name}" for name, number in expected.counts.items())
+    return [
+        f"Production was paused for {pause * 1000:.0f} ms while its index was copied.",
+        f"Orthanc {version} was up after {seconds:.0f} s on the copy, and counts the same: {counts}.",
+        f"It gave out {len(expected.images)} image(s) as they came, found a study over DICOMweb, and answered a C-ECHO"
+        " and a worklist query.",
+    ]
+
+
+def find_worklists(configuration: dict[str, Any]) -> list[str]:
+    """The directories that the worklist plugin reads, whichever it is."""
+    section = configuration.get("Worklists", {})
+    return sorted({str(section[name]) for name in ("Database", "Directory") if section.get(name)})
+
+
+def require_image(image: str) -> str:
+    """The content of an image. Refused where it is not on this machine."""
+    identity = read_identity(image)
+    if not identity:
+        raise Refused(f"{image} is not on this machine. Remedy: run the phase trial, which brings it.")
+    return identity
+
+
+# --- switch -------------------------------------------------------------------------------------
+def switch(image: str, storage: Path, directory: Path = DIRECTORY) -> bool:
+    """Stops the old Orthanc and makes room for the new one. Returns whether anything was done."""
+    notes = Notes.read(directory)
+    identity = require_image(image)
+    if notes.step not in ("tried", *UNDER_WAY, "settling") or notes.identity != identity:
+        what = f"The trial has not passed with {image}" + (f", but with {notes.image}" if notes.step == "tried" else "")
+        raise Refused(f"{what}. Remedy: run the phase trial first.")
+    if notes.step in ("switched", "settling"):
+        return False
+    if notes.step == "tried":
+        policy = present.inspect(present.NAME)["HostConfig"].get("RestartPolicy") or {}
+        notes.policy = policy.get("Name") or "no"
+        shutil.rmtree(directory / "etc", ignore_errors=True)  # of an upgrade before
+        for path in [*sorted(path for path in SITE.parent.iterdir() if path.is_file()), *map(Path, KEPT)]:
+            if path.is_file():
+                adoption.keep_file(path, directory)
+        notes.write("switching", directory)
+    if not present.inspect(OLD):
+        # so that no boot starts it while its index is copied
+        read_output("docker", "update", "--restart=no", present.NAME)
+        if not notes.stopped:
+            notes.stopped = time.time()
+            notes.write("switching", directory)
+        read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
+        if adoption.is_open(storage / "index"):
+            what = f"Orthanc was stopped, but a process still has {storage}/index open"
+            raise Refused(f"{what}. Remedy: fuser {storage}/index shows it; stop it, and run the upgrade again.")
+        shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
+        adoption.save_index(storage, storage / INDEX)
+        read_output("docker", "rename", present.NAME, OLD)
+    notes.write("switched", directory)
+    return True
+
+
+def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
+    """After the acceptance test: Refused where an image of before is not in the new Orthanc. Returns what was seen."""
+    notes = Notes.read(directory)
+    if notes.step != "switched":
+        return []
+    configuration = json.loads(SITE.read_text(encoding="utf-8"))
+    orthanc = service.open_api(configuration)
+    try:
+        version = orthanc.get("/system")["Version"]
+        here = set(orthanc.get("/instances"))
+    finally:
+        orthanc.close()
+    before = adoption.list_images(storage / INDEX / "index")
+    lost = [
+        identity for identity, one in before.items() if identity not in here and find_file(storage, one.uuid).exists()
+    ]
+    if lost:
+        raise Refused(f"The new Orthanc does not have {len(lost)} of the {len(before)} images of before: {lost[0]} …")
+    seconds = service.Container("", address).read_started() - notes.stopped
+    return [
+        f"Orthanc {version} has the {len(before)} images of before, and {len(here - before.keys())} that came since.",
+        f"Devices were refused for about {seconds:.0f} s.",
+    ]
+
+
+def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
+    """Removes what the way back needed, and records the upgrade. Returns what is left, in sentences."""
+    notes = Notes.read(directory)
+    if notes.step not in ("switched", "settling"):
+        return []
+    if present.inspect(present.NAME).get("Image") != notes.identity:
+        raise Refused(f"The container {present.NAME} is not of {notes.image}. Remedy: run the upgrade again.")
+    if notes.step == "switched":
+        record_upgrade(notes, directory)
+        notes.write("settling", directory)
+    if present.inspect(OLD):
+        read_output("docker", "rm", OLD)
+    for name in (INDEX, f"{INDEX}.part", TRIAL):
+        shutil.rmtree(storage / name, ignore_errors=True)
+    shutil.rmtree(directory / "etc", ignore_errors=True)
+    notes.write("settled", directory)
+    return [
+        f"Orthanc {notes.old_version} ({notes.old_image}) became {notes.version} ({notes.image}); recorded in"
+        f" {directory / HISTORY}.",
+        f"The old image is kept: docker rmi {notes.old_image}. It must not open the index any more.",
+    ]
+
+
+def record_upgrade(notes: Notes, directory: Path) -> None:
+    """Notes which release became which, with the digests of their images."""
+    record = {
+        "moment": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "from": {"image": notes.old_image, "id": notes.old_identity, "digest": read_digest(notes.old_identity),
+                 "orthanc": notes.old_version},
+        "to": {"image": notes.image, "id": notes.identity, "digest": read_digest(notes.identity),
+               "orthanc": notes.version},
+    }  # fmt: skip
+    history = read_object(directory / HISTORY).get("upgrades", [])
+    text = json.dumps({"upgrades": [*history, record]}, indent=4) + "\n"
+    write_atomic(directory / HISTORY, text, 0o600)
+
+
+# --- back ---------------------------------------------------------------------------------------
+def find_file(storage: Path, uuid: str) -> Path:
+    """Where Orthanc keeps an attachment."""
+    return storage / uuid[:2] / uuid[2:4] / uuid
+
+
+class Changes(NamedTuple):
+    """What the new Orthanc did with the images: which came, all files of those, and which were deleted."""
+
+    arrived: list[adoption.Arrived]
+    files: list[str]
+    deleted: list[str]
+
+
+def find_changes(now: Path, before: Path, storage: Path) -> Changes:
+    """The difference of two indexes, by the attachments, which have names of their own."""
+    query = "SELECT publicId, uuid, fileType, compressionType FROM AttachedFiles JOIN Resources ON internalId = id"
+    rows = []
+    for index in (now, before):
+        with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+            rows.append(database.execute(query).fetchall())
+    known, present_now = ({uuid for _identity, uuid, _kind, _packed in part} for part in reversed(rows))
+    new = [row for row in rows[0] if row[1] not in known]
+    images = {identity for identity, _uuid, kind, _packed in new if kind == adoption.DICOM}
+    return Changes(
+        [adoption.Arrived(uuid, packed) for _identity, uuid, kind, packed in new if kind == adoption.DICOM],
+        [uuid for identity, uuid, _kind, _packed in new if identity in images],
+        [
+            identity
+            for identity, uuid, kind, _packed in rows[1]
+            if kind == adoption.DICOM and uuid not in present_now and not find_file(storage, uuid).exists()
+        ],
+    )
+
+
+def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> bool:
+    """Brings the old Orthanc back, with its data of before and the images that came since. Returns whether there was
+    anything to bring back."""
+    notes = Notes.read(directory)
+    if notes.step not in (*UNDER_WAY, "returning"):
+        return False
+    notes.write("returning", directory)
+    if present.inspect(OLD):
+        if present.inspect(present.NAME):
+            read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
+            read_output("docker", "rm", present.NAME)
+        put_index_back(notes, storage, directory)
+        put_files_back(directory)
+        adoption.reload_nginx()
+        read_output("docker", "rename", OLD, present.NAME)
+    since = time.time()
+    read_output("docker", "update", f"--restart={notes.policy or 'unless-stopped'}", present.NAME)
+    read_output("docker", "start", present.NAME, seconds=None)
+    text = SITE.read_text(encoding="utf-8")
+    try:
+        service.await_running(service.Container("", address), text, [], START_SECONDS, since, "")
+    except service.Failure as failure:
+        raise Refused(f"The old Orthanc was started with its data of before, but does not come up: {failure}") from None
+    put_images_in(notes, json.loads(text), storage, directory)
+    for name in (INDEX, f"{INDEX}.part", TRIAL):
+        shutil.rmtree(storage / name, ignore_errors=True)
+    notes.write("returned", directory)
+    return True
+
+
+def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
+    """Gives the old Orthanc its own index again. What the new one did is noted and saved first."""
+    now, before = storage / "index", storage / INDEX / "index"
+    if not before.exists():
+        raise Refused(f"{before} is gone. Remedy: orthanc-backup restore brings the backup of before the upgrade.")
+    if now.exists():
+        changes = find_changes(now, before, storage)
+        notes.missing = sorted({*notes.missing, *changes.deleted})
+        notes.orphans = sorted({*notes.orphans, *changes.files})
+        adoption.save_arrived(storage, changes.arrived, directory / ARRIVED)
+        notes.write("returning", directory)
+    owner = storage.stat()
+    part = storage / f"{INDEX}.part"
+    copy_durably(before, part)
+    os.chown(part, owner.st_uid, owner.st_gid)
+    part.chmod(0o640)
+    for name in adoption.INDEX[1:]:
+        (storage / name).unlink(missing_ok=True)
+    part.rename(now)
+    sync_directory(storage)
+
+
+def put_files_back(directory: Path, root: Path = Path("/")) -> None:
+    """The configuration and the settings as they were."""
+    kept = directory / "etc"
+    for source in sorted(path for path in kept.rglob("*") if path.is_file()):
+        path = root / source.relative_to(directory)
+        found = source.stat()
+        write_atomic(path, source.read_text(encoding="utf-8"), found.st_mode & 0o777)
+        os.chown(path, found.st_uid, found.st_gid)
+
+
+def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, directory: Path) -> None:
+    """Brings the old Orthanc to what devices and people did meanwhile: images that were deleted go, and those that came
+    are stored, read back and compared. What is refused stays in the directory `arrived`."""
+    orthanc = service.open_api(configuration)
+    try:
+        for identity in notes.missing:
+            orthanc.ask("DELETE", f"/instances/{identity}")
+        for path in sorted((directory / ARRIVED).glob("*.dcm")):
+            content = path.read_bytes()
+            answer = orthanc.ask("POST", "/instances", content)
+            if answer.status != 200:
+                continue
+            stored = orthanc.ask("GET", f"/instances/{json.loads(answer.body)['ID']}/file")
+            if stored.status == 200 and stored.body == content:
+                path.unlink()
+                notes.arrived += 1
+    finally:
+        orthanc.close()
+    if not count_arrived(directory):
+        for uuid in notes.orphans:
+            find_file(storage, uuid).unlink(missing_ok=True)
+
+
+def count_arrived(directory: Path = DIRECTORY) -> int:
+    """How many images came after a switch and are not in the old Orthanc."""
+    return sum(1 for _unused in (directory / ARRIVED).glob("*.dcm"))

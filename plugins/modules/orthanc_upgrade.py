@@ -1,0 +1,168 @@
+#!/usr/bin/python
+# Copyright: the clinicops.orthanc maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_upgrade
+short_description: Upgrade the container of Orthanc to another image, or go back
+version_added: 1.0.0
+author: the clinicops.orthanc maintainers (@clinicops)
+description:
+  - Each O(step) notes how far the upgrade is, in C(/var/lib/orthanc-upgrade/upgrade.json). A step that is complete does
+    nothing, and one that was interrupted at any moment can be run again.
+  - Both releases use the same files of images, which never change. Each has an index of its own.
+options:
+  step:
+    description:
+      - V(plan) returns what is installed, what is offered, and what the upgrade would do.
+      - V(trial) starts the new image beside production, on a copy of the index, and asks it. The images are read where
+        they are and cannot be written.
+      - V(switch) stops the old Orthanc, keeps its index and its configuration, and makes room for the new container.
+      - V(confirm) is for after the acceptance test, and fails where an image of before is missing.
+      - V(settle) removes what the way back needed.
+      - V(back) removes the new container, and starts the old one with its index of before and the images that came
+        since.
+    type: str
+    choices: [plan, trial, switch, confirm, settle, back]
+    required: true
+  image:
+    description: The new image, which is on the machine from V(trial) on.
+    type: str
+    required: true
+  content:
+    description: The whole configuration for the new release, as JSON. For V(plan) and V(trial).
+    type: str
+    default: ""
+  plugins:
+    description: Names of the plugins that must be loaded, as C(/plugins) lists them.
+    type: list
+    elements: str
+    default: []
+  address:
+    description: The address from which Orthanc sees connections of this machine itself.
+    type: str
+    default: 127.0.0.1
+  storage:
+    description: Directory of the images and of the index.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Only V(plan) runs in check mode.
+    support: partial
+  diff_mode:
+    description: Has no diff.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Go back to the release of before
+  clinicops.orthanc.orthanc_upgrade:
+    step: back
+    image: orthancteam/orthanc:26.8.1
+    storage: /var/lib/orthanc/db
+"""
+
+RETURN = r"""
+needed:
+  description: Whether another image is asked for, or an upgrade is under way.
+  type: bool
+  returned: success
+step:
+  description:
+    - How far the upgrade is, one of V(tried), V(switching), V(switched), V(returning), V(returned), V(settling) and
+      V(settled); empty before the first one.
+  type: str
+  returned: success
+lines:
+  description: What the step found, in sentences.
+  type: list
+  elements: str
+  returned: success
+arrived:
+  description: Number of images that came after the switch, and are in the old Orthanc again after V(back).
+  type: int
+  returned: success
+left:
+  description: Number of images in C(/var/lib/orthanc-upgrade/arrived), which the old Orthanc did not take.
+  type: int
+  returned: success
+"""
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
+
+LOCK = Path("/run/orthanc-upgrade.lock")
+LOCK_SECONDS = 3600  # a step whose controller was killed runs on
+
+
+def end_module(_number: int, _frame: object) -> None:
+    """Ends the module at a signal; what it has begun is undone on the way out."""
+    raise SystemExit(1)
+
+
+def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
+    """Runs one step; returns whether it changed anything, and what it found."""
+    step, image, storage, address = given["step"], given["image"], Path(given["storage"]), given["address"]
+    if step == "plan":
+        return False, upgrade.describe(image, given["content"], storage)
+    if step == "trial":
+        said = upgrade.try_image(image, json.loads(given["content"]), given["plugins"], address)
+    elif step == "switch":
+        return upgrade.switch(image, storage), []
+    elif step == "confirm":
+        return False, upgrade.confirm(address, storage)
+    elif step == "settle":
+        said = upgrade.settle(storage)
+    else:
+        return upgrade.go_back(address, storage), []
+    return bool(said), said
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "step": {
+                "type": "str",
+                "choices": ["plan", "trial", "switch", "confirm", "settle", "back"],
+                "required": True,
+            },
+            "image": {"type": "str", "required": True},
+            # secret as a whole, as in orthanc_configuration
+            "content": {"type": "str", "default": "", "no_log": True},
+            "plugins": {"type": "list", "elements": "str", "default": []},
+            "address": {"type": "str", "default": "127.0.0.1"},
+            "storage": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    # an interrupted play ends the trial on its way out
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end_module)
+    given = module.params
+    result: dict[str, Any] = {"changed": False, "lines": [], "needed": False, "arrived": 0, "left": 0}
+    try:
+        if not upgrade.find_old():
+            raise Refused(f"There is no container {present.NAME} to upgrade. Remedy: deploy first.")
+        if given["step"] == "plan" or not module.check_mode:
+            with hold_lock(LOCK, "step of an upgrade", LOCK_SECONDS):
+                result["changed"], result["lines"] = run_step(given)
+        notes = upgrade.Notes.read()
+        result.update(needed=upgrade.is_needed(given["image"], notes), step=notes.step)
+        result.update(arrived=notes.arrived, left=upgrade.count_arrived())
+    except (Refused, OSError, sqlite3.Error) as error:
+        module.fail_json(msg=str(error), **result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

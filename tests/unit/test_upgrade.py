@@ -1,0 +1,196 @@
+"""What an upgrade and its way back do with indexes, images and files; the rest is in the scenario `upgrade`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.settings import OURS
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.upgrade import Notes
+
+PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
+
+
+def name_file(number: int) -> str:
+    return f"{number:02x}cd0000-0000-4000-8000-000000000000"
+
+
+def make_storage(tmp_path: Path, images: dict[str, int]) -> Path:
+    """A storage directory with an index: by Orthanc's identifier of each image, the number of its file."""
+    storage = tmp_path / "db"
+    storage.mkdir(exist_ok=True)
+    (storage / "index").unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(storage / "index")) as database:
+        database.execute("CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT)")
+        database.execute(
+            "CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER,"
+            " compressionType INTEGER, uncompressedMD5 TEXT)"
+        )
+        database.execute("CREATE TABLE DicomIdentifiers(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT)")
+        database.execute("INSERT INTO Resources VALUES (1000, 2, 'study')")
+        database.execute("INSERT INTO DicomIdentifiers VALUES (1000, 32, 13, '1.2.3')")
+        for internal, (identity, number) in enumerate(images.items(), 1):
+            path = upgrade.find_file(storage, name_file(number))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(f"image {number}".encode())
+            database.execute("INSERT INTO Resources VALUES (?, 4, ?)", (internal, identity))
+            row = (internal, adoption.DICOM, name_file(number), 9, 1, f"md5-{number}")
+            database.execute("INSERT INTO AttachedFiles VALUES (?, ?, ?, ?, ?, ?)", row)
+        database.commit()
+    return storage
+
+
+def add_file(storage: Path, identity: str, kind: int, number: int) -> None:
+    """Another attachment of an image."""
+    with contextlib.closing(sqlite3.connect(storage / "index")) as database:
+        [internal] = database.execute("SELECT internalId FROM Resources WHERE publicId = ?", (identity,)).fetchone()
+        database.execute("INSERT INTO AttachedFiles VALUES (?, ?, ?, 9, 1, '')", (internal, kind, name_file(number)))
+        database.commit()
+
+
+@pytest.fixture
+def switched(tmp_path: Path) -> Path:
+    """After the switch: one image was deleted, one replaced, one came with a second file; one got an attachment."""
+    before = make_storage(tmp_path, {"stays": 1, "deleted": 2, "replaced": 3})
+    adoption.save_index(before, before / upgrade.INDEX)
+    now = make_storage(tmp_path, {"stays": 1, "replaced": 4, "new": 5})
+    add_file(now, "new", 3, 6)
+    add_file(now, "stays", 1024, 7)
+    for number in (2, 3):
+        upgrade.find_file(now, name_file(number)).unlink()
+    return now
+
+
+def test_what_the_new_release_did_is_found(switched: Path) -> None:
+    found = upgrade.find_changes(switched / "index", switched / upgrade.INDEX / "index", switched)
+    assert [one.uuid for one in found.arrived] == [name_file(4), name_file(5)]
+    assert found.files == [name_file(4), name_file(5), name_file(6)]  # 7 is a person's, and stays
+    assert found.deleted == ["deleted", "replaced"]
+
+
+def test_a_row_that_the_new_release_lost_is_no_deletion(switched: Path) -> None:
+    (upgrade.find_file(switched, name_file(2))).write_bytes(b"is there")
+    found = upgrade.find_changes(switched / "index", switched / upgrade.INDEX / "index", switched)
+    assert found.deleted == ["replaced"]
+
+
+def test_the_old_index_comes_back_and_an_interrupted_way_back_is_repeated(switched: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "upgrade"
+    (switched / "index-wal").write_bytes(b"")
+    for _again in range(2):  # the second finds the old index in its place already
+        notes = Notes.read(directory)
+        upgrade.put_index_back(notes, switched, directory)
+        noted = Notes.read(directory)
+        assert (noted.step, noted.missing) == ("returning", ["deleted", "replaced"])
+        assert noted.orphans == [name_file(4), name_file(5), name_file(6)]
+        assert sorted(adoption.list_images(switched / "index")) == ["deleted", "replaced", "stays"]
+        assert sorted(path.read_bytes() for path in (directory / upgrade.ARRIVED).iterdir()) == [b"image 4", b"image 5"]
+        assert not (switched / "index-wal").exists()
+        assert (switched / "index").stat().st_mode & 0o777 == 0o640
+
+
+def test_without_the_old_index_nothing_is_replaced(switched: Path, tmp_path: Path) -> None:
+    (switched / upgrade.INDEX / "index").unlink()
+    present = (switched / "index").read_bytes()
+    with pytest.raises(Refused, match="orthanc-backup restore"):
+        upgrade.put_index_back(Notes(), switched, tmp_path / "upgrade")
+    assert (switched / "index").read_bytes() == present
+
+
+def test_the_old_settings_come_back_with_owner_and_mode(tmp_path: Path) -> None:
+    kept, path = tmp_path / "upgrade", tmp_path / "root" / "etc" / "orthanc.json"
+    for one, text, mode in ((kept / "etc" / "orthanc.json", "old", 0o640), (path, "new", 0o600)):
+        one.parent.mkdir(parents=True)
+        one.write_text(text)
+        one.chmod(mode)
+    upgrade.put_files_back(kept, tmp_path / "root")
+    assert path.read_text() == "old"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_uid == os.geteuid()
+
+
+def test_what_a_release_must_find_is_read_of_the_index(tmp_path: Path) -> None:
+    storage = make_storage(tmp_path, {"a": 1, "b": 2, "c": 3})
+    expected = upgrade.read_expected(storage / "index")
+    assert expected.counts == {"patients": 0, "studies": 1, "series": 0, "instances": 3}
+    assert expected.study == "1.2.3"
+    assert expected.images == {name: (name_file(number), f"md5-{number}") for number, name in enumerate("abc", 1)}
+
+
+def test_an_empty_index_is_no_reason_to_fail(tmp_path: Path) -> None:
+    expected = upgrade.read_expected(make_storage(tmp_path, {}) / "index")
+    assert (expected.counts["instances"], expected.images) == (0, {})
+
+
+def test_the_trial_has_another_index_and_its_own_device() -> None:
+    configuration: dict[str, Any] = {
+        "StorageDirectory": "/var/lib/orthanc/db",
+        "DicomModalities": {"us1": {"Host": "198.51.100.21"}, "own": {"Host": "172.18.0.1"}, "old": ["A", "b", 104]},
+    }
+    candidate = upgrade.build_candidate(configuration, "172.18.0.1", Path("/copy"))
+    assert candidate["IndexDirectory"] == "/copy"
+    assert candidate["StorageDirectory"] == "/var/lib/orthanc/db"
+    assert candidate["DicomModalities"] == {
+        **configuration["DicomModalities"],
+        "own": {"Host": "127.0.0.1"},
+    }
+    assert upgrade.find_worklists({"Worklists": {"Enable": True, "Database": "/worklists"}}) == ["/worklists"]
+    assert upgrade.find_worklists({}) == []
+
+
+def test_the_notes_are_read_as_written(tmp_path: Path) -> None:
+    assert Notes.read(tmp_path) == Notes()
+    written = Notes(image="clinic/orthanc:2", stopped=12.5, missing=["a"])
+    written.write("switched", tmp_path / "new")
+    assert Notes.read(tmp_path / "new") == written
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    assert {written.step, *upgrade.UNFINISHED, "tried", "returned", "settled", ""} == set(upgrade.STEPS)
+
+
+def test_backups_and_restores_leave_what_lies_beside_the_images() -> None:
+    assert all(name.startswith(OURS) for name in (upgrade.INDEX, upgrade.TRIAL, f"{upgrade.INDEX}.part"))
+
+
+def find_tasks(tasks: list[dict[str, Any]], tags: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Each task of a play with the tags of the blocks that it is in."""
+    found: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+    for task in tasks:
+        own = (*tags, *task.get("tags", []))
+        blocks = [task[name] for name in ("block", "rescue", "always") if name in task]
+        found += [one for block in blocks for one in find_tasks(block, own)] if blocks else [(own, task)]
+    return found
+
+
+def test_an_upgrade_deploys_what_a_deploy_does() -> None:
+    [play] = [one for one in yaml.safe_load((PLAYBOOKS / "deploy.yml").read_text()) if "roles" in one]
+    [own] = yaml.safe_load((PLAYBOOKS / "upgrade.yml").read_text())
+    tasks = find_tasks(own["tasks"])
+    roles = [
+        (tags, task["ansible.builtin.import_role"]) for tags, task in tasks if "ansible.builtin.import_role" in task
+    ]
+    whole = [called["name"] for tags, called in roles if "tasks_from" not in called and tags == ("switch",)]
+    assert sorted(whole) == sorted(play["roles"])
+    checks = [
+        task["ansible.builtin.import_role"] for task in play["pre_tasks"] if "ansible.builtin.import_role" in task
+    ]
+    assert [called for tags, called in roles if tags == ("always",)] == checks
+    inspecting = [task for task in play["pre_tasks"] if "clinicops.orthanc.orthanc_machine" in task]
+    assert [task for _tags, task in tasks if "clinicops.orthanc.orthanc_machine" in task] == inspecting
+
+
+def test_every_task_of_an_upgrade_belongs_to_a_phase_and_each_failure_after_the_switch_goes_back() -> None:
+    [play] = yaml.safe_load((PLAYBOOKS / "upgrade.yml").read_text())
+    tasks = find_tasks(play["tasks"])
+    phases = {"always", "backup", "trial", "switch", "verify", "settle", "back"}
+    assert [task["name"] for tags, task in tasks if not phases & set(tags)] == []
+    assert phases == {tag for tags, _task in tasks for tag in tags} - {"never"}
+    [guarded] = [task for task in play["tasks"] if "rescue" in task]
+    assert {tag for tags, _task in find_tasks(guarded["block"]) for tag in tags} == {"switch", "verify"}
+    assert {tags for tags, _task in find_tasks(guarded["rescue"])} == {("switch", "verify")}
