@@ -4,12 +4,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_neighbour_problems
-short_description: List a machine's other services and firewalls that conflict with a deploy
+short_description: List what is on a machine and conflicts with a deploy or an uninstall
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Marks those conflicts found by M(clinicops.orthanc.orthanc_occupied) that the inventory waives, and names the waiver
-    for each of the others.
+  - Marks those conflicts found by M(clinicops.orthanc.orthanc_occupied) or M(clinicops.orthanc.orthanc_uninstall) that
+    the inventory waives, and names the waiver for each of the others.
 options:
   _input:
     description: The problems that the module returned.
@@ -49,8 +49,9 @@ def orthanc_neighbour_problems(value: Any, waivers: Any = None) -> Any:
         )
     found = [problem(one["what"], one["message"], one["remedy"], one["rule"] or "in_the_way") for one in value]
     # other checks cover the waivers of other rules, and one of these is only needed while its neighbour is there
-    mine = {rule: reason for rule, reason in (waivers or {}).items() if rule in rules.NEIGHBOURS}
-    return rules.waive(found, mine, rules.NEIGHBOURS)
+    own = rules.NEIGHBOURS + rules.UNINSTALL
+    mine = {rule: reason for rule, reason in (waivers or {}).items() if rule in own}
+    return rules.waive(found, mine, own)
 
 
 class FilterModule:

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present, submission
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, removal, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.core.errors import Refused
@@ -45,30 +45,6 @@ ARRIVED = "arrived"  # in BEFORE: images that came after the switch
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
 DICOM = 1  # fileType
-# what a deploy installs and what would act on the old server
-OWN_UNITS = tuple(
-    f"orthanc-{name}.*"
-    for name in (
-        "certificate",
-        "firewall",
-        "ledger",
-        "monitor",
-        "restore",
-        "restore-check",
-        "worklist",
-        "worklist-tidy",
-    )
-)
-OWN_FILES = (
-    *(
-        "/etc/cron.d/orthanc-backup",
-        "/etc/cron.d/orthanc-verify",
-        "/etc/systemd/system/nftables.service.d/orthanc.conf",
-    ),
-    "/etc/systemd/system/apt-daily-upgrade.service.d/orthanc-verify.conf",
-    *("/etc/nginx/conf.d/orthanc.conf", "/etc/nginx/conf.d/orthanc-acme.conf"),
-    *("/etc/nginx/modules-enabled/90-orthanc-dicom.conf", "/etc/systemd/system/orthanc.service.d/clinicops.conf"),
-)
 # the steps of an adoption, in adoption.json
 STEPS = ("", "prepared", "switching", "switched", "returning", "returned", "adopted")
 
@@ -83,6 +59,9 @@ class Wanted:
     container: str = ""
     index: Path | None = None
     sites: tuple[str, ...] = ()
+    # what a deploy makes and what would act on the old server, as each role lists it in `orthanc_<role>_made`
+    units: tuple[str, ...] = ()
+    acting: tuple[str, ...] = ()
 
     @property
     def index_directory(self) -> Path:
@@ -110,8 +89,8 @@ OPTIONS = {
 }
 
 
-def read_wanted(given: dict[str, Any], target: Path) -> Wanted:
-    """The setting, and orthanc_storage_dir."""
+def read_wanted(given: dict[str, Any], target: Path, made: dict[str, list[str]] | None = None) -> Wanted:
+    """The setting, orthanc_storage_dir, and the units and files of a deploy that act by themselves."""
     return Wanted(
         method=given["method"],
         storage=Path(given["storage_dir"]),
@@ -119,6 +98,8 @@ def read_wanted(given: dict[str, Any], target: Path) -> Wanted:
         container=given["container"],
         index=Path(given["index_dir"]) if given["index_dir"] else None,
         sites=tuple(given["sites"]),
+        units=tuple((made or {}).get("units", ())),
+        acting=tuple((made or {}).get("acting", ())),
     )
 
 
@@ -196,9 +177,9 @@ def find_obstacles(wanted: Wanted, notes: Notes) -> list[Problem]:
     return [Problem("orthanc_storage_dir", message, remedy)]
 
 
-def is_installed() -> bool:
-    """Whether Debian's package is."""
-    return try_output("dpkg-query", "--show", "--showformat", "${db:Status-Status}", "orthanc") == "installed"
+def is_installed(package: str = "orthanc") -> bool:
+    """Whether a package of Debian's is."""
+    return try_output("dpkg-query", "--show", "--showformat", "${db:Status-Status}", package) == "installed"
 
 
 def find_existing(path: Path) -> Path:
@@ -265,12 +246,12 @@ def list_changed_conffiles() -> list[str]:
     return sorted(one.path for one in list_conffiles() if is_changed(one))
 
 
-def list_own_files() -> list[Path]:
+def list_own_files(wanted: Wanted) -> list[Path]:
     """What a person wrote or may have changed: configuration files, units, and drop-ins of Orthanc's unit."""
     drop_ins = SYSTEMD / f"{UNIT}.d"
     found = [path for path in ETC.glob("*") if path.is_file()]
     found += [path for path in [SYSTEMD / UNIT, *drop_ins.glob("*.conf")] if path.is_file() and not path.is_symlink()]
-    return sorted(path for path in found if str(path) not in OWN_FILES)
+    return sorted(path for path in found if str(path) not in wanted.acting)
 
 
 def keep_file(path: Path, directory: Path = BEFORE) -> None:
@@ -511,7 +492,7 @@ def stop_old(wanted: Wanted, notes: Notes) -> None:
         if path.is_file() and not path.is_symlink():
             path.unlink()  # kept: list_own_files
         for drop_in in (SYSTEMD / f"{UNIT}.d").glob("*.conf"):
-            if str(drop_in) not in OWN_FILES:
+            if str(drop_in) not in wanted.acting:
                 drop_in.unlink()
         read_output("systemctl", "mask", UNIT)
         read_output("systemctl", "daemon-reload")
@@ -570,12 +551,9 @@ def remove_new(wanted: Wanted) -> None:
     if found and found["Config"].get("Cmd") == [present.CONFIGURATION]:
         read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
         read_output("docker", "rm", present.NAME)
-    units = [path for pattern in OWN_UNITS for path in SYSTEMD.glob(pattern) if path.is_file()]
-    if units:
-        read_output("systemctl", "disable", "--now", *(path.name for path in units), seconds=None)
+    removal.remove_units(wanted.units)
     run_program("nft", "delete", "table", "inet", "orthanc")
-    for path in [*units, *map(Path, OWN_FILES)]:
-        path.unlink(missing_ok=True)
+    removal.remove_paths(wanted.acting)
     with contextlib.suppress(OSError):
         (SYSTEMD / f"{UNIT}.d").rmdir()  # where nothing else is in it
     read_output("systemctl", "daemon-reload")
@@ -630,7 +608,7 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
         notes.renamed = f"{present.NAME}-before" if taken else wanted.container
         write_atomic(directory / "container.json", json.dumps(container, indent=4) + "\n", 0o600)
     shutil.rmtree(directory / "etc", ignore_errors=True)  # of an attempt before
-    for path in [*(list_own_files() if wanted.method == "package" else []), *map(Path, wanted.sites)]:
+    for path in [*(list_own_files(wanted) if wanted.method == "package" else []), *map(Path, wanted.sites)]:
         if path.is_file():
             keep_file(path, directory)
     # a deploy removes the vendor's default site

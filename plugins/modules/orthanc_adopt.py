@@ -32,6 +32,21 @@ options:
     description: Directory of the images from now on.
     type: path
     required: true
+  made:
+    description: What a deploy makes and what would act on the old server, which V(back) removes.
+    type: dict
+    default: {}
+    suboptions:
+      units:
+        description: Units of systemd.
+        type: list
+        elements: str
+        default: []
+      acting:
+        description: Cron files, sites and drop-ins.
+        type: list
+        elements: path
+        default: []
 attributes:
   check_mode:
     description: Changes nothing; C(changes) says what the switch would do.
@@ -47,6 +62,7 @@ EXAMPLES = r"""
     step: switch
     adopt: {method: container, container: happy_fermi, storage_dir: /orthanc/db}
     target: /orthanc/db
+    made: {units: [orthanc-ledger.timer], acting: [/etc/cron.d/orthanc-backup]}
 """
 
 RETURN = r"""
@@ -84,6 +100,10 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 
+MADE = {
+    "units": {"type": "list", "elements": "str", "default": []},
+    "acting": {"type": "list", "elements": "path", "default": []},
+}
 LOCK = Path("/run/orthanc-adoption.lock")
 LOCK_SECONDS = 3600  # a step whose controller was killed runs on
 
@@ -108,11 +128,12 @@ def main() -> None:
             "step": {"type": "str", "choices": ["inspect", "prepare", "switch", "finish", "back"], "required": True},
             "adopt": {"type": "dict", "required": True, "options": adoption.OPTIONS},
             "target": {"type": "path", "required": True},
+            "made": {"type": "dict", "default": {}, "options": MADE},
         },
         supports_check_mode=True,
     )
     given = module.params
-    wanted = adoption.read_wanted(given["adopt"], Path(given["target"]))
+    wanted = adoption.read_wanted(given["adopt"], Path(given["target"]), given["made"])
     try:
         notes = adoption.Notes.read()
         begins = notes.step in ("", "prepared", "returned")

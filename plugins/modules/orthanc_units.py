@@ -42,6 +42,11 @@ options:
     type: list
     elements: str
     default: []
+  masked:
+    description: Units that nothing may start. One that does not exist stays so.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Reports what would change, and changes nothing. A unit that does not exist yet is reported as a change.
@@ -70,7 +75,7 @@ actions:
 from ansible.module_utils.basic import AnsibleModule
 
 PROPERTIES = "LoadState,ActiveState,UnitFileState"
-LISTS = ("unmasked", "enabled", "started", "restarted", "stopped", "disabled")
+LISTS = ("unmasked", "enabled", "started", "restarted", "disabled", "masked", "stopped")
 RUNNING = ("active", "activating", "reloading")
 AT_BOOT = ("enabled", "enabled-runtime", "static", "indirect", "alias", "generated")
 
@@ -103,14 +108,17 @@ def plan(wanted: dict[str, list[str]], units: dict[str, dict[str, str]]) -> list
     ]
     stop = [name for name in wanted["stopped"] if units[name]["ActiveState"] in RUNNING]
     disable = [name for name in wanted["disabled"] if units[name]["UnitFileState"] in ("enabled", "enabled-runtime")]
-    masked = [name for name in wanted["unmasked"] if units[name]["LoadState"] == "masked"]
+    unmask = [name for name in wanted["unmasked"] if units[name]["LoadState"] == "masked"]
+    mask = [name for name in wanted["masked"] if units[name]["LoadState"] not in ("masked", "not-found")]
     steps = [
-        ("unmask", masked),
+        ("unmask", unmask),
         ("enable", enable),
         ("restart", wanted["restarted"]),
         ("start", start),
-        ("stop", stop),
+        # a masked unit cannot be disabled, but stopped
         ("disable", disable),
+        ("mask", mask),
+        ("stop", stop),
     ]
     return [(verb, names) for verb, names in steps if names]
 

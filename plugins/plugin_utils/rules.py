@@ -55,6 +55,9 @@ WAIVABLE = {
     "other_firewall": "another firewall on the machine blocks sources that the settings let in",
     "closes_sites": "the firewall closes a port to users of another site",
     "untested_system": "the collection was not tested on the machine's system",
+    "removes_images": "an uninstall removes the images, the index and the worklists",
+    "removes_backups": "an uninstall removes the backups of the server",
+    "removes_last_copy": "an uninstall removes images of which no backup was ever proven",
 }
 # Rules about the firewall's settings; the others are about the configuration.
 FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
@@ -62,6 +65,8 @@ FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
 NEIGHBOURS = ("other_firewall", "closes_sites")
 # Rules about the machine's system.
 SYSTEM = ("untested_system",)
+# What an uninstall does beside its usual work.
+UNINSTALL = ("removes_images", "removes_backups", "removes_last_copy")
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
     "SyncStorageArea": ("unsynced_images", True),
@@ -190,7 +195,7 @@ def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
 
 
 def waive(
-    found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS + SYSTEM
+    found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS + SYSTEM + UNINSTALL
 ) -> list[Problem]:
     """The same problems with the waived ones marked, and the problems of the waivers themselves.
 

@@ -45,6 +45,7 @@ MINUTES = {
     "worklist": 10,
     "ubuntu": 10,
     "exposure": 9,
+    "uninstall": 9,
     "docker": 8,
     "upgrade": 10,
     "model": 7,

@@ -61,8 +61,8 @@ def example(name: str = "examples_palette.dcm") -> Path:
     return Path(path)
 
 
-def name_of(host: Host) -> str:
-    return str(host.backend.get_hostname())
+def name_of(host: Host | str) -> str:
+    return host if isinstance(host, str) else str(host.backend.get_hostname())
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def https(
     return int(status), kind, done.stdout
 
 
-def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:
+def start(playbook: str, host: Host | str, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:
     """A playbook on one machine, still running."""
     options = [
         "--inventory",
@@ -153,7 +153,7 @@ def start(playbook: str, host: Host, settings: dict[str, Any] | None = None, *mo
     )
 
 
-def play(playbook: str, host: Host, settings: dict[str, Any] | None = None, *more: str) -> tuple[int, str]:
+def play(playbook: str, host: Host | str, settings: dict[str, Any] | None = None, *more: str) -> tuple[int, str]:
     """Exit code and output (each run of white space one space) of a playbook on one machine."""
     running = start(playbook, host, settings, *more)
     said, _none = running.communicate()

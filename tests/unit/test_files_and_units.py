@@ -231,7 +231,7 @@ def unit(active: str, file: str, load: str = "loaded") -> dict[str, str]:
         (
             {"a": unit("active", "enabled"), "b": unit("inactive", "", "not-found"), "c": unit("inactive", "static")},
             {"stopped": ["a", "b", "c"], "disabled": ["a", "b", "c"]},
-            [("stop", ["a"]), ("disable", ["a"])],
+            [("disable", ["a"]), ("stop", ["a"])],
         ),
     ],
 )
