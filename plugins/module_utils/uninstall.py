@@ -163,7 +163,7 @@ def read_proven() -> str:
 
 def has_images(storage: Path) -> bool:
     """Whether Orthanc has any in this directory."""
-    return occupied.has_files(storage)
+    return bool(occupied.has_files(storage))
 
 
 def tell(clinic: Clinic) -> list[str]:
@@ -186,7 +186,8 @@ def list_archive(storage: Path, worklist: Path) -> list[Path]:
     found += [storage / f"index{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
     found += [path for path in storage.iterdir() if path.name.startswith(OURS)]
     found += [storage / name for name in (ARCHIVE, VERSION)]
-    return removal.list_paths([*sorted(found), *sorted(worklist.glob("*.wl")), worklist / ".spool"])
+    paths = [*sorted(found), *sorted(worklist.glob("*.wl")), worklist / ".spool"]
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def forget_backups(settings: Settings) -> int:

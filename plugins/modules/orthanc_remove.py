@@ -67,8 +67,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.erro
 
 def find(units: list[str], files: list[str], empty: list[str]) -> list[Path]:
     """What would be removed."""
-    going = [*removal.list_units(units), *removal.list_paths(files)]
-    return going + removal.list_empty(empty, going)
+    going: list[Path] = [*removal.list_units(units), *removal.list_paths(files)]
+    return [*going, *removal.list_empty(empty, going)]
 
 
 def remove(units: list[str], files: list[str], empty: list[str]) -> list[Path]:

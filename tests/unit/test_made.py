@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,11 +63,7 @@ def resolve(text: str) -> str:
     known = re.sub(r"\{\{ item\b[^}]*\}\}", "x", text)
     if "{{" not in known:
         return known
-    found = [
-        one if not one.startswith("{{") else evaluate.copy_plain(TEMPLAR.resolve_variable_expression(one[2:-2].strip()))
-        for one in re.split(r"(\{\{.*?\}\})", known)
-    ]
-    return "".join(map(str, found))
+    return str(TEMPLAR.template(trust_as_template(known)))
 
 
 def read_tasks(content: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
