@@ -291,8 +291,9 @@ def list_offers(before: Path = adoption.BEFORE) -> list[str]:
     if not package:
         said.append(f"the container: docker update --restart={notes.policy or 'no'} {notes.renamed}")
         said.append(f"and its start: docker start {notes.renamed}")
-    elif notes.enabled == "enabled":
-        said.append("Orthanc: systemctl unmask orthanc.service && systemctl enable --now orthanc.service")
+    else:
+        start = "enable --now" if notes.enabled == "enabled" else "start"
+        said.append(f"Orthanc: systemctl unmask {adoption.UNIT} && systemctl {start} {adoption.UNIT}")
     return [
         *said,
         "an Orthanc that is older than the one that was deployed cannot read the index as it is now; and the old one"

@@ -64,7 +64,8 @@ for line in run("getent", "group"):
     found[f"group {line.split(':')[0]}"] = line.split(":")[3]
 for line in run("systemctl", "list-unit-files", "--no-legend", "--plain"):
     found[f"unit {line.split()[0]}"] = line.split()[1]
-for line in run("systemctl", "list-units", "--no-legend", "--plain", "--type=service,socket,timer,path,mount"):
+# also those whose files are gone
+for line in run("systemctl", "list-units", "--all", "--no-legend", "--plain", "*orthanc*", "*worklist*"):
     found[f"loaded {line.split()[0]}"] = " ".join(line.split()[1:3])
 for line in run("findmnt", "--noheadings", "--list", "--output", "TARGET"):
     found[f"mount {line}"] = ""

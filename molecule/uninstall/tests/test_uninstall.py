@@ -42,23 +42,23 @@ DIFFERS = {
     "file /etc/systemd/system/orthanc.service": "Orthanc stays masked",
     "(unit|loaded) orthanc.service": "Orthanc stays masked",
     f"file {BEFORE}(/.*)?": "what the adoption had put away stays",
-    "file /etc/orthanc(/site)?": "where that is",
+    "file /etc/orthanc(/site|/[a-z]+[.]json)?": "where that is; configuration files of packages",
     # what the maintainer scripts of packages make
     "(account|group) (orthanc|docker|systemd-timesync|_ssh|msmtp|prometheus|ssl-cert)": "accounts of packages",
     "file /etc/systemd/system/[a-z-]+[.](target|socket|service)[.]wants(/[a-z-]+[.][a-z]+)?": "units of packages",
     "file /etc/systemd/system/(dbus-org.freedesktop.timesync1|sockets.target.wants/.*)[.]?.*": "units of packages",
-    "file /var/lib/systemd/(deb-systemd-helper-[a-z-]+|timesync|timers)(/.*)?": "systemd's notes on packages",
+    "file /var/lib/systemd/(deb-systemd-helper-[a-z-]+|timesync)(/.*)?": "systemd's notes on packages",
+    "file /var/lib/systemd/timers(/stamp-(?!orthanc).*)?": "when timers of packages ran",
+    "file /root/[.]ansible(/.*)?": "Ansible's directory of temporary files",
     "file /etc/rc[0-6S][.]d(/.*)?": "init scripts of packages",
     "file /etc/alternatives(/.*)?": "alternatives of packages",
     "file /etc/(ld[.]so[.]cache|[.]pwd[.]lock)": "caches",
     "file /var/lib/(nginx|ucf|python|misc|private|systemd/random-seed|prometheus)(/.*)?": "directories of packages",
     "file /etc/nginx/(modules-enabled/50-.*|sites-enabled(/default)?)": "nginx's modules; no welcome page",
-    "(loaded|unit) run-.*": "what a connection mounts",
-    "loaded user-runtime-dir.*": "a log-in",
-    "(port|loaded|mount) .*docker.*": "the engine stays",
-    "loaded (containerd|docker|var-lib-docker.*|systemd-timesyncd)[.].*": "packages that stay",
 }
-DOCKERS = "table ip6? (nat|filter|raw)|network .*|file /etc/docker(/.*)?|loaded sys-.*|file /root/[.]docker(/.*)?"
+DOCKERS = (
+    "table ip6? (nat|filter|raw)|network (bridge|host|none)|mount .*docker.*|unit .*docker.*|file /etc/docker(/.*)?"
+)
 
 
 def uninstall(machine: str, *more: str, confirm: str | None = None, **settings: Any) -> tuple[int, str]:
@@ -76,9 +76,7 @@ def require_uninstalled(machine: str) -> None:
     paths = list_files_of(machine, packages)
     units = {path.rpartition("/")[2] for path in paths if "/systemd/system/" in path}
     patterns = {**DIFFERS, **({DOCKERS: "the engine stays"} if machine == CONTAINER else {})}
-    # of an adopted server the package's configuration files are as they are shipped
-    if machine == ADOPTED:
-        patterns["file /etc/orthanc/[a-z]+[.]json"] = "conffiles are as shipped"
+    if machine != CONTAINER:
         assert must(machine, "dpkg --verify orthanc orthanc-dicomweb") == ""
     left = {}
     for name, values in different.items():
