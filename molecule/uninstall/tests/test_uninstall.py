@@ -91,6 +91,8 @@ def require_uninstalled(machine: str) -> None:
 @pytest.fixture(scope="module")
 def images() -> dict[str, dict[str, str]]:
     """What each machine has when it is deployed."""
+    for status, told in on_all(lambda machine: play("deploy", machine)).values():
+        assert status == 0, told[-3000:]
     found = on_all(lambda machine: read_images(machine, count=0 if machine == ADOPTED else IMAGES))
     assert [len(one) for one in found.values()] == [IMAGES] * 3
     return found
