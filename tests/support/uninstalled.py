@@ -58,8 +58,9 @@ def compare(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[st
 
 
 def list_files_of(machine: str, packages: list[str]) -> set[str]:
-    """The paths that these packages contain."""
-    return {*must(machine, shlex.join(["dpkg-query", "--listfiles", *packages])).splitlines()} if packages else set()
+    """The paths that these packages contain; on Debian 12 /lib is a link, and packages name it."""
+    listed = must(machine, shlex.join(["dpkg-query", "--listfiles", *packages])).splitlines() if packages else []
+    return {*listed, *(f"/usr{path}" for path in listed if path.startswith("/lib/"))}
 
 
 def list_new_packages(different: dict[str, tuple[str, str]]) -> list[str]:

@@ -49,7 +49,10 @@ DIFFERS = {
     "file /etc/systemd/system/(dbus-org.freedesktop.timesync1|sockets.target.wants/.*)[.]?.*": "units of packages",
     "file /var/lib/systemd/(deb-systemd-helper-[a-z-]+|timesync)(/.*)?": "systemd's notes on packages",
     "file /var/lib/systemd/timers(/stamp-(?!orthanc).*)?": "when timers of packages ran",
-    "file /root/[.]ansible(/.*)?": "Ansible's directory of temporary files",
+    "file /root/[.]ansible(_async)?(/.*)?": "Ansible's directories of temporary files",
+    "file /etc/locale.gen": "Orthanc's package adds its locale",
+    "file /var/www(/html(/index.nginx-debian.html)?)?": "nginx's welcome page, which is not served",
+    "unit dbus-org.freedesktop.timesync1.service": "another name of a package's unit",
     "file /etc/rc[0-6S][.]d(/.*)?": "init scripts of packages",
     "file /etc/alternatives(/.*)?": "alternatives of packages",
     "file /etc/(ld[.]so[.]cache|[.]pwd[.]lock)": "caches",
@@ -58,6 +61,7 @@ DIFFERS = {
 }
 DOCKERS = (
     "table ip6? (nat|filter|raw)|network (bridge|host|none)|mount .*docker.*|unit .*docker.*|file /etc/docker(/.*)?"
+DOCKERS += "|file /etc/(networks|cni(/net.d)?)|port tcp 127.0.0.1:[0-9]+"
 )
 
 
@@ -75,7 +79,8 @@ def require_uninstalled(machine: str) -> None:
     assert [name for name in packages if different[f"package {name}"][0]] == []
     paths = list_files_of(machine, packages)
     units = {path.rpartition("/")[2] for path in paths if "/systemd/system/" in path}
-    patterns = {**DIFFERS, **({DOCKERS: "the engine stays"} if machine == CONTAINER else {})}
+    more = {CONTAINER: {DOCKERS: "the engine stays", MSMTPS: "of its package"}, ADOPTED: {OLDS: "it stays stopped"}}
+    patterns = {**DIFFERS, **more.get(machine, {})}
     if machine != CONTAINER:
         assert must(machine, "dpkg --verify orthanc orthanc-dicomweb") == ""
     left = {}
