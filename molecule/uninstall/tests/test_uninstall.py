@@ -59,9 +59,11 @@ DIFFERS = {
     "file /var/lib/(nginx|ucf|python|misc|private|systemd/random-seed|prometheus)(/.*)?": "directories of packages",
     "file /etc/nginx/(modules-enabled/50-.*|sites-enabled(/default)?)": "nginx's modules; no welcome page",
 }
+MSMTPS = "file /etc/apparmor.d/(disable|local)(/usr.bin.msmtp)?"
+OLDS = "port tcp 0.0.0.0:(4242|8042)"  # the adopted Orthanc stays stopped
 DOCKERS = (
     "table ip6? (nat|filter|raw)|network (bridge|host|none)|mount .*docker.*|unit .*docker.*|file /etc/docker(/.*)?"
-DOCKERS += "|file /etc/(networks|cni(/net.d)?)|port tcp 127.0.0.1:[0-9]+"
+    "|file /etc/(networks|cni(/net.d)?)|port tcp 127.0.0.1:[0-9]+"
 )
 
 
