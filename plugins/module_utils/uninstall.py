@@ -281,7 +281,7 @@ def list_offers(before: Path = adoption.BEFORE) -> list[str]:
     package = not notes.renamed
     said = []
     if package:
-        said.append(f"the package's configuration files go first: find {adoption.ETC} -maxdepth 1 -type f -delete")
+        said.append(f"the configuration files of the package go first: find {adoption.ETC} -maxdepth 1 -type f -delete")
     if (before / "etc").is_dir():
         copy = f"cp --archive --remove-destination {before}/etc/. /etc/"
         said.append(f"configuration, units and sites: {copy} && systemctl daemon-reload")
