@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, occupied, present, removal
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, occupied, present, removal, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.backup import restic
@@ -92,6 +92,9 @@ def find_unfinished() -> list[Problem]:
     step = adoption.Notes.read().step
     if step in ("switching", "switched", "returning"):
         found.append(Problem("The adoption of the old Orthanc", f"is not complete ({step})", "deploy again first"))
+    step = upgrade.Notes.read().step
+    if step in upgrade.UNFINISHED:
+        found.append(Problem("The upgrade of Orthanc", f"is not complete ({step})", "run the upgrade again first"))
     for name, what, command in (
         (RESTORE, "A restore", "orthanc-backup restore"),
         (STOPPED, "A backup", "orthanc-backup run"),

@@ -28,7 +28,10 @@ STAYS = {
 BY_PROGRAMS = {
     "orthanc_backup": ["/var/lib/orthanc-backup/orthanc-restore-check"],
     "orthanc_config": ["/etc/orthanc/site/orthanc.json.before"],
-    "orthanc_install": ["/run/orthanc-adoption.lock"],
+    "orthanc_install": [
+        *("/run/orthanc-adoption.lock", "/run/orthanc-upgrade.lock"),
+        *(f"/var/lib/orthanc-upgrade/{name}.json" for name in ("upgrade", "history")),
+    ],
     "orthanc_monitor": [
         *("/var/lib/orthanc/db/.orthanc-disk-guard", "/var/lib/orthanc/db/.orthanc-reserve"),
         *("/run/orthanc-monitor.lock", "/run/orthanc-monitor.json"),
