@@ -286,7 +286,8 @@ def list_offers(before: Path = adoption.BEFORE) -> list[str]:
     if package:
         said.append(f"the configuration files of the package go first: find {adoption.ETC} -maxdepth 1 -type f -delete")
     if (before / "etc").is_dir():
-        copy = f"cp --archive --remove-destination {before}/etc/. /etc/"
+        # not cp, which would give /etc itself the mode of the kept directory
+        copy = f"tar --directory {before} --create etc | tar --directory / --extract --no-overwrite-dir"
         said.append(f"configuration, units and sites: {copy} && systemctl daemon-reload")
     said += [f"a site: ln -s {shlex.join([target, path])}" for path, target in sorted(notes.links.items())]
     if notes.nginx:
