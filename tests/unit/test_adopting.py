@@ -323,10 +323,30 @@ def test_an_adoption_deploys_what_a_deploy_does() -> None:
     """In a block of its own, so that a failure brings the old server back; but the same roles."""
     playbooks = Path(__file__).resolve().parents[2] / "playbooks"
     [play] = [one for one in yaml.safe_load((playbooks / "deploy.yml").read_text()) if "roles" in one]
-    tasks = yaml.safe_load((playbooks / "tasks/adopt.yml").read_text())
+    tasks = yaml.safe_load((playbooks / "tasks/adopt_now.yml").read_text())
     [block] = [one["block"] for one in tasks if "block" in one]
     [roles] = [one["loop"] for one in block if "loop" in one]
     assert [f"clinicops.orthanc.{role}" for role in roles] == play["roles"]
     after = [one["ansible.builtin.import_role"] for one in play["post_tasks"] if "ansible.builtin.import_role" in one]
     included = [one["ansible.builtin.include_role"] for one in block if "ansible.builtin.include_role" in one]
     assert after == [one for one in included if one in after] != []
+
+
+def find_conditional(tasks: list[dict[str, Any]]) -> list[str]:
+    """The blocks with a condition in which a role is included."""
+    found = []
+    for task in tasks:
+        if "block" in task:
+            found += [task["name"]] if "when" in task and "include_role" in str(task) else []
+            found += find_conditional([*task["block"], *task.get("rescue", []), *task.get("always", [])])
+    return found
+
+
+def test_no_handler_gets_a_condition_that_other_hosts_do_not_have() -> None:
+    """Ansible gives a handler the condition of the block in which its role is included, for all hosts of the play."""
+    playbooks = Path(__file__).resolve().parents[2] / "playbooks"
+    assert {
+        path.name: found
+        for path in (playbooks / "tasks").glob("*.yml")
+        if (found := find_conditional(yaml.safe_load(path.read_text())))
+    } == {}
