@@ -337,7 +337,7 @@ def switch(image: str, storage: Path, directory: Path = DIRECTORY) -> bool:
             notes.stopped = time.time()
             notes.write("switching", directory)
         read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
-        if adoption.is_open(storage / "index"):
+        if adoption.find_opener(storage / "index"):
             what = f"Orthanc was stopped, but a process still has {storage}/index open"
             raise Refused(f"{what}. Remedy: fuser {storage}/index shows it; stop it, and run the upgrade again.")
         shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
