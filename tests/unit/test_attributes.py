@@ -1,4 +1,4 @@
-"""What a module of the collection uses of another one is there: mypy does not follow imports from ansible_collections."""
+"""What a module of the collection uses of another one is there. mypy does not follow imports of ansible_collections."""
 
 from __future__ import annotations
 
