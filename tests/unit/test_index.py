@@ -69,6 +69,20 @@ def test_other_statistics_are_replaced(index: Path) -> None:
     assert has_statistics(index) is True
 
 
+def test_a_release_that_drops_an_index_takes_nothing_that_is_needed(index: Path) -> None:
+    """As 1.13.0 does with an archive of 1.12.7: SQLite removes the statistics of an index with it."""
+    write_statistics(index)
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        database.execute("DROP INDEX ChildrenIndex")
+        assert not database.execute("SELECT 1 FROM sqlite_stat1 WHERE idx = 'ChildrenIndex'").fetchall()
+    assert has_statistics(index) is True
+    # but one that is there needs its own
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        database.execute("DELETE FROM sqlite_stat1 WHERE idx = 'PublicIndex'")
+        database.commit()
+    assert has_statistics(index) is False
+
+
 def test_an_index_that_is_in_use_stays_as_it_is(index: Path) -> None:
     with contextlib.closing(sqlite3.connect(index, isolation_level=None)) as orthanc:
         orthanc.execute("PRAGMA locking_mode = EXCLUSIVE")

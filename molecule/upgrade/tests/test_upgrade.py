@@ -141,6 +141,13 @@ def test_an_upgrade(host: Host) -> None:
     assert host.file("/var/lib/orthanc/db/.orthanc-version").content_string == "1.13.0\n"
     [record] = json.loads(must(name_of(host), f"cat {NOTES}/history.json"))["upgrades"]
     assert (record["from"]["orthanc"], record["to"]["orthanc"]) == ("1.12.7", "1.13.0")
+    status, said = play("deploy", host, ask_for("1.13.0"))
+    assert status == 0, said[-3000:]
+    assert " changed=0 " in said
+    # and an older release is refused, before anything is stopped
+    status, said = play("upgrade", host, ask_for("1.12.7"), "--tags", "plan")
+    assert status == 2, said[-3000:]
+    assert "was opened by Orthanc 1.13.0 or later" in said
 
 
 def cut_off(host: Host, tag: str, task: str, seconds: int = 0) -> None:
