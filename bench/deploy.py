@@ -48,8 +48,8 @@ LATER = (
     "by cProfile and the machine's accounting, a deploy that changes nothing takes 13.1 s of the controller's processor"
     " and 7.8 s of the machine's: 11 % of the former builds the code of 11 modules, 12 % checks the settings (once for"
     " all clinics, 11 times for roles), 9 % copied variables for templates, 6 % reads vars_files again for each task,"
-    " 4 % validates arguments; tried since: a template lookup without the copies, facts that are not injected, workers that"
-    " are asked less often (11.1 and 7.0 s)"
+    " 4 % validates arguments; tried since: a template lookup without the copies, facts that are not injected, workers"
+    " that are asked less often (11.1 and 7.0 s)"
 )
 FIRST = (
     "a first deploy takes 17.3 s of the controller's processor and 25.6 s of the machine's (apt and dpkg included),"
