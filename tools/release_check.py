@@ -164,8 +164,7 @@ def unpack(artifact: Path, scratch: Path) -> Path:
     collection = scratch / "ansible_collections" / "clinicops" / "orthanc"
     if not collection.exists():
         collection.mkdir(parents=True)
-        with tarfile.open(artifact) as opened:
-            opened.extractall(collection, filter="data")
+        shutil.unpack_archive(artifact, collection)  # tarfile's own filters are missing in Debian 12's Python
     return collection
 
 
