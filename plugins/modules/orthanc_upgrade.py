@@ -49,7 +49,8 @@ options:
     required: true
 attributes:
   check_mode:
-    description: Only V(plan) runs in check mode.
+    description: Whether it can run without changing anything.
+    details: Only V(plan) runs in check mode.
     support: partial
   diff_mode:
     description: Has no diff.
