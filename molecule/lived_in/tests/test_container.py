@@ -113,6 +113,8 @@ def test_neighbours_that_stay_share_the_machine(host: Host) -> None:
     must(machine, "a2dissite -q 000-default; systemctl unmask apache2; systemctl restart apache2")
     must(machine, f"printf '{JAIL}' > /etc/fail2ban/jail.local; systemctl restart fail2ban firewalld")
     wait_for(lambda: must(machine, "fail2ban-client status sshd || true").startswith("Status"), "fail2ban")
+    # Docker may have put its rules back before firewalld, which restarts, had removed them: it does so at each reload
+    must(machine, "timeout 60 sh -c 'until firewall-cmd --quiet --state; do sleep 0.2; done'; firewall-cmd --reload")
     wait_for(lambda: "DOCKER" in must(machine, "iptables -t nat -S POSTROUTING; iptables -S FORWARD"), "Docker's rules")
     must(machine, f"fail2ban-client set sshd banip {BANNED}")
 
