@@ -28,7 +28,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 from .server.core.errors import Refused
 from .server.core.files import copy_durably, create_directories, hash_file, read_object, sync_directory, write_atomic
 from .server.core.process import read_output, run_program, try_output
-from .server.orthanc.layout import FILES, FOLDERS, MARKER, VERSION
+from .server.orthanc.layout import FILES, FOLDERS, MARKER, VERSION, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS
 
 NAME = "orthanc_adopt"
@@ -361,8 +361,7 @@ def require_complete(directory: Path, index: Path, old: Path) -> None:
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro&immutable=1", uri=True)) as database:
         rows = database.execute("SELECT uuid, compressedSize FROM AttachedFiles").fetchall()
     for uuid, size in rows:
-        name = Path(uuid[:2], uuid[2:4], uuid)
-        source, target = old / name, directory / name
+        source, target = (place / name_attachment(uuid) for place in (old, directory))
         if source.exists() and (not target.exists() or target.stat().st_size != int(size)):
             raise Refused(f"{target} is not the same as {source}. Remedy: deploy again; nothing was removed.")
 
@@ -430,7 +429,7 @@ def list_arrived(now: Path, before: Path) -> list[Arrived]:
 
 def read_dicom(directory: Path, one: Arrived) -> bytes:
     """The DICOM file of an attachment."""
-    content = (directory / one.uuid[:2] / one.uuid[2:4] / one.uuid).read_bytes()
+    content = (directory / name_attachment(one.uuid)).read_bytes()
     return zlib.decompress(content[8:]) if one.compression == ZLIB else content  # after the size
 
 

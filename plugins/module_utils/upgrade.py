@@ -21,7 +21,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, differences, present, service
+from ansible_collections.clinicops.orthanc.plugins.module_utils import (
+    adoption,
+    differences,
+    present,
+    service,
+    submission,
+)
 
 from .server.backup import freeze
 from .server.backup.settings import CONFIGURATION, COUNTED, Settings
@@ -38,7 +44,7 @@ from .server.core.locks import hold_lock
 from .server.core.process import read_output, try_output
 from .server.core.settings import FACTS
 from .server.dicom.scu import ACCEPTED, Scu
-from .server.orthanc.layout import VERSION
+from .server.orthanc.layout import VERSION, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS, find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
@@ -217,7 +223,7 @@ def find_faults(configuration: dict[str, Any], expected: Expected, storage: Path
                 yield f"it answers {answer.status} to a search for one study over DICOMweb, and does not find it"
         for identity, (uuid, digest) in expected.images.items():
             answer = orthanc.ask("GET", f"/instances/{identity}/file")
-            is_there = (storage / uuid[:2] / uuid[2:4] / uuid).exists()  # nobody deleted it since
+            is_there = find_file(storage, uuid).exists()  # nobody deleted it since
             if is_there and (answer.status != 200 or hash_md5(answer.body) != digest):
                 yield f"it answers {answer.status} for the image {identity}, and does not give it out as it came"
     finally:
@@ -384,8 +390,7 @@ def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
         notes.write("settling", directory)
     if present.inspect(OLD):
         read_output("docker", "rm", OLD)
-    for name in (INDEX, f"{INDEX}.part", TRIAL):
-        shutil.rmtree(storage / name, ignore_errors=True)
+    remove_copies(storage)
     shutil.rmtree(directory / "etc", ignore_errors=True)
     notes.write("settled", directory)
     return [
@@ -393,6 +398,12 @@ def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
         f" {directory / HISTORY}.",
         f"The old image is kept: docker rmi {notes.old_image}. It must not open the index any more.",
     ]
+
+
+def remove_copies(storage: Path) -> None:
+    """Removes the copies of the index that the trial and the way back need."""
+    for name in (INDEX, f"{INDEX}.part", TRIAL):
+        shutil.rmtree(storage / name, ignore_errors=True)
 
 
 def record_upgrade(notes: Notes, directory: Path) -> None:
@@ -412,7 +423,7 @@ def record_upgrade(notes: Notes, directory: Path) -> None:
 # --- back ---------------------------------------------------------------------------------------
 def find_file(storage: Path, uuid: str) -> Path:
     """Where Orthanc keeps an attachment."""
-    return storage / uuid[:2] / uuid[2:4] / uuid
+    return storage / name_attachment(uuid)
 
 
 class Changes(NamedTuple):
@@ -468,8 +479,7 @@ def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> bool:
     except service.Failure as failure:
         raise Refused(f"The old Orthanc was started with its data of before, but does not come up: {failure}") from None
     put_images_in(notes, json.loads(text), storage, directory)
-    for name in (INDEX, f"{INDEX}.part", TRIAL):
-        shutil.rmtree(storage / name, ignore_errors=True)
+    remove_copies(storage)
     notes.write("returned", directory)
     return True
 
@@ -514,14 +524,7 @@ def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, di
         for identity in notes.missing:
             orthanc.ask("DELETE", f"/instances/{identity}")
         for path in sorted((directory / ARRIVED).glob("*.dcm")):
-            content = path.read_bytes()
-            answer = orthanc.ask("POST", "/instances", content)
-            if answer.status != 200:
-                continue
-            stored = orthanc.ask("GET", f"/instances/{json.loads(answer.body)['ID']}/file")
-            if stored.status == 200 and stored.body == content:
-                path.unlink()
-                notes.arrived += 1
+            notes.arrived += submission.store_file(orthanc, path)
     finally:
         orthanc.close()
     if not count_arrived(directory):

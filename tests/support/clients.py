@@ -160,6 +160,15 @@ def play(playbook: str, host: Host | str, settings: dict[str, Any] | None = None
     return running.returncode, " ".join(said.split())
 
 
+def require_accepted(host: Host) -> None:
+    """The whole acceptance test passes on the server."""
+    done = host.run("/usr/local/sbin/orthanc-verify run --json")
+    report = json.loads(done.stdout)
+    assert [check["name"] for check in report["checks"] if not check["passed"]] == []
+    assert (done.rc, report["passed"]) == (0, True)
+    assert len(report["checks"]) > 40
+
+
 def wait_for(is_true: Callable[[], Any], what: str, limit: float = 300, *, pause: float = 1) -> None:
     """Until it is true. The limit ends a test that would hang, and judges no speed.
 

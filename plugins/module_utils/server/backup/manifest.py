@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from ..core.errors import Refused
 from ..core.files import hash_file, write_atomic
 from ..orthanc.index import open_index
+from ..orthanc.layout import name_attachment
 from . import history
 from .freeze import copy_index, read_index_version
 from .listing import choose_snapshot, identify_snapshot
@@ -56,7 +57,7 @@ class Attachment(NamedTuple):
 
     @property
     def path(self) -> str:
-        return f"{self.uuid[:2]}/{self.uuid[2:4]}/{self.uuid}"
+        return name_attachment(self.uuid)
 
 
 def parse_attachment(row: list[str]) -> Attachment:

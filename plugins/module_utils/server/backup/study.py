@@ -20,6 +20,7 @@ from ..core import words
 from ..core.escaping import escape
 from ..core.files import hash_md5
 from ..orthanc.index import open_index
+from ..orthanc.layout import name_attachment
 
 ZLIB_WITH_SIZE = 2  # a compressionType of the index: 8 bytes little-endian with the size, then zlib
 PART_FILES, PART_BYTES = 500, 1 << 30  # what is fetched at a time: a command line and a disk have an end
@@ -75,7 +76,7 @@ class Image(NamedTuple):
     @property
     def path(self) -> str:
         """Below the storage directory."""
-        return f"{self.uuid[:2]}/{self.uuid[2:4]}/{self.uuid}"
+        return name_attachment(self.uuid)
 
 
 class Study(NamedTuple):

@@ -3,6 +3,8 @@
 """Names in the storage directory: those that Orthanc gives to its attachments, and files of a deploy
 and of the monitor."""
 
+from __future__ import annotations
+
 FOLDERS = "[0-9a-f][0-9a-f]"
 FILES = f"{FOLDERS}/{FOLDERS}/*-*-*-*-*"  # Orthanc's attachments
 MARKER = ".orthanc-storage"  # written by a deploy; Orthanc's unit starts only where it is
@@ -10,3 +12,8 @@ MARKER = ".orthanc-storage"  # written by a deploy; Orthanc's unit starts only w
 DISK_GUARD = ".orthanc-disk-guard"
 RESERVE = ".orthanc-reserve"  # space that the monitor gives free when the disk is full
 VERSION = ".orthanc-version"  # the release that last opened the index
+
+
+def name_attachment(uuid: str) -> str:
+    """The file in which Orthanc keeps an attachment, below the storage directory."""
+    return f"{uuid[:2]}/{uuid[2:4]}/{uuid}"
