@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One Orthanc (1.12.7) with its index in SQLite, with the statistics, and one with it in PostgreSQL 17.
 
-python3 bench/postgresql.py [--sizes 1000 10000] [--runs 5] [--json FILE]
+python3 bench/postgresql.py [--sizes 1000 50000] [--runs 5] [--json FILE]
 
 Debian 13's packages, as they are installed; both in turns on one machine. Archives as in bench/index.py.
 """
@@ -124,7 +124,7 @@ def measure_size(images: int, runs: int) -> list[Comparison]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sizes", type=int, nargs="+", default=[STORED, 10_000], help="of archives; 1000 10000")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[STORED, 50_000], help="of archives; 1000 50000")
 
 
 def main() -> None:

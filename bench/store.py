@@ -3,13 +3,16 @@
 
 python3 bench/store.py [--json FILE] [--runs 5] [--images 100] [--keep]
 
-Both servers are machines of the test bed with Debian 13 and the same Orthanc, each with an empty archive; the device is
-a third one on their network, which sends the same images to both in turns. Images of 0.23 to 1.8 MB.
+Both servers are machines of the test bed with Debian 13 and the same Orthanc, each with an archive that is empty at
+first; the device is a third one on their network, which sends the same images to both in turns, other ones in each run:
+for a minute after images were deleted, ext4 looks for new inodes more slowly. Images of 0.23 to 1.8 MB.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Iterator
 from functools import partial
 
 from machines import run_in, unpack_files, use_machines
@@ -23,10 +26,16 @@ PLATFORMS = {
     DEVICE: ("client", ["198.51.100.49"]),
 }
 STUDY = 20
+# what perf showed of both cores on 2026-11-29, with four associations
+PROFILE = (
+    "by perf, with four associations Orthanc has 50 % of both cores (the kernel's files and sockets 21, MD5 5, the"
+    " scripts for what may be stored 4), storescu 16 %, and 25 % wait for the disk: an image is on the disk before it"
+    " is confirmed, by one fdatasync here as there; pieces of 16, 64 and 128 kB were tried"
+)
 # the device's own clock, without the start of `docker exec`
 SEND = """
 begin=$(date +%s%N)
-for directory in /images/{associations}/*; do
+for directory in /images/{associations}/{run}/*; do
   /usr/bin/storescu +sd -aet US1 -aec ORTHANC {address} 4242 $directory &
   all="$all $!"
 done
@@ -39,19 +48,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=100, help="to store in a run, a multiple of 20; 100")
 
 
-def copy_images(images: int) -> None:
-    """Puts the images on the device twice: for one association, and divided among four."""
-    files = [one for _study in range(images // STUDY) for one in make_study(STUDY).items()]
-    unpack_files(DEVICE, "/images/1", {f"0/{uid}": content for uid, content in files})
-    unpack_files(DEVICE, "/images/4", {f"{number % 4}/{uid}": content for number, (uid, content) in enumerate(files)})
+def copy_images(images: int, runs: int) -> None:
+    """Puts images for each run on the device, for one association, and for four, among which they are divided."""
+    for run in range(runs):
+        for associations in (1, 4):
+            files = [one for _study in range(images // STUDY) for one in make_study(STUDY).items()]
+            parts = {f"{number % associations}/{uid}": content for number, (uid, content) in enumerate(files)}
+            unpack_files(DEVICE, f"/images/{associations}/{run}", parts)
 
 
-def send_images(server: Server, associations: int, images: int) -> float:
-    """Images a second, into an empty archive."""
-    server.empty()
-    took = int(run_in(DEVICE, SEND.format(associations=associations, address=server.address)))
-    if server.count_images() != images:
-        raise SystemExit(f"{server.machine} has {server.count_images()} of {images} images")
+def send_images(server: Server, associations: int, images: int, runs: Iterator[int]) -> float:
+    """Images a second, of the next run."""
+    before = server.count_images()
+    took = int(run_in(DEVICE, SEND.format(associations=associations, run=next(runs), address=server.address)))
+    if (stored := server.count_images() - before) != images:
+        raise SystemExit(f"{server.machine} has stored {stored} of {images} images")
     return images / took * 1e9
 
 
@@ -62,16 +73,19 @@ def main() -> None:
             deploy_ours(OURS, PLATFORMS[OURS][1][0]),
             set_up_guide(GUIDE, PLATFORMS[GUIDE][1][0]),
         )
-        copy_images(chosen.images)
+        copy_images(chosen.images, chosen.runs + 1)
         rows = []
         for associations, name, at_least in ((1, "one association", 3.0), (4, "four associations", 2.7)):
-            row = Comparison(f"C-STORE, {name}", "the guide's server", "images/s", rate=True, at_least=at_least)
-            for server in (ours, guide):  # the first of each is not measured
-                send_images(server, associations, chosen.images)
-            send = partial(send_images, associations=associations, images=chosen.images)
-            rows.append(measure_pairs(row, chosen.runs, partial(send, ours), partial(send, guide)))
+            row = Comparison(
+                f"C-STORE, {name}", "the guide's server", "images/s", rate=True, at_least=at_least, why=PROFILE
+            )
+            send_ours, send_guide = (
+                partial(send_images, server, associations, chosen.images, itertools.count()) for server in (ours, guide)
+            )
+            send_ours(), send_guide()  # the first of each is not measured
+            rows.append(measure_pairs(row, chosen.runs, send_ours, send_guide))
         versions = {**ours.read_versions(), "DCMTK": run_in(DEVICE, "dpkg-query -W -f '${Version}' dcmtk")}
-    what = f"C-STORE of ultrasound images, {chosen.images} in a run, empty archive"
+    what = f"C-STORE of ultrasound images, {chosen.images} in a run, archive empty at first"
     write_result(chosen.json, "store", what, "make bench ONLY=store", versions, rows)
 
 
