@@ -33,6 +33,7 @@ SETTINGS = {
     "dicom_tls": "orthanc_dicom_tls_port",
     "https": "orthanc_proxy_port",
 }
+PROXY = ("https", "challenge")  # the ports for which orthanc_proxy_address is
 UFW = Path("/etc/ufw")
 
 
@@ -104,7 +105,7 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
     found = []
     for one in list_listeners():
         port = wanted.get(one.port)
-        if not port or one.pid in ending or is_shared(one, port) or not overlaps(one.address, port.address):
+        if not port or one.pid in ending or is_shared(one, port) or not overlaps(one.address, port):
             continue
         who = f"{one.unit or 'no unit'}, process {one.pid}: {command_of(one.pid)}"
         remedy = "move it to another port"
@@ -118,10 +119,10 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
             stop = f"docker update --restart=no {' '.join(names)}; docker stop {' '.join(names)}"
         if port.name in SETTINGS:
             remedy += f", set {SETTINGS[port.name]} to a free one"
-            if port.name == "https" and one.address not in EVERY_ADDRESS:
-                remedy += ", set orthanc_proxy_address to another address of this machine"
         elif port.name == "challenge":
-            remedy += ", or set orthanc_proxy_acme_dns_hook, which needs no port 80"
+            remedy += ", set orthanc_proxy_acme_dns_hook, which needs no port 80"
+        if port.name in PROXY and one.address not in EVERY_ADDRESS:
+            remedy += ", set orthanc_proxy_address to another address of this machine"
         message = (
             f"is in use ({who}), but a deploy needs it for {'Orthanc' if port.name in ('dicom', 'http') else 'nginx'}"
         )
@@ -129,12 +130,13 @@ def check_listeners(ports: list[Port], containers: list[str], processes: Iterabl
     return found
 
 
-def overlaps(listener: str, address: str) -> bool:
-    """Whether a process that listens there keeps ours from an address; '' is every address."""
-    # at one address, nginx also serves programs of this machine
-    wanted = (address, "127.0.0.1", "127.0.0.2")
-    every = "::" if ":" in address else "0.0.0.0"
-    return not address or listener in (*wanted, every, "*")
+def overlaps(listener: str, port: Port) -> bool:
+    """Whether a process that listens there keeps ours from the address of its port."""
+    # at one address, nginx also serves HTTPS to programs of this machine
+    local = ("127.0.0.1", "127.0.0.2") if port.name == "https" else ()
+    # over IPv4 to these, and over the version of the address
+    every = {"::" if ":" in one else "0.0.0.0" for one in (port.address, *local)}
+    return not port.address or listener in {port.address, *local, *every, "*"}
 
 
 def is_shared(one: Listener, port: Port) -> bool:

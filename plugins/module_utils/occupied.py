@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, neighbours, present
-from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Port, Problem
+from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import PROXY, Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
 from .server.core.process import try_output
@@ -197,7 +197,7 @@ def check_sites(
     `adopted` ones end with the deploy.
     """
     found = []
-    https = next((port for port in ports if port.name == "https"), Port("https", HTTPS, []))
+    served = {port.number: port for port in ports if port.name in PROXY} or {HTTPS: Port("https", HTTPS, [])}
     default = nginx / "sites-enabled/default"
     ending = {*adopted}
     if default.is_symlink() and default.exists() and not is_vendors(default) and default not in ending:
@@ -213,7 +213,7 @@ def check_sites(
             continue  # a deploy removes it
         lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         text = " ".join(lines)
-        found += check_listens(path, text, guarded, https)
+        found += check_listens(path, text, guarded, served)
         # also as an upstream or in a variable
         if re.search(r"(?<![\w.])(127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b", text):
             message = "forwards to Orthanc and bypasses the proxy's roles and orthanc_admin_sources"
@@ -222,8 +222,9 @@ def check_sites(
     return found
 
 
-def check_listens(path: Path, text: str, guarded: dict[int, Port], https: Port) -> list[Problem]:
-    """The conflicts of a site's `listen` directives with the proxy, and of the firewall with the site's users."""
+def check_listens(path: Path, text: str, guarded: dict[int, Port], served: dict[int, Port]) -> list[Problem]:
+    """The conflicts of a site's `listen` directives with those of the proxy, at the ports that are `served`, and of the
+    firewall with the site's users."""
     found, closed = [], set()
     for words in (directive.split() for directive in re.findall(r"\blisten\s+([^;]+);", text)):
         address, _unused, number = words[0].rpartition(":") if re.search(r":\d+$", words[0]) else ("", "", words[0])
@@ -232,29 +233,31 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port], https: Port) 
         if re.match(r"unix:|127\.|localhost|\[::1\]", address):
             continue
         everywhere = address in ("", "*", "0.0.0.0", "[::]")
-        elsewhere = bool(https.address) and not everywhere and address.strip("[]") != https.address
-        if int(number) in guarded and not (int(number) == https.number and https.address and (everywhere or elsewhere)):
+        ours = served.get(int(number))
+        elsewhere = bool(ours and ours.address and not everywhere and address.strip("[]") != ours.address)
+        if int(number) in guarded and not (ours and ours.address and (everywhere or elsewhere)):
             closed.add(int(number))
-        if int(number) != https.number or elsewhere:
+        if not ours or elsewhere:
             continue
-        if https.address and everywhere:
-            if (address == "[::]") != (":" in https.address):
+        more = "" if ours.name == "https" else ", set orthanc_proxy_acme_dns_hook, which needs no port 80"
+        if ours.address and everywhere:
+            if (address == "[::]") != (":" in ours.address):
                 continue  # the other version of IP
-            message = f"listens at every address, and at {https.address} nginx would pass its requests to the proxy"
+            message = f"listens at every address, and at {ours.address} nginx would pass its requests to the proxy"
             remedy = f"write the address that its users call there, such as listen <address>:{number}"
-            found.append(Problem(str(path), message, remedy, CLOSES_SITES))
-        elif not https.address and not everywhere:
+            found.append(Problem(str(path), message, remedy + more, CLOSES_SITES))
+        elif not ours.address and not everywhere:
             message = f"listens only at {words[0]}, and nginx would pass it the proxy's requests to that address"
-            remedy = f"write listen {https.number} there instead of {words[0]}, or set orthanc_proxy_address"
+            remedy = f"write listen {number} there instead of {words[0]}{more}, or set orthanc_proxy_address"
             found.append(Problem(str(path), message, f"{remedy} to another address of this machine"))
-        elif {"default_server", "default"} & {*words}:
-            message = f"is nginx's default server at port {https.number}, and so is the proxy's"
+        elif ours.name == "https" and {"default_server", "default"} & {*words}:
+            message = f"is nginx's default server at port {number}, and so is the proxy's"
             found.append(Problem(str(path), message, "remove default_server there; its server_name is enough"))
     for number in sorted(closed):
         admitted = ", ".join(guarded[number].sources) or "this machine"
         message = f"listens at port {number}, which a deploy closes to all sources except {admitted}"
         remedy = "move it to another port"
-        if number == https.number:
+        if number in served:
             remedy += ", or the proxy with orthanc_proxy_port or orthanc_proxy_address"
             remedy += ", or add its users' networks to orthanc_https_sources and set the waiver"
         found.append(Problem(str(path), message, remedy, CLOSES_SITES))

@@ -277,8 +277,15 @@ PROXY = {
         ({"port": 65536}, "is 65536, which is not a TCP port", "such as 8443"),
         *(
             ({"address": one}, f"({one}) is not an address that other machines can call", "one address of the server")
-            for one in ("pacs", "127.0.0.1", "0.0.0.0", "fe80::1", "2001:DB8::1", "198.51.100.0/26")
+            for one in ("pacs", "127.0.0.1", "0.0.0.0", "fe80::1", "198.51.100.0/26")
         ),
+        ({"address": "2001:DB8::1"}, "(2001:DB8::1) is not in its usual form", "write 2001:db8::1"),
+        (
+            {"address": "2001:db8::1", "sources": ["198.51.100.64/26"], "admin_sources": ["198.51.100.90"]},
+            "is 2001:db8::1, but orthanc_https_sources and orthanc_admin_sources have no network of IPv6",
+            "or set an address of IPv4",
+        ),
+        ({"address": "198.51.100.10", "sources": ["2001:db8::/32"]}, "have no network of IPv4", "address of IPv6"),
         ({"certificate": "acme"}, "Let's Encrypt cannot issue for it", "another ACME server, or self_signed"),
     ],
 )
@@ -292,6 +299,7 @@ def test_right_settings_of_the_proxy_have_no_problem() -> None:
     right: dict[str, Any] = {
         "port": 8443,
         "address": "2001:db8::1",
+        "sources": ["198.51.100.64/26", "2001:db8:100:2::/64"],
         "allowed_origins": ["https://viewer.clinic.example:8443"],
         "certificate_users": ["it"],
     }

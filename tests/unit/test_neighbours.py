@@ -52,6 +52,7 @@ def test_a_deploy_goes_on_with_services_of_its_own_names(unit: str, name: str, s
     [
         ("198.51.100.47", "", True),
         ("0.0.0.0", "198.51.100.10", True),
+        ("0.0.0.0", "2001:db8::10", True),  # nginx is at 127.0.0.1 as well
         ("*", "198.51.100.10", True),
         ("*", "2001:db8::10", True),
         ("::", "2001:db8::10", True),
@@ -62,7 +63,21 @@ def test_a_deploy_goes_on_with_services_of_its_own_names(unit: str, name: str, s
     ],
 )
 def test_who_listens_at_another_address_is_not_in_the_way(listener: str, address: str, meet: bool) -> None:
-    assert neighbours.overlaps(listener, address) is meet
+    assert neighbours.overlaps(listener, HTTPS._replace(address=address)) is meet
+
+
+@pytest.mark.parametrize(
+    ("listener", "address", "meet"),
+    [
+        ("127.0.0.1", "", True),
+        ("127.0.0.1", "198.51.100.10", False),
+        ("0.0.0.0", "198.51.100.10", True),
+        ("0.0.0.0", "2001:db8::10", False),
+        ("::", "2001:db8::10", True),
+    ],
+)
+def test_challenges_are_served_at_the_address_alone(listener: str, address: str, meet: bool) -> None:
+    assert neighbours.overlaps(listener, Port("challenge", 80, [*neighbours.EVERYBODY], address)) is meet
 
 
 def test_a_port_needs_an_address_that_the_machine_has() -> None:

@@ -146,6 +146,32 @@ def test_a_site_at_another_address_is_not_in_the_way(tmp_path: Path, listen: str
     assert any(said in one.message for one in found) if said else found == []
 
 
+@pytest.mark.parametrize(
+    ("listen", "ours", "said"),
+    [
+        ("80 default_server", "", ""),
+        ("198.51.100.10:80", "", "listens only at 198.51.100.10:80"),
+        ("80", "198.51.100.10", "listens at every address, and at 198.51.100.10"),
+        ("[::]:80", "198.51.100.10", ""),
+        ("[::]:80", "2001:db8::10", "listens at every address, and at 2001:db8::10"),
+        ("80", "2001:db8::10", ""),
+        ("198.51.100.10:80 default_server", "198.51.100.10", ""),  # server_name tells them apart
+        ("198.51.100.47:80", "198.51.100.10", ""),
+        ("8080", "198.51.100.10", ""),
+    ],
+)
+def test_a_site_at_port_80_that_gets_challenges_or_loses_its_requests(
+    tmp_path: Path, listen: str, ours: str, said: str
+) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text(f"server {{ listen {listen}; }}")
+    ports = [occupied.Port("https", 443, ["198.51.100.64/26"], ours)]
+    assert occupied.check_sites(tmp_path, ports) == []
+    found = occupied.check_sites(tmp_path, [*ports, occupied.Port("challenge", 80, ["0.0.0.0/0", "::/0"], ours)])
+    assert [said in one.message for one in found] == ([True] if said else [])
+    assert all("set orthanc_proxy_acme_dns_hook" in one.remedy for one in found)
+
+
 def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     assert occupied.check_sites(tmp_path) == []
     enabled, default = tmp_path / "sites-enabled", tmp_path / "sites-enabled/default"

@@ -41,6 +41,8 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
     found += _check_address(settings["address"])
     remedy = "write each item on its own line, after a hyphen"
     wrong = {name for name in LISTS if not isinstance(settings[name], list)}
+    if not wrong & {"sources", "admin_sources"}:
+        found += _check_version(settings["address"], [*settings["sources"], *settings["admin_sources"]])
     found += [problem(path, "must be a list", remedy) for name, path in LISTS.items() if name in wrong]
     for name, items in _find_wrong_items({**settings, **{name: [] for name in wrong}}):
         found.append(problem(LISTS[name], *items))
@@ -59,10 +61,23 @@ def _check_address(address: Any) -> list[Problem]:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         parsed = None
-    if parsed and str(parsed) == address and not (parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local):
-        return []
+    if parsed and not (parsed.is_loopback or parsed.is_unspecified or parsed.is_link_local):
+        if str(parsed) == address:
+            return []
+        # it is compared with what the machine says
+        return [problem("orthanc_proxy_address", f"({address}) is not in its usual form", f"write {parsed}")]
     remedy = "write one address of the server, such as 198.51.100.10, or remove it to serve every address"
     return [problem("orthanc_proxy_address", f"({address}) is not an address that other machines can call", remedy)]
+
+
+def _check_version(address: Any, networks: list[Any]) -> list[Problem]:
+    """The problem of an address of one version of IP, where all networks that may reach it are of the other one."""
+    if not address or not networks or any((":" in str(one)) == (":" in str(address)) for one in networks):
+        return []
+    version, other = ("IPv6", "IPv4") if ":" in str(address) else ("IPv4", "IPv6")
+    message = f"is {address}, but orthanc_https_sources and orthanc_admin_sources have no network of {version}"
+    remedy = f"add the users' networks of {version} there, or set an address of {other}"
+    return [problem("orthanc_proxy_address", message, remedy)]
 
 
 def _find_wrong_items(settings: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
