@@ -38,7 +38,9 @@ BY_PROGRAMS = {
     ],
     "orthanc_proxy": ["/etc/letsencrypt/orthanc-acme-ca.crt"],
     "orthanc_verify": ["/run/orthanc-verify.lock"],
-    "orthanc_worklist": [f"/var/lib/orthanc/worklists/.spool/{name}" for name in ("lock", "taken", "unfinished")],
+    "orthanc_worklist": [
+        f"/var/lib/orthanc/worklists/.spool/{name}" for name in ("lock", "past", "taken", "unfinished")
+    ],
 }
 WRITERS = {
     "ansible.builtin.copy": "dest",

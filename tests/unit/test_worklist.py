@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from datetime import time as clock
 from pathlib import Path
 from typing import Any
@@ -501,6 +501,38 @@ def test_what_is_past_goes_and_what_nobody_finishes(settings: Any, later: Callab
     with pytest.raises(Refused):
         tidy_worklist(settings)
     assert names(settings.quarantine) == []
+
+
+def test_a_clock_that_is_ahead_takes_nothing_from_the_list_for_good(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, later: Callable[[float], None]
+) -> None:
+    """What it put away comes back once it is right, but for what was submitted again meanwhile."""
+    settings.orthanc.write_text("{}")
+    today = date.today()
+    ahead = f"{today + timedelta(days=358):%Y%m%d}"  # the first day on the list, by a clock that is a year ahead
+    monkeypatch.setattr("server.worklist.tidy.find_arrived", lambda *_arguments: [])
+    later(2)
+    for name, uid in (("a.wl", "1.2.3"), ("b.wl", "1.2.4")):
+        drop(settings, name, written(item(StudyInstanceUID=uid, ScheduledProcedureStepStartDate=f"{today:%Y%m%d}")))
+    Intake(settings).process_incoming()
+    with monkeypatch.context() as patched:
+        patched.setattr("server.worklist.tidy.find_first_day", lambda _settings: ahead)
+        tidy_worklist(settings)
+        assert names(settings.worklist_served) == []
+        tidy_worklist(settings)
+    again = item(StudyInstanceUID="1.2.4", PatientName="ROE^MARY", ScheduledProcedureStepStartDate=f"{today:%Y%m%d}")
+    drop(settings, "c.wl", written(again))
+    Intake(settings).process_incoming()
+    tidy_worklist(settings)
+    assert names(settings.worklist_served) == ["1.2.3_1.wl", "1.2.4_1.wl"]
+    assert "ROE^MARY" in {one.patient_name for one in read_served_items(settings)}
+    # by a clock that is right, what is past goes for good
+    monkeypatch.setattr("server.worklist.tidy.find_first_day", lambda _settings: ahead)
+    tidy_worklist(settings)
+    assert names(settings.past) == ["1.2.3_1.wl", "1.2.4_1.wl"]
+    later(31 * 86400)
+    tidy_worklist(settings)
+    assert names(settings.past) == []
 
 
 def test_without_an_administrator_the_remedy_is_said(

@@ -42,6 +42,11 @@ class Settings:
         return self.spool / "quarantine"
 
     @property
+    def past(self) -> Path:
+        """Where an item is put away whose day is long past, by a clock that may be ahead."""
+        return self.spool / "past"
+
+    @property
     def unfinished(self) -> Path:
         """Where a file is written before it is renamed into place: outside the served directory, since a file that
         disappears while Orthanc reads that directory makes the query fail."""

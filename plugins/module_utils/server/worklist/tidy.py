@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Tidying: removes items whose study has arrived or whose day is long past, and abandoned files."""
+"""Tidying: removes items whose study has arrived, puts away those whose day is long past, and abandoned files."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from .spool import (
 )
 
 ANSWER_SECONDS = 30
+PAST_DAYS = 30  # until what was put away is deleted: a clock may be ahead, and its day not past
 QUARANTINE_DAYS, QUARANTINE_FILES = 30, 1_000  # of one owner: a flood must not fill the disk of the images
 
 
@@ -39,22 +40,42 @@ def find_first_day(settings: Settings) -> str:
 
 
 def tidy_worklist(settings: Settings) -> None:
-    """Removes items that are done or long past, and abandoned files. If Orthanc does not answer, items that may be done
-    stay."""
+    """Removes items that are done, puts away those that are long past, and abandoned files. If Orthanc does not answer,
+    items that may be done stay."""
+    restore_items(settings)
     items = read_served_items(settings)
-    done = {item.name: "its day is long past" for item in items if item.last_day < find_first_day(settings)}
+    past = {item.name for item in items if item.last_day < find_first_day(settings)}
+    arrived: set[str] = set()
     try:
-        done |= {item.name: "its study has arrived" for item in find_arrived(settings, items)}
+        arrived = {item.name for item in find_arrived(settings, items)}
     finally:
+        done = past | arrived
         with lock_spool(settings):
             for item in items:
                 path = settings.worklist_served / item.name
-                if (
-                    item.name in done and read_served_item(path, settings) == item
-                ):  # another may have replaced it by now
+                if item.name not in done or read_served_item(path, settings) != item:
+                    continue  # another may have replaced it by now
+                if item.name in arrived:
                     path.unlink()
-                    say(f"removes {item.name}: {done[item.name]}", 5)
+                    say(f"removes {item.name}: its study has arrived", 5)
+                else:
+                    settings.past.mkdir(mode=0o700, exist_ok=True)
+                    path.rename(settings.past / item.name)
+                    say(f"removes {item.name}: its day is long past", 5)
         purge_leftovers(settings)
+
+
+def restore_items(settings: Settings) -> None:
+    """Serves again what was put away while the clock was ahead, unless it was submitted again since, and deletes what
+    has been there for long. By a clock that is put right nothing has been there for long."""
+    with lock_spool(settings):
+        for path in settings.past.glob("*.wl"):
+            item, served = read_served_item(path, settings), settings.worklist_served / path.name
+            if item and item.last_day >= find_first_day(settings) and not served.exists():
+                path.rename(served)
+                say(f"serves {item.name} again: the clock was ahead when it was removed", 4)
+            elif time.time() - path.lstat().st_ctime > PAST_DAYS * 86400:
+                path.unlink()
 
 
 def purge_leftovers(settings: Settings) -> None:
