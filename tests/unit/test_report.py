@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import html.parser
 import json
 import re
@@ -466,6 +467,58 @@ def test_a_file_that_is_no_report_spoils_no_other_row(text: str) -> None:
     assert "Harbour" in page
     assert "mill" in page
     assert "Nothing was checked" in page
+
+
+def at(host: str, moment: str) -> dict[str, Any]:
+    return {**sample(), "host": host, "clinic": host.capitalize(), "time": moment}
+
+
+def test_only_the_clinic_whose_clock_is_ahead_is_marked() -> None:
+    """A year ahead; three others of the night, of which one has stopped, are compared with each other."""
+    reports = [
+        at("harbour", "2026-11-25T22:00:00Z"),
+        at("meadow", "2026-11-25T22:40:00Z"),
+        at("mill", "2027-11-25T22:00:00Z"),
+        at("quay", "2026-11-20T22:00:00Z"),
+    ]
+    now = datetime.datetime(2026, 11, 25, 22, 0, tzinfo=datetime.timezone.utc)
+    source = report.overview(reports, now=now)
+    names = ("harbour", "meadow", "mill", "quay")
+    rows = {name: source.partition(f'href="{name}.html"')[2].partition("</tr>")[0] for name in names}
+    marked = {name for name, row in rows.items() if 'class="soon"' in row.partition("Report</span>")[2]}
+    assert marked == {"mill", "quay"}
+    assert "its clock is ahead by 365 days" in rows["mill"]
+    assert "5 days behind the newest" in rows["quay"]
+    assert "Newest report 25 Nov 2026 22:40 UTC" in Text(source).text
+
+
+def test_where_every_clock_is_ahead_none_is_behind() -> None:
+    now = datetime.datetime(2026, 11, 25, 12, 0, tzinfo=datetime.timezone.utc)
+    source = report.overview([at("mill", "2026-11-25T22:00:00Z"), at("quay", "2026-11-01T22:00:00Z")], now=now)
+    assert source.count("its clock is ahead by 10 hours") == 1
+    assert "behind" not in source
+
+
+def test_each_row_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    judge = report.verdicts.judge
+
+    def note(value: dict[str, Any]) -> Any:
+        made.append(value["host"])
+        return judge(value)
+
+    monkeypatch.setattr(report.verdicts, "judge", note)
+    texts = {name: json.dumps(at(name, "2026-11-25T22:00:00Z")) for name in ("harbour", "mill")}
+    report.overview(report.read_reports(texts))
+    assert made == ["harbour", "mill"]
+
+
+@pytest.mark.parametrize("said", ["put back", "not put back: this was its first deploy"])
+def test_a_clinic_that_was_put_back_says_so(said: str) -> None:
+    failed = {**broken(), "put_back": said}
+    count = report.verdict(failed)
+    assert f"{count}; {said}" in Text(report.overview([failed])).text
+    assert f"after the deploy: {said}" in Text(report.html(failed)).text
 
 
 def test_a_server_reports_about_itself_alone() -> None:

@@ -110,6 +110,8 @@ def find_reasons(report: Report) -> list[Reason]:
     clock = report.get("clock")
     if clock and not clock["synchronised"]:
         found.append(Reason(SOON, "the clock is not synchronised"))
+    if report.get("put_back"):
+        found.append(Reason(SOON, f"after the deploy: {report['put_back']}"))
     if report.get("not_sent"):
         found.append(Reason(SOON, f"the report was not sent: {report['not_sent']}"))
     found += [Reason(state_of_alert(alert), uncapitalise(alert["text"])) for alert in alerts_of(report)]

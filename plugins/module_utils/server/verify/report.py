@@ -14,7 +14,7 @@ import math
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core import verdict as verdicts
 from ..core import words
@@ -33,6 +33,8 @@ RIGHTS = {
     "storage_commitment": "request storage commitment (N-ACTION)",
 }
 STALE_HOURS = 26
+AHEAD_HOURS = 1  # a report that is further in the future is of a server whose clock is wrong
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 UNTESTED = "Not tested: not reached, or failed before the test"
 POINTS = 240  # of a history in the plot
 
@@ -84,31 +86,38 @@ def html(report: Report) -> str:
 def read_reports(texts: Mapping[str, str]) -> list[Report]:
     """The reports in the texts of files, by the host whose file it is.
 
-    A file may come from a server that lies: it is only about its own host, and one that no page can be made of is
-    replaced by a report without checks.
+    A file may come from a server that lies: it is only about its own host, and one that is not a report is replaced by
+    a report without checks.
     """
     found = []
     for host, text in texts.items():
         try:
             report = {**json.loads(text), "host": host}
-            _row(report, None, False)
-        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
+        except UNREADABLE:
             report = {"host": host, "clinic": host}
         found.append(report)
     return found
 
 
-def overview(reports: list[Report], clinics: Iterable[str] = (), untested: Iterable[str] = ()) -> str:
+def overview(
+    reports: list[Report],
+    clinics: Iterable[str] = (),
+    untested: Iterable[str] = (),
+    now: datetime.datetime | None = None,
+) -> str:
     """A page with a row for each report, worst first, that links to <host>.html.
 
     `clinics` are the hosts of the inventory: one without a report has a row too. `untested` are those that the newest
-    run did not test, since it did not reach them, or failed before.
+    run did not test, since it did not reach them, or failed before. `now` is the time of this machine: the others are
+    not behind a server whose clock is ahead.
     """
     missing = set(untested)
     known = {str(report.get("host")) for report in reports}
+    limit = (now or datetime.datetime.now(datetime.timezone.utc)) + datetime.timedelta(hours=AHEAD_HOURS)
     moments = [moment for report in reports if (moment := verdicts.parse_time(report.get("time")))]
-    newest = max(moments, default=None)
-    rows = [_row(report, newest, str(report.get("host")) in missing) for report in reports]
+    newest = max((moment for moment in moments if moment <= limit), default=None)
+    span = Span(newest, limit)
+    rows = [_row_of_any(report, span, str(report.get("host")) in missing) for report in reports]
     rows += [_row_without_report(host, host in missing) for host in dict.fromkeys(clinics) if host not in known]
     rows.sort(key=lambda row: row["order"])
     return _render(
@@ -282,7 +291,33 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     return f"Everything works in {'the one clinic' if len(rows) == 1 else f'all {len(rows)} clinics'}"
 
 
-def _row(report: Report, newest: datetime.datetime | None, untested: bool) -> dict[str, Any]:
+class Span(NamedTuple):
+    """The time of the newest report, and the moment after which one is of a clock that is ahead."""
+
+    newest: datetime.datetime | None
+    limit: datetime.datetime
+
+
+def _row_of_any(report: Report, span: Span, untested: bool) -> dict[str, Any]:
+    """Its row, or that of a report without checks where no page can be made of it."""
+    try:
+        return _row(report, span, untested)
+    except UNREADABLE:
+        return _row({"host": report.get("host"), "clinic": report.get("host")}, span, untested)
+
+
+def _judge_time(moment: datetime.datetime | None, span: Span) -> tuple[str, str]:
+    """What is to be said of a report's time, and its state."""
+    if not moment:
+        return "not known", SOON
+    if moment > span.limit:
+        ahead = (moment - span.limit).total_seconds() / 3600 + AHEAD_HOURS
+        return f"its clock is ahead by {verdicts.say_age(ahead)}", SOON
+    behind = (span.newest - moment).total_seconds() / 3600 if span.newest else 0.0
+    return (f"{verdicts.say_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD)
+
+
+def _row(report: Report, span: Span, untested: bool) -> dict[str, Any]:
     checks = report.get("checks") or []
     failed = sum(verdicts.result_of(check) == "failed" for check in checks)
     certificates = [
@@ -291,8 +326,6 @@ def _row(report: Report, newest: datetime.datetime | None, untested: bool) -> di
     certificate = min(certificates, key=lambda each: each["days"], default=None)
     disk = _disk(report)
     backup = _backup(report)
-    moment = verdicts.parse_time(report.get("time"))
-    behind = (newest - moment).total_seconds() / 3600 if newest and moment else 0.0
     judged = verdicts.judge(report)
     cells = {
         "certificate": (certificate["said"], certificate["state"]) if certificate else ("none", SOON),
@@ -300,13 +333,12 @@ def _row(report: Report, newest: datetime.datetime | None, untested: bool) -> di
         if disk
         else ("not measured", SOON),
         "backup": (backup[0]["age"], backup[0]["state"]) if backup else ("not deployed", SOON),
-        "time": (f"{verdicts.say_age(behind)} behind the newest", SOON) if behind > STALE_HOURS else ("", GOOD),
+        "time": _judge_time(verdicts.parse_time(report.get("time")), span),
     }
-    if not moment:
-        cells["time"] = ("not known", SOON)
     states = [state for _unused, state in cells.values()]
+    put_back = f"; {report['put_back']}" if report.get("put_back") else ""
     said, judged_state = (
-        (f"{UNTESTED}; before: {judged.sentence}", BAD) if untested else (judged.sentence, judged.state)
+        (f"{UNTESTED}; before: {judged.sentence}", BAD) if untested else (f"{judged.sentence}{put_back}", judged.state)
     )
     state = max([judged_state, cells["time"][1]], key=verdicts.weigh)
     host, clinic = str(report.get("host") or ""), str(report.get("clinic") or report.get("host") or "")
