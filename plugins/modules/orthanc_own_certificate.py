@@ -30,6 +30,10 @@ options:
     description: Days for which the server's certificate must still be valid.
     type: int
     default: 30
+  ca_days:
+    description: Days for which the CA must still be valid.
+    type: int
+    default: 180
 attributes:
   check_mode:
     description: It changes nothing.
@@ -56,6 +60,10 @@ reasons:
   description: Why a key, the CA or the certificate must be made or corrected; empty if everything is as it must be.
   type: list
   elements: str
+  returned: always
+ca_expires:
+  description: Whether the CA must be renewed, because it expires. With the same key, what it has signed stays valid.
+  type: bool
   returned: always
 ca:
   description: The CA's certificate; empty if there is none.
@@ -109,7 +117,7 @@ def find_wrong_files(directory: Path) -> Iterator[str]:
                 yield f"{path} must be a file of root with the permissions {mode:04o}"
 
 
-def find_reasons(directory: Path, hostname: str, ca_name: str, days: int) -> Iterator[str]:
+def find_reasons(directory: Path, hostname: str, ca_name: str, days: int, ca_days: int) -> Iterator[str]:
     """What is wrong with the keys and certificates, whose files exist; raises ValueError if one cannot be read."""
     ca = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
     own = x509.load_pem_x509_certificate((directory / "self_signed.crt").read_bytes())
@@ -127,6 +135,13 @@ def find_reasons(directory: Path, hostname: str, ca_name: str, days: int) -> Ite
         yield "self_signed.crt has another name or other rights"
     if not is_valid_for(own, days):
         yield f"self_signed.crt expires in {days} days"
+    if not is_valid_for(ca, ca_days):
+        yield describe_end(ca_days)
+
+
+def describe_end(ca_days: int) -> str:
+    """Why a CA must be renewed."""
+    return f"ca.crt expires in {ca_days} days"
 
 
 def read_numbers(certificate: Any) -> Any:
@@ -211,6 +226,7 @@ def main() -> None:
             "hostname": {"type": "str", "required": True},
             "ca_name": {"type": "str", "required": True},
             "days": {"type": "int", "default": 30},
+            "ca_days": {"type": "int", "default": 180},
         },
         supports_check_mode=True,
     )
@@ -220,12 +236,14 @@ def main() -> None:
     reasons = list(find_wrong_files(directory))
     if not reasons:
         try:
-            reasons = list(find_reasons(directory, asked["hostname"], asked["ca_name"], asked["days"]))
+            reasons = list(
+                find_reasons(directory, *(asked[name] for name in ("hostname", "ca_name", "days", "ca_days")))
+            )
         except (ValueError, TypeError) as error:  # TypeError: a key with a passphrase
             reasons = [f"a file cannot be read: {error}"]
     ca = directory / "ca.crt"
     text = ca.read_text(encoding="utf-8", errors="replace") if ca.is_file() else ""
-    module.exit_json(changed=False, reasons=reasons, ca=text)
+    module.exit_json(changed=False, reasons=reasons, ca_expires=describe_end(asked["ca_days"]) in reasons, ca=text)
 
 
 if __name__ == "__main__":

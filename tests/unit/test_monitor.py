@@ -41,7 +41,8 @@ def settings(home: Path, limits: dict[str, float] | None = None, **more: Any) ->
     content = {
         "clinic": "Clinic", "host": "clinic", "hostname": "pacs.clinic.example", "method": "package",
         "orthanc": "", "storage": str(home),
-        "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log", "tls_ports": {"proxy": 443},
+        "calling_aet": "TEST", "plugins": ["dicom-web"], "mount": "/", "logs": "/var/log",
+        "tls_ports": {"proxy": 443}, "own_ca": "",
         "firewall": True, "backup": True, "units": [], "worklist_drop": "/srv", "accepted_cves": [],
         "disk_guard_percent": 5, "index_statistics": True, "mail_to": [], "mail_from": "", "webhook": "",
         "directory": str(home),

@@ -40,8 +40,8 @@ def made(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def judge(directory: Path, hostname: str = HOST, ca_name: str = CA, days: int = 30) -> list[str]:
-    return list(own.find_reasons(directory, hostname, ca_name, days))
+def judge(directory: Path, hostname: str = HOST, ca_name: str = CA, days: int = 30, ca_days: int = 180) -> list[str]:
+    return list(own.find_reasons(directory, hostname, ca_name, days, ca_days))
 
 
 def test_what_a_deploy_made_stays(made: Path) -> None:
@@ -52,6 +52,18 @@ def test_another_name_or_a_date_is_a_reason(made: Path) -> None:
     assert judge(made, hostname="other.example") == ["self_signed.crt has another name or other rights"]
     assert judge(made, ca_name="other") == ["ca.crt has another name or other rights"]
     assert judge(made, days=398) == ["self_signed.crt expires in 398 days"]
+    assert judge(made, ca_days=3651) == ["ca.crt expires in 3651 days"]
+
+
+def test_a_ca_that_is_renewed_with_its_key_goes_on(made: Path) -> None:
+    """A client with the root of before, and one with the new root, trust what was issued before and after."""
+    (made / "before.crt").write_text((made / "ca.crt").read_text())
+    certify(made, "ca", CA, 3651, CONSTRAINTS, SIGNS)
+    assert judge(made, ca_days=3650) == []
+    for _ in range(2):
+        for root in ("before.crt", "ca.crt"):
+            openssl(made, "verify", "-CAfile", root, "self_signed.crt")
+        certify(made, "self_signed", HOST, 397, NAME, USE, "extendedKeyUsage=serverAuth")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pytest
 from certificates import NOW, Authority
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
+from server.core.limits import LIMITS
+from server.monitor.alerts import find_conditions
 from server.monitor.probes import proxy
 from test_own_certificate import CA, CONSTRAINTS, HOST, NAME, SIGNS, USE, make, openssl
 
@@ -72,6 +74,26 @@ def test_one_that_clients_do_not_take_is_renewed(made: Path, first: int, last: i
     after = (made / "self_signed.crt").read_bytes()
     assert renew(made) == 0
     assert (made / "self_signed.crt").read_bytes() == after
+
+
+def test_the_monitor_reminds_of_the_end_of_the_ca_in_time(made: Path) -> None:
+    def remind(days: float) -> list[str]:
+        """The alerts so many days from now."""
+        context: Any = SimpleNamespace(
+            settings=SimpleNamespace(own_ca=str(made / "ca.crt")), now=NOW.timestamp() + 86400 * days
+        )
+        settings: Any = SimpleNamespace(limit=lambda rule: LIMITS[rule.limit])
+        samples = [*proxy.probe_own_ca(context)]
+        assert samples[0].value == pytest.approx(3650 - days, abs=0.1)
+        return [*find_conditions(samples, settings, set())[0]]
+
+    assert remind(0) == remind(3469) == []
+    assert remind(3471) == remind(3700) == ["CertificateAuthorityExpires/"]
+
+
+def test_a_server_without_a_ca_of_its_own_has_none_that_expires() -> None:
+    context: Any = SimpleNamespace(settings=SimpleNamespace(own_ca=""))
+    assert [*proxy.probe_own_ca(context)] == []
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ LIMITS: dict[str, float] = {
     "ledger_hours": 2,
     "acceptance_hours": 80,  # a weekend may lie between
     "certificate_days": 14,
+    "own_ca_days": 180,  # each client and each device must import the new root until then
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
     "lookup_seconds": 0.1,  # ten seconds and more for a series of 100 images

@@ -43,6 +43,7 @@ HELP = {
     "firewall_changes": "Differences between the firewall table in the kernel and the deployed one",
     "firewall_detours": "Rules of other tables that bypass the firewall",
     "certificate_days": "Days until the certificate in use expires",
+    "own_ca_days": "Days until the server's own CA expires",
     "backup_ok": "Whether the last backup succeeded",
     "backup_age_hours": "Hours since the last good backup",
     "restore_check_ok": "Whether the last restore check succeeded",

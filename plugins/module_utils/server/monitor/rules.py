@@ -218,6 +218,11 @@ RULES = (
         "deploy again; with a certificate of your own, set the new one in orthanc_proxy_certificate_chain and _key",
     ),
     Rule(
+        *("CertificateAuthorityExpires", "warning", "own_ca_days", "", "<", "own_ca_days", 1, ()),
+        "The server's own CA expires: from then on no client and no device trusts the server",
+        "deploy again, which renews it, and import its new root on each client and device before that day",
+    ),
+    Rule(
         *("WorklistQuarantine", "warning", "quarantined_day", "", ">", 0, 1, ()),
         "A worklist item was refused within the last day",
         "see why: orthanc-worklist list --quarantine; then have it submitted again",

@@ -30,6 +30,7 @@ class Settings:
     mount: Path
     logs: Path
     tls_ports: dict[str, int]
+    own_ca: str  # the certificate of the server's own CA; empty without one
     firewall: bool
     backup: bool
     units: list[str]

@@ -22,6 +22,7 @@ PROBES: dict[str, Probe] = {
     "service": orthanc.probe_service,
     "dicom": orthanc.probe_dicom,
     "proxy": proxy.probe_proxy,
+    "own CA": proxy.probe_own_ca,
     "firewall": firewall.probe_firewall,
     "backup": tasks.probe_backup,
     "units": tasks.probe_units,

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The proxy, and how long the certificates last that clients and devices get."""
+"""The proxy, and how long the certificates last that clients and devices get, and the CA that they trust."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def probe_proxy(context: Context) -> Iterator[Sample]:
             if begin > context.now:  # the clock was ahead when it was issued, or is behind now
                 days, said = 0, f"{name}: not valid before {words.say_moment(begin)}"
             yield observe("certificate_days", days, "certificate", name, said)
+
+
+def probe_own_ca(context: Context) -> Iterator[Sample]:
+    """The days left of the server's own CA, whose root a person has imported on each client and device."""
+    if context.settings.own_ca:
+        reader = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # in this process: a check runs each minute
+        reader.load_verify_locations(context.settings.own_ca)
+        [ca] = reader.get_ca_certs()
+        end = ssl.cert_time_to_seconds(str(ca["notAfter"]))
+        yield observe("own_ca_days", (end - context.now) / DAY, detail=f"until {words.say_moment(end)}")
 
 
 def fetch_certificate(hostname: str, port: int) -> bytes | None:
