@@ -272,6 +272,24 @@ def check_firewalld(ports: list[Port]) -> list[Problem]:
     return [Problem("firewalld", message, remedy, OTHER_FIREWALL)]
 
 
+def list_docker_rules() -> str:
+    """The rules of table nat, as iptables writes them; empty if no Docker Engine runs that keeps rules there."""
+    if try_output("systemctl", "is-active", "docker.service").strip() != "active":
+        return ""
+    chosen = json.loads(read(Path("/etc/docker/daemon.json")) or "{}")
+    keeps = chosen.get("iptables", True) and chosen.get("firewall-backend", "iptables") == "iptables"
+    return try_output("iptables", "--wait", "-t", "nat", "-S") if keeps else ""
+
+
+def check_docker(rules: str) -> list[Problem]:
+    """The problem with a Docker Engine whose own rules are gone: it then creates no network, and masks no address."""
+    if not rules or re.search(r"(?m)^-N DOCKER$", rules):
+        return []
+    message = "runs without its own rules in the firewall: something removed them, such as firewalld when it started"
+    remedy = "systemctl restart docker, which also restarts its containers"
+    return [Problem("The Docker Engine", message, remedy, OTHER_FIREWALL)]
+
+
 def zone_names(zone: str, port: int) -> bool:
     listing = try_output("firewall-cmd", f"--zone={zone}", "--list-all")
     lines = dict(re.findall(r"(?m)^ +([\w-]+): *(.*)$", listing))

@@ -14,7 +14,8 @@ description:
     would close or remove. The deploy would otherwise ignore the images and start an empty archive, or take over the
     account.
   - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows,
-    an address of a port that the machine does not have, and a machine that has IPv6 addresses alone.
+    a Docker Engine whose rules another firewall has removed, an address of a port that the machine does not have, and
+    a machine that has IPv6 addresses alone.
   - It changes nothing.
 extends_documentation_fragment: clinicops.orthanc.adopted
 options:
@@ -121,6 +122,8 @@ def main() -> None:
         found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
     # packets to Docker's published ports do not pass the chains in which other firewalls filter
     found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
+    if wanted["containers"]:
+        found += neighbours.check_docker(neighbours.list_docker_rules())
     module.exit_json(changed=False, problems=[problem._asdict() for problem in found])
 
 

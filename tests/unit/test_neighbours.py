@@ -201,6 +201,20 @@ def test_a_chain_is_read_with_those_that_it_leads_to_and_no_other() -> None:
     assert "does not accept port 4242 (dicom)" in problem.message
 
 
+# --- Docker's rules -----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("rules", "missing"),
+    [
+        ("-P PREROUTING ACCEPT\n-N DOCKER\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n", False),
+        ("-P PREROUTING ACCEPT\n-N DOCKER_OUTPUT\n", True),
+        ("", False),  # no engine runs
+    ],
+)
+def test_a_docker_engine_without_its_rules_is_named(rules: str, missing: bool) -> None:
+    found = neighbours.check_docker(rules)
+    assert [one.remedy.partition(",")[0] for one in found] == ["systemctl restart docker"] * missing
+
+
 # --- waivers ------------------------------------------------------------------------------------
 def test_what_is_waived_is_marked_and_the_rest_names_its_waiver() -> None:
     closed = {"what": "intranet", "message": "is closed", "remedy": "move it", "rule": "closes_sites"}
