@@ -12,21 +12,16 @@ cost of an image counts here, and not that of its bytes.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shlex
-import zipfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import copies
 import machines
-from copies import SERIES, STORED, STUDIES
-from index import ITEMS, Study, make_image
+from index import ITEMS
 from machines import ROOT, run_in, use_machines, write_file
 from pairs import Comparison, parse_arguments, write_result
-from servers import INSTALL, SCANNER, Server
+from servers import INSTALL, SCANNER, STORAGE, Server
 from template import make_template
 
 MACHINE, ADDRESS = "orthanc-bench-backup", "198.51.100.58"
@@ -34,7 +29,7 @@ MACHINE, ADDRESS = "orthanc-bench-backup", "198.51.100.58"
 PLATFORMS = {MACHINE: ("ready13", [ADDRESS])}
 # on the machine's volume, as the archive is: a container's other directories are slow for many small files
 DISK = "/var/lib/orthanc"
-STORAGE, WORKLIST = f"{DISK}/db", f"{DISK}/worklists"
+WORKLIST = f"{DISK}/worklists"
 SETTINGS = {
     "orthanc_modalities": [{**SCANNER, "may": ["echo", "store", "find_worklist"]}],
     "orthanc_https_sources": ["198.51.100.64/26"],
@@ -91,34 +86,6 @@ def deploy_machine() -> Server:
     return server
 
 
-def store_images(server: Server) -> None:
-    """Gives Orthanc the images that the rest of the archive is copied from, in one ZIP file."""
-    with io.BytesIO() as packed:
-        with zipfile.ZipFile(packed, "w") as archive:
-            for study in range(STUDIES):
-                for number in range(SERIES):
-                    archive.writestr(f"{study}/{number}", make_image(Study(0, study), number))
-        upload = f"curl -fsS -o /dev/null -u '{server.user}' --data-binary @- http://127.0.0.1:8042/instances"
-        run_in(MACHINE, upload, packed.getvalue())
-    require_images(server, STORED)
-
-
-def grow_archive(server: Server, images: int) -> None:
-    """Copies the images until there are so many, while Orthanc is stopped."""
-    grow = f"setpriv --reuid=orthanc --regid=orthanc --init-groups python3 - {STORAGE} {images}"
-    script = f"systemctl stop orthanc; {grow}; systemctl start orthanc"
-    run_in(MACHINE, script, Path(copies.__file__).read_bytes())
-    ready = f"curl -fsS -o /dev/null --retry 60 --retry-delay 1 --retry-all-errors -u '{server.user}' "
-    run_in(MACHINE, f"{ready} http://127.0.0.1:8042/system 2>/dev/null")
-    require_images(server, images)
-
-
-def require_images(server: Server, images: int) -> None:
-    """SystemExit unless Orthanc has so many."""
-    if (found := server.count_images()) != images:
-        raise SystemExit(f"{MACHINE} has {found} of {images} images")
-
-
 def fill_worklist() -> None:
     """Schedules patients whose study has not come; returns once the scanner can see all of them."""
     columns = "PatientID,PatientName,ScheduledStationAETitle,ScheduledProcedureStepStartDate,AccessionNumber"
@@ -165,7 +132,7 @@ def time_pause(server: Server) -> float:
         raise SystemExit(f"{MACHINE}: no image came while the backup was made: {said}")
     [found] = server.ask("POST", "/tools/find", {"Level": "Patient", "Query": {"PatientID": PATIENT}})
     server.ask("DELETE", f"/patients/{found}")
-    require_images(server, before)
+    server.require_images(before)
     return float(said["pause"])
 
 
@@ -190,7 +157,7 @@ def list_measured(server: Server, growth: float) -> dict[str, tuple[Callable[[],
 
 def measure_size(server: Server, images: int, runs: int, restores: int, growth: float) -> dict[str, list[float]]:
     """Seconds of each, `runs` times, with an archive that has grown to so many images."""
-    grow_archive(server, images)
+    server.grow_archive(images)
     run_in(MACHINE, "orthanc-backup ledger >/dev/null")
     found = {}
     for what, (timed, _most) in list_measured(server, growth).items():
@@ -226,7 +193,7 @@ def main() -> None:
     with use_machines(PLATFORMS, keep=chosen.keep):
         server = deploy_machine()
         server.empty()
-        store_images(server)
+        server.store_first()
         fill_worklist()
         measured = {
             size: measure_size(server, size, chosen.runs, chosen.restores, large / small) for size in (small, large)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import copies
 import machines
 import pydicom
+from copies import SERIES, STORED, STUDIES
+from index import Study, make_image
 from machines import run_in
 from pydicom.data import get_testdata_file
 from pydicom.uid import UltrasoundMultiFrameImageStorage, generate_uid
@@ -36,6 +41,7 @@ GUIDE = {
     "ConcurrentJobs": 2,
     "StorageCompression": False,
 }
+STORAGE = "/var/lib/orthanc/db"
 GUIDE_USER = "orthanc:change-this-password"
 INSTALL = "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; apt-get install -qq -y --no-install-recommends"
 
@@ -58,6 +64,35 @@ class Server:
     def count_images(self) -> int:
         """How many images its index has."""
         return int(self.ask("GET", "/statistics")["CountInstances"])
+
+    def require_images(self, images: int) -> None:
+        """SystemExit unless Orthanc has so many."""
+        if (found := self.count_images()) != images:
+            raise SystemExit(f"{self.machine} has {found} of {images} images")
+
+    def store_first(self) -> None:
+        """Gives an empty Orthanc, in one ZIP file, the images of 2 kB that a large archive is copied from."""
+        with io.BytesIO() as packed:
+            with zipfile.ZipFile(packed, "w") as archive:
+                for study in range(STUDIES):
+                    for number in range(SERIES):
+                        archive.writestr(f"{study}/{number}", make_image(Study(0, study), number))
+            upload = f"curl -fsS -o /dev/null -u '{self.user}' --data-binary @- http://127.0.0.1:8042/instances"
+            run_in(self.machine, upload, packed.getvalue())
+        self.require_images(STORED)
+
+    def grow_archive(self, images: int) -> None:
+        """Copies these images until there are so many, while Orthanc is stopped."""
+        grow = f"setpriv --reuid=orthanc --regid=orthanc --init-groups python3 - {STORAGE} {images}"
+        script = f"systemctl stop orthanc; {grow}; systemctl start orthanc"
+        run_in(self.machine, script, Path(copies.__file__).read_bytes())
+        self.await_answer()
+        self.require_images(images)
+
+    def await_answer(self) -> None:
+        """Returns once Orthanc answers, within a minute."""
+        ready = f"curl -fsS -o /dev/null --retry 60 --retry-delay 1 --retry-all-errors -u '{self.user}' "
+        run_in(self.machine, f"{ready} http://127.0.0.1:8042/changes?last 2>/dev/null")
 
     def empty(self) -> None:
         """Deletes every image."""
@@ -88,9 +123,9 @@ def set_up_guide(machine: str, address: str) -> Server:
         )
         machines.write_file(machine, "/etc/orthanc/orthanc.json", json.dumps(GUIDE, indent=2))
         run_in(machine, "systemctl reset-failed orthanc; systemctl start orthanc")
-    ready = f"curl -fsS -o /dev/null --retry 60 --retry-delay 1 --retry-all-errors -u '{GUIDE_USER}' "
-    run_in(machine, f"{ready} http://127.0.0.1:8042/changes?last 2>/dev/null")
-    return Server(machine, address, GUIDE_USER)
+    server = Server(machine, address, GUIDE_USER)
+    server.await_answer()
+    return server
 
 
 @cache

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """C-STORE of ultrasound images by DCMTK's storescu, with one and with four associations: here and the guide's server.
 
-python3 bench/store.py [--json FILE] [--runs 5] [--images 100] [--keep]
+python3 bench/store.py [--json FILE] [--runs 5] [--images 100] [--sizes 0 50000 200000] [--keep]
 
 Both servers are machines of the test bed with Debian 13 and the same Orthanc, each with an archive that is empty at
-first; the device is a third one on their network, which sends the same images to both in turns, other ones in each run:
-for a minute after images were deleted, ext4 looks for new inodes more slowly. Images of 0.23 to 1.8 MB.
+first, and then has so many images of 2 kB. The device is a third one on their network, which sends the same images to
+both in turns, other ones in each run: for a minute after images were deleted, ext4 looks for new inodes more slowly.
+Images of 0.23 to 1.8 MB.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ PLATFORMS = {
     DEVICE: ("client", ["198.51.100.49"]),
 }
 STUDY = 20
+AGAINST = "the guide's server"
+# how many, their name, and how many times as fast the empty archive is to be
+ASSOCIATIONS = ((1, "one association", 3.0), (4, "four associations", 2.7))
+FLAT = 1.3
 # what perf showed of both cores on 2026-11-29, with four associations
 PROFILE = (
     "by perf, with four associations Orthanc has 50 % of both cores (the kernel's files and sockets 21, MD5 5, the"
@@ -46,6 +51,8 @@ echo $(($(date +%s%N) - begin))
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=100, help="to store in a run, a multiple of 20; 100")
+    sizes = [0, 50_000, 200_000]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="of archives, in thousands; 0 50000 200000")
 
 
 def copy_images(images: int, runs: int) -> None:
@@ -66,26 +73,53 @@ def send_images(server: Server, associations: int, images: int, runs: Iterator[i
     return images / took * 1e9
 
 
+def grow_archive(server: Server, size: int) -> None:
+    """Deletes the images of earlier runs, and lets the archive grow to so many others."""
+    for patient in server.ask("POST", "/tools/find", {"Level": "Patient", "Query": {"PatientID": "BENCH*"}}):
+        server.ask("DELETE", f"/patients/{patient}")
+    if size:
+        if not server.count_images():
+            server.store_first()
+        server.grow_archive(size)
+    server.require_images(size)
+
+
+def measure_size(ours: Server, guide: Server, size: int, images: int, runs: int) -> list[Comparison]:
+    """Images a second of both servers, with one association and with four."""
+    rows = []
+    for server in (ours, guide):
+        grow_archive(server, size)
+    for associations, name, at_least in ASSOCIATIONS:
+        row = Comparison(f"C-STORE, {name}", AGAINST, "images/s", rate=True, size=size or None, why=PROFILE)
+        row.at_least = None if size else at_least
+        send_ours, send_guide = (
+            partial(send_images, server, associations, images, itertools.count()) for server in (ours, guide)
+        )
+        send_ours(), send_guide()  # the first of each is not measured
+        rows.append(measure_pairs(row, runs, send_ours, send_guide))
+    return rows
+
+
+def compare_sizes(empty: Comparison, large: Comparison) -> Comparison:
+    """Ours with a large archive and with an empty one."""
+    what = f"{large.what}, {large.size:,} images"
+    row = Comparison(what, "an empty archive", "images/s", rate=True, at_most=FLAT)
+    row.ours, row.theirs = large.ours, empty.ours
+    print(row.describe(), flush=True)
+    return row
+
+
 def main() -> None:
     chosen = parse_arguments(__doc__, add_options)
     with use_machines(PLATFORMS, keep=chosen.keep):
-        ours, guide = (
-            deploy_ours(OURS, PLATFORMS[OURS][1][0]),
-            set_up_guide(GUIDE, PLATFORMS[GUIDE][1][0]),
-        )
+        ours = deploy_ours(OURS, PLATFORMS[OURS][1][0])
+        guide = set_up_guide(GUIDE, PLATFORMS[GUIDE][1][0])
         copy_images(chosen.images, chosen.runs + 1)
-        rows = []
-        for associations, name, at_least in ((1, "one association", 3.0), (4, "four associations", 2.7)):
-            row = Comparison(
-                f"C-STORE, {name}", "the guide's server", "images/s", rate=True, at_least=at_least, why=PROFILE
-            )
-            send_ours, send_guide = (
-                partial(send_images, server, associations, chosen.images, itertools.count()) for server in (ours, guide)
-            )
-            send_ours(), send_guide()  # the first of each is not measured
-            rows.append(measure_pairs(row, chosen.runs, send_ours, send_guide))
+        measured = [measure_size(ours, guide, size, chosen.images, chosen.runs) for size in chosen.sizes]
         versions = {**ours.read_versions(), "DCMTK": run_in(DEVICE, "dpkg-query -W -f '${Version}' dcmtk")}
-    what = f"C-STORE of ultrasound images, {chosen.images} in a run, archive empty at first"
+    rows = [row for of_size in measured for row in of_size]
+    rows += [compare_sizes(*pair) for of_size in measured[1:] for pair in zip(measured[0], of_size, strict=True)]
+    what = f"C-STORE of ultrasound images, {chosen.images} in a run"
     write_result(chosen.json, "store", what, "make bench ONLY=store", versions, rows)
 
 
