@@ -4,12 +4,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: orthanc_neighbour_problems
-short_description: List what is on a machine and conflicts with a deploy or an uninstall
+short_description: List what is on a machine and conflicts with a deploy, an uninstall or an upgrade
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Marks those conflicts found by M(clinicops.orthanc.orthanc_occupied) or M(clinicops.orthanc.orthanc_uninstall) that
-    the inventory waives, and names the waiver for each of the others.
+  - Marks those conflicts found by M(clinicops.orthanc.orthanc_occupied), M(clinicops.orthanc.orthanc_uninstall) or
+    M(clinicops.orthanc.orthanc_distribution) that the inventory waives, and names the waiver for each of the others.
 options:
   _input:
     description: The problems that the module returned.
@@ -49,7 +49,7 @@ def orthanc_neighbour_problems(value: Any, waivers: Any = None) -> Any:
         )
     found = [problem(one["what"], one["message"], one["remedy"], one["rule"] or "in_the_way") for one in value]
     # other checks cover the waivers of other rules, and one of these is only needed while its neighbour is there
-    own = rules.NEIGHBOURS + rules.UNINSTALL
+    own = rules.NEIGHBOURS + rules.UNINSTALL + rules.UPGRADE
     mine = {rule: reason for rule, reason in (waivers or {}).items() if rule in own}
     return rules.waive(found, mine, own)
 

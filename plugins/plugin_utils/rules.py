@@ -58,6 +58,7 @@ WAIVABLE = {
     "removes_images": "an uninstall removes the images, the index and the worklists",
     "removes_backups": "an uninstall removes the backups of the server",
     "removes_last_copy": "an uninstall removes images of which no backup was ever proven",
+    "no_way_back": "the upgrade of the distribution has no way back but a restore on another machine",
 }
 # Rules about the firewall's settings; the others are about the configuration.
 FIREWALL = ("dicom_for_everybody", "https_for_everybody", "no_firewall")
@@ -67,6 +68,8 @@ NEIGHBOURS = ("other_firewall", "closes_sites")
 SYSTEM = ("untested_system",)
 # What an uninstall does beside its usual work.
 UNINSTALL = ("removes_images", "removes_backups", "removes_last_copy")
+# What the upgrade of a distribution is.
+UPGRADE = ("no_way_back",)
 SWITCHES: dict[str, tuple[str, Any]] = {
     "OverwriteInstances": ("overwrites_images", False),
     "SyncStorageArea": ("unsynced_images", True),
@@ -195,7 +198,7 @@ def _without(value: Any, steps: tuple[str | int, ...]) -> Any:
 
 
 def waive(
-    found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS + SYSTEM + UNINSTALL
+    found: list[Problem], waivers: Any, others: tuple[str, ...] = FIREWALL + NEIGHBOURS + SYSTEM + UNINSTALL + UPGRADE
 ) -> list[Problem]:
     """The same problems with the waived ones marked, and the problems of the waivers themselves.
 

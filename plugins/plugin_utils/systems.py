@@ -60,6 +60,13 @@ def find_system(name: str, version: str) -> System | None:
     return next((one for one in SYSTEMS if one.name == name and f"{version}.".startswith(f"{one.version}.")), None)
 
 
+def find_next(name: str, version: str) -> System | None:
+    """The system of the list that an upgrade leads to from this one; None from the last, or from one not listed."""
+    here = find_system(name, version)
+    later = SYSTEMS[SYSTEMS.index(here) + 1 :] if here else ()
+    return next((one for one in later if one.name == name), None)
+
+
 def list_systems() -> str:
     """The systems of the list in words: Debian 12 or 13, Ubuntu 22.04, 24.04 or 26.04."""
     said = []

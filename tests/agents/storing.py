@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STOP = Path("/tmp/stop")
+STOP = Path(sys.argv[1]).with_name("stop")  # beside the image
 PAUSE = 0.1  # a device stores an image every now and then
 
 

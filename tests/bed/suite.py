@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = ROOT / ".bed" / "logs"
 # these run only in the campaign
-CAMPAIGN_ONLY = ("acme", "docker_to_package", "many_clinics", "ubuntu_other", "year")
+CAMPAIGN_ONLY = ("acme", "distribution", "docker_to_package", "many_clinics", "ubuntu_other", "year")
 # A scenario waits for two thirds of its time: for connections, services that start, timers, answers that do not come.
 LANES_A_CORE = 2
 # minutes on two cores, four jobs at a time, to start the longest first

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Releases of Orthanc for the scenario `upgrade`, good and bad ones, and the device that stores meanwhile.
+"""Releases of Orthanc for the scenario `upgrade`, good and bad ones, and the device that stores meanwhile, which
+`distribution` has as well.
 
 As a program it saves the good ones as archives in the directory that its argument names.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
 import sys
@@ -18,11 +20,11 @@ from typing import Any
 import bed
 import pydicom
 from backups import must
-from clients import ADDRESSES, ROOT, client, enter, example, name_of, put
+from clients import ADDRESSES, CLIENTS, ROOT, client, client_at, enter, example, name_of, put
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 
-DEVICE = "orthanc-upgrade-us1"
+DEVICE = client_at("us1")
 NAME = "clinic/orthanc"
 RELEASES = {"1.12.7": "orthanc-debian13", "1.13.0": "orthanc"}
 # Each is an Orthanc that says its version, and does as it should until it meets what only production has.
@@ -84,19 +86,25 @@ def load(host: Host, tag: str, directory: Path) -> None:
 
 
 # --- the device ---------------------------------------------------------------------------------
-def begin(host: Host, count: int) -> subprocess.Popen[bytes]:
+def find_address(machine: str) -> str:
+    """The address of the machine in a network that the device is in as well."""
+    networks = [ipaddress.ip_network(f"{one}/26", strict=False) for one in CLIENTS[DEVICE]]
+    return next(one for one in ADDRESSES[machine] if any(ipaddress.ip_address(one) in net for net in networks))
+
+
+def begin(host: Host | str, count: int) -> subprocess.Popen[bytes]:
     """The device at work: it stores so many images, or without an end."""
+    place = f"/tmp/{name_of(host)}"
     image = pydicom.dcmread(example())
     image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
     uid = "1.2.826.0.1.3680043.8.498.".ljust(64, "9")
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid
     with tempfile.NamedTemporaryFile() as file:
         image.save_as(file.name)
-        put(DEVICE, f"/tmp/{uid}.dcm", Path(file.name).read_bytes())
-    put(DEVICE, "/tmp/storing.py", (ROOT / "tests/agents/storing.py").read_bytes())
-    client(DEVICE, "rm", "-f", "/tmp/stop")
-    # the office's address of the machine: the device is there
-    command = ["python3", "/tmp/storing.py", f"/tmp/{uid}.dcm", ADDRESSES[name_of(host)][1], str(count)]
+        client(DEVICE, "sh", "-c", f"mkdir -p {place} && rm -f {place}/stop")
+        put(DEVICE, f"{place}/{uid}.dcm", Path(file.name).read_bytes())
+    put(DEVICE, f"{place}/storing.py", (ROOT / "tests/agents/storing.py").read_bytes())
+    command = ["python3", f"{place}/storing.py", f"{place}/{uid}.dcm", find_address(name_of(host)), str(count)]
     return subprocess.Popen(enter(DEVICE, *command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
 
 
@@ -108,7 +116,7 @@ def end(running: subprocess.Popen[bytes]) -> dict[str, Any]:
     return found
 
 
-def store(host: Host, count: int) -> list[str]:
+def store(host: Host | str, count: int) -> list[str]:
     """SOP Instance UIDs of so many images, which are stored now."""
     uids = [uid for uid, _at in end(begin(host, count))["done"]]
     assert len(uids) == count
@@ -116,14 +124,14 @@ def store(host: Host, count: int) -> list[str]:
 
 
 @contextmanager
-def storing(host: Host) -> Iterator[dict[str, Any]]:
+def storing(host: Host | str) -> Iterator[dict[str, Any]]:
     """A device stores without a break; afterwards: what was acknowledged, and for how many seconds it was refused."""
     seen: dict[str, Any] = {}
     running = begin(host, 0)
     try:
         yield seen
     finally:
-        client(DEVICE, "touch", "/tmp/stop")
+        client(DEVICE, "touch", f"/tmp/{name_of(host)}/stop")
         found = end(running)
     seen["uids"] = [uid for uid, _at in found["done"]]
     seen["refused"] = measure_refusals(found)

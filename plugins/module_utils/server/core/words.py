@@ -9,6 +9,7 @@ import datetime
 # not strftime's %b, which speaks the language of whoever is logged in
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def say_moment(moment: datetime.datetime | float, zone: datetime.tzinfo | None = None) -> str:
@@ -59,11 +60,17 @@ def say_age(seconds: float) -> str:
 
 def say_size(count: float) -> str:
     """The bytes as '812 B', '1.4 MB', '230 GB'."""
-    units = ["B", "kB", "MB", "GB", "TB", "PB"]
+    units = [*SIZES]
     while count >= 999.5 and len(units) > 1:
         count /= 1000
         del units[0]
     return f"{count:.0f} {units[0]}" if count >= 99.95 or units[0] == "B" else f"{count:.1f} {units[0]}"
+
+
+def read_size(text: str) -> int:
+    """Bytes of a size as apt says it: '1,234 kB'. ValueError where it is not one."""
+    number, _unused, unit = text.partition(" ")
+    return int(float(number.replace(",", "")) * 1000 ** SIZES.index(unit))
 
 
 def say_count(number: int, thing: str) -> str:
