@@ -97,6 +97,21 @@ SHARED: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = [
         [("error", "orthanc_backup_host")],
     ),
     ({}, {"orthanc_backup_host": "a", "orthanc_backup_repository": "rest:https://other.example/orthanc"}, []),
+    # one place in two spellings
+    (
+        {"orthanc_backup_repository": "rest:https://a:token-of-a@backup.example/orthanc"},
+        {"orthanc_backup_host": "a", "orthanc_backup_repository": "rest:https://b:token-of-b@backup.example/orthanc/"},
+        [("error", "orthanc_backup_host")],
+    ),
+    *(
+        ({"orthanc_backup_repository": left}, {"orthanc_backup_host": "a", "orthanc_backup_repository": right}, said)
+        for left, right, said in (
+            ("sftp:backup@192.0.2.9:/orthanc", "sftp://other@192.0.2.9//orthanc/", [("error", "orthanc_backup_host")]),
+            ("sftp:backup@192.0.2.9:orthanc", "sftp://backup@192.0.2.9/orthanc", [("error", "orthanc_backup_host")]),
+            ("sftp:backup@192.0.2.9:orthanc", "sftp:other@192.0.2.9:orthanc", []),
+            ("sftp://backup@192.0.2.9:2222//orthanc", "sftp:backup@192.0.2.9:/orthanc", []),
+        )
+    ),
     ({}, {"ansible_host": "a.example"}, [("error", "ansible_host")]),
     ({}, {"ansible_host": "a.example", "ansible_port": 2222}, []),
     # the same private address behind another bastion

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import evaluate
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
@@ -113,7 +114,20 @@ def _place_of_backups(settings: Mapping[str, Any]) -> Hashable | None:
     repository, host = settings.get("orthanc_backup_repository"), settings.get("orthanc_backup_host")
     if not isinstance(repository, str) or not re.match(r"[a-z0-9]+:", repository) or repository.startswith("local:"):
         return None
-    return repository.rstrip("/"), str(host)
+    return _spell(repository), str(host)
+
+
+def _spell(repository: str) -> str:
+    """The repository in one spelling, whichever the inventory has: restic knows two for SFTP, and a user with a
+    password is not part of the place."""
+    if place := ssh.find_place(repository):
+        spelt = ssh.URL.match(repository)
+        path = repository[spelt.end() :] if spelt else repository.partition("@")[2] or repository
+        path = path if spelt else path.partition(":")[2]
+        # a path that does not begin with a slash is below the account's own directory
+        top = "" if path.startswith("/") else f"~{place.user}/"
+        return f"sftp:{place.names[0]}:{top}{posixpath.normpath(path).lstrip('/')}"
+    return re.sub(r"(//)[^/@]+@", r"\1", repository).rstrip("/")
 
 
 def _place_of_machine(settings: Mapping[str, Any]) -> Hashable | None:
