@@ -108,6 +108,7 @@ SHARED: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = [
         for left, right, said in (
             ("sftp:backup@192.0.2.9:/orthanc", "sftp://other@192.0.2.9//orthanc/", [("error", "orthanc_backup_host")]),
             ("sftp:backup@192.0.2.9:orthanc", "sftp://backup@192.0.2.9/orthanc", [("error", "orthanc_backup_host")]),
+            ("sftp:192.0.2.9:/orthanc", "sftp://192.0.2.9//orthanc", [("error", "orthanc_backup_host")]),
             ("sftp:backup@192.0.2.9:orthanc", "sftp:other@192.0.2.9:orthanc", []),
             ("sftp://backup@192.0.2.9:2222//orthanc", "sftp:backup@192.0.2.9:/orthanc", []),
         )

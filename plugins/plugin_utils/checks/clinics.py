@@ -121,9 +121,9 @@ def _spell(repository: str) -> str:
     """The repository in one spelling, whichever the inventory has: restic knows two for SFTP, and a user with a
     password is not part of the place."""
     if place := ssh.find_place(repository):
-        spelt = ssh.URL.match(repository)
-        path = repository[spelt.end() :] if spelt else repository.partition("@")[2] or repository
-        path = path if spelt else path.partition(":")[2]
+        url, short = ssh.URL.match(repository), ssh.SHORT.match(repository)
+        # the short form's pattern ends with the first letter of the path
+        path = repository[url.end() if url else short.end() - 1 if short else 0 :]
         # a path that does not begin with a slash is below the account's own directory
         top = "" if path.startswith("/") else f"~{place.user}/"
         return f"sftp:{place.names[0]}:{top}{posixpath.normpath(path).lstrip('/')}"
