@@ -135,7 +135,7 @@ def compare(what: str, unit: str, runs: int, measure: Callable[[str], float], **
     ):
         if name not in targets:
             continue
-        row = Comparison(what, against, unit, rate=unit != "ms", why=PROFILE if name == "book" else "")
+        row = Comparison(what, against, unit, rate=unit != "ms", why=PROFILE if what.startswith("WADO") else "")
         row.at_least, row.at_most = (targets[name], None) if row.rate else (None, targets[name])
         for one in (PROXY, base):  # the first of each is not measured
             measure(one)
