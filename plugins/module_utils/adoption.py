@@ -22,18 +22,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present, removal, submission
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, progress, removal, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.core.errors import Refused
-from .server.core.files import copy_durably, create_directories, hash_file, read_object, sync_directory, write_atomic
+from .server.core.files import copy_durably, create_directories, hash_file, sync_directory, write_atomic
 from .server.core.process import read_output, run_program, try_output
 from .server.orthanc.layout import FILES, FOLDERS, MARKER, VERSION, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS
 
 NAME = "orthanc_adopt"
 BEFORE = Path("/etc/orthanc/site/before")  # what was there, for root alone
-NOTES = "adoption.json"
 UNIT = "orthanc.service"
 ETC = Path("/etc/orthanc")
 SYSTEMD = Path("/etc/systemd/system")
@@ -104,10 +103,11 @@ def read_wanted(given: dict[str, Any], target: Path, made: dict[str, list[str]] 
 
 
 @dataclasses.dataclass
-class Notes:
-    """How far the adoption is, and what the way back needs. Kept in adoption.json."""
+class Notes(progress.Progress):
+    """How far the adoption is, and what the way back needs."""
 
-    step: str = ""
+    PLACE = BEFORE / "adoption.json"
+
     enabled: str = ""  # the unit's state before
     policy: str = ""  # the container's restart policy before
     renamed: str = ""  # the container's name since
@@ -116,18 +116,6 @@ class Notes:
     links: dict[str, str] = dataclasses.field(default_factory=dict)  # nginx sites that are links
     nginx: bool = False  # whether nginx ran
     sent: int = 0  # images that came after the switch, and that the old Orthanc got on the way back
-
-    @classmethod
-    def read(cls, directory: Path = BEFORE) -> Notes:
-        """The notes in the directory; of an adoption that has not begun where there are none."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in read_object(directory / NOTES).items() if name in names})
-
-    def write(self, step: str, directory: Path = BEFORE) -> None:
-        """Puts them on the disk, with this step."""
-        self.step = step
-        write_atomic(directory / NOTES, json.dumps(dataclasses.asdict(self), indent=4, sort_keys=True) + "\n", 0o600)
-        sync_directory(directory)
 
 
 # --- what is there ------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def survey(asked: Asked) -> dict[str, Any]:
         "firewalls": list_firewalls(),
         "jobs": [*list_jobs()],
         "deployed": Path(present.CONFIGURATION).exists(),
-        "attempted": (adoption.BEFORE / adoption.NOTES).exists(),
+        "attempted": adoption.Notes.PLACE.exists(),
     }
 
 

@@ -25,6 +25,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     adoption,
     differences,
     present,
+    progress,
+    registry,
     service,
     submission,
 )
@@ -34,7 +36,6 @@ from .server.backup.settings import CONFIGURATION, COUNTED, Settings
 from .server.core.errors import Refused
 from .server.core.files import (
     copy_durably,
-    create_directories,
     hash_md5,
     read_object,
     sync_directory,
@@ -48,7 +49,6 @@ from .server.orthanc.layout import VERSION, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS, find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
-NOTES = "upgrade.json"
 HISTORY = "history.json"
 ARRIVED = "arrived"  # images that came after the switch, on the way back
 SITE = Path(present.CONFIGURATION)
@@ -70,10 +70,11 @@ UNFINISHED = (*UNDER_WAY, "returning", "settling")
 
 
 @dataclasses.dataclass
-class Notes:
-    """How far the upgrade is, and what the way back needs. Kept in upgrade.json."""
+class Notes(progress.Progress):
+    """How far the upgrade is, and what the way back needs."""
 
-    step: str = ""
+    PLACE = DIRECTORY / "upgrade.json"
+
     image: str = ""  # the new one, as the inventory names it
     identity: str = ""  # its content
     version: str = ""  # the release that the trial saw
@@ -86,19 +87,6 @@ class Notes:
     orphans: list[str] = dataclasses.field(default_factory=list)  # files of images that came after the switch
     arrived: int = 0  # images that came after the switch, and are in the old Orthanc again
 
-    @classmethod
-    def read(cls, directory: Path = DIRECTORY) -> Notes:
-        """The notes in the directory; of an upgrade that has not begun where there are none."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in read_object(directory / NOTES).items() if name in names})
-
-    def write(self, step: str, directory: Path = DIRECTORY) -> None:
-        """Puts them on the disk, with this step."""
-        self.step = step
-        create_directories(directory, 0o700)
-        write_atomic(directory / NOTES, json.dumps(dataclasses.asdict(self), indent=4, sort_keys=True) + "\n", 0o600)
-        sync_directory(directory)
-
 
 # --- what is there ------------------------------------------------------------------------------
 def read_identity(image: str) -> str:
@@ -108,8 +96,7 @@ def read_identity(image: str) -> str:
 
 def read_digest(image: str) -> str:
     """The digest under which a registry gave the image out; empty for one that was loaded from a file."""
-    shown = try_output("docker", "image", "inspect", "--format={{json .RepoDigests}}", image).strip()
-    return str((json.loads(shown or "null") or [""])[0]).rpartition("@")[2]
+    return next(iter(registry.read_digests(image)), "")
 
 
 def read_opened(storage: Path) -> str:
@@ -130,21 +117,28 @@ def find_old() -> dict[str, Any]:
     return found
 
 
-def is_needed(image: str, notes: Notes) -> bool:
-    """Whether there is anything to do: another image is asked for, or an upgrade is under way."""
-    if notes.step in UNFINISHED:
+def is_needed(image: str, moved: str, notes: Notes) -> bool:
+    """Whether there is anything to do: another image is asked for, its tag was moved, or an upgrade is under way."""
+    if notes.step in UNFINISHED or moved:
         return True
     container = present.inspect(present.NAME)
     return bool(container) and container["Image"] != read_identity(image)
 
 
-def describe(image: str, content: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
-    """What is installed, what is offered, what changes, whether there is a way back, what it takes: in sentences."""
+def describe(image: str, moved: str, content: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
+    """What is installed, what is offered, what changes, whether there is a way back, what it takes: in sentences.
+
+    `moved` is the digest that the tag has in the registry, if the image on this machine is another one."""
     notes, size = Notes.read(directory), read_index_size(storage)
-    container, identity = find_old(), read_identity(image)
+    container, identity = find_old(), "" if moved else read_identity(image)
     was = notes.old_version if notes.step in UNDER_WAY else read_opened(storage)
     said = [f"Installed: {container['Config']['Image']}, Orthanc {was or 'of an unknown release'}."]
-    if not identity:
+    if moved:
+        said.append(
+            f"Offered: {image} as its registry has it now ({moved}). The tag was moved: what runs is"
+            f" {read_digest(container['Image']) or container['Image']}. The trial brings the new one."
+        )
+    elif not identity:
         said.append(f"Offered: {image}. It is not on this machine yet; the trial brings it.")
     else:
         said.append(f"Offered: {image} ({read_digest(image) or identity}).")
@@ -393,10 +387,11 @@ def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
     remove_copies(storage)
     shutil.rmtree(directory / "etc", ignore_errors=True)
     notes.write("settled", directory)
+    kept = notes.old_identity if notes.old_image == notes.image else notes.old_image  # its tag was moved
     return [
         f"Orthanc {notes.old_version} ({notes.old_image}) became {notes.version} ({notes.image}); recorded in"
         f" {directory / HISTORY}.",
-        f"The old image is kept: docker rmi {notes.old_image}. It must not open the index any more.",
+        f"The old image is kept: docker rmi {kept}. It must not open the index any more.",
     ]
 
 
@@ -470,6 +465,7 @@ def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> bool:
         put_files_back(directory)
         adoption.reload_nginx()
         read_output("docker", "rename", OLD, present.NAME)
+    put_tag_back(notes.image)
     since = time.time()
     read_output("docker", "update", f"--restart={notes.policy or 'unless-stopped'}", present.NAME)
     read_output("docker", "start", present.NAME, seconds=None)
@@ -514,6 +510,14 @@ def put_files_back(directory: Path, root: Path = Path("/")) -> None:
         found = source.stat()
         write_atomic(path, source.read_text(encoding="utf-8"), found.st_mode & 0o777)
         os.chown(path, found.st_uid, found.st_gid)
+
+
+def put_tag_back(image: str) -> None:
+    """Gives a tag that the trial pulled anew back to the image that runs, so that a deploy changes nothing. The
+    registry still has the other one, and the next trial pulls it again."""
+    container = find_old()
+    if container["Config"]["Image"] == image and "@" not in image and registry.read_digests(image):
+        read_output("docker", "tag", container["Image"], image)
 
 
 def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, directory: Path) -> None:

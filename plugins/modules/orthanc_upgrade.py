@@ -30,6 +30,10 @@ options:
     description: The new image, which is on the machine from V(trial) on.
     type: str
     required: true
+  moved:
+    description: Digest of the image that the tag is in its registry, if the one on the machine is another; for V(plan).
+    type: str
+    default: ""
   content:
     description: The whole configuration for the new release, as JSON. For V(plan) and V(trial).
     type: str
@@ -115,9 +119,13 @@ def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
     """Runs one step; returns whether it changed anything, and what it found."""
     step, image, storage, address = given["step"], given["image"], Path(given["storage"]), given["address"]
     if step == "plan":
-        return False, upgrade.describe(image, given["content"], storage)
+        return False, upgrade.describe(image, given["moved"], given["content"], storage)
     if step == "trial":
-        said = upgrade.try_image(image, json.loads(given["content"]), given["plugins"], address)
+        try:
+            said = upgrade.try_image(image, json.loads(given["content"]), given["plugins"], address)
+        except (Refused, OSError, sqlite3.Error):
+            upgrade.put_tag_back(image)
+            raise
     elif step == "switch":
         return upgrade.switch(image, storage), []
     elif step == "confirm":
@@ -138,6 +146,7 @@ def main() -> None:
                 "required": True,
             },
             "image": {"type": "str", "required": True},
+            "moved": {"type": "str", "default": ""},
             # secret as a whole, as in orthanc_configuration
             "content": {"type": "str", "default": "", "no_log": True},
             "plugins": {"type": "list", "elements": "str", "default": []},
@@ -158,7 +167,7 @@ def main() -> None:
             with hold_lock(LOCK, "step of an upgrade", LOCK_SECONDS):
                 result["changed"], result["lines"] = run_step(given)
         notes = upgrade.Notes.read()
-        result.update(needed=upgrade.is_needed(given["image"], notes), step=notes.step)
+        result.update(needed=upgrade.is_needed(given["image"], given["moved"], notes), step=notes.step)
         result.update(arrived=notes.arrived, left=upgrade.count_arrived())
     except (Refused, OSError, sqlite3.Error) as error:
         module.fail_json(msg=str(error), **result)

@@ -299,7 +299,7 @@ def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> 
     if not isinstance(schema, dict):
         return schema
     if schema.get("x-plugin") == "dicom-web":
-        version = _dicomweb(version)
+        version = find_dicomweb(version)
     for before, older in schema.get("x-before", {}).items():
         if version < release(before):
             schema = {**schema, **older, "enum": older.get("enum", [])}
@@ -318,7 +318,7 @@ def _of_release(schema: Any, version: tuple[int, ...], worklist_plugin: str) -> 
     }
 
 
-def _dicomweb(version: tuple[int, ...]) -> tuple[int, ...]:
+def find_dicomweb(version: tuple[int, ...]) -> tuple[int, ...]:
     """The DICOMweb plugin that is shipped with this release of Orthanc, or with the last one before it."""
     known = [orthanc for orthanc in DICOMWEB if release(orthanc) <= version]
     return release(DICOMWEB[max(known, key=release)] if known else "0")

@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import bed
 from certificates import Authority
 
 CONTAINER, ADDRESS, NAME = "orthanc-registry", "198.51.100.40", "registry.clinic.example"
+PROGRAM = "/usr/sbin/Orthanc"  # in the bed's images
 USER, PASSWORD = "clinic", "scenario-registry-password"
 REPOSITORY = f"{NAME}:5000/orthancteam/orthanc"
 CONFIGURATION = """\
@@ -29,7 +32,34 @@ def put(name: str, path: str, content: str) -> None:
 
 def add(image: str, tag: str) -> str:
     """Puts one of the bed's images into the registry; gives its digest there."""
-    with subprocess.Popen(["docker", "save", bed.image(image)], stdout=subprocess.PIPE) as saved:
+    return push(bed.image(image), tag)
+
+
+def move(image: str, tag: str, program: str = "") -> str:
+    """Moves a tag to the same image with another content, as its owner does who builds it again; gives its digest.
+
+    `program` is a script that takes the place of Orthanc, which is beside it."""
+    made = bed.docker("create", bed.image(image), "true").stdout.strip()
+    name = f"clinicops-bed/moved:{made[:12]}"
+    try:
+        if program:
+            with tempfile.TemporaryDirectory() as scratch:
+                real, script = Path(scratch, "real"), Path(scratch, "script")
+                bed.docker("cp", f"{made}:{PROGRAM}", str(real))
+                script.write_text(program)
+                script.chmod(0o755)
+                bed.docker("cp", str(real), f"{made}:{PROGRAM}.real")
+                bed.docker("cp", str(script), f"{made}:{PROGRAM}")
+        bed.docker("commit", "--change", f"LABEL built={made}", made, name)
+        return push(name, tag)
+    finally:
+        bed.docker("rm", made)
+        bed.docker("rmi", name, check=False)
+
+
+def push(name: str, tag: str) -> str:
+    """Puts an image of the host into the registry; gives its digest there."""
+    with subprocess.Popen(["docker", "save", name], stdout=subprocess.PIPE) as saved:
         receive = ["docker", "exec", "-i", CONTAINER, "sh", "-c", "cat > /tmp/image.tar"]
         subprocess.run(receive, stdin=saved.stdout, check=True)
     options = f"--dest-creds={USER}:{PASSWORD} --dest-cert-dir=/etc/registry.d --digestfile=/tmp/digest"

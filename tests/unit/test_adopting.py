@@ -281,7 +281,7 @@ def test_the_notes_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert Notes.read(tmp_path) == Notes()
     Notes(policy="always", owner=[0, 0, 0o755]).write("switching", tmp_path)
     assert Notes.read(tmp_path) == Notes("switching", policy="always", owner=[0, 0, 0o755])
-    assert (tmp_path / adoption.NOTES).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / Notes.PLACE.name).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
