@@ -22,9 +22,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present, progress, removal, submission
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, removal, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
+from .progress import Progress
 from .server.core.errors import Refused
 from .server.core.files import copy_durably, create_directories, hash_file, sync_directory, write_atomic
 from .server.core.process import read_output, run_program, try_output
@@ -103,7 +104,7 @@ def read_wanted(given: dict[str, Any], target: Path, made: dict[str, list[str]] 
 
 
 @dataclasses.dataclass
-class Notes(progress.Progress):
+class Notes(Progress):
     """How far the adoption is, and what the way back needs."""
 
     PLACE = BEFORE / "adoption.json"

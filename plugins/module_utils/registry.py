@@ -54,7 +54,7 @@ def ask_digest(image: str, username: str = "", password: str = "", path: str = S
             raise Refused(str(found["message"]))
         return str(found["Descriptor"]["digest"])
     except (OSError, http.client.HTTPException) as error:
-        raise Refused(f"no answer within {SECONDS:.0f} s: {error}") from error
+        raise Refused(f"the Docker Engine does not answer ({error})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Refused(f"an answer that is not Docker's: {error!r}") from error
     finally:

@@ -25,12 +25,12 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     adoption,
     differences,
     present,
-    progress,
     registry,
     service,
     submission,
 )
 
+from .progress import Progress
 from .server.backup import freeze
 from .server.backup.settings import CONFIGURATION, COUNTED, Settings
 from .server.core.errors import Refused
@@ -70,7 +70,7 @@ UNFINISHED = (*UNDER_WAY, "returning", "settling")
 
 
 @dataclasses.dataclass
-class Notes(progress.Progress):
+class Notes(Progress):
     """How far the upgrade is, and what the way back needs."""
 
     PLACE = DIRECTORY / "upgrade.json"

@@ -23,7 +23,7 @@ class Option(NamedTuple):
 
     def came(self, moment: str) -> bool:
         """Whether this release is after the one, and not after the other."""
-        return self.before < rules.release(moment) <= self.after
+        return bool(self.before < rules.release(moment) <= self.after)
 
     @property
     def is_new(self) -> bool:
