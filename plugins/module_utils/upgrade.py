@@ -503,8 +503,13 @@ def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
 
 
 def put_files_back(directory: Path, root: Path = Path("/")) -> None:
-    """The configuration and the settings as they were."""
+    """The configuration and the settings as they were. A file of the configuration that came since goes."""
     kept = directory / "etc"
+    site = SITE.parent.relative_to("/")
+    if (directory / site).is_dir():
+        for path in [*(root / site).iterdir()]:
+            if path.is_file() and not (directory / site / path.name).exists():
+                path.unlink()
     for source in sorted(path for path in kept.rglob("*") if path.is_file()):
         path = root / source.relative_to(directory)
         found = source.stat()

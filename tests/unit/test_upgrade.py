@@ -116,6 +116,21 @@ def test_the_old_settings_come_back_with_owner_and_mode(tmp_path: Path) -> None:
     assert path.stat().st_uid == os.geteuid()
 
 
+def test_a_file_of_the_configuration_that_came_since_goes(tmp_path: Path) -> None:
+    """As the one with the configuration of before, which a deploy that is cut off leaves."""
+    kept, site = tmp_path / "upgrade", tmp_path / "root/etc/orthanc/site"
+    (site / "before").mkdir(parents=True)
+    for name in ("orthanc.json", "orthanc.json.before", "new.py"):
+        (site / name).write_text("new")
+    upgrade.put_files_back(kept, tmp_path / "root")  # nothing was kept
+    assert len([*site.iterdir()]) == 4
+    (kept / "etc/orthanc/site").mkdir(parents=True)
+    (kept / "etc/orthanc/site/orthanc.json").write_text("old")
+    upgrade.put_files_back(kept, tmp_path / "root")
+    assert sorted(path.name for path in site.iterdir()) == ["before", "orthanc.json"]
+    assert (site / "orthanc.json").read_text() == "old"
+
+
 def test_what_a_release_must_find_is_read_of_the_index(tmp_path: Path) -> None:
     storage = make_storage(tmp_path, {"a": 1, "b": 2, "c": 3})
     expected = upgrade.read_expected(storage / "index")
