@@ -350,7 +350,7 @@ def find_path(search: str) -> Callable[[Study], str]:
 # what was found where a target is missed, by release, measurement and size
 WHY = {
     ("1.10.1", "WADO-RS of a series of 100", 50_000): (
-        "the SQLite 3.40 of this release does not walk all series without the statistics either: nothing is to be gained"
+        "the SQLite 3.40 of this release walks no series without the statistics either: nothing is to be gained"
     ),
     ("1.12.7", "C-STORE, one association, 200,000 images", None): (
         "one association waits for the disk, whose speed varies: four on the same archives were 1.02 times as long, and"
