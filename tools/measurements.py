@@ -2,7 +2,8 @@
 """Writes docs/measurements.md from bench/results/*.json: `make docs`; --check tests whether it is up to date.
 
 A file holds one result or a list of them, each with `id`, `section` (measurement or campaign), `date`, `versions`,
-`command`, `what`, `figure` and `promised` (empty if nothing was). Of results with the same `id` the newest is shown.
+`command`, `what`, `figure` and `promised` (empty if nothing was); that of a year has its `days`. Of results with the
+same `id` the newest is shown.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,30 @@ def write_page(results: list[dict[str, Any]]) -> str:
     for one in shown:
         if one["section"] == "campaign":
             lines.append(format_row(one["what"], one["figure"], one["command"], format_when(one)))
+    for one in shown:
+        lines += write_days(one["days"]) if one.get("days") else []
     return "\n".join(lines) + "\n"
+
+
+def write_days(days: list[dict[str, Any]]) -> list[str]:
+    """The list of a year's days (tests/support/days.py), without those of which there is nothing to tell."""
+    lines = ["", "# A year day by day", "", f"{len(days)} days; those that brought what every day brings are left out."]
+    lines += ["", format_row("day", "what happened", "mails", "snapshots"), format_row(*["---"] * 4)]
+    reminders: Counter[str] = Counter()
+    for one in days:
+        mails = []
+        for mail in one["mails"]:
+            word, _unused, name = mail.partition(": ")
+            if word == "Still":
+                reminders[name] += 1
+            else:
+                times = reminders.pop(name, 0)
+                mails.append(f"{mail} (reminders: {times})" if times else mail)
+        there = f"{one['snapshots']} kept; dropped: {one['dropped']}" if one.get("snapshots") else ""
+        if one["events"] or mails or there:
+            lines.append(format_row(one["day"], "; ".join(one["events"]), "; ".join(mails), there))
+    left = [f"{name} (reminders: {times}) until the last day" for name, times in sorted(reminders.items())]
+    return [*lines, *([format_row("", "", "; ".join(left), "")] if left else [])]
 
 
 def format_when(result: dict[str, Any]) -> str:

@@ -2,8 +2,8 @@
 """Takes a machine that has a clock of its own to a moment, and waits until everything that is due has run.
 
 It reads a JSON object from standard input: `to` (seconds since 1970, none leaves the clock alone), `wait` (names in
-WAITS, for what began at `to` or `since`), and `run` (shell scripts, one after the other). It answers with what there is
-then. Standard library alone.
+WAITS, for what began at `to` or `since`), `run` (shell scripts, one after the other), and `look` (when the monitor
+checks, none: it does not). It answers with what there is then. Standard library alone.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from pathlib import Path
 from typing import Any
 
 OWN, MONITOR = Path("/var/lib/orthanc-backup"), Path("/var/lib/orthanc-monitor/state.json")
+ACCEPTANCE = Path("/var/lib/orthanc-verify/report.json")
 TICK, CRON = Path("/run/bed-tick"), Path("/run/crond.pid")
 CERTIFICATE = "/etc/nginx/orthanc/self_signed.crt"
 TIMERS = ("orthanc-certificate", "orthanc-restore-check", "logrotate")  # those that go by the calendar
 PATIENCE = 900
+SERVED, LOGS = Path("/var/lib/orthanc/worklists"), Path("/var/log/nginx")
+MAILBOX, MAILS = Path("/var/mail/clinic"), Path("/var/spool/postfix")
+LOOKS = 5  # checks of the monitor, which runs each minute, until an alert has begun or ended
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -50,8 +54,9 @@ def wait_for(is_true: Callable[[], bool], what: str) -> None:
 # --- the clock -----------------------------------------------------------------------------------
 def set_clock(moment: float) -> None:
     time.clock_settime(time.CLOCK_REALTIME, moment)
-    # cron sleeps until what was the next minute; a child that ends wakes it
-    os.kill(int(CRON.read_text()), signal.SIGCHLD)
+    # cron, if it runs, sleeps until what was the next minute; a child that ends wakes it
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int(CRON.read_text()), signal.SIGCHLD)
 
 
 def has_fired() -> bool:
@@ -61,7 +66,8 @@ def has_fired() -> bool:
     for part in shown.split("\n\n"):
         known = dict(line.split("=", 1) for line in part.splitlines() if "=" in line)
         due = known.get("NextElapseUSecRealtime", "").lstrip("@")
-        if due.isdecimal() and int(due) <= time.time():
+        # one that a person has stopped waits for nothing
+        if known.get("ActiveState") == "active" and due.isdecimal() and int(due) <= time.time():
             return False
         if known.get("ActiveState") in ("activating", "deactivating", "reloading"):
             return False
@@ -97,10 +103,47 @@ WAITS: dict[str, Callable[[float], bool]] = {
 }
 
 
+# --- the monitor ---------------------------------------------------------------------------------
+def is_undecided(alert: dict[str, Any]) -> bool:
+    """Whether the next check may report that it begins or ends."""
+    return bool(alert["good"] if alert["firing"] else alert["looks"])
+
+
+def look_at(moment: float) -> None:
+    set_clock(moment)
+    for _ in range(LOOKS):
+        run("systemctl start orthanc-monitor.service")
+        if not any(map(is_undecided, read(MONITOR)["alerts"].values())):
+            break
+
+
+def fetch_mails() -> str:
+    """What the mailbox holds, which is empty afterwards."""
+    spools = [MAILS / name for name in ("maildrop", "incoming", "active")]
+    wait_for(lambda: not any(files for spool in spools for _at, _inside, files in os.walk(spool)), "the mail")
+    text = MAILBOX.read_text() if MAILBOX.exists() else ""
+    MAILBOX.unlink(missing_ok=True)
+    return text
+
+
+# --- what there is -------------------------------------------------------------------------------
+def run(script: str) -> None:
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{script}: {done.returncode}\n{done.stdout}{done.stderr}")
+
+
 def describe() -> dict[str, Any]:
-    state, backup = read(MONITOR), read(OWN / "backup.json")
+    state, known = read(MONITOR), {name: read(OWN / f"{name}.json") for name in ("backup", "restore_check")}
+    noted = ("result", "reason", "started", "forgotten", "held")
     return {
-        "backup": {key: backup.get(key) for key in ("result", "reason", "started")},
+        "now": time.time(),
+        **{name: {key: of[key] for key in noted if key in of} for name, of in known.items()},
+        "acceptance": {key: read(ACCEPTANCE).get(key) for key in ("time", "passed")},
+        "served": sorted(path.name for path in SERVED.glob("*.wl")),
+        "logs": sorted(path.name for path in LOGS.glob("orthanc_access.log*")),
+        "disk": {key: value for key, value in state.get("disk", {}).items() if key != "history"},
+        "mails": fetch_mails(),
         "alerts": sorted(key for key, one in state.get("alerts", {}).items() if one["firing"] and not one["covered"]),
         "certificate": said("openssl", "x509", "-noout", "-serial", "-startdate", "-enddate", "-in", CERTIFICATE),
     }
@@ -115,9 +158,9 @@ def main() -> None:
     for name in asked.get("wait", []):
         wait_for(functools.partial(WAITS[name], since), name)
     for script in asked.get("run", []):
-        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{script}: {done.returncode}\n{done.stdout}{done.stderr}")
+        run(script)
+    if asked.get("look"):
+        look_at(asked["look"])
     print(json.dumps(describe()))
 
 

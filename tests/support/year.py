@@ -24,9 +24,16 @@ def at(day: date, hour: int, minute: int = 0, second: float = 0, fold: int = 0) 
     return datetime(day.year, day.month, day.day, hour, minute, fold=fold, tzinfo=ZONE).timestamp() + second
 
 
-def go(to: float | None, *wait: str, run: tuple[str, ...] = (), since: float | None = None) -> Any:
-    """Sets the clock, waits until what is due has run, and runs these scripts; then what there is (moment.py)."""
-    asked = json.dumps({"to": to, "wait": wait, "run": run, "since": since}).encode()
+def go(
+    to: float | None,
+    *wait: str,
+    run: tuple[str, ...] = (),
+    since: float | None = None,
+    look: float | None = None,
+) -> Any:
+    """Sets the clock, waits until what is due has run, runs these scripts, and has the monitor check at another moment;
+    then what there is (moment.py)."""
+    asked = json.dumps({"to": to, "wait": wait, "run": run, "since": since, "look": look}).encode()
     return json.loads(must(MACHINE, "python3 /opt/moment.py", asked))
 
 

@@ -29,6 +29,28 @@ def test_the_newest_of_each_is_shown_where_the_oldest_stood() -> None:
     assert "2 s" not in page
 
 
+def test_the_days_of_a_year_are_told_where_there_is_something_to_tell() -> None:
+    def row(day: str, *mails: str, **more: Any) -> dict[str, Any]:
+        return {"day": day, "mails": mails, "events": [], **more}
+
+    days = [
+        row("2027-11-15"),
+        row("2027-11-16", "Trouble: TimerOff", events=["cron is stopped"]),
+        row("2027-11-17", "Still: TimerOff"),
+        row("2027-11-18", "All clear: TimerOff"),
+        row("2027-11-21", snapshots=7, dropped="none"),
+        row("2027-11-22", "Still: Other"),
+    ]
+    page = measurements.write_page([{**RESULT, "section": "campaign", "days": days}])
+    assert page.splitlines()[-5:] == [
+        "| --- | --- | --- | --- |",
+        "| 2027-11-16 | cron is stopped | Trouble: TimerOff | |",
+        "| 2027-11-18 | | All clear: TimerOff (reminders: 1) | |",
+        "| 2027-11-21 | | | 7 kept; dropped: none |",
+        "| | | Other (reminders: 1) until the last day | |",
+    ]
+
+
 def test_a_result_that_lacks_something_is_named(tmp_path: Path) -> None:
     (tmp_path / "speed.json").write_text(json.dumps({**RESULT, "id": "speed", "figure": "1 s"}))
     assert measurements.read_results(tmp_path) == [{**RESULT, "figure": "1 s"}]
