@@ -157,6 +157,13 @@ def test_it_reminds_once_a_day_while_it_lasts(tmp_path: Path) -> None:
     assert told[24] == ["reminder DiskFilling/storage"]
 
 
+def test_what_may_be_over_is_reminded_of_no_more(tmp_path: Path) -> None:
+    """It ended since the last check, by which the reminder is due: a night in which the machine was off."""
+    assert play(tmp_path, [free(15)], *[[free(50)]] * 3, every=86400)[1:] == [[], [], ["resolved DiskFilling/storage"]]
+    told = play(tmp_path, [free(15)], [free(50)], [free(15)], every=86400)
+    assert told[1:] == [[], ["reminder DiskFilling/storage"]]
+
+
 def test_what_is_known_is_told_once(tmp_path: Path) -> None:
     assert [one for one in play(tmp_path, *[[("known_cves", "", 11)]] * 50, every=3600) if one] == [
         ["firing KnownVulnerabilities/"]

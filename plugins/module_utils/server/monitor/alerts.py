@@ -112,8 +112,8 @@ def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> st
         # no reminder; but a higher value is reported, also when something else has ended
         news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
         alert["known"] = alert["value"]
-    elif not alert["covered"] and condition.rule.severity != "info" and now - alert["told"] >= REMIND_SECONDS:
-        news = "reminder"
+    elif not (alert["covered"] or alert["good"] or condition.rule.severity == "info"):
+        news = "reminder" if now - alert["told"] >= REMIND_SECONDS else ""
     if news:
         alert["told"] = int(now)
     return news
