@@ -38,9 +38,9 @@ DEVICE = "orthanc-year-us1"
 FIRST, LAST = date(2027, 11, 15), date(2028, 11, 14)
 BEGINS, ENDS = date(2028, 3, 26), date(2028, 10, 29)  # daylight saving time
 DAY = timedelta(days=1)
-KEEP_DAYS, NEAR_DAYS, RENEW_DAYS, SUPPORT_DAYS = 7, 14, 30, 90  # the product's settings, by its documentation
-ACCEPTANCE = {date(2028, month, 1) for month in (2, 5, 8, 11)}
-TRIALS = {date(2027, 12, 31), date(2028, 4, 30), date(2028, 8, 31), LAST}  # a snapshot is restored and compared
+KEEP_DAYS, RENEW_DAYS, SUPPORT_DAYS = 7, 30, 90  # the product's settings, by its documentation
+ACCEPTANCE = {date(2028, 2, 1), date(2028, 8, 1)}
+TRIALS = {date(2027, 12, 31), date(2028, 6, 30), LAST}  # a snapshot is restored and compared
 DELETED = date(2027, 12, 1), date(2028, 3, 15)  # the study of that day is deleted on this one
 RESULT = ROOT / "bench/results/year.json"
 TRIAL = "/root/trial"
@@ -54,6 +54,7 @@ class Alert(NamedTuple):
     clear: date
 
 
+OLD_CHECK, NEAR_END = date(2028, 1, 18), date(2028, 11, 11)
 OFF_CHECK = date(2028, 1, 10), date(2028, 1, 27)
 OFF_CRON = date(2028, 2, 7), date(2028, 2, 9)
 OFF_RENEWAL = date(2028, 10, 20), date(2028, 11, 13)
@@ -70,12 +71,14 @@ PLAN = {
 EXPECTED = [
     Alert("TimerOff", *OFF_CHECK),
     # the last check was on Sunday the 9th, and nine days may pass
-    Alert("RestoreCheckOld", date(2028, 1, 18), OFF_CHECK[1]),
+    Alert("RestoreCheckOld", OLD_CHECK, OFF_CHECK[1]),
     Alert("TimerOff", *OFF_CRON),
     # the backup of the first night is two nights old in the evening
     Alert("BackupOld", OFF_CRON[0] + DAY, OFF_CRON[1] + DAY),
     Alert("WorklistQuarantine", BAD_ITEM, BAD_ITEM + DAY),
     Alert("TimerOff", *OFF_RENEWAL),
+    # the deploy of 25 October 2027 has issued it for 397 days
+    Alert("CertificateExpires", NEAR_END, OFF_RENEWAL[1]),
 ]
 
 
@@ -130,12 +133,22 @@ def is_served(item: date, day: date, arrived: bool) -> bool:
 
 
 def choose_days(first: date, last: date, each: bool) -> list[date]:
-    """Each day, or Sundays and those around what is planned: a restore check that is missed would be another story."""
-    planned = {*PLAN, BEGINS, ENDS, BAD_ITEM, *DELETED, *ACCEPTANCE, *TRIALS, date(2028, 2, 29)}
-    planned |= {day for one in EXPECTED for day in one[1:]}
-    near = planned | {day + DAY for day in planned} | {day - DAY for one in EXPECTED for day in one[1:]}
+    """Each day, or those on which something is planned, and those before which nothing may be said yet."""
+    planned = {
+        *PLAN,
+        BEGINS,
+        ENDS,
+        BAD_ITEM,
+        *DELETED,
+        *ACCEPTANCE,
+        *TRIALS,
+        date(2028, 2, 29),
+        NEAR_END - DAY,
+        NEAR_END,
+    }
+    planned |= {day for one in EXPECTED for day in one[1:]} | {OLD_CHECK - DAY}
     days = [first + DAY * number for number in range((last - first).days + 1)]
-    return [day for day in days if each or day.weekday() == 6 or day in near]
+    return [day for day in days if each or day in planned]
 
 
 # --- the year ------------------------------------------------------------------------------------
@@ -194,7 +207,6 @@ class Year:
         self.rotations = int(must(MACHINE, "grep -oP '^\\s*rotate \\K\\d+' /etc/logrotate.d/nginx"))
         # the Sundays since the deploy are made up for
         self.note_certificate(go(at(self.day, 20))["certificate"])
-        self.alerts.append(Alert("CertificateExpires", (self.ends - DAY * NEAR_DAYS).date(), OFF_RENEWAL[1]))
         self.snapshots = self.list_snapshots()
 
     def live_until(self, last: date) -> list[str]:
@@ -210,7 +222,12 @@ class Year:
         day, rng = self.day, random.Random(f"{self.seed} {self.day}")
         row: dict[str, Any] = {"day": f"{day}", "events": []}
         self.happened.append(row)
-        if not OFF_CRON[0] < day <= OFF_CRON[1]:
+        sunday = day - DAY * ((day.weekday() + 1) % 7 or 7)
+        if sunday > self.before:  # days are left out: the check of that Sunday comes before the night's backup
+            self.expect_check(row, go(at(sunday, 20)), sunday)
+        if OFF_CRON[0] < day <= OFF_CRON[1]:
+            go(at(day, 2, self.minute))
+        else:
             self.expect_backup(row, self.spend_night(day))
         if day in PLAN:
             what, script = PLAN[day]
@@ -304,8 +321,8 @@ class Year:
         hour."""
         scripts = []
         if self.is_open(self.day):
-            following = choose_days(self.day + DAY, self.day + DAY * 10, self.each)
-            ahead = next(day for day in following if self.is_open(day))
+            following = choose_days(self.day + DAY, LAST + DAY * 3, self.each)
+            ahead = next((day for day in following if self.is_open(day)), self.day + DAY)
             for number in range(2):
                 item = Item(f"P{ahead:%Y%m%d}-{number}", date=f"{ahead:%Y%m%d}", accession=f"{ahead:%Y%m%d}{number}")
                 self.items.append(Scheduled(item, ahead))
@@ -329,18 +346,22 @@ class Year:
         self.expect_certificate(row, found)
         self.expect_logs(row, found["logs"])
         self.expect_forecast(row, found["disk"])
+        self.expect_check(row, found, self.day)
+
+    def expect_check(self, row: dict[str, Any], found: Any, day: date) -> None:
+        """On Sundays, and when its timer is on again, there is a restore check, after which old snapshots go."""
         checked = read_stamp(found["restore_check"].get("started", ""))
-        if self.is_check_due():
-            self.expect(checked.date() == self.day, f"the last restore check is of {checked}")
+        if self.is_check_due(day):
+            self.expect(checked.date() == day, f"the last restore check is of {checked}, and not of {day}")
             self.expect(found["restore_check"]["result"] == "success", f"restore check: {found['restore_check']}")
             self.expect_snapshots(row)
         else:
-            self.expect(checked.date() < self.day or self.day == self.begin, f"a restore check at {checked}")
+            self.expect(checked.date() < day, f"a restore check at {checked}")
 
-    def is_check_due(self) -> bool:
+    def is_check_due(self, day: date) -> bool:
         """On Sundays, and when its timer is on again after Sundays without it."""
         off, on = OFF_CHECK
-        return self.day == on or (self.day.weekday() == 6 and not off <= self.day < on)
+        return day == on or (day.weekday() == 6 and not off <= day < on)
 
     def expect_mails(self, row: dict[str, Any], said: list[tuple[str, str]]) -> None:
         """Each alert once on its day."""
@@ -468,7 +489,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=21)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--begin", type=date.fromisoformat, default=FIRST)
-    parser.add_argument("--some", action="store_true", help="Sundays, and the days around what is planned")
+    parser.add_argument("--some", action="store_true", help="live the days alone for which something is planned")
     chosen = parser.parse_args()
     year, problems = Year(chosen.seed, chosen.begin, each=not chosen.some), []
     year.get_ready()

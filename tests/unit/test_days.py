@@ -113,11 +113,10 @@ def test_what_the_mails_should_say() -> None:
 def test_which_days_are_lived() -> None:
     assert choose_days(FIRST, LAST, True) == DAYS
     some = choose_days(FIRST, LAST, False)
-    assert {day for day in DAYS if day.weekday() == 6} < {*some}
     assert {*PLAN, BEGINS, ENDS, *ACCEPTANCE, *TRIALS, LAST, date(2028, 2, 29)} < {*some}
     # what is on the day that is left out must not begin or end on it
     assert {one.first for one in EXPECTED} | {one.clear for one in EXPECTED} < {*some}
-    assert len(some) < 200
+    assert len(some) < 40
 
 
 def test_when_the_support_ends() -> None:
