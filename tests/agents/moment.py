@@ -48,7 +48,7 @@ def wait_for(is_true: Callable[[], bool], what: str) -> None:
     while not is_true():
         if time.monotonic() > end:
             sys.exit(f"{what}: not within {PATIENCE} s")
-        time.sleep(0.1)
+        time.sleep(0.3)  # each question costs as much as what is waited for
 
 
 # --- the clock -----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ CAMPAIGN_ONLY = ("acme", "distribution", "docker_to_package", "many_clinics", "u
 LANES_A_CORE = 2
 # minutes on two cores, four jobs at a time, to start the longest first
 MINUTES = {
-    "year": 90,
+    "year": 60,
     "adopt": 21,
     "monitor": 18,
     "verify": 18,

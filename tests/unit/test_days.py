@@ -82,8 +82,10 @@ def test_the_product_keeps_the_same(seed: int) -> None:
 MAIL = """\
 From orthanc-monitor@orthanc-year Mon Jan 10 19:30:00 2028
 Subject: [Clinic Orthanc] Trouble: A unit that starts a regular task is stopped and 1 more
+Content-Transfer-Encoding: quoted-printable
 
-Trouble, warning: A unit that starts a regular task is stopped (orthanc-restore-check.timer).
+Trouble, warning: A unit that starts a regular task is stopped, disabled or =
+missing (orthanc-restore-check.timer).
   TimerOff since 10 January 2028, 19:30
   Remedy: systemctl enable --now with its name.
 
@@ -111,12 +113,13 @@ def test_what_the_mails_should_say() -> None:
 
 
 def test_which_days_are_lived() -> None:
-    assert choose_days(FIRST, LAST, True) == DAYS
-    some = choose_days(FIRST, LAST, False)
+    assert choose_days(FIRST, LAST, "daily") == DAYS
+    some = choose_days(FIRST, LAST, "planned")
     assert {*PLAN, BEGINS, ENDS, *ACCEPTANCE, *TRIALS, LAST, date(2028, 2, 29)} < {*some}
     # what is on the day that is left out must not begin or end on it
     assert {one.first for one in EXPECTED} | {one.clear for one in EXPECTED} < {*some}
     assert len(some) < 40
+    assert {*choose_days(FIRST, LAST, "weekly")} == {*some} | {day for day in DAYS if day.weekday() == 6}
 
 
 def test_when_the_support_ends() -> None:
