@@ -480,7 +480,7 @@ def describe_year(year: Year, minutes: float, command: str) -> dict[str, Any]:
     figure += f" checks, {len(year.images)} images of {count['stored']} days, all there, {len(mails)} messages by mail,"
     figure += " each on its day and once (below)"
     return {
-        **{"id": "year", "section": "campaign", "date": f"{date.today()}", "versions": describe_versions()},
+        **{"id": "year_days", "section": "campaign", "date": f"{date.today()}", "versions": describe_versions()},
         **{"command": command, "promised": "", "figure": figure},
         "what": "a year day by day, on a machine with a clock of its own whose cron and timers start what is due",
         "days": rows,
