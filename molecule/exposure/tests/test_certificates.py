@@ -134,3 +134,18 @@ def test_the_server_renews_its_certificate_itself(host: Host) -> None:
     host.check_output("openssl x509 -noout -checkend 30000000 -in /etc/nginx/orthanc/self_signed.crt")
     assert https(host, OFFICE, "/dicom-web/studies?limit=1")[0] == 200
     assert host.check_output("systemctl show --property MainPID nginx") == running
+
+
+def test_a_ca_that_expires_is_renewed_with_its_key(host: Host) -> None:
+    """A device goes on with the certificate that it had, with the root of before and with the new one."""
+    host.check_output(
+        "cd /etc/nginx/orthanc && openssl x509 -req -in ca.csr -signkey ca.key -days 100 -copy_extensions copy"
+        " -out ca.crt"
+    )
+    shown = carry(host, TLS_SCANNER, "us3")
+    status, said = play("deploy", host)
+    assert status == 0, said
+    host.check_output("openssl x509 -noout -checkend 300000000 -in /etc/nginx/orthanc/ca.crt")
+    assert over_tls(host, "echoscu", "US3", *shown)[0] == 0
+    assert over_tls(host, "echoscu", "US3", *carry(host, TLS_SCANNER, "us3"))[0] == 0
+    assert https(host, OFFICE, "/dicom-web/studies?limit=1")[0] == 200
