@@ -11,7 +11,7 @@ from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from upgraded import BEGIN, END, REFUSES
 
-testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
+testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1:]
 TAG = "26.8.1"
 NAME = f"{registry.REPOSITORY}:{TAG}"
 BACKUP = {"orthanc_backup_repository": "/srv/backup", "orthanc_backup_password": "scenario-backup-password"}
