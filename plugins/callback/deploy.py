@@ -17,7 +17,8 @@ description:
     done, failed, not reached, and not begun. What more than eight hosts have in common is shown once.
   - With C(-v) and more it writes the same as P(ansible.builtin.default#callback).
   - A play with roles has a step for its C(pre_tasks), one for each role, and one for each role that C(post_tasks)
-    import. Other plays have a step for each role that they import, and one for everything else.
+    import; another of its C(post_tasks) belongs to the step before it. Other plays have a step for each role that they
+    import, and one for everything else.
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -389,8 +390,10 @@ def find_steps(play: Any) -> Iterator[tuple[str, list[str]]]:
         steps.append((title, [task._uuid for task in list_tasks(blocks)]))
     for section in (play.tasks, play.post_tasks):
         imported: dict[str, list[str]] = {}
+        title = play.get_name()
         for task in list_tasks(section):
-            imported.setdefault(name_import(task) or play.get_name(), []).append(task._uuid)
+            title = name_import(task) or (title if roles else play.get_name())
+            imported.setdefault(title, []).append(task._uuid)
         steps += imported.items()
     return ((escape(title), tasks) for title, tasks in steps if tasks)
 

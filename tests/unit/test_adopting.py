@@ -327,9 +327,11 @@ def test_an_adoption_deploys_what_a_deploy_does() -> None:
     [block] = [one["block"] for one in tasks if "block" in one]
     [roles] = [one["loop"] for one in block if "loop" in one]
     assert [f"clinicops.orthanc.{role}" for role in roles] == play["roles"]
-    after = [one["ansible.builtin.import_role"] for one in play["post_tasks"] if "ansible.builtin.import_role" in one]
+    tasks = [task for one in play["post_tasks"] for task in one.get("block", [one])]
+    after = [one["ansible.builtin.import_role"] for one in tasks if "ansible.builtin.import_role" in one]
     included = [one["ansible.builtin.include_role"] for one in block if "ansible.builtin.include_role" in one]
-    assert after == [one for one in included if one in after] != []
+    assert after == [one for one in included if one in after]
+    assert {"name": "clinicops.orthanc.orthanc_verify"} in after
 
 
 def find_conditional(tasks: list[dict[str, Any]]) -> list[str]:

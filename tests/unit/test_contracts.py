@@ -62,7 +62,7 @@ def test_the_default_of_a_shared_setting_is_written_once() -> None:
     again = {path: re.findall(rf"\b(?:{names})\s*\|\s*(?:default|d)\b.*", text) for path, text in texts.items()}
     assert {path: found for path, found in again.items() if found} == {}
     # nor beside it, under the role's own name: no other default has one of these values
-    telling = {name: value for name, value in list_shared().items() if value not in ("", [], {})}
+    telling = {name: value for name, value in list_shared().items() if value not in ("", [], {}, True)}
     assert len(telling) == 9
     copies = [
         own for role in ROLES for own, value in load(role, "defaults/main.yml").items() if value in telling.values()

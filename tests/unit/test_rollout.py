@@ -1,8 +1,8 @@
 """A deploy of many clinics in batches: which of them are changed if one fails, does not answer, or is set wrongly.
 
-The plays of playbooks/deploy.yml as they are, with their keywords, their first contact and their gate. Only what works
-on a machine is replaced: a task that notes that the clinic was changed, and one that fails instead of the acceptance
-test.
+The plays of playbooks/deploy.yml as they are, with their keywords, their first contact, their gate, and what follows an
+acceptance test that failed. Only what works on a machine is replaced: a task that notes that the clinic was changed,
+and one that fails instead of the acceptance test.
 """
 
 from __future__ import annotations
@@ -30,11 +30,16 @@ WORK: list[dict[str, Any]] = [
 
 
 def write_playbook(directory: Path) -> Path:
-    """The deploy's plays up to the gate, then WORK."""
+    """The deploy's plays up to the gate, then WORK, and what the deploy does where that fails."""
     checks, deploy = yaml.safe_load((ROOT / "playbooks/deploy.yml").read_text())
     names = [task["name"] for task in deploy["pre_tasks"]]
     deploy["pre_tasks"] = deploy["pre_tasks"][: names.index(GATE) + 1]
-    deploy["post_tasks"] = WORK
+    [tested] = [task for task in deploy["post_tasks"] if "rescue" in task]
+    deploy["post_tasks"] = [{**tested, "block": WORK}]
+    deploy["vars"] = {
+        **{"orthanc_verify_rollout_back": "{{ orthanc_rollout_back }}", "orthanc_verify_report_directory": ""},
+        **{"orthanc_install_worklist_plugin": "worklists", "orthanc_install_address": "127.0.0.1"},
+    }
     deploy["roles"] = ["clinicops.orthanc.orthanc"]  # the defaults, which have no task
     for play in (checks, deploy):
         play["vars_files"] = [str(ROOT / "playbooks" / name) for name in play["vars_files"]]
@@ -92,8 +97,14 @@ def test_a_clinic_that_fails_stops_the_roll_out_after_its_batch(tmp_path: Path) 
     ):
         assert row in end
     assert "The roll-out stops here: harbour failed." in " ".join(" ".join(lines).split())
-    assert end[-2].startswith("FAILED on harbour: Run the acceptance test")
-    assert end[-1] == "  2 of 81 checks failed. Remedy: see above."
+    assert end[-3].startswith("FAILED on harbour: Run the acceptance test (step ")
+    assert end[-2] == "  2 of 81 checks failed. Remedy: see above."
+    assert end[-1] == "  Nothing was put back: this was its first deploy, or nothing was kept before it."
+
+
+def test_whoever_wants_to_mend_a_clinic_as_it_was_deployed_says_so(tmp_path: Path) -> None:
+    _status, lines, _changed = roll_out(tmp_path, "-e", "orthanc_rollout_back=false", harbour=BROKEN)
+    assert lines[-1] == "  2 of 81 checks failed. Remedy: see above."
 
 
 def test_nothing_follows_a_canary_that_fails(tmp_path: Path) -> None:

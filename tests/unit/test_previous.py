@@ -1,0 +1,131 @@
+"""What a deploy keeps and puts back, file by file; the rest is in the scenario `many_clinics`."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.clinicops.orthanc.plugins.module_utils import previous
+from ansible_collections.clinicops.orthanc.plugins.module_utils.previous import Notes
+from test_made import ROLES, read_made
+
+
+def make(top: Path) -> list[Path]:
+    """Settings of three kinds, and a file that is not there yet."""
+    (top / "library/deep").mkdir(parents=True)
+    (top / "library/deep/one.py").write_text("old")
+    (top / "library/gone.py").write_text("old")
+    (top / "library").chmod(0o750)
+    (top / "settings.json").write_text("secret")
+    (top / "settings.json").chmod(0o600)
+    (top / "site").symlink_to("settings.json")
+    (top / "same").write_text("the same")
+    return [top / name for name in ("later.json", "library", "same", "settings.json", "site")]
+
+
+def describe(top: Path) -> dict[str, tuple[object, ...]]:
+    """Everything below a directory: kind, mode, owner and content."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(top.rglob("*")):
+        known = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else ""
+        mode = known.st_mode if not path.is_symlink() else 0
+        found[str(path.relative_to(top))] = (mode, known.st_uid, known.st_gid, content)
+    return found
+
+
+def test_what_was_replaced_is_as_before_and_what_came_is_gone(tmp_path: Path) -> None:
+    top, archive = tmp_path / "etc", tmp_path / "files.tar"
+    paths = make(top)
+    before = describe(top)
+    previous.archive_paths(paths, archive)
+    assert archive.stat().st_mode & 0o777 == 0o600, "passwords are in it"
+    assert previous.restore_paths(archive, paths) == []
+
+    (top / "later.json").write_text("new")
+    (top / "library/new").mkdir()
+    (top / "library/new/two.py").write_text("new")
+    (top / "library/deep/one.py").write_text("new")
+    (top / "library/gone.py").unlink()
+    (top / "library").chmod(0o755)
+    (top / "settings.json").write_text("other")
+    (top / "settings.json").chmod(0o644)
+    (top / "site").unlink()
+    (top / "site").mkdir()
+    (top / "site/inside").write_text("x")
+    assert describe(top) != before
+    changed = previous.restore_paths(archive, paths)
+    assert describe(top) == before
+    assert top / "same" not in changed
+    assert {top / "later.json", top / "library/new", top / "settings.json", top / "site"} <= {*changed}
+    assert previous.restore_paths(archive, paths) == [], "an interrupted run can be run again"
+
+
+def test_a_directory_that_was_removed_is_there_again(tmp_path: Path) -> None:
+    top, archive = tmp_path / "etc", tmp_path / "files.tar"
+    paths = make(top)
+    before = describe(top)
+    previous.archive_paths(paths, archive)
+    for name in ("site", "settings.json"):
+        (top / name).unlink()
+    previous.removal.remove_paths([top / "library"])
+    (top / "same").unlink()
+    (top / "same").symlink_to("/dev/null")
+    previous.restore_paths(archive, paths)
+    assert describe(top) == before
+    assert Path("/dev/null").is_char_device()
+
+
+def test_settings_programs_and_units_are_kept_and_no_data() -> None:
+    chosen = [str(path) for path in previous.choose_paths(read_plain(role) for role in ROLES)]
+    assert {
+        "/etc/orthanc/site/orthanc.json",
+        "/etc/systemd/system/orthanc.service.d/clinicops.conf",
+        "/etc/systemd/system/orthanc-monitor.timer",
+        "/etc/nginx/conf.d/orthanc.conf",
+        "/etc/nginx/orthanc",
+        "/etc/nftables.d/orthanc.nft",
+        "/usr/local/lib/clinicops-orthanc",
+        "/etc/clinicops-orthanc.json",
+    } <= {*chosen}
+    assert [path for path in chosen if path.startswith(("/var", "/run", "/srv", "/home"))] == []
+    assert "/usr/local/lib/clinicops-orthanc/purge_guard" not in chosen, "it is in the directory above"
+
+
+def read_plain(role: str) -> dict[str, list[str]]:
+    made = read_made(role)
+    return {**made, "units": [Path(unit).name for unit in made["units"]]}
+
+
+def test_nothing_is_put_back_where_nothing_was_kept(tmp_path: Path) -> None:
+    outcome = previous.go_back([], "127.0.0.1", tmp_path / "previous")
+    assert not outcome.returned
+    assert outcome.said == "Nothing was put back: this was its first deploy, or nothing was kept before it."
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"method": "docker"}, "the method of installation changed from docker to package"),
+        ({"release": "1.10.1"}, "the release of Orthanc changed, and the older one must not open the index"),
+    ],
+)
+def test_another_release_is_not_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str], why: str
+) -> None:
+    (tmp_path / "facts.json").write_text(json.dumps({"method": "package"}))
+    monkeypatch.setattr(previous, "FACTS", tmp_path / "facts.json")
+    monkeypatch.setattr(previous, "read_release", lambda _method: "1.12.7")
+    directory = tmp_path / "previous"
+    directory.mkdir()
+    with tarfile.open(directory / previous.ARCHIVE, "w"):
+        pass
+    notes = Notes(method="package", release="1.12.7")
+    assert previous.find_obstacle(Notes(**{**vars(notes), "step": "kept"})) == ""
+    Notes(**{**vars(notes), **changed}).write("kept", directory)
+    outcome = previous.go_back([], "127.0.0.1", directory)
+    assert (outcome.returned, outcome.short) == (False, f"not put back: {why}")
+    assert Notes.read(directory).step == "kept", "nothing was begun"
