@@ -125,6 +125,11 @@ SHARED: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = [
     ),
     ({}, {"orthanc_proxy_users": [{"name": "other", "password": f"{SECRET}-a"}]}, []),
     ({}, {"orthanc_backup_password": f"{SECRET}-backup-a"}, [("warning", "orthanc_backup_password")]),
+    (
+        {"orthanc_verify_report_key": f"{SECRET}-key"},
+        {"orthanc_verify_report_key": f"{SECRET}-key"},
+        [("warning", "orthanc_verify_report_key")],
+    ),
     ({}, {"orthanc_verify_rollout": ["100%"]}, [("error", "orthanc_rollout")]),
 ]
 
@@ -192,5 +197,29 @@ def test_a_directory_for_reports(url: str) -> None:
 )
 def test_what_is_not_a_directory_for_reports(url: str) -> None:
     [found] = clinics.find_report_url_problems(url)
+    assert found["path"] == "orthanc_verify_report_url"
+    assert "token" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("url", ["sftp://clinic@reports.example.org/clinics/", "sftp://a@[2001:db8::9]:2222/"])
+def test_a_directory_for_reports_over_sftp(url: str) -> None:
+    assert clinics.find_report_url_problems(url, "a key", "a host") == []
+    missing = clinics.find_report_url_problems(url)
+    assert [one["path"] for one in missing] == ["orthanc_verify_report_key", "orthanc_verify_report_known_hosts"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sftp://clinic:token@reports.example.org/clinics/",  # a key lets it in, not a password
+        "sftp://reports.example.org/clinics/",
+        "sftp://clinic@reports.example.org/clinics",
+        "sftp://-oProxyCommand=x@reports.example.org/clinics/",
+        'sftp://clinic@reports.example.org/"clinics/',
+        "sftp:clinic@reports.example.org:clinics/",
+    ],
+)
+def test_what_is_not_a_directory_for_reports_over_sftp(url: str) -> None:
+    [found] = clinics.find_report_url_problems(url, "a key", "a host")
     assert found["path"] == "orthanc_verify_report_url"
     assert "token" not in json.dumps(found)

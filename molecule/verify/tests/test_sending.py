@@ -1,4 +1,4 @@
-"""The report of each acceptance test arrives at a web server that is set up as docs/many-clinics.md says."""
+"""The report of each acceptance test arrives at a web or an SFTP server that is set up as docs/many-clinics.md says."""
 
 from __future__ import annotations
 
@@ -33,6 +33,35 @@ nginx -c /root/reports.conf >/dev/null 2>&1  # a daemon would keep the connectio
 STOP = "kill $(cat /run/reports.pid); rm -r /srv/reports /etc/nginx/reports.htpasswd /etc/ssl/reports.crt"
 STOP += " /etc/ssl/private/reports.key /root/reports.conf"
 
+CLINIC = "orthanc-verify12"
+SSH_PORT, KEY = 2222, "/root/report_key"
+# a server of its own, so that the machine's sshd stays as it is
+SSHD = f"""
+Port {SSH_PORT}
+PidFile /run/reports-sshd.pid
+HostKey /root/report_host_key
+UsePAM yes
+Subsystem sftp internal-sftp
+"""
+START_SFTP = f"""
+rm -rf /root/report_* /srv/incoming /etc/ssh/reports /srv/reports
+ssh-keygen -q -t ed25519 -N '' -f /root/report_host_key
+ssh-keygen -q -t ed25519 -N '' -f {KEY}
+mkdir -p /run/sshd
+{{commands}}
+cp {KEY}.pub /etc/ssh/reports/{CLINIC}
+/usr/sbin/sshd -f /root/reports_sshd.conf >/dev/null 2>&1 </dev/null  # as nginx above
+"""
+STOP_SFTP = f"kill $(cat /run/reports-sshd.pid); userdel {CLINIC}; groupdel reports; rm -r /root/report*"
+STOP_SFTP += "; rm -rf /srv/incoming /srv/reports /etc/ssh/reports"
+
+
+def find_block(kind: str, holding: str) -> str:
+    """The example of that kind on the page which holds this text."""
+    page = (ROOT / "docs/many-clinics.md").read_text()
+    [found] = [one for one in re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) if holding in one]
+    return str(found)
+
 
 def url_for(password: str) -> str:
     return f"https://orthanc-verify12:{password}@{NAME}:{PORT}/clinics/"
@@ -46,8 +75,7 @@ def list_received() -> set[str]:
 def fixture_machine(host: Host) -> Iterator[str]:
     """The clinic's machine, which knows the collector and trusts its certificate."""
     name = name_of(host)
-    [server] = re.findall(r"```nginx\n(server \{.*?\n\})\n```", (ROOT / "docs/many-clinics.md").read_text(), re.DOTALL)
-    server = server.replace("listen 443", f"listen {PORT}")
+    server = find_block("nginx", "server {").replace("listen 443", f"listen {PORT}")
     text = f"user www-data;\npid /run/reports.pid;\nevents {{}}\nhttp {{\n{server}\n}}\n"
     must(COLLECTOR, "cat > /root/reports.conf", text.encode())
     must(COLLECTOR, START)
@@ -100,3 +128,65 @@ def test_each_acceptance_test_sends_its_report(host: Host, machine: str) -> None
     assert status == 0, said
     assert "not_sent" not in must(machine, "cat /var/lib/orthanc-verify/report.json")
     assert sh(machine, f"grep -c report_url {SETTINGS}")[1].strip() == "1"
+
+
+@pytest.fixture(name="key")
+def fixture_key() -> Iterator[str]:
+    """The private key of the clinic's account on an SFTP server that is set up as the page says."""
+    settings = SSHD + find_block("sshd_config", "Match Group reports")
+    commands = find_block("sh", "groupadd").replace("mill", CLINIC)
+    must(COLLECTOR, "cat > /root/reports_sshd.conf", settings.encode())
+    must(COLLECTOR, START_SFTP.format(commands=commands))
+    yield must(COLLECTOR, f"cat {KEY}")
+    must(COLLECTOR, STOP_SFTP)
+
+
+def test_each_acceptance_test_sends_its_report_by_sftp(host: Host, key: str) -> None:
+    machine = name_of(host)
+    url = f"sftp://{CLINIC}@{ADDRESS}:{SSH_PORT}/clinics/"
+    known = must(machine, f"ssh-keyscan -t ed25519 -p {SSH_PORT} {ADDRESS} 2>/dev/null")
+    settings = {"url": url, "key": key, "known_hosts": known}
+    incoming = f"/srv/incoming/{CLINIC}/clinics"
+    try:
+        # twice: an older report is replaced
+        for _unused in ("first", "again"):
+            given = {f"orthanc_verify_report_{name}": value for name, value in settings.items()}
+            status, said = play("verify", host, given)
+            assert status == 0, said
+            assert key.splitlines()[1] not in said
+            received = json.loads(must(COLLECTOR, f"cat {incoming}/{CLINIC}.json"))
+            assert received["passed"]
+            assert received["host"] == CLINIC
+            assert must(COLLECTOR, f"ls {incoming}").split() == [f"{CLINIC}.html", f"{CLINIC}.json"]
+        assert received["time"] == json.loads(must(machine, "cat /var/lib/orthanc-verify/report.json"))["time"]
+        assert must(machine, "stat -c '%a %U' /etc/orthanc-verify.key").strip() == "600 root"
+
+        # what the overview reads is the clinic's own report alone: not another's, and no link
+        must(COLLECTOR, f"cd {incoming} && cp {CLINIC}.json mill.json && ln -sf /etc/shadow {CLINIC}.html")
+        must(COLLECTOR, find_block("sh", "for place in"))
+        assert must(COLLECTOR, "ls /srv/reports/clinics").split() == [f"{CLINIC}.json"]
+        must(COLLECTOR, f"rm {incoming}/*.html")
+
+        # another host in its place, and a clinic that may not come any more
+        kept_key, kept_hosts = "/etc/orthanc-verify.key", "/etc/orthanc-verify.known_hosts"
+        must(machine, f"cp {kept_hosts} /root/report_hosts; cp {kept_key} /root/report_key")
+        must(machine, "ssh-keygen -q -t ed25519 -N '' -f /root/report_other")
+        other = f'echo "[{ADDRESS}]:{SSH_PORT} $(cut -d" " -f1,2 /root/report_other.pub)" > {kept_hosts}'
+        for spoil, why, mend in (
+            (other, "Host key verification failed", f"cp /root/report_hosts {kept_hosts}"),
+            (f"cp /root/report_other {kept_key}", "Permission denied", f"cp /root/report_key {kept_key}"),
+        ):
+            must(machine, spoil)
+            status, report, complaint = call(machine, "run")
+            assert status == 0, "the acceptance test itself passed"
+            assert report["not_sent"].startswith(f"{ADDRESS}: ")
+            assert why in complaint
+            must(machine, mend)
+        assert sh(COLLECTOR, f"ls {incoming}/{CLINIC}.html")[0] != 0, "nothing came"
+        assert "not_sent" not in call(machine, "run")[1]
+        assert must(COLLECTOR, f"ls {incoming}/{CLINIC}.html")
+    finally:
+        sh(machine, "rm -f /root/report_*")
+        status, said = play("verify", host)
+    assert status == 0, said
+    assert must(machine, "ls /etc/orthanc-verify.*").split() == [SETTINGS], "what SFTP needed is gone"

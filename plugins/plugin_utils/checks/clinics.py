@@ -155,6 +155,14 @@ def _find_secrets(clinics: Mapping[str, Any]) -> Iterator[Finding]:
         remedy,
         "warning",
     )
+    yield from _find_equal(
+        clinics,
+        lambda settings: str(settings.get("orthanc_verify_report_key") or "") or None,
+        "orthanc_verify_report_key",
+        "is the same in several clinics: whoever has one clinic's server writes the reports of the others",
+        remedy,
+        "warning",
+    )
 
 
 def _passwords(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -185,14 +193,28 @@ def find_rollout_problems(rollout: Any) -> list[Problem]:
     return [problem("orthanc_rollout", message, "write numbers of clinics, or percentages, such as [1, 10%, 100%]")]
 
 
-def find_report_url_problems(url: str) -> list[Problem]:
-    """The problems of the directory to which reports are sent; it holds a password, and no message shows it."""
+def find_report_url_problems(url: str, key: str = "", known_hosts: str = "") -> list[Problem]:
+    """The problems of the directory to which reports are sent, and of what SFTP needs for it; the URL may hold a
+    password, and no message shows it."""
     if not url:
         return []
-    if not re.fullmatch(r"https://(?:[^\s/@]+@)?[^\s/@?#]+/(?:[^\s?#]+/)?", url):
-        remedy = "write https://user:password@host/path/, with a slash at the end"
-        return [problem("orthanc_verify_report_url", "is not the URL of a directory over HTTPS", remedy)]
-    return []
+    setting = "orthanc_verify_report_url"
+    if not url.startswith("sftp:"):
+        if re.fullmatch(r"https://(?:[^\s/@]+@)?[^\s/@?#]+/(?:[^\s?#]+/)?", url):
+            return []
+        remedy = "write https://user:password@host/path/ or sftp://user@host/path/, with a slash at the end"
+        return [problem(setting, "is not the URL of a directory over HTTPS or SFTP", remedy)]
+    found = []
+    if not re.fullmatch(r"sftp://[^\s/@:\"\\-][^\s/@:\"\\]*@[^\s/@?#\"\\-][^\s/@?#\"\\]*/(?:[^\s?#*\[\"\\]+/)?", url):
+        remedy = "write sftp://user@host/path/, without a password and with a slash at the end"
+        found.append(problem(setting, "is not the URL of a directory over SFTP", remedy))
+    for name, value, remedy in (
+        ("orthanc_verify_report_key", key, "write the private key of an account for these reports, from a vault"),
+        ("orthanc_verify_report_known_hosts", known_hosts, "write what `ssh-keyscan` prints for that host, compared"),
+    ):
+        if not value.strip():
+            found.append(problem(name, f"is not set, and {setting} is over SFTP", remedy))
+    return found
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -221,7 +221,8 @@ def _check_monitor(given: Given) -> list[Problem]:
 def _check_verify(given: Given) -> list[Problem]:
     settings = given.of("orthanc_verify")
     found: list[Problem] = clinics.find_rollout_problems(settings["rollout"])
-    return [*found, *clinics.find_report_url_problems(str(settings["report_url"] or ""))]
+    report = (str(settings[f"report_{name}"] or "") for name in ("url", "key", "known_hosts"))
+    return [*found, *clinics.find_report_url_problems(*report)]
 
 
 # In the order in which they are reported.
