@@ -86,9 +86,8 @@ def store_one(machine: str) -> str:
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     with io.BytesIO() as one:
         image.save_as(one)
-        send = (
-            f"cat > /tmp/one.dcm && storescu -R -to 10 -aet US1 -aec ORTHANC {ADDRESSES[machine][0]} 4242 /tmp/one.dcm"
-        )
+        path = f"/tmp/{machine}.dcm"
+        send = f"cat > {path} && storescu -R -to 10 -aet US1 -aec ORTHANC {ADDRESSES[machine][0]} 4242 {path}"
         done = client(DEVICE, "sh", "-c", send, stdin=one.getvalue())
     assert done.returncode == 0, done
     return str(image.SOPInstanceUID)
