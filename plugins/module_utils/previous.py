@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import io
 import json
 import os
 import shutil
@@ -105,14 +106,12 @@ def list_below(path: Path) -> list[Path]:
 
 def archive_paths(paths: Iterable[Path], archive: Path) -> None:
     """Writes those that exist into a tar file, with owners and modes; it is on the disk when this returns."""
-    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as kept:
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w") as kept:
             for path in paths:
                 if os.path.lexists(path):
                     kept.add(path)
-        file.flush()
-        os.fsync(descriptor)
+        write_atomic(archive, buffer.getvalue(), 0o600)
 
 
 def restore_paths(archive: Path, paths: Iterable[Path]) -> list[Path]:
