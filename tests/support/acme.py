@@ -35,7 +35,7 @@ zone clinic.example {{
 
 
 def zone(address: str) -> str:
-    """Two names for the machine: a clinic may change its mind."""
+    """Three names for the machine, since a clinic may change its mind; one of them for IPv6 alone."""
     return f"""\
 $TTL 60
 @ SOA ns admin 1 3600 600 86400 60
@@ -43,6 +43,7 @@ $TTL 60
 ns A {ADDRESS}
 pacs A {address}
 images A {address}
+six AAAA {bed.address6(address)}
 """
 
 

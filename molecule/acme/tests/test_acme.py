@@ -17,17 +17,18 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
+SHOP = b'server { listen 8081; location / { return 200 "the shop"; } }'
 CHALLENGES = "/.well-known/acme-challenge/"
 DROP_IN = "/run/systemd/system/certbot.service.d/force.conf"
 
 
-def served(host: Host, hostname: str = HOSTNAME, root: bytes = b"") -> int:
+def served(host: Host, hostname: str = HOSTNAME, root: bytes = b"", place: str = OFFICE, address: str = "") -> int:
     """Serial number of the certificate with which the office is let read studies; curl verifies chain and name."""
-    machine = ADDRESSES[name_of(host)]
-    put(OFFICE, "/tmp/acme.crt", root or acme.root())
-    options = ["--cacert", "/tmp/acme.crt", "--resolve", f"{hostname}:443:{machine[1]}", "--user", VIEWER]
+    address = address or ADDRESSES[name_of(host)][1]
+    put(place, "/tmp/acme.crt", root or acme.root())
+    options = ["--cacert", "/tmp/acme.crt", "--resolve", f"{hostname}:443:{address}", "--user", VIEWER]
     options += ["--silent", "--show-error", "--output", "/tmp/body", "--write-out", "%{http_code}\n%{certs}"]
-    done = client(OFFICE, "curl", *options, f"https://{hostname}/dicom-web/studies")
+    done = client(place, "curl", *options, f"https://{hostname}/dicom-web/studies")
     assert done.returncode == 0, done.stderr
     status, _, rest = done.stdout.partition(b"\n")
     assert status == b"200"
@@ -157,6 +158,31 @@ def test_another_host_name_gets_a_certificate_of_its_own(host: Host) -> None:
     served(host)
 
 
+@pytest.mark.usefixtures("renew")
+def test_one_address_has_the_challenge_and_the_certificate(host: Host) -> None:
+    """With `orthanc_proxy_address`, of each version of IP: the other one, and other addresses, stay with others."""
+    own = ADDRESSES[name_of(host)][0]
+    networks = ["198.51.100.0/26", "198.51.100.64/26", "2001:db8:100:1::/64"]
+    for hostname, address in (("images.clinic.example", own), ("six.clinic.example", bed.address6(own))):
+        at = f"[{address}]" if ":" in address else address
+        settings = {
+            "orthanc_hostname": hostname,
+            "orthanc_proxy_address": address,
+            "orthanc_https_sources": networks,
+        }
+        deploy_twice(host, settings)
+        found = host.check_output("ss -Hltn '( sport = 80 or sport = 443 )' | awk '{print $4}' | sort -u").split()
+        assert found == sorted([f"{at}:80", f"{at}:443", "127.0.0.1:443", "127.0.0.2:443"])
+        # nobody drops what is for the other addresses
+        assert port_80(OUTSIDE, host)[0] == 7
+        assert port_80(OUTSIDE, host, "/", "-6")[0] == 7
+        before = served(host, hostname, place=SCANNER, address=at)
+        host.check_output("systemctl start certbot.service")
+        assert served(host, hostname, place=SCANNER, address=at) != before
+    deploy(host, {})
+    served(host)
+
+
 @pytest.mark.usefixtures("unreachable")
 def test_an_acme_server_that_is_down_is_named_and_the_old_certificate_served(host: Host, hook: dict[str, str]) -> None:
     assert "No route to host" in refused(host, hook)
@@ -205,3 +231,29 @@ def test_back_to_self_signed_and_to_acme_again(host: Host, hook: dict[str, str])
         files = "/etc/letsencrypt/orthanc-* /etc/nginx/*/*acme* /etc/systemd/system/certbot.service.d/* /var/www/*acme*"
         assert host.run(f"ls -d {files}").stdout == ""
         host.check_output("systemctl start certbot.service")
+
+
+def test_an_uninstall_leaves_certbot_and_other_sites(host: Host) -> None:
+    machine = name_of(host)
+    deploy(host, {})
+    put(machine, "/etc/nginx/conf.d/shop.conf", SHOP)
+    host.check_output("nginx -q -t && systemctl reload nginx")
+    process = nginx(host)
+    confirmed = {"orthanc_install_confirm_uninstall": machine}
+    status, said = play("uninstall", host, confirmed)
+    assert status == 0, said
+    files = "/etc/letsencrypt/*/*orthanc* /etc/letsencrypt/orthanc-* /etc/nginx/*/*orthanc* /etc/nginx/orthanc"
+    files += " /etc/systemd/system/certbot.service.d /var/www/*acme*"
+    assert host.run(f"ls -d {files}").stdout == ""
+    assert nginx(host) == process
+    shop = client(OUTSIDE, "curl", "--silent", "--max-time", "5", f"http://{ADDRESSES[machine][2]}:8081/")
+    assert shop.stdout == b"the shop"
+    for options in ([], ["-6"]):
+        assert port_80(OUTSIDE, host, "/", *options)[0] == 7
+    # certbot is the machine's, and has nothing to renew
+    assert host.service("certbot.timer").is_enabled
+    host.check_output("systemctl start certbot.service")
+    status, said = play("uninstall", host, confirmed)
+    assert (status, " changed=0 " in said) == (0, True), said
+    deploy(host, {})
+    served(host)
