@@ -15,7 +15,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import tarfile
 import time
 from collections.abc import Iterable
@@ -25,6 +24,8 @@ from typing import Any, NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present, removal, service
 
+from .engine import Engine
+from .progress import Progress
 from .server.core import nftables
 from .server.core.errors import Refused
 from .server.core.files import create_directories, read_object, sync_directory, write_atomic
@@ -34,10 +35,7 @@ from .server.orthanc.runtime import NAME, STOP_SECONDS
 
 DIRECTORY = Path("/var/lib/orthanc-previous")  # for root alone: passwords and keys are in it
 ARCHIVE = "files.tar"
-NOTES = "previous.json"
 CONTAINER = "container.json"  # what Docker knows of it
-DOCKER = "/var/run/docker.sock"
-DOCKER_SECONDS = 60
 # settings and programs; what a role makes elsewhere is data
 PLACES = (Path("/etc"), Path("/usr/local"))
 CONFIGURATION = Path(present.CONFIGURATION)
@@ -52,27 +50,16 @@ START_SECONDS = 1800.0  # of a large index
 
 
 @dataclasses.dataclass
-class Notes:
-    """What was there before a deploy. Kept in previous.json."""
+class Notes(Progress):
+    """What was there before a deploy; the step is kept or returning."""
 
-    step: str = ""  # kept or returning
+    PLACE = DIRECTORY / "previous.json"
+
     moment: str = ""
     method: str = ""
     release: str = ""  # the version of the package, or the content of the image
     paths: list[str] = dataclasses.field(default_factory=list)  # also those that were not there
     units: dict[str, list[str]] = dataclasses.field(default_factory=dict)  # whether enabled, whether active
-
-    @classmethod
-    def read(cls, directory: Path = DIRECTORY) -> Notes:
-        """The notes in the directory; empty ones where nothing is kept."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in read_object(directory / NOTES).items() if name in names})
-
-    def write(self, step: str, directory: Path = DIRECTORY) -> None:
-        """Puts them on the disk, with this step."""
-        self.step = step
-        write_atomic(directory / NOTES, json.dumps(dataclasses.asdict(self), indent=4, sort_keys=True) + "\n", 0o600)
-        sync_directory(directory)
 
 
 class Outcome(NamedTuple):
@@ -218,19 +205,6 @@ def restart_programs(changed: list[Path], notes: Notes) -> None:
         read_output("systemctl", "try-reload-or-restart", "ssh.service")
     if concerns(changed, [Path("/usr/local"), Path("/etc/orthanc-worklist.json")]):
         run_program("systemctl", "try-restart", "orthanc-worklist.service", seconds=None)
-
-
-class Engine(http.client.HTTPConnection):
-    """Docker's API on this machine."""
-
-    def __init__(self) -> None:
-        super().__init__("docker", timeout=DOCKER_SECONDS)
-
-    def connect(self) -> None:
-        """By its socket."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(DOCKER_SECONDS)
-        self.sock.connect(DOCKER)
 
 
 def describe_container(found: dict[str, Any]) -> dict[str, Any]:

@@ -11,28 +11,13 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 from urllib.parse import quote
 
+from .engine import SOCKET, Engine
 from .server.core.errors import Refused
 from .server.core.process import try_output
 
-SOCKET = "/run/docker.sock"
 SECONDS = 20.0  # a clinic without internet waits so long for the answer that does not come
-
-
-class Engine(http.client.HTTPConnection):
-    """HTTP over the socket of the Docker Engine."""
-
-    def __init__(self, path: str = SOCKET) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self.path = path
-
-    def connect(self) -> None:
-        """Connects to the socket instead of a port."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
 
 
 def read_digests(image: str) -> list[str]:
@@ -45,7 +30,7 @@ def ask_digest(image: str, username: str = "", password: str = "", path: str = S
     """The digest of the image that the registry gives out under this name now. Refused where it does not answer."""
     login = {"username": username, "password": password, "serveraddress": image.partition("/")[0]} if username else {}
     headers = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
-    engine = Engine(path)
+    engine = Engine(path, SECONDS)
     try:
         engine.request("GET", f"/distribution/{quote(image, safe='/:')}/json", headers=headers)
         answer = engine.getresponse()
