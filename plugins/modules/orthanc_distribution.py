@@ -49,13 +49,7 @@ options:
     description: The content of C(orthanc.json) for the Orthanc of the next release.
     type: str
     default: ""
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 """
 
 EXAMPLES = r"""

@@ -35,13 +35,7 @@ options:
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 """
 
 EXAMPLES = r"""

@@ -17,7 +17,9 @@ description:
     a Docker Engine whose rules another firewall has removed, an address of a port that the machine does not have, and
     a machine that has IPv6 addresses alone.
   - It changes nothing.
-extends_documentation_fragment: clinicops.orthanc.adopted
+extends_documentation_fragment:
+  - clinicops.orthanc.adopted
+  - clinicops.orthanc.reads
 options:
   storage_dir:
     description: Directory of Orthanc's images; images that are already there are used.
@@ -58,13 +60,6 @@ options:
     description: Whether Orthanc is in a container with its own network, to which other firewalls do not apply.
     type: bool
     default: false
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
 """
 
 EXAMPLES = r"""

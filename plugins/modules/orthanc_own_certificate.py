@@ -34,13 +34,7 @@ options:
     description: Days for which the CA must still be valid.
     type: int
     default: 180
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 requirements:
   - cryptography
 """

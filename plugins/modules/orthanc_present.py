@@ -21,13 +21,7 @@ options:
     description: The name of a container to read instead of the unit.
     type: str
     default: ""
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 """
 
 EXAMPLES = r"""

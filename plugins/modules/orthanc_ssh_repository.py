@@ -25,13 +25,7 @@ options:
     description: Private key without passphrase; if empty, the keys of the user who runs the module are used.
     type: str
     default: ""
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 """
 
 EXAMPLES = r"""

@@ -24,13 +24,7 @@ options:
     description: Password of that user.
     type: str
     default: ""
-attributes:
-  check_mode:
-    description: It changes nothing.
-    support: full
-  diff_mode:
-    description: It changes nothing.
-    support: none
+extends_documentation_fragment: clinicops.orthanc.reads
 """
 
 EXAMPLES = r"""
