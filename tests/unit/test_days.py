@@ -19,6 +19,7 @@ from days import (
     Alert,
     Year,
     choose_days,
+    describe_figure,
     expect_mails,
     expect_support,
     is_served,
@@ -119,6 +120,8 @@ def test_which_days_are_lived() -> None:
     # what is on the day that is left out must not begin or end on it
     assert {one.first for one in EXPECTED} | {one.clear for one in EXPECTED} < {*some}
     assert len(some) < 40
+    with pytest.raises(ValueError, match="monthly must be one of"):
+        choose_days(FIRST, LAST, "monthly")
     assert {*choose_days(FIRST, LAST, "weekly")} == {*some} | {day for day in DAYS if day.weekday() == 6}
 
 
@@ -138,3 +141,43 @@ def test_a_problem_does_not_end_the_year() -> None:
     year = Year()
     year.expect(False, "nothing")
     assert year.problems == ["2027-11-14: nothing"]
+
+
+def test_a_day_that_ends_early_does_not_end_the_year(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is wrong is told, until the machine lives no day any more."""
+    year = Year(pace="weekly")
+    broken = {DAYS[0], DAYS[13], DAYS[20]}
+
+    def live_day(year: Year) -> None:
+        year.happened.append({"day": f"{year.day}", "events": [], "mails": []})
+        assert year.day not in broken, "no answer"
+
+    monkeypatch.setattr(Year, "live_day", live_day)
+    assert year.live_until(DAYS[6]) == [f"{DAYS[0]}: the day ended early: AssertionError: no answer"]
+    with pytest.raises(AssertionError, match="the last days ended early"):
+        year.live_until(DAYS[27])
+    assert [row["day"] for row in year.happened] == [f"{DAYS[number]}" for number in (0, 6, 13, 20)]
+
+
+def test_how_far_the_year_is() -> None:
+    year = Year(day=FIRST, took=[30.0], happened=[{"day": f"{FIRST}"}])
+    said = 'day 1 of 366 took 30 s, about 182 min are left: {"day": "2027-11-15"}'
+    assert year.describe_progress() == said
+
+
+def test_the_disk_fills_as_steadily_if_days_are_left_out() -> None:
+    for pace, most in (("daily", 2 * 366), ("weekly", 366)):
+        year, found = Year(pace=pace), 0
+        for day in choose_days(FIRST, LAST, pace):
+            year.before, year.day = year.day, day
+            found += year.count_images(random.Random(7))
+        assert 366 <= found <= most
+
+
+def test_what_is_said_of_the_year() -> None:
+    row = {"day": "2027-11-15", "backup": "02:05", "stored": 1, "mails": ["Trouble: TimerOff"], "expired": 2}
+    year = Year(happened=[row, {"day": "2027-11-21", "events": [], "mails": []}])
+    assert describe_figure(year, 2).startswith("2 of the 7 days from 2027-11-15 to 2027-11-21 in 2 min: 1 backups, ")
+    assert describe_figure(year, 2).endswith("on its day and once")
+    year.problems = ["2027-11-21: no backup"]
+    assert describe_figure(year, 2).endswith("**Not as it must be**: 2027-11-21: no backup")
