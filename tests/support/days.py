@@ -279,13 +279,17 @@ class Year:
             row["events"].append(f"the study of {DELETED[0]} is deleted in Orthanc")
         if self.is_open(day):
             self.store(row, rng)
-        # the monitor's checks are a day apart, and half a minute, also where the clock goes back or forward
         evening = datetime(day.year, day.month, day.day, 18, tzinfo=timezone.utc).timestamp()
-        look = evening + 1800 + 30 * (day - self.begin).days
+        look = evening + 1800 + self.find_delay()
         found = self.go(evening, run=tuple(self.write_items(row)), look=look)
         self.expect_evening(row, found)
         if day in TRIALS:
             self.try_restore(row)
+
+    def find_delay(self) -> float:
+        """Seconds by which the monitor checks later on this day than on the first: its checks are a little more than a
+        day apart, also where the clock goes back or forward, so that a reminder is due on each day."""
+        return 3 * 3600 * len(self.took) / len(choose_days(self.begin, self.last, self.pace))
 
     def is_open(self, day: date) -> bool:
         """Whether the clinic works: on weekdays, or on each of some days."""
