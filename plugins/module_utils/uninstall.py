@@ -19,7 +19,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 
 from .server.backup import restic
 from .server.backup.settings import ARCHIVE, CONFIGURATION, OURS, STOPPED, Settings
-from .server.core import nftables
+from .server.core import nftables, words
 from .server.core.errors import Busy, Refused
 from .server.core.files import read_object
 from .server.core.locks import hold_lock
@@ -191,6 +191,30 @@ def list_archive(storage: Path, worklist: Path) -> list[Path]:
     found += [storage / name for name in (ARCHIVE, VERSION)]
     paths = [*sorted(found), *sorted(worklist.glob("*.wl")), worklist / ".spool"]
     return [path for path in paths if os.path.lexists(path)]
+
+
+def list_lost(clinic: Clinic) -> list[str]:
+    """What goes for good, since the inventory waives it: what, how much and where; without what is no longer there."""
+    said = []
+    if clinic.images_go and list_archive(clinic.storage, clinic.worklist):
+        sizes = [path.stat().st_size for path in clinic.storage.glob(FILES)]
+        items = words.say_count(len(list(clinic.worklist.glob("*.wl"))), "worklist item")
+        files = words.say_count(len(sizes), "file")
+        said.append(f"{files} of images, {words.say_size(sum(sizes))}, and the index, in {clinic.storage}")
+        said.append(f"{items} in {clinic.worklist}")
+    if clinic.backups_go and CONFIGURATION.exists():
+        said += list_lost_backups()
+    return said
+
+
+def list_lost_backups() -> list[str]:
+    """The same of the backups; nothing where the repository does not answer, for then nothing goes (find_last_copy)."""
+    try:
+        settings = Settings.read(CONFIGURATION)
+        snapshots = words.say_count(len(restic.list_snapshots(settings)), "backup")
+    except Refused:
+        return []
+    return [f"{snapshots} of {settings.host} in {settings.repository}"]
 
 
 def forget_backups(settings: Settings) -> int:

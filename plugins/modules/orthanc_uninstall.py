@@ -85,6 +85,11 @@ stays:
   type: list
   elements: str
   returned: with O(step=inspect)
+lost:
+  description: What goes for good, because the inventory waives it, how much it is and where.
+  type: list
+  elements: str
+  returned: with O(step=inspect)
 told:
   description: What a person must know before the name of the clinic is typed.
   type: list
@@ -131,6 +136,7 @@ def inspect(clinic: uninstall.Clinic) -> dict[str, Any]:
         "problems": [one._asdict() for one in uninstall.find_problems(clinic)],
         "goes": uninstall.list_going(clinic),
         "stays": uninstall.list_staying(clinic),
+        "lost": uninstall.list_lost(clinic),
         "told": uninstall.tell(clinic),
         "offers": uninstall.list_offers(),
         "container": uninstall.has_container(),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, present, removal, uninstall
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import restic
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.settings import Settings
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 from ansible_collections.clinicops.orthanc.plugins.module_utils.uninstall import Clinic
@@ -130,6 +133,22 @@ def test_the_last_copy_is_refused(clinic: Clinic) -> None:
     uninstall.CONFIGURATION.write_text("{}")
     [told] = uninstall.tell(clinic)
     assert told.startswith("The last restore check that succeeded was on 2026-0")
+
+
+def test_what_goes_for_good_is_counted(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the programs have gone already; and nothing that stays, or is no longer there."""
+    assert uninstall.list_lost(clinic) == []
+    going = clinic._replace(images_go=True, backups_go=True)
+    images = [f"1 file of images, 5 B, and the index, in {clinic.storage}", f"1 worklist item in {clinic.worklist}"]
+    assert uninstall.list_lost(going) == images
+    settings = {"host": "pacs", "repository": "sftp:backup@192.0.2.7:/srv"}
+    uninstall.CONFIGURATION.write_text("{}")
+    monkeypatch.setattr(Settings, "read", lambda _path: SimpleNamespace(**settings))
+    monkeypatch.setattr(restic, "list_snapshots", lambda _settings: [{"id": "a"}, {"id": "b"}])
+    assert uninstall.list_lost(going) == [*images, "2 backups of pacs in sftp:backup@192.0.2.7:/srv"]
+    removal.remove_paths(uninstall.list_archive(clinic.storage, clinic.worklist))
+    uninstall.CONFIGURATION.unlink()
+    assert uninstall.list_lost(going) == []
 
 
 def test_data_go_and_nothing_else_in_their_directories(clinic: Clinic) -> None:

@@ -219,6 +219,19 @@ def start_stock(machine: str) -> None:
     must(machine, f"chmod 644 /tmp/stock.json && {run} /tmp/stock.json")
 
 
+def test_data_stay_until_the_name_is_given_also_when_the_programs_have_gone(images: dict[str, dict[str, str]]) -> None:
+    """A waiver that comes later."""
+    machines = (PACKAGE, CONTAINER)
+    settings = {"orthanc_waivers": dict.fromkeys(("removes_images", "removes_last_copy"), "the clinic is closed")}
+    files = f"find {STORAGE} /var/lib/orthanc/worklists | sort"
+    before = on_all(lambda machine: must(machine, files), machines)
+    for status, told in on_all(lambda machine: uninstall(machine, confirm="", **settings), machines).values():
+        assert status != 0, told[-3000:]
+        assert re.search(r"Goes for good: [1-9]\d* files of images, [^']* and the index, in " + STORAGE, told), told
+        assert "was not given" in told
+    assert on_all(lambda machine: must(machine, files), machines) == before
+
+
 def test_what_an_adoption_had_put_away_is_offered_back(images: dict[str, dict[str, str]]) -> None:
     """The commands that an uninstall printed bring the old server back as it was."""
     status, told = uninstall(ADOPTED, "--check")
