@@ -1,10 +1,11 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Upgrades the Orthanc of a container to another image, and goes back if that fails (docs/upgrade.md).
+"""Upgrades Orthanc to another image, or from its package to an image or back, and goes back if that fails
+(docs/upgrade.md).
 
 Each step can be interrupted at any moment and run again. What the way back needs is on the disk before the old Orthanc
-goes: its container under another name, its configuration, and its index as it left it. Images never change once they
-are written, so both releases use the same files. Runs on the machine, standard library only.
+goes: its container under another name or its package, its configuration, and its index as it left it. Images never
+change once they are written, so both releases use the same files. Runs on the machine, standard library only.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from typing import Any, NamedTuple
 from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     adoption,
     differences,
+    installed,
     present,
+    previous,
     registry,
+    removal,
     service,
     submission,
 )
@@ -42,23 +46,23 @@ from .server.core.files import (
     write_atomic,
 )
 from .server.core.locks import hold_lock
-from .server.core.process import read_output, try_output
+from .server.core.process import read_output
 from .server.core.settings import FACTS
 from .server.dicom.scu import ACCEPTED, Scu
 from .server.orthanc.layout import VERSION, name_attachment
-from .server.orthanc.runtime import STOP_SECONDS, find_version
+from .server.orthanc.runtime import find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
 HISTORY = "history.json"
 ARRIVED = "arrived"  # images that came after the switch, on the way back
 SITE = Path(present.CONFIGURATION)
-OLD = f"{present.NAME}-before"  # the old container, from the switch on
+DROP_IN = previous.DROP_INS / "clinicops.conf"
 # in the storage directory, where a rename is possible and a copy may share its blocks
 INDEX = ".upgrade-index"  # as the old Orthanc left it
 TRIAL = ".upgrade-trial"  # the copy that the trial works on
 SETTINGS = tuple(f"/etc/orthanc-{name}.json" for name in ("backup", "monitor", "verify", "worklist"))
-# what a deploy writes by the release
-KEPT = (str(FACTS), *SETTINGS, "/etc/nginx/conf.d/orthanc.conf")
+# what a deploy writes by the release, or by the method of installation
+KEPT = (str(FACTS), *SETTINGS, "/etc/nginx/conf.d/orthanc.conf", "/etc/nftables.d/orthanc.nft", str(DROP_IN))
 LOCK_SECONDS = 3600
 START_SECONDS = 1800.0  # a release may rebuild tables of a large index
 STUDY = (0x0020, 0x000D)  # StudyInstanceUID, in DicomIdentifiers
@@ -75,13 +79,16 @@ class Notes(Progress):
 
     PLACE = DIRECTORY / "upgrade.json"
 
-    image: str = ""  # the new one, as the inventory names it
+    method: str = "docker"  # of the new one
+    image: str = ""  # the new one, as the inventory names it, or the package
     identity: str = ""  # its content
     version: str = ""  # the release that the trial saw
+    old_method: str = "docker"
     old_image: str = ""
     old_identity: str = ""
     old_version: str = ""
     policy: str = ""  # the old container's restart policy
+    aside: bool = False  # whether the old package is stopped and its index kept; a container has another name then
     stopped: float = 0.0  # when the old Orthanc was stopped, in seconds since 1970
     missing: list[str] = dataclasses.field(default_factory=list)  # images that were deleted after the switch
     orphans: list[str] = dataclasses.field(default_factory=list)  # files of images that came after the switch
@@ -89,16 +96,6 @@ class Notes(Progress):
 
 
 # --- what is there ------------------------------------------------------------------------------
-def read_identity(image: str) -> str:
-    """The content of an image on this machine; empty where it is not here."""
-    return try_output("docker", "image", "inspect", "--format={{.Id}}", image).strip()
-
-
-def read_digest(image: str) -> str:
-    """The digest under which a registry gave the image out; empty for one that was loaded from a file."""
-    return next(iter(registry.read_digests(image)), "")
-
-
 def read_opened(storage: Path) -> str:
     """The release that last opened the index; empty where it is not known."""
     with contextlib.suppress(OSError):
@@ -111,50 +108,88 @@ def read_index_size(storage: Path) -> int:
     return sum((storage / name).stat().st_size for name in adoption.INDEX if (storage / name).exists())
 
 
-def find_old() -> dict[str, Any]:
-    """The container that is upgraded: under its own name, or under the one that it has since the switch."""
-    found: dict[str, Any] = present.inspect(OLD) or present.inspect(present.NAME)
-    return found
+def find_old(notes: Notes) -> installed.Orthanc:
+    """The Orthanc that is upgraded, which once a new one may run only the notes know. Refused where there is none."""
+    if notes.step in UNFINISHED:
+        return installed.choose(notes.old_method)
+    old = installed.choose(str(read_object(FACTS).get("method")))
+    if not SITE.exists() or not old.read_installed().identity:
+        raise Refused(f"There is no {old.what} of Orthanc to upgrade. Remedy: deploy first.")
+    return old
 
 
-def is_needed(image: str, moved: str, notes: Notes) -> bool:
-    """Whether there is anything to do: another image is asked for, its tag was moved, or an upgrade is under way."""
+def is_aside(notes: Notes) -> bool:
+    """Whether the old Orthanc has made room for the new one, and its index is kept."""
+    return notes.aside if notes.old_method == "package" else bool(present.inspect(installed.OLD))
+
+
+def is_of_distribution(new: installed.Orthanc, notes: Notes) -> bool:
+    """Whether the package stays, so that apt upgrades it."""
+    return new.method == "package" and find_old(notes).method == "package" and notes.step not in UNFINISHED
+
+
+def is_needed(new: installed.Orthanc, moved: str, notes: Notes) -> bool:
+    """Whether there is anything to do: another method or image is asked for, its tag was moved, or an upgrade is under
+    way."""
     if notes.step in UNFINISHED or moved:
         return True
-    container = present.inspect(present.NAME)
-    return bool(container) and container["Image"] != read_identity(image)
+    old = find_old(notes)
+    return bool(old.method != new.method or old.read_installed().identity != new.read_identity())
 
 
-def describe(image: str, moved: str, content: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
+def describe_offer(new: installed.Orthanc, moved: str, running: installed.Installed) -> str:
+    """What would come in the place of what runs."""
+    if moved:
+        runs = installed.read_digest(running.identity) or running.name
+        return (
+            f"Offered: {new.name} as its registry has it now ({moved}). The tag was moved: what runs is {runs}. The"
+            " trial brings the new one."
+        )
+    if not new.read_identity():
+        return f"Offered: {new.name}. It is not on this machine yet; the trial brings it."
+    return f"Offered: {new.name} ({new.describe_identity()})."
+
+
+def describe(
+    new: installed.Orthanc, moved: str, version: str, content: str, storage: Path, directory: Path = DIRECTORY
+) -> list[str]:
     """What is installed, what is offered, what changes, whether there is a way back, what it takes: in sentences.
 
-    `moved` is the digest that the tag has in the registry, if the image on this machine is another one."""
+    `moved` is the digest that the tag has in the registry, if the image on this machine is another one; `version` is
+    the release that is offered, if it is known."""
     notes, size = Notes.read(directory), read_index_size(storage)
-    container, identity = find_old(), "" if moved else read_identity(image)
+    if is_of_distribution(new, notes):
+        return []
+    old, identity = find_old(notes), "" if moved else new.read_identity()
     was = notes.old_version if notes.step in UNDER_WAY else read_opened(storage)
-    said = [f"Installed: {container['Config']['Image']}, Orthanc {was or 'of an unknown release'}."]
-    if moved:
-        said.append(
-            f"Offered: {image} as its registry has it now ({moved}). The tag was moved: what runs is"
-            f" {read_digest(container['Image']) or container['Image']}. The trial brings the new one."
-        )
-    elif not identity:
-        said.append(f"Offered: {image}. It is not on this machine yet; the trial brings it.")
-    else:
-        said.append(f"Offered: {image} ({read_digest(image) or identity}).")
+    running = old.read_installed()
+    said = [
+        f"Installed: {running.name}, Orthanc {was or 'of an unknown release'}.",
+        describe_offer(new, moved, running),
+    ]
     if notes.step in UNFINISHED:
         what = "The way back from" if notes.step == "returning" else "The upgrade to"
         return [*said, f"{what} {notes.image} was interrupted ({notes.step}). It goes on from there."]
+    if old.method != new.method:
+        said.append(
+            f"The method of installation changes from {old.method} to {new.method}. Images and index stay where they"
+            f" are: the index was last opened by Orthanc {was or '?'}, and will be by"
+            f" {version or 'the release that the trial finds'}."
+        )
     if notes.step == "returned" and notes.identity == identity:
-        said.append(f"An earlier upgrade to this image failed, and went back to {notes.old_image}.")
+        said.append(f"An earlier upgrade to this {new.what} failed, and went back to {notes.old_image}.")
     before = SITE.read_text(encoding="utf-8") if SITE.exists() else ""
     if identity:  # otherwise its release and its plugins are not known
         changed = differences.list_differences(before, content)
         said.append(f"orthanc.json: {'; '.join(changed) or 'no option changes'}.")
     said.append(
-        f"The way back: until the upgrade is complete, the old container and a copy of the index ({size >> 20} MiB) are"
-        " kept, and any failure goes back by itself. Afterwards an older release must not open the index, and the way"
-        " back is a restore of the backup of before."
+        f"The way back: until the upgrade is complete, the old {old.what} and a copy of the index ({size >> 20} MiB)"
+        " are kept, and any failure goes back by itself. Afterwards"
+        + (
+            " another upgrade leads back, as long as no newer release opens the index."
+            if was and was == version
+            else " an older release must not open the index, and the way back is a restore of the backup of before."
+        )
     )
     free = shutil.disk_usage(storage).free
     said.append(f"Disk: {2 * size >> 20} MiB for copies of the index in {storage}; {free >> 20} MiB are free.")
@@ -240,17 +275,22 @@ def build_candidate(configuration: dict[str, Any], address: str, index: Path) ->
     return {**configuration, "IndexDirectory": str(index), "DicomModalities": devices}
 
 
-def try_image(
-    image: str, configuration: dict[str, Any], plugins: list[str], address: str, directory: Path = DIRECTORY
+def try_release(
+    new: installed.Orthanc,
+    configuration: dict[str, Any],
+    plugins: list[str],
+    address: str,
+    directory: Path = DIRECTORY,
 ) -> list[str]:
-    """Starts the new image on a copy of the index beside production, and asks it. The images are read where they are
+    """Starts the new Orthanc on a copy of the index beside production, and asks it. The images are read where they are
     and cannot be written. Returns what was seen, in sentences; Refused, and production was not touched."""
     notes = Notes.read(directory)
     if notes.step in UNFINISHED:
         return []
-    identity = require_image(image)
-    if present.inspect(OLD):
-        raise Refused(f"There is a container {OLD} of an earlier upgrade. Remedy: docker rm {OLD}.")
+    identity = require_here(new)
+    if present.inspect(installed.OLD):
+        what = f"There is a container {installed.OLD} of an earlier upgrade"
+        raise Refused(f"{what}. Remedy: docker rm {installed.OLD}.")
     settings = Settings.read(CONFIGURATION)
     trial, account = settings.storage / TRIAL, settings.account
     shutil.rmtree(trial, ignore_errors=True)
@@ -267,7 +307,7 @@ def try_image(
         candidate = build_candidate(configuration, address, trial)
         shown = {str(settings.storage): False, **dict.fromkeys(find_worklists(configuration), False), str(trial): True}
         begin = time.monotonic()
-        runner = service.Container(image, "127.0.0.1")
+        runner = new.build_runner("127.0.0.1")
         places = [str(configuration["TemporaryDirectory"])]
         with service.start_trial(runner, candidate, places, shown, START_SECONDS) as one:
             one.await_answer(plugins, START_SECONDS)
@@ -280,13 +320,16 @@ def try_image(
         raise Refused(str(failure)) from failure
     finally:
         shutil.rmtree(trial, ignore_errors=True)
-    container = present.inspect(present.NAME)
+    old = find_old(notes)
+    running = old.read_installed()
     Notes(
-        image=image,
+        method=new.method,
+        image=new.name,
         identity=identity,
         version=version,
-        old_image=container["Config"]["Image"],
-        old_identity=container["Image"],
+        old_method=old.method,
+        old_image=running.name,
+        old_identity=running.identity,
         old_version=read_opened(settings.storage),
     ).write("tried", directory)
     counts = ", ".join(f"{number} {name}" for name, number in expected.counts.items())
@@ -304,45 +347,48 @@ def find_worklists(configuration: dict[str, Any]) -> list[str]:
     return sorted({str(section[name]) for name in ("Database", "Directory") if section.get(name)})
 
 
-def require_image(image: str) -> str:
-    """The content of an image. Refused where it is not on this machine."""
-    identity = read_identity(image)
+def require_here(new: installed.Orthanc) -> str:
+    """What identifies the new Orthanc. Refused where it is not on this machine."""
+    identity: str = new.read_identity()
     if not identity:
-        raise Refused(f"{image} is not on this machine. Remedy: run the phase trial, which brings it.")
+        raise Refused(f"{new.name} is not on this machine. Remedy: run the phase trial, which brings it.")
     return identity
 
 
 # --- switch -------------------------------------------------------------------------------------
-def switch(image: str, storage: Path, directory: Path = DIRECTORY) -> bool:
+def switch(new: installed.Orthanc, storage: Path, directory: Path = DIRECTORY) -> bool:
     """Stops the old Orthanc and makes room for the new one. Returns whether anything was done."""
     notes = Notes.read(directory)
-    identity = require_image(image)
-    if notes.step not in ("tried", *UNDER_WAY, "settling") or notes.identity != identity:
-        what = f"The trial has not passed with {image}" + (f", but with {notes.image}" if notes.step == "tried" else "")
+    identity = require_here(new)
+    tried = (notes.method, notes.identity) == (new.method, identity)
+    if notes.step not in ("tried", *UNDER_WAY, "settling") or not tried:
+        what = f"The trial has not passed with {new.name}"
+        what += f", but with {notes.image}" if notes.step == "tried" else ""
         raise Refused(f"{what}. Remedy: run the phase trial first.")
     if notes.step in ("switched", "settling"):
         return False
+    old = installed.choose(notes.old_method, notes.old_image)
     if notes.step == "tried":
-        policy = present.inspect(present.NAME)["HostConfig"].get("RestartPolicy") or {}
-        notes.policy = policy.get("Name") or "no"
+        notes.policy = old.read_policy()
         shutil.rmtree(directory / "etc", ignore_errors=True)  # of an upgrade before
         for path in [*sorted(path for path in SITE.parent.iterdir() if path.is_file()), *map(Path, KEPT)]:
             if path.is_file():
                 adoption.keep_file(path, directory)
+        previous.remove()  # a roll-out that was interrupted before must not lead back behind this upgrade
         notes.write("switching", directory)
-    if not present.inspect(OLD):
-        # so that no boot starts it while its index is copied
-        read_output("docker", "update", "--restart=no", present.NAME)
+    if not is_aside(notes):
         if not notes.stopped:
             notes.stopped = time.time()
             notes.write("switching", directory)
-        read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
+        # so that no boot starts it while its index is copied
+        old.stop()
         if adoption.find_opener(storage / "index"):
             what = f"Orthanc was stopped, but a process still has {storage}/index open"
             raise Refused(f"{what}. Remedy: fuser {storage}/index shows it; stop it, and run the upgrade again.")
         shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
         adoption.save_index(storage, storage / INDEX)
-        read_output("docker", "rename", present.NAME, OLD)
+        old.set_aside()
+    notes.aside = True
     notes.write("switched", directory)
     return True
 
@@ -365,7 +411,7 @@ def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[st
     ]
     if lost:
         raise Refused(f"The new Orthanc does not have {len(lost)} of the {len(before)} images of before: {lost[0]} …")
-    seconds = service.Container("", address).read_started() - notes.stopped
+    seconds = installed.choose(notes.method).build_runner(address).read_started() - notes.stopped
     return [
         f"Orthanc {version} has the {len(before)} images of before, and {len(here - before.keys())} that came since.",
         f"Devices were refused for about {seconds:.0f} s.",
@@ -377,21 +423,22 @@ def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
     notes = Notes.read(directory)
     if notes.step not in ("switched", "settling"):
         return []
-    if present.inspect(present.NAME).get("Image") != notes.identity:
-        raise Refused(f"The container {present.NAME} is not of {notes.image}. Remedy: run the upgrade again.")
+    if not installed.choose(notes.method).is_deployed(notes.identity):
+        raise Refused(f"What runs as {present.NAME} is not {notes.image}. Remedy: run the upgrade again.")
     if notes.step == "switched":
         record_upgrade(notes, directory)
         notes.write("settling", directory)
-    if present.inspect(OLD):
-        read_output("docker", "rm", OLD)
+    old = installed.choose(notes.old_method, notes.old_image)
+    old.discard()
     remove_copies(storage)
     shutil.rmtree(directory / "etc", ignore_errors=True)
+    notes.aside = False
     notes.write("settled", directory)
-    kept = notes.old_identity if notes.old_image == notes.image else notes.old_image  # its tag was moved
+    warning = "" if notes.old_version == notes.version else " It must not open the index any more."
     return [
         f"Orthanc {notes.old_version} ({notes.old_image}) became {notes.version} ({notes.image}); recorded in"
         f" {directory / HISTORY}.",
-        f"The old image is kept: docker rmi {kept}. It must not open the index any more.",
+        f"{old.describe_kept(notes.image, notes.old_identity)}.{warning}",
     ]
 
 
@@ -405,14 +452,18 @@ def record_upgrade(notes: Notes, directory: Path) -> None:
     """Notes which release became which, with the digests of their images."""
     record = {
         "moment": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        "from": {"image": notes.old_image, "id": notes.old_identity, "digest": read_digest(notes.old_identity),
-                 "orthanc": notes.old_version},
-        "to": {"image": notes.image, "id": notes.identity, "digest": read_digest(notes.identity),
-               "orthanc": notes.version},
-    }  # fmt: skip
+        "from": describe_side(notes.old_method, notes.old_image, notes.old_identity, notes.old_version),
+        "to": describe_side(notes.method, notes.image, notes.identity, notes.version),
+    }
     history = read_object(directory / HISTORY).get("upgrades", [])
     text = json.dumps({"upgrades": [*history, record]}, indent=4) + "\n"
     write_atomic(directory / HISTORY, text, 0o600)
+
+
+def describe_side(method: str, image: str, identity: str, version: str) -> dict[str, str]:
+    """One of the two, as the history has it."""
+    digest = installed.read_digest(identity) if method == "docker" else ""
+    return {"method": method, "image": image, "id": identity, "digest": digest, "orthanc": version}
 
 
 # --- back ---------------------------------------------------------------------------------------
@@ -457,21 +508,21 @@ def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> bool:
     if notes.step not in (*UNDER_WAY, "returning"):
         return False
     notes.write("returning", directory)
-    if present.inspect(OLD):
-        if present.inspect(present.NAME):
-            read_output("docker", "stop", "--time", str(STOP_SECONDS), present.NAME, seconds=None)
-            read_output("docker", "rm", present.NAME)
+    old = installed.choose(notes.old_method, notes.old_image)
+    if is_aside(notes):
+        installed.choose(notes.method).remove()
         put_index_back(notes, storage, directory)
         put_files_back(directory)
-        adoption.reload_nginx()
-        read_output("docker", "rename", OLD, present.NAME)
+        load_files()
+        notes.aside = False
+        notes.write("returning", directory)
+    old.bring_back()
     put_tag_back(notes.image)
     since = time.time()
-    read_output("docker", "update", f"--restart={notes.policy or 'unless-stopped'}", present.NAME)
-    read_output("docker", "start", present.NAME, seconds=None)
+    old.start(notes.policy)
     text = SITE.read_text(encoding="utf-8")
     try:
-        service.await_running(service.Container("", address), text, [], START_SECONDS, since, "")
+        service.await_running(old.build_runner(address), text, [], START_SECONDS, since, "")
     except service.Failure as failure:
         raise Refused(f"The old Orthanc was started with its data of before, but does not come up: {failure}") from None
     put_images_in(notes, json.loads(text), storage, directory)
@@ -507,8 +558,8 @@ def put_files_back(directory: Path, root: Path = Path("/")) -> None:
     kept = directory / "etc"
     site = SITE.parent.relative_to("/")
     if (directory / site).is_dir():
-        for path in [*(root / site).iterdir()]:
-            if path.is_file() and not (directory / site / path.name).exists():
+        for path in [*(root / site).iterdir(), root / DROP_IN.relative_to("/")]:
+            if path.is_file() and not (directory / path.relative_to(root)).exists():
                 path.unlink()
     for source in sorted(path for path in kept.rglob("*") if path.is_file()):
         path = root / source.relative_to(directory)
@@ -517,12 +568,21 @@ def put_files_back(directory: Path, root: Path = Path("/")) -> None:
         os.chown(path, found.st_uid, found.st_gid)
 
 
+def load_files() -> None:
+    """Lets systemd, the firewall and nginx read their files again."""
+    read_output("systemctl", "daemon-reload", seconds=None)
+    if (removal.SYSTEMD / previous.FIREWALL).exists():
+        # without a moment in which the ports are open
+        read_output("systemctl", "reload-or-restart", previous.FIREWALL, seconds=None)
+    adoption.reload_nginx()
+
+
 def put_tag_back(image: str) -> None:
     """Gives a tag that the trial pulled anew back to the image that runs, so that a deploy changes nothing. The
     registry still has the other one, and the next trial pulls it again."""
-    container = find_old()
-    if container["Config"]["Image"] == image and "@" not in image and registry.read_digests(image):
-        read_output("docker", "tag", container["Image"], image)
+    running = installed.Image().read_installed()
+    if running.name == image and "@" not in image and registry.read_digests(image):
+        read_output("docker", "tag", running.identity, image)
 
 
 def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, directory: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_upgrade
-short_description: Upgrade the container of Orthanc to another image, or go back
+short_description: Upgrade Orthanc to another image or method of installation, or go back
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
@@ -16,20 +16,29 @@ options:
   step:
     description:
       - V(plan) returns what is installed, what is offered, and what the upgrade would do.
-      - V(trial) starts the new image beside production, on a copy of the index, and asks it. The images are read where
-        they are and cannot be written.
-      - V(switch) stops the old Orthanc, keeps its index and its configuration, and makes room for the new container.
+      - V(trial) starts the new Orthanc beside production, on a copy of the index, and asks it. The images are read
+        where they are and cannot be written.
+      - V(switch) stops the old Orthanc, keeps its index and its configuration, and makes room for the new one.
       - V(confirm) is for after the acceptance test, and fails where an image of before is missing.
       - V(settle) removes what the way back needed.
-      - V(back) removes the new container, and starts the old one with its index of before and the images that came
-        since.
+      - V(back) removes the new container or stops the new package, and starts the old Orthanc with its index of before
+        and the images that came since.
     type: str
     choices: [plan, trial, switch, confirm, settle, back]
     required: true
-  image:
-    description: The new image, which is on the machine from V(trial) on.
+  method:
+    description: The method by which the new Orthanc is installed.
     type: str
+    choices: [package, docker]
     required: true
+  image:
+    description: With V(docker), the new image, which is on the machine from V(trial) on.
+    type: str
+    default: ""
+  version:
+    description: The release of the new Orthanc, if it is known; for V(plan).
+    type: str
+    default: ""
   moved:
     description: Digest of the image that the tag is in its registry, if the one on the machine is another; for V(plan).
     type: str
@@ -65,13 +74,18 @@ EXAMPLES = r"""
 - name: Go back to the release of before
   clinicops.orthanc.orthanc_upgrade:
     step: back
+    method: docker
     image: orthancteam/orthanc:26.8.1
     storage: /var/lib/orthanc/db
 """
 
 RETURN = r"""
 needed:
-  description: Whether another image is asked for, or an upgrade is under way.
+  description: Whether another method or image is asked for, or an upgrade is under way.
+  type: bool
+  returned: success
+distribution:
+  description: Whether the package stays, so that apt upgrades it with the distribution.
   type: bool
   returned: success
 step:
@@ -102,7 +116,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import installed, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 
@@ -117,17 +131,18 @@ def end_module(_number: int, _frame: object) -> None:
 
 def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
     """Runs one step; returns whether it changed anything, and what it found."""
-    step, image, storage, address = given["step"], given["image"], Path(given["storage"]), given["address"]
+    step, storage, address = given["step"], Path(given["storage"]), given["address"]
+    new = installed.choose(given["method"], given["image"])
     if step == "plan":
-        return False, upgrade.describe(image, given["moved"], given["content"], storage)
+        return False, upgrade.describe(new, given["moved"], given["version"], given["content"], storage)
     if step == "trial":
         try:
-            said = upgrade.try_image(image, json.loads(given["content"]), given["plugins"], address)
+            said = upgrade.try_release(new, json.loads(given["content"]), given["plugins"], address)
         except (Refused, OSError, sqlite3.Error):
-            upgrade.put_tag_back(image)
+            upgrade.put_tag_back(given["image"])
             raise
     elif step == "switch":
-        return upgrade.switch(image, storage), []
+        return upgrade.switch(new, storage), []
     elif step == "confirm":
         return False, upgrade.confirm(address, storage)
     elif step == "settle":
@@ -145,7 +160,9 @@ def main() -> None:
                 "choices": ["plan", "trial", "switch", "confirm", "settle", "back"],
                 "required": True,
             },
-            "image": {"type": "str", "required": True},
+            "method": {"type": "str", "choices": ["package", "docker"], "required": True},
+            "image": {"type": "str", "default": ""},
+            "version": {"type": "str", "default": ""},
             "moved": {"type": "str", "default": ""},
             # secret as a whole, as in orthanc_configuration
             "content": {"type": "str", "default": "", "no_log": True},
@@ -160,14 +177,15 @@ def main() -> None:
         signal.signal(number, end_module)
     given = module.params
     result: dict[str, Any] = {"changed": False, "lines": [], "needed": False, "arrived": 0, "left": 0}
+    new = installed.choose(given["method"], given["image"])
     try:
-        if not upgrade.find_old():
-            raise Refused(f"There is no container {present.NAME} to upgrade. Remedy: deploy first.")
+        upgrade.find_old(upgrade.Notes.read())
         if given["step"] == "plan" or not module.check_mode:
             with hold_lock(LOCK, "step of an upgrade", LOCK_SECONDS):
                 result["changed"], result["lines"] = run_step(given)
         notes = upgrade.Notes.read()
-        result.update(needed=upgrade.is_needed(given["image"], given["moved"], notes), step=notes.step)
+        result.update(needed=upgrade.is_needed(new, given["moved"], notes), step=notes.step)
+        result.update(distribution=upgrade.is_of_distribution(new, notes))
         result.update(arrived=notes.arrived, left=upgrade.count_arrived())
     except (Refused, OSError, sqlite3.Error) as error:
         module.fail_json(msg=str(error), **result)

@@ -20,12 +20,31 @@ from typing import Any
 import bed
 import pydicom
 from backups import must
-from clients import ADDRESSES, CLIENTS, ROOT, client, client_at, enter, example, name_of, put
+from clients import (
+    ADDRESSES,
+    CLIENTS,
+    INVENTORY,
+    ROOT,
+    client,
+    client_at,
+    enter,
+    example,
+    inspect,
+    instances,
+    name_of,
+    put,
+    verified,
+)
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 
 DEVICE = client_at("us1")
 NAME = "clinic/orthanc"
+DIRECTORY = INVENTORY.parents[1]  # where the archives are
+NOTES = "/var/lib/orthanc-upgrade"
+KEPT = "/var/lib/orthanc-previous"
+# what a device may be refused for: stopping, copying the index, and starting, on a machine that others use as well
+LONGEST = 120
 RELEASES = {"1.12.7": "orthanc-debian13", "1.13.0": "orthanc"}
 # Each is an Orthanc that says its version, and does as it should until it meets what only production has.
 BEGIN = """\
@@ -78,11 +97,50 @@ def make_image(host: Host, tag: str, between: str = "") -> str:
     return name
 
 
-def load(host: Host, tag: str, directory: Path) -> None:
+def load(host: Host, tag: str) -> None:
     """Brings a release to the machine, as somebody does who prepares an upgrade."""
-    with (directory / f"{tag}.tar").open("rb") as archive:
+    with (DIRECTORY / f"{tag}.tar").open("rb") as archive:
         command = ["docker", "exec", "-i", name_of(host), "docker", "load", "--quiet"]
         subprocess.run(command, stdin=archive, check=True, capture_output=True)
+
+
+def ask_for(tag: str) -> dict[str, Any]:
+    """The settings that name a release."""
+    return {
+        "orthanc_install_docker_image": f"{NAME}:{tag}",
+        "orthanc_install_docker_archive": str(DIRECTORY / f"{tag}.tar"),
+    }
+
+
+# --- the server ---------------------------------------------------------------------------------
+def require_images(host: Host, uids: list[str]) -> None:
+    """Every image that a device was told is stored is there, bit by bit."""
+    found = instances(host)
+    assert [uid for uid in uids if uid not in found] == []
+    identifiers = [found[uid] for uid in uids]
+    assert verified(host, identifiers) == ["200"] * len(identifiers)
+
+
+def require_clean(host: Host) -> None:
+    """Nothing of an upgrade is left beside the images, nor of an earlier deploy."""
+    machine = name_of(host)
+    assert must(machine, "find /var/lib/orthanc/db -maxdepth 1 -name '.upgrade*'") == ""
+    assert must(machine, f"find {NOTES}/arrived -type f 2>/dev/null || true") == ""
+    assert must(machine, f"ls -d {KEPT}* || true") == ""
+
+
+def describe_settings(host: Host) -> str:
+    """The content of what a deploy writes by the release or by the method."""
+    files = "/etc/orthanc/site/*.* /etc/orthanc/site/image /etc/clinicops-orthanc.json /etc/orthanc-*.json"
+    files += " /etc/nginx/conf.d/orthanc.conf /etc/nftables.d/orthanc.nft"
+    table = "nft --stateless list table inet orthanc"
+    return must(name_of(host), f"sha256sum {files}; stat -c '%a %U %G %n' {files}; {table}")
+
+
+def describe_server(host: Host) -> tuple[str, str, str]:
+    """The same, the container that runs, and since when."""
+    found = inspect(host)
+    return describe_settings(host), found["Id"], found["State"]["StartedAt"]
 
 
 # --- the device ---------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def write_playbook(directory: Path) -> Path:
     deploy["post_tasks"] = [{**tested, "block": WORK}]
     deploy["vars"] = {
         **{"orthanc_verify_rollout_back": "{{ orthanc_rollout_back }}", "orthanc_verify_report_directory": ""},
-        **{"orthanc_install_worklist_plugin": "worklists", "orthanc_install_address": "127.0.0.1"},
+        **{"orthanc_config_loaded": ["dicom-web"], "orthanc_install_address": "127.0.0.1"},
     }
     deploy["roles"] = ["clinicops.orthanc.orthanc"]  # the defaults, which have no task
     for play in (checks, deploy):

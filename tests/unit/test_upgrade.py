@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, installed, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.settings import OURS
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.upgrade import Notes
@@ -129,6 +129,49 @@ def test_a_file_of_the_configuration_that_came_since_goes(tmp_path: Path) -> Non
     upgrade.put_files_back(kept, tmp_path / "root")
     assert sorted(path.name for path in site.iterdir()) == ["before", "orthanc.json"]
     assert (site / "orthanc.json").read_text() == "old"
+
+
+def test_the_units_drop_in_that_came_since_goes(tmp_path: Path) -> None:
+    """As that of the package, where the old Orthanc is in a container."""
+    kept, drop_in = tmp_path / "upgrade", tmp_path / "root" / upgrade.DROP_IN.relative_to("/")
+    (kept / "etc/orthanc/site").mkdir(parents=True)
+    (tmp_path / "root/etc/orthanc/site").mkdir(parents=True)
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("new")
+    (drop_in.parent / "clinic.conf").write_text("a person's")
+    upgrade.put_files_back(kept, tmp_path / "root")
+    assert [path.name for path in drop_in.parent.iterdir()] == ["clinic.conf"]
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server that was deployed with the package."""
+    (tmp_path / "facts.json").write_text('{"method": "package"}')
+    (tmp_path / "orthanc.json").write_text("{}")
+    monkeypatch.setattr(upgrade, "FACTS", tmp_path / "facts.json")
+    monkeypatch.setattr(upgrade, "SITE", tmp_path / "orthanc.json")
+    monkeypatch.setattr(installed.Package, "read_identity", lambda _self: "1.12.7+dfsg-4")
+    monkeypatch.setattr(installed.Image, "read_identity", lambda _self: "sha256:new")
+    return tmp_path
+
+
+def test_another_method_is_an_upgrade_and_the_package_alone_is_for_apt(deployed: Path) -> None:
+    package, image = installed.choose("package"), installed.choose("docker", "clinic/orthanc:2")
+    assert (upgrade.is_needed(image, "", Notes()), upgrade.is_of_distribution(image, Notes())) == (True, False)
+    assert (upgrade.is_needed(package, "", Notes()), upgrade.is_of_distribution(package, Notes())) == (False, True)
+    # one that was interrupted goes on, whatever the facts say by then
+    under_way = Notes(step="switched", method="package", old_method="docker")
+    assert (upgrade.is_needed(package, "", under_way), upgrade.is_of_distribution(package, under_way)) == (True, False)
+    (deployed / "orthanc.json").unlink()
+    with pytest.raises(Refused, match="no package of Orthanc to upgrade"):
+        upgrade.find_old(Notes())
+
+
+def test_the_switch_goes_to_what_was_tried_alone(deployed: Path, tmp_path: Path) -> None:
+    notes = Notes(method="package", image="package orthanc 1.12.7+dfsg-4", identity="1.12.7+dfsg-4")
+    notes.write("tried", tmp_path / "upgrade")
+    with pytest.raises(Refused, match="not passed with clinic/orthanc:2, but with package orthanc"):
+        upgrade.switch(installed.choose("docker", "clinic/orthanc:2"), tmp_path, tmp_path / "upgrade")
 
 
 def test_what_a_release_must_find_is_read_of_the_index(tmp_path: Path) -> None:

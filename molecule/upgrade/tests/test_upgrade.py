@@ -5,50 +5,43 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from backups import must, power_off
-from clients import inspect, instances, name_of, play, start, verified, wait_for
+from clients import INVENTORY, inspect, name_of, play, start, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from upgraded import FAILS, NAME, REFUSES, load, make_image, store, storing
+from upgraded import (
+    FAILS,
+    KEPT,
+    LONGEST,
+    NAME,
+    NOTES,
+    REFUSES,
+    ask_for,
+    describe_server,
+    describe_settings,
+    load,
+    make_image,
+    require_clean,
+    require_images,
+    store,
+    storing,
+)
 from worklists import sh
 
 testinfra_hosts = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
-DIRECTORY = Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1]
-NOTES = "/var/lib/orthanc-upgrade"
 CAMPAIGN = os.environ.get("BED_TESTS") == "campaign"
 # the campaign runs all of them, with more images
 COUNT, pytestmark = (1000, [pytest.mark.campaign]) if CAMPAIGN else (300, [])
-# what a device may be refused for: stopping, copying the index, and starting, on a machine that others use as well
-LONGEST = 120
 acknowledged: list[str] = []  # of every test so far
 
 
-def ask_for(tag: str) -> dict[str, Any]:
-    """The settings that name a release."""
-    return {
-        "orthanc_install_docker_image": f"{NAME}:{tag}",
-        "orthanc_install_docker_archive": str(DIRECTORY / f"{tag}.tar"),
-    }
-
-
-def require_images(host: Host) -> None:
-    """Every image that a device was told is stored is there, bit by bit."""
-    found = instances(host)
-    assert [uid for uid in acknowledged if uid not in found] == []
-    identifiers = [found[uid] for uid in acknowledged]
-    assert verified(host, identifiers) == ["200"] * len(identifiers)
-
-
-def require_clean(host: Host) -> None:
-    """Nothing of the upgrade is left beside the images, and one container."""
-    machine = name_of(host)
-    assert must(machine, "find /var/lib/orthanc/db -maxdepth 1 -name '.upgrade*'") == ""
-    assert must(machine, "docker ps --all --format '{{.Names}} {{.State}}'").split() == ["orthanc", "running"]
-    assert must(machine, f"find {NOTES}/arrived -type f 2>/dev/null || true") == ""
+def require_one(host: Host) -> None:
+    """Nothing of the upgrade is left, and one container."""
+    require_clean(host)
+    assert must(name_of(host), "docker ps --all --format '{{.Names}} {{.State}}'").split() == ["orthanc", "running"]
 
 
 def require_back(host: Host, before: str, identity: str) -> None:
@@ -56,8 +49,8 @@ def require_back(host: Host, before: str, identity: str) -> None:
     assert inspect(host)["Image"] == identity
     assert host.file("/var/lib/orthanc/db/.orthanc-version").content_string == "1.12.7\n"
     assert describe_settings(host) == before
-    require_images(host)
-    require_clean(host)
+    require_images(host, acknowledged)
+    require_one(host)
 
 
 def read_step(host: Host) -> str:
@@ -65,22 +58,16 @@ def read_step(host: Host) -> str:
     return str(json.loads(must(name_of(host), f"cat {NOTES}/upgrade.json"))["step"])
 
 
-def describe_settings(host: Host) -> str:
-    """The content of what a deploy writes by the release."""
-    files = "/etc/orthanc/site/*.* /etc/orthanc/site/image /etc/clinicops-orthanc.json /etc/orthanc-*.json"
-    files += " /etc/nginx/conf.d/orthanc.conf"
-    return must(name_of(host), f"sha256sum {files}; stat -c '%a %U %G %n' {files}")
-
-
-def describe_server(host: Host) -> tuple[str, str, str]:
-    """The same, the container that runs, and since when."""
-    found = inspect(host)
-    return describe_settings(host), found["Id"], found["State"]["StartedAt"]
+def keep_previous(host: Host) -> None:
+    """Leaves what a roll-out to several clinics keeps before it changes anything, and is then interrupted."""
+    command = ["ansible", "--inventory", str(INVENTORY.parent), name_of(host), "--module-name"]
+    subprocess.run([*command, "clinicops.orthanc.orthanc_previous", "--args", "step=keep"], check=True)
+    assert must(name_of(host), f"ls {KEPT}/previous.json")
 
 
 def test_there_are_images(host: Host) -> None:
     acknowledged.extend(store(host, COUNT))
-    require_images(host)
+    require_images(host, acknowledged)
 
 
 def test_the_plan_changes_nothing(host: Host) -> None:
@@ -98,7 +85,7 @@ def test_the_plan_changes_nothing(host: Host) -> None:
 
 
 def test_a_release_that_does_not_open_the_index_is_refused_by_the_trial(host: Host) -> None:
-    load(host, "1.13.0", DIRECTORY)
+    load(host, "1.13.0")
     make_image(host, "refuses", REFUSES)
     before = describe_server(host)
     with storing(host) as seen:
@@ -114,12 +101,13 @@ def test_a_release_that_does_not_open_the_index_is_refused_by_the_trial(host: Ho
     assert "The trial has not passed" in said
     assert "The old Orthanc was not touched." in said
     assert describe_server(host) == before
-    require_images(host)
-    require_clean(host)
+    require_images(host, acknowledged)
+    require_one(host)
 
 
 def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
     make_image(host, "fails", FAILS)
+    keep_previous(host)
     before, identity = describe_settings(host), inspect(host)["Image"]
     with storing(host) as seen:
         status, said = play("upgrade", host, ask_for("fails"))
@@ -129,9 +117,11 @@ def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
     assert seen["refused"]
     assert max(seen["refused"]) < LONGEST
     require_back(host, before, identity)
+    keep_previous(host)
     status, said = play("deploy", host)
     assert status == 0, said[-3000:]
     assert " changed=0 " in said
+    require_one(host)  # no later way back can use what was kept
 
 
 class Moment(NamedTuple):
@@ -197,10 +187,10 @@ def test_an_upgrade(host: Host) -> None:
     assert len(seen["refused"]) <= 1
     assert max(seen["refused"], default=0) < LONGEST
     print("refused for", seen["refused"], "s")
-    require_images(host)
-    require_clean(host)
+    require_images(host, acknowledged)
+    require_one(host)
     assert host.file("/var/lib/orthanc/db/.orthanc-version").content_string == "1.13.0\n"
-    [record] = json.loads(must(name_of(host), f"cat {NOTES}/history.json"))["upgrades"]
+    [*_others, record] = json.loads(must(name_of(host), f"cat {NOTES}/history.json"))["upgrades"]
     assert (record["from"]["orthanc"], record["to"]["orthanc"]) == ("1.12.7", "1.13.0")
     status, said = play("deploy", host, ask_for("1.13.0"))
     assert status == 0, said[-3000:]
@@ -224,5 +214,5 @@ def test_the_power_goes_in_each_phase(host: Host) -> None:
     assert inspect(host)["Config"]["Image"] == f"{NAME}:again"
     assert read_step(host) == "settled"
     print("refused for", seen["refused"], "s")
-    require_images(host)
-    require_clean(host)
+    require_images(host, acknowledged)
+    require_one(host)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from pathlib import Path
 
 import pytest
 from backups import must
@@ -34,7 +33,7 @@ test ! -e /var/lib/orthanc/db
 def package(host: Host) -> None:
     """Debian 13's package is installed, with the removal script of the later release."""
     machine = name_of(host)
-    load(host, "1.13.0", Path(os.environ["MOLECULE_INVENTORY_FILE"]).parents[1])
+    load(host, "1.13.0")
     script = must(machine, f"docker run --rm --entrypoint cat {NAME}:1.13.0 /var/lib/dpkg/info/orthanc.postrm")
     assert "/var/lib/orthanc" in script
     put(machine, "/root/postrm", script.encode())
