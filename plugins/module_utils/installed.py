@@ -31,7 +31,12 @@ class Package:
 
     method = "package"
     what = "package"
-    name = "the package orthanc"
+
+    @property
+    def name(self) -> str:
+        """The package, with its version where it is installed."""
+        version = self.read_identity()
+        return f"package orthanc {version}" if version else "the package orthanc"
 
     def read_identity(self) -> str:
         """The version that is on this machine; empty where it is not installed."""
@@ -41,11 +46,11 @@ class Package:
     def read_installed(self) -> Installed:
         """The same, with its name."""
         version = self.read_identity()
-        return Installed(f"package orthanc {version}", version) if version else Installed()
+        return Installed(self.name, version) if version else Installed()
 
-    def describe_identity(self) -> str:
-        """How the content is shown to people."""
-        return self.read_identity()
+    def describe(self) -> str:
+        """What would come, for people."""
+        return self.name
 
     def build_runner(self, address: str) -> service.Runner:
         """How a trial of it is run, and how it runs itself; it sees this machine at 127.0.0.1."""
@@ -106,9 +111,9 @@ class Image:
         found = present.inspect(OLD) or present.inspect(present.NAME)
         return Installed(found["Config"]["Image"], found["Image"]) if found else Installed()
 
-    def describe_identity(self) -> str:
-        """How the content is shown to people."""
-        return read_digest(self.name) or self.read_identity()
+    def describe(self) -> str:
+        """What would come, for people: the image with its digest."""
+        return f"{self.name} ({read_digest(self.name) or self.read_identity()})"
 
     def build_runner(self, address: str) -> service.Runner:
         """How a trial of it is run, and how it runs itself; it sees this machine at the address."""

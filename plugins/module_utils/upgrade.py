@@ -147,7 +147,7 @@ def describe_offer(new: installed.Orthanc, moved: str, running: installed.Instal
         )
     if not new.read_identity():
         return f"Offered: {new.name}. It is not on this machine yet; the trial brings it."
-    return f"Offered: {new.name} ({new.describe_identity()})."
+    return f"Offered: {new.describe()}."
 
 
 def describe(
@@ -157,7 +157,7 @@ def describe(
 
     `moved` is the digest that the tag has in the registry, if the image on this machine is another one; `version` is
     the release that is offered, if it is known."""
-    notes, size = Notes.read(directory), read_index_size(storage)
+    notes, size, version = Notes.read(directory), read_index_size(storage), find_version(version)
     if is_of_distribution(new, notes):
         return []
     old, identity = find_old(notes), "" if moved else new.read_identity()
