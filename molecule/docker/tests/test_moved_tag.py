@@ -72,4 +72,7 @@ def test_a_release_that_the_trial_refuses_leaves_everything_as_it_was(host: Host
     status, said = play("upgrade", host, BACKUP, "--skip-tags", "backup")
     assert status == 2, said[-3000:]
     assert "this build does not open an index that has images" in said
+    assert f"Offered: {NAME} as its registry has it now ({moved})." in said
+    # the trial pulled the other image, and the tag on the machine is again what runs
+    assert host.check_output("docker image inspect --format '{{.Id}}' %s", NAME) == deployed[1]
     require_as_before(host, container, deployed, moved)
