@@ -93,7 +93,30 @@ def test_the_monitor_reminds_of_the_end_of_the_ca_in_time(made: Path) -> None:
 
 def test_a_server_without_a_ca_of_its_own_has_none_that_expires() -> None:
     context: Any = SimpleNamespace(settings=SimpleNamespace(own_ca=""))
-    assert [*proxy.probe_own_ca(context)] == []
+    assert [*proxy.probe_own_ca(context), *proxy.probe_client_certificates(context)] == []
+
+
+def test_the_monitor_reminds_of_the_end_of_what_devices_and_users_show(made: Path) -> None:
+    def remind(days: float) -> list[str]:
+        """The files that are named so many days from now."""
+        context: Any = SimpleNamespace(
+            settings=SimpleNamespace(own_ca=str(made / "ca.crt")), now=NOW.timestamp() + 86400 * days
+        )
+        settings: Any = SimpleNamespace(limit=lambda rule: LIMITS[rule.limit])
+        found = find_conditions([*proxy.probe_client_certificates(context)], settings, set())[0]
+        return [one.removeprefix("ClientCertificateExpires/") for one in found]
+
+    assert remind(0) == []
+    clinic = Authority("Clinic CA")
+    # the deploy has renewed that of us1, which may still show the one of before
+    until = {"device-us1": 1825, "old-device-us1-77": 88, "device-us2": 500, "user-viewer": 400}
+    for name, last in until.items():
+        (made / f"{name}.crt").write_text(clinic.issue(name, (-1, last), usage="clientAuth")[0])
+    assert remind(0) == remind(27) == []
+    assert remind(29) == remind(87) == ["old-device-us1-77.crt"]
+    assert remind(89) == remind(339) == []
+    assert remind(341) == ["user-viewer.crt"]
+    assert remind(501) == ["device-us2.crt", "user-viewer.crt"]
 
 
 @pytest.mark.parametrize(

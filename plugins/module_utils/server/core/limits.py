@@ -24,6 +24,7 @@ LIMITS: dict[str, float] = {
     "acceptance_hours": 80,  # a weekend may lie between
     "certificate_days": 14,
     "own_ca_days": 180,  # each client and each device must import the new root until then
+    "client_certificate_days": 60,  # a deploy renews it 90 days before, and a person must install it on the device
     "errors_per_hour": 20,
     "restarts_per_hour": 3,
     "lookup_seconds": 0.1,  # ten seconds and more for a series of 100 images

@@ -44,6 +44,7 @@ HELP = {
     "firewall_detours": "Rules of other tables that bypass the firewall",
     "certificate_days": "Days until the certificate in use expires",
     "own_ca_days": "Days until the server's own CA expires",
+    "client_certificate_days": "Days until a certificate expires that a device or user shows",
     "backup_ok": "Whether the last backup succeeded",
     "backup_age_hours": "Hours since the last good backup",
     "restore_check_ok": "Whether the last restore check succeeded",

@@ -223,6 +223,13 @@ RULES = (
         "deploy again, which renews it, and import its new root on each client and device before that day",
     ),
     Rule(
+        *("ClientCertificateExpires", "warning", "client_certificate_days", "file", "<", "client_certificate_days", 1),
+        (),
+        "A certificate that a device or user shows to the server expires: from then on the server refuses them",
+        "deploy again, which renews it; install the new one on the device, and then remove the file old-* of "
+        "/etc/nginx/orthanc that is named; remove also what belongs to a device that is gone",
+    ),
+    Rule(
         *("WorklistQuarantine", "warning", "quarantined_day", "", ">", 0, 1, ()),
         "A worklist item was refused within the last day",
         "see why: orthanc-worklist list --quarantine; then have it submitted again",

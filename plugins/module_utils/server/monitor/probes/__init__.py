@@ -23,6 +23,7 @@ PROBES: dict[str, Probe] = {
     "dicom": orthanc.probe_dicom,
     "proxy": proxy.probe_proxy,
     "own CA": proxy.probe_own_ca,
+    "client certificates": proxy.probe_client_certificates,
     "firewall": firewall.probe_firewall,
     "backup": tasks.probe_backup,
     "units": tasks.probe_units,

@@ -1,6 +1,6 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The proxy, and how long the certificates last that clients and devices get, and the CA that they trust."""
+"""The proxy, how long the certificates last that clients and devices get and show, and the CA that they trust."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 from ...core import words
 from ..context import ANSWER_SECONDS, DAY, Context, Sample, observe
@@ -37,6 +38,19 @@ def probe_own_ca(context: Context) -> Iterator[Sample]:
         yield observe("own_ca_days", (end - context.now) / DAY, detail=f"until {words.say_moment(end)}")
 
 
+def probe_client_certificates(context: Context) -> Iterator[Sample]:
+    """The days left of each certificate that a device or user shows, also of one that a deploy has since renewed."""
+    if not context.settings.own_ca:
+        return
+    for kind in ("device", "user", "old"):
+        for path in sorted(Path(context.settings.own_ca).parent.glob(f"{kind}-*.crt")):
+            _begin, end = read_validity(path.read_bytes(), "PEM")
+            days = (end - context.now) / DAY
+            # a renewed one that has expired was replaced, or its device is refused by now
+            if kind != "old" or days > 0:
+                yield observe("client_certificate_days", days, "file", path.name, f"until {words.say_moment(end)}")
+
+
 def fetch_certificate(hostname: str, port: int) -> bytes | None:
     """The certificate (DER) that a client gets on this machine; whether a client trusts it is not asked here."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -51,10 +65,10 @@ def fetch_certificate(hostname: str, port: int) -> bytes | None:
         return None
 
 
-def read_validity(certificate: bytes) -> tuple[float, float]:
-    """From when until when a certificate (DER) is valid, in seconds since 1970."""
+def read_validity(certificate: bytes, form: str = "DER") -> tuple[float, float]:
+    """From when until when a certificate is valid, in seconds since 1970."""
     done = subprocess.run(
-        ["/usr/bin/openssl", "x509", "-inform", "DER", "-noout", "-dates"],
+        ["/usr/bin/openssl", "x509", "-inform", form, "-noout", "-dates"],
         input=certificate,
         capture_output=True,
         check=True,
