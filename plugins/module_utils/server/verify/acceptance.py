@@ -146,6 +146,7 @@ class Day:
         token = secrets.token_hex(6).upper()
         self.patient_id, self.accession = PREFIX + token, "ACC" + token
         self.study, self.series = scu.new_uid(), scu.new_uid()
+        self.submitted = False
         self.proxy = web.Https(settings["hostname"], settings["ca_file"], port=settings["https_port"])
         self.certificate_until = 0
         self.users = [
@@ -186,14 +187,15 @@ class Day:
 
     def play(self) -> None:
         parts: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("Worklist", self.submit_item),  # the intake needs a second, in which the other parts go on
             ("Service", self.service),
             ("DICOM", self.devices),
             ("DICOM", self.dicom_tls),
             ("DICOM", self.strangers),
-            ("Worklist", self.worklist),
             ("DICOMweb", self.images),
             ("Access", self.users_access),
             ("Access", self.ports),
+            ("Worklist", self.worklist),
             ("Safety", self.safety),
         )
         try:
@@ -348,15 +350,23 @@ class Day:
         return self.file(IMAGE, name, sop_class=US_IMAGE, sop=sop, pixels=pixels), sop
 
     # --- Worklist -----------------------------------------------------------------------------
-    def worklist(self) -> None:
-        """Submits an item as an application does: written under another name, renamed, and served by the intake."""
+    def submit_item(self) -> None:
+        """Submits an item as an application does: written under another name, and renamed."""
         made = self.file(ITEM, "item.wl", aet=self.settings["calling_aet"], date=time.strftime("%Y%m%d"))
         drop = Path(self.settings["worklist_drop"])
-        submitted, waiting = drop / f"{self.patient_id}.wl", drop / f"{self.patient_id}.part"
+        waiting = drop / f"{self.patient_id}.part"
         if not drop.samefile(Path(self.settings["worklist_served"], ".spool/incoming")):
             raise OSError(f"{drop} is not mounted; see systemctl status srv-worklists-incoming.mount")
         shutil.copyfile(made, waiting)
-        waiting.rename(submitted)
+        waiting.rename(waiting.with_suffix(".wl"))
+        self.submitted = True
+
+    def worklist(self) -> None:
+        """Whether the intake serves the item, and Orthanc gives it to a device."""
+        if not self.submitted:  # which is reported
+            return
+        drop = Path(self.settings["worklist_drop"])
+        submitted = drop / f"{self.patient_id}.wl"
         end = time.monotonic() + WORKLIST_SECONDS
         while submitted.exists() and self.is_intake_active() and time.monotonic() < end:
             time.sleep(0.1)
