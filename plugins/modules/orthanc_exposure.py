@@ -5,13 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_exposure
-short_description: Check which ports of an Orthanc server are open, and from where
+short_description: Check which ports of an Orthanc server are open from a machine
 version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
-  - Without O(place) it runs on the server as root, and reads the firewall's table in the kernel and the listening
-    sockets.
-  - With O(place) it runs delegated on any machine, and tries a TCP connection to each port of each address.
+  - Runs delegated on any machine, and tries a TCP connection to each port of each address of the server.
+  - What it must know of the server is in the output of C(orthanc-verify run --json), which checks there what the kernel
+    lets in, and who listens.
   - It changes nothing.
 options:
   ports:
@@ -38,17 +38,19 @@ options:
         type: str
         default: ""
   place:
-    description: Name of the machine that the check runs on; it requires O(addresses).
+    description: Name of the machine that the check runs on.
     type: str
+    required: true
   addresses:
-    description: With O(place), the RV(addresses) that the call on the server returned.
+    description: The server's addresses, each with the ports on which a process listens there (C(reached.addresses)).
     type: dict
+    required: true
   seen_as:
-    description: With O(place), the address from which the server sees this machine connect, if it is known.
+    description: Address from which the server sees this machine connect, if it is known (C(reached.controller)).
     type: str
     default: ""
   known_as:
-    description: On the server, its address in the inventory; names are ignored.
+    description: The server's address in the inventory; names are ignored.
     type: str
     default: ""
   waivers:
@@ -56,7 +58,9 @@ options:
     type: dict
     default: {}
   neighbours:
-    description: With O(place), the RV(neighbours) that the call on the server returned; these ports are not Orthanc's.
+    description:
+      - Ports of nginx sites that are not part of this collection and do not lead to Orthanc, and port 80 where another
+        program listens there (C(reached.neighbours)).
     type: list
     elements: int
     default: []
@@ -67,19 +71,20 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Check the server's ports on the server itself
-  clinicops.orthanc.orthanc_exposure:
-    ports: "{{ orthanc_firewall_ports }}"
+- name: Run the acceptance test
+  ansible.builtin.command:
+    argv: [/usr/local/sbin/orthanc-verify, run, --json]
   become: true
-  register: server
+  register: day
+  changed_when: false
 
-- name: Check the server's ports from the controller
+- name: Try to reach every port from the controller
   clinicops.orthanc.orthanc_exposure:
     ports: "{{ orthanc_firewall_ports }}"
     place: localhost
-    addresses: "{{ server.addresses }}"
-    seen_as: "{{ server.controller }}"
-    neighbours: "{{ server.neighbours }}"
+    addresses: "{{ (day.stdout | from_json).reached.addresses }}"
+    seen_as: "{{ (day.stdout | from_json).reached.controller }}"
+    neighbours: "{{ (day.stdout | from_json).reached.neighbours }}"
   delegate_to: localhost
 """
 
@@ -95,25 +100,7 @@ checks:
   type: list
   elements: dict
   returned: always
-addresses:
-  description: The server's addresses, each with the ports on which a process listens.
-  type: dict
-  returned: on the server
-controller:
-  description: The address from which the server sees the controller connect; empty without SSH.
-  type: str
-  returned: on the server
-neighbours:
-  description:
-    - Ports of nginx sites that are not part of this collection and do not lead to Orthanc, and port 80 where another
-      program listens there.
-  type: list
-  elements: int
-  returned: on the server
 """
-
-import os
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import exposure
@@ -129,32 +116,20 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "ports": {"type": "list", "elements": "dict", "required": True, "options": port},
-            "place": {"type": "str"},
-            "addresses": {"type": "dict"},
+            "place": {"type": "str", "required": True},
+            "addresses": {"type": "dict", "required": True},
             "seen_as": {"type": "str", "default": ""},
             "known_as": {"type": "str", "default": ""},
             "waivers": {"type": "dict", "default": {}},
             "neighbours": {"type": "list", "elements": "int", "default": []},
         },
-        required_together=[("place", "addresses")],
         supports_check_mode=True,
     )
     asked = module.params
-    more: dict[str, Any] = {}
-    if asked["place"]:
-        known = (asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
-        checks = exposure.probe_ports(*known, asked["neighbours"])
-    else:
-        listening = exposure.list_listening()
-        neighbours = exposure.find_neighbours(listening)
-        checks = exposure.check_server(exposure.read_table(), listening, asked["ports"], asked["waivers"], neighbours)
-        checks += exposure.check_held(exposure.describe_changes(), exposure.describe_detours(), asked["waivers"])
-        more = {
-            "addresses": exposure.list_addresses(exposure.read_addresses(), listening, asked["known_as"]),
-            "controller": exposure.find_ssh_client(os.getpid()),
-            "neighbours": neighbours,
-        }
-    module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks, **more)
+    addresses = exposure.add_known(asked["addresses"], asked["known_as"])
+    known = (asked["place"], addresses, asked["ports"], asked["seen_as"], asked["waivers"])
+    checks = exposure.probe_ports(*known, asked["neighbours"])
+    module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks)
 
 
 if __name__ == "__main__":

@@ -249,11 +249,12 @@ IP = [
 
 
 def test_who_listens_is_known_for_each_address() -> None:
-    found = exposure.list_addresses(json.dumps(IP), exposure.parse_listeners(SS), "pacs")
+    found = exposure.list_addresses(json.dumps(IP), exposure.parse_listeners(SS))
     assert found == {"192.0.2.7": [22, 443, 8042], "10.0.0.5": [22, 104, 443, 8042], "2001:db8::7": [22, 443]}
     # behind a translation of addresses the inventory alone knows the one that others use
-    assert exposure.list_addresses("[]", [], "203.0.113.5") == {"203.0.113.5": []}
-    assert exposure.list_addresses("[]", [], "127.0.0.1") == {}
+    assert exposure.add_known({}, "203.0.113.5") == {"203.0.113.5": []}
+    assert exposure.add_known(found, "192.0.2.7") == exposure.add_known(found, "pacs") == found
+    assert exposure.add_known({}, "127.0.0.1") == {}
 
 
 @pytest.mark.parametrize(

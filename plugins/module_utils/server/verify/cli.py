@@ -201,7 +201,8 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             result["not_sent"] = why
             write_report(result)
             journal.say_loudly(f"The report was not sent: {why}. Remedy: correct orthanc_verify_report_url.", PROGRAM)
-        return result
+        # not of the report: for whoever tries the ports from elsewhere
+        return {**result, "reached": exposure.describe_server()}
 
 
 def write_report(result: dict[str, Any]) -> None:

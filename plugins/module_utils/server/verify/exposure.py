@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import ipaddress
 import json
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,15 @@ def probe_port(address: str, port: int) -> str:
         except OSError:
             return "silent"
         return "open"
+
+
+def add_known(addresses: dict[str, list[int]], known_as: str) -> dict[str, list[int]]:
+    """The server's addresses and that of the inventory, which behind address translation the server does not have."""
+    try:
+        other = ipaddress.ip_address(known_as)
+    except ValueError:
+        return addresses  # a name
+    return addresses if other.is_loopback or other.is_link_local else {str(other): [], **addresses}
 
 
 def is_listed(address: str, sources: list[str]) -> bool:
@@ -334,11 +344,8 @@ def is_local(listener: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def list_addresses(text: str, listening: list[tuple[str, int, list[str]]], known_as: str) -> dict[str, list[int]]:
-    """The server's addresses (`ip -json address`), each with the ports that are served there.
-
-    `known_as` is the address in the inventory: behind address translation the server itself does not have it.
-    """
+def list_addresses(text: str, listening: list[tuple[str, int, list[str]]]) -> dict[str, list[int]]:
+    """The server's addresses (`ip -json address`), each with the ports that are served there."""
     own = [
         info["local"]
         for interface in json.loads(text)
@@ -346,17 +353,20 @@ def list_addresses(text: str, listening: list[tuple[str, int, list[str]]], known
         for info in interface["addr_info"]
         if info.get("scope") == "global"
     ]
-    found = {
+    return {
         address: sorted({port for listener, port, _processes in listening if serves(listener, address)})
         for address in own
     }
-    try:
-        other = ipaddress.ip_address(known_as)
-    except ValueError:
-        return found  # a name
-    if not other.is_loopback and not other.is_link_local:
-        found.setdefault(str(other), [])
-    return found
+
+
+def describe_server() -> dict[str, Any]:
+    """What `probe_ports` needs to know of this server."""
+    listening = list_listening()
+    return {
+        "addresses": list_addresses(read_addresses(), listening),
+        "controller": find_ssh_client(os.getpid()),
+        "neighbours": find_neighbours(listening),
+    }
 
 
 def check_server(
