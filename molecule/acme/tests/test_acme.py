@@ -18,6 +18,8 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 
 SHOP = b'server { listen 8081; location / { return 200 "the shop"; } }'
+# ports 80 and 443 are probed at one address of six
+AT_ONE_ADDRESS = f"{int(PROVEN.split()[0]) - 10} passed, 0 failed"
 CHALLENGES = "/.well-known/acme-challenge/"
 DROP_IN = "/run/systemd/system/certbot.service.d/force.conf"
 
@@ -50,15 +52,15 @@ def nginx(host: Host) -> str:
     return str(host.check_output(show))
 
 
-def deploy(host: Host, settings: dict[str, Any]) -> None:
+def deploy(host: Host, settings: dict[str, Any], proven: str = PROVEN) -> None:
     status, said = play("deploy", host, settings)
     assert status == 0, said
-    assert PROVEN in said
+    assert proven in said, said
 
 
-def deploy_twice(host: Host, settings: dict[str, Any]) -> None:
+def deploy_twice(host: Host, settings: dict[str, Any], proven: str = PROVEN) -> None:
     """The second one has nothing to do."""
-    deploy(host, settings)
+    deploy(host, settings, proven)
     _status, said = play("deploy", host, settings)
     assert "changed=0" in said, said
     assert "failed=0" in said, said
@@ -170,7 +172,7 @@ def test_one_address_has_the_challenge_and_the_certificate(host: Host) -> None:
             "orthanc_proxy_address": address,
             "orthanc_https_sources": networks,
         }
-        deploy_twice(host, settings)
+        deploy_twice(host, settings, AT_ONE_ADDRESS)
         found = host.check_output("ss -Hltn '( sport = 80 or sport = 443 )' | awk '{print $4}' | sort -u").split()
         assert found == sorted([f"{at}:80", f"{at}:443", "127.0.0.1:443", "127.0.0.2:443"])
         # nobody drops what is for the other addresses
