@@ -112,6 +112,8 @@ class Notes(Progress):
     enabled: str = ""  # the unit's state before
     policy: str = ""  # the container's restart policy before
     renamed: str = ""  # the container's name since
+    storage: str = ""  # the directory of the images before
+    index: str = ""  # that of the old index, where a deploy has another one
     owner: list[int] = dataclasses.field(default_factory=list)  # of the directory: user, group, mode
     files_owner: list[int] = dataclasses.field(default_factory=list)  # of the index and the images: user, group
     links: dict[str, str] = dataclasses.field(default_factory=dict)  # nginx sites that are links
@@ -585,6 +587,8 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
     create_directories(directory, 0o700)
     container = present.inspect(wanted.container)
     notes.sent = 0
+    notes.storage = str(wanted.storage)
+    notes.index = str(wanted.index_directory) if wanted.copies_index else ""
     notes.owner, notes.files_owner = read_owners(wanted)
     notes.enabled = read_unit(UNIT, "UnitFileState")
     notes.nginx = read_unit("nginx.service", "ActiveState") == "active"

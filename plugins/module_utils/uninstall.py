@@ -317,14 +317,21 @@ def list_offers(before: Path = adoption.BEFORE) -> list[str]:
     if notes.nginx:
         said.append("nginx, which ran: systemctl enable --now nginx.service")
     if not package:
+        if any(notes.files_owner):  # a container of root reads every file
+            owner = ":".join(map(str, notes.files_owner))
+            said.append(
+                f"the owner of its images: chown --recursive --no-dereference {owner} {shlex.quote(notes.storage)}"
+            )
         said.append(f"the container: docker update --restart={notes.policy or 'no'} {notes.renamed}")
         said.append(f"and its start: docker start {notes.renamed}")
     else:
         start = "enable --now" if notes.enabled == "enabled" else "start"
         said.append(f"Orthanc: systemctl unmask {adoption.UNIT} && systemctl {start} {adoption.UNIT}")
+    index = "an Orthanc that is older than the one that was deployed cannot read the index as it is now"
+    if notes.index:
+        index = f"the old Orthanc has an index of its own in {notes.index}, without what came since the adoption"
     return [
         *said,
-        "an Orthanc that is older than the one that was deployed cannot read the index as it is now; and the old one"
-        " is as open as it was",
+        f"{index}; and the old one is as open as it was",
         f"once nothing of this is needed: rm -r {before}",
     ]
