@@ -126,7 +126,7 @@ def require_clean(host: Host) -> None:
     machine = name_of(host)
     assert must(machine, "find /var/lib/orthanc/db -maxdepth 1 -name '.upgrade*'") == ""
     assert must(machine, f"find {NOTES}/arrived -type f 2>/dev/null || true") == ""
-    assert must(machine, f"ls -d {KEPT}* || true") == ""
+    assert must(machine, f"ls -d {KEPT}* 2>/dev/null || true") == ""
 
 
 def describe_settings(host: Host) -> str:

@@ -130,4 +130,5 @@ def test_the_package_becomes_the_container(host: Host) -> None:
     assert "The package orthanc stays installed, and its service does not start." in said
     assert read_running(host) == (False, f"orthanc {NAME}:1.12.7 running")
     assert read_record(host) == ("package", "1.12.7", "docker", "1.12.7")
-    require_stable(host, {})
+    require_stable(host, ask_for("1.12.7"))
+    must(name_of(host), f"docker rmi {NAME}:fails {NAME}:1.13.0")  # the next tests bring them
