@@ -240,6 +240,7 @@ LISTEN 0      128 10.0.0.5%eth1:104   0.0.0.0:* users:(("docker-proxy",pid=9,fd=
 """
 IP = [
     {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "scope": "host"}]},
+    {},  # iproute2 6.1: an interface that is down
     {"ifname": "eth0", "addr_info": [{"local": "192.0.2.7", "scope": "global"}, {"local": "fe80::7", "scope": "link"}]},
     {"ifname": "eth1", "addr_info": [{"local": "10.0.0.5", "scope": "global"}]},
     {"ifname": "eth2", "addr_info": [{"local": "2001:db8::7", "scope": "global"}]},

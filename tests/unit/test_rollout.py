@@ -36,7 +36,7 @@ def write_playbook(directory: Path) -> Path:
     deploy["pre_tasks"] = deploy["pre_tasks"][: names.index(GATE) + 1]
     [tested] = [task for task in deploy["post_tasks"] if "rescue" in task]
     deploy["post_tasks"] = [{**tested, "block": WORK}]
-    deploy["vars"] |= {
+    deploy["vars"] = {
         **{"orthanc_verify_rollout_back": "{{ orthanc_rollout_back }}", "orthanc_verify_report_directory": ""},
         **{"orthanc_config_loaded": ["dicom-web"], "orthanc_install_address": "127.0.0.1"},
     }

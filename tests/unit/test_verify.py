@@ -370,7 +370,7 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     found = verify.report(SETTINGS, day)
     assert set(found) == {
         *("clinic", "host", "hostname", "time", "passed", "collection", "versions", "checks", "waivers"),
-        *("certificates", "limits", "disk", "backup", "server", "devices"),
+        *("certificates", "limits", "disk", "backup", "server", "devices", "reached"),
     }
     assert set(found["checks"][0]) == {
         *("group", "name", "tried", "expected", "seen", "passed", "waiver", "remedy"),

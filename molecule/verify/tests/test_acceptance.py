@@ -157,7 +157,7 @@ def test_cron_is_silent_or_loud_in_the_journal(machine: str) -> None:
     errors = f"journalctl --output=cat --no-pager --priority=err -t orthanc-verify --since=@{since}"
     assert cron(machine) == 0
     assert must(machine, errors).replace("-- No entries --", "").strip() == ""
-    must(machine, "systemctl stop orthanc-worklist.path")
+    must(machine, "systemctl stop orthanc-worklist.path orthanc-worklist.service")
     try:
         assert cron(machine) == 1
     finally:

@@ -101,6 +101,7 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
             **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
         },
         "devices": described_devices(settings, set(over_tls)),
+        "reached": exposure.describe_server(),  # for whoever tries the ports from elsewhere
     }
 
 
@@ -201,8 +202,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
             result["not_sent"] = why
             write_report(result)
             journal.say_loudly(f"The report was not sent: {why}. Remedy: correct orthanc_verify_report_url.", PROGRAM)
-        # not of the report: for whoever tries the ports from elsewhere
-        return {**result, "reached": exposure.describe_server()}
+        return result
 
 
 def write_report(result: dict[str, Any]) -> None:

@@ -348,7 +348,8 @@ def list_addresses(text: str, listening: list[tuple[str, int, list[str]]]) -> di
     """The server's addresses (`ip -json address`), each with the ports that are served there."""
     own = [
         info["local"]
-        for interface in json.loads(text)
+        for interface in json.loads(text or "[]")
+        if interface  # iproute2 6.1 prints {} in the place of one that is down
         if not INTERNAL.fullmatch(interface["ifname"])
         for info in interface["addr_info"]
         if info.get("scope") == "global"
