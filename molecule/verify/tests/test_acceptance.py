@@ -166,6 +166,16 @@ def test_cron_is_silent_or_loud_in_the_journal(machine: str) -> None:
     assert f"{said} /srv/worklists/incoming, the worklist service is stopped" in must(machine, errors)
 
 
+def test_items_that_are_done_are_taken_away_at_any_moment(machine: str) -> None:
+    """The timer may fire while the synthetic patient has an item and images."""
+    tidy = "while :; do /usr/local/bin/orthanc-worklist tidy; done"
+    must(machine, f"setsid sh -c '{tidy}' >/dev/null 2>&1 </dev/null & echo $! >/tmp/tidy.pid")
+    try:
+        assert [failed(machine) for _run in range(3)] == [set()] * 3
+    finally:
+        must(machine, "kill -- -$(cat /tmp/tidy.pid)")
+
+
 def asked(host: Host, module: str, **options: Any) -> Any:
     """What a module of the collection returns on the machine, whether it fails or not."""
     try:

@@ -193,10 +193,10 @@ class Day:
             ("DICOM", self.devices),
             ("DICOM", self.dicom_tls),
             ("DICOM", self.strangers),
-            ("DICOMweb", self.images),
             ("Access", self.users_access),
             ("Access", self.ports),
             ("Worklist", self.worklist),
+            ("DICOMweb", self.images),  # once they are there, orthanc-worklist takes the item away as done
             ("Safety", self.safety),
         )
         try:
