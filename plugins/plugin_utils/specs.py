@@ -62,7 +62,8 @@ def read_shared() -> dict[str, Any]:
 @functools.cache
 def read_wiring() -> dict[str, Any]:
     """The variables that the playbooks set from what roles publish: names and templates."""
-    return read_yaml(ROOT / "playbooks/vars/wiring.yml")
+    wiring = read_yaml(ROOT / "playbooks/vars/wiring.yml")
+    return {name: value for name, value in wiring.items() if not name.startswith("__")}  # what only plays share
 
 
 @functools.cache
