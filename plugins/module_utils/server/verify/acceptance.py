@@ -133,8 +133,7 @@ def local_addresses() -> list[str]:
     done = ask_program("ip", "-json", "address", "show", "up")
     if done.status:
         raise OSError(f"ip cannot list this machine's addresses: {done.errors}")
-    # iproute2 6.1 prints {} in the place of an interface that is down
-    return [info["local"] for interface in json.loads(done.output) for info in interface.get("addr_info", [])]
+    return [info["local"] for interface in exposure.parse_interfaces(done.output) for info in interface["addr_info"]]
 
 
 class Day:

@@ -344,12 +344,16 @@ def is_local(listener: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
+def parse_interfaces(text: str) -> list[dict[str, Any]]:
+    """The interfaces of `ip -json address show up`; iproute2 6.1 prints {} in the place of one that is down."""
+    return [interface for interface in json.loads(text) if interface]
+
+
 def list_addresses(text: str, listening: list[tuple[str, int, list[str]]]) -> dict[str, list[int]]:
     """The server's addresses (`ip -json address`), each with the ports that are served there."""
     own = [
         info["local"]
-        for interface in json.loads(text or "[]")
-        if interface  # iproute2 6.1 prints {} in the place of one that is down
+        for interface in parse_interfaces(text or "[]")
         if not INTERNAL.fullmatch(interface["ifname"])
         for info in interface["addr_info"]
         if info.get("scope") == "global"
