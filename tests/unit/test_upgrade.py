@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.se
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.upgrade import Notes
 
-PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
+ROOT = Path(__file__).resolve().parents[2]
+PLAYBOOKS, ROLE = ROOT / "playbooks", ROOT / "roles/orthanc_install"
 
 
 def name_file(number: int) -> str:
@@ -249,3 +254,46 @@ def test_every_task_of_an_upgrade_belongs_to_a_phase_and_each_failure_after_the_
     [guarded] = [task for task in play["tasks"] if "rescue" in task]
     assert {tag for tags, _task in find_tasks(guarded["block"]) for tag in tags} == {"switch", "verify"}
     assert {tags for tags, _task in find_tasks(guarded["rescue"])} == {("switch", "verify")}
+
+
+def test_a_deploy_knows_which_step_an_upgrade_is_at(tmp_path: Path) -> None:
+    """The shell of the role's inspection reads the notes as they are written."""
+    [inspection, _record] = yaml.safe_load((ROLE / "tasks/inspect.yml").read_text())
+    script = inspection["ansible.builtin.shell"]["cmd"]
+    [line] = [one for one in script.splitlines() if str(Notes.PLACE) in one]
+    read = ["bash", "-c", f'{line.replace(str(Notes.PLACE.parent), str(tmp_path))}; printf "%s" "$upgrade"']
+    for step in upgrade.STEPS:
+        if step:  # otherwise there are no notes
+            Notes(missing=["step"], image='"step": "x"').write(step, tmp_path)
+        assert subprocess.run(read, capture_output=True, text=True, check=True).stdout == step
+
+
+def test_a_deploy_is_refused_while_an_upgrade_is_unfinished(tmp_path: Path) -> None:
+    hosts = {step or "none": {"__orthanc_install_found": {"upgrade": step}} for step in upgrade.STEPS}
+    inventory, playbook = tmp_path / "hosts.json", tmp_path / "play.yml"
+    inventory.write_text(json.dumps({"all": {"hosts": hosts, "vars": {"ansible_connection": "local"}}}))
+    include = {"name": "clinicops.orthanc.orthanc_install", "tasks_from": "refuse_unfinished"}
+    playbook.write_text(
+        json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": include}]}])
+    )
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "default"}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    refused = re.findall(r"^(\w+) +: .* failed=1 ", done.stdout, re.MULTILINE)
+    assert sorted(refused) == sorted(upgrade.UNFINISHED), done.stdout
+    said = " ".join(done.stdout.split())
+    for step in upgrade.UNFINISHED:
+        assert f"The upgrade of Orthanc is not complete ({step})" in said
+    assert "run the playbook clinicops.orthanc.upgrade again; or go back with --tags back" in said
+
+
+def test_an_upgrade_does_not_refuse_itself() -> None:
+    """It goes on where it was interrupted, and has an older Orthanc to go back to."""
+    [play] = yaml.safe_load((PLAYBOOKS / "upgrade.yml").read_text())
+    tasks = yaml.safe_load((ROLE / "tasks/preflight.yml").read_text())
+    conditions = {str(one.get("ansible.builtin.include_tasks")): one.get("when") for one in tasks}
+    assert play["vars"]["__orthanc_install_upgrades"] is True
+    assert conditions["refuse_unfinished.yml"] == "not __orthanc_install_upgrades | default(false)"
+    assert conditions["refuse_older.yml"] == "not __orthanc_install_is_unfinished"
