@@ -18,6 +18,7 @@ from typing import Any
 from ..core.errors import Refused
 from ..core.files import hash_file
 from ..core.process import read_output
+from ..orthanc.layout import MARKER
 from . import history, placing
 from .exchange import exchange_data
 from .freeze import parse_version
@@ -54,6 +55,7 @@ def restore_snapshot(
     if target and target.exists() and any(target.iterdir()):
         raise Refused(f"{target} is not empty. Remedy: choose another directory for --target.")
     if not target:
+        require_disk(settings)
         require_place(settings, proof)
         require_version(settings, manifest["orthanc"])
     work = target or settings.storage / f".restore-{identity}"
@@ -139,6 +141,16 @@ def read_own_options(settings: Settings) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise Refused(f"{settings.orthanc} cannot be read ({error}). Remedy: deploy again.") from None
+
+
+def require_disk(settings: Settings) -> None:
+    """Refuses a storage directory in which Orthanc would not start: the data disk is not mounted, or is a new one."""
+    storage, account = settings.storage, settings.account
+    if (storage / MARKER).exists() and storage.stat().st_uid == account.pw_uid:
+        return
+    what = f"{storage} (orthanc_storage_dir) has no file {MARKER}, or does not belong to {settings.owner}"
+    prepare = f"install -d -o {settings.owner} -g {settings.owner} -m 750 {storage} && touch {storage / MARKER}"
+    raise Refused(f"{what}. Remedy: mount the data disk; if it is a new one, prepare it: {prepare}")
 
 
 def require_place(settings: Settings, proof: Proof) -> None:
