@@ -37,7 +37,8 @@ accounts of worklist writers, the settings of the mail server, node_exporter and
 server's own CA with the certificates that it issued, and Debian's packages are kept.
 
 A password that contains `{{` needs Ansible's tag `!unsafe`; otherwise it is read as a template. The directories must
-be used by Orthanc only: those of the system and of other people are refused, and so are the ports 22, 80 and 443."""
+be used by Orthanc only: those of the system and of other people are refused. Orthanc's own ports (`orthanc_dicom_port`,
+`orthanc_dicom_tls_port`, `orthanc_http_port`) cannot be 22, 80 or 443."""
 
 
 @cache
