@@ -15,13 +15,16 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from .server.core.process import WAIT_SECONDS, try_output
+from .server.core.process import MISSING, WAIT_SECONDS, run_program, try_output
+from .server.orthanc.runtime import is_absent, require_docker
 
 OURS = "/etc/orthanc/site"
 CONFIGURATION = f"{OURS}/orthanc.json"
 NAME = "orthanc"  # of the account and of the container that a deploy creates
 # The entry point of orthancteam/orthanc builds the configuration with this program.
 GENERATOR = "/startup/generateConfiguration.py"
+# in what Docker's command says where no engine runs, up to its release 28 and after
+NO_ENGINE = "daemon (is )?running"
 PLUGINS = ("/usr/share/orthanc/plugins", "/usr/local/share/orthanc/plugins")
 
 
@@ -48,7 +51,7 @@ def read_present(path: str, container: str) -> dict[str, Any]:
     if inspected and not read:
         return of_container(inspected)
     files = of_machine(read or ["/etc/orthanc"])
-    inspected = inspected or inspect(NAME)
+    inspected = inspected or ({} if is_active() else inspect(NAME))
     return {
         "files": files,
         "environment": None if path else unit_environment(),
@@ -108,19 +111,28 @@ def of_machine(paths: list[str]) -> dict[str, str]:
 
 # --- a container --------------------------------------------------------------------------------
 def inspect(name: str) -> dict[str, Any]:
-    """The output of `docker inspect` for a container; empty if it does not exist."""
-    shown: list[dict[str, Any]] = (
-        json.loads(try_output("docker", "inspect", "--type", "container", name) or "[]") if name else []
-    )
-    return shown[0] if shown else {}
+    """The output of `docker inspect` for a container; empty if it does not exist, or Docker is not installed.
+
+    Refused where Docker does not answer: the container may run all the same."""
+    done = run_program("docker", "inspect", "--type", "container", name) if name else None
+    if not done or done.status == MISSING or is_absent(done):
+        return {}
+    require_docker("inspect", done)
+    found: dict[str, Any] = json.loads(done.output)[0]
+    return found
 
 
 def list_containers(*, stopped: bool = False) -> list[dict[str, Any]]:
-    """`docker inspect` of the containers whose image or command is Orthanc's, or that have a deploy's name."""
+    """`docker inspect` of the containers whose image or command is Orthanc's, or that have a deploy's name.
+
+    None without an engine that runs. Refused where it does not answer."""
     every = ["--all"] if stopped else []
-    listed = try_output("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")
+    listed = run_program("docker", "ps", *every, "--no-trunc", "--format", "{{.Names}}\t{{.Image}}\t{{.Command}}")
+    if listed.status == MISSING or re.search(NO_ENGINE, listed.errors):
+        return []
+    require_docker("ps", listed)
     found = []
-    for name, image, command in (line.split("\t", 2) for line in listed.splitlines()):
+    for name, image, command in (line.split("\t", 2) for line in listed.output.splitlines()):
         if name == NAME or NAME in f"{image.rpartition('/')[2]} {command}".lower():
             found.append(inspect(name))
     return [one for one in found if one]  # one may be gone by now

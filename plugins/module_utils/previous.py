@@ -308,11 +308,11 @@ def find_obstacle(notes: Notes) -> str:
 def go_back(plugins: list[str], address: str, directory: Path = DIRECTORY) -> Outcome:
     """Puts back what was kept, restarts what it concerns, and runs the acceptance test of before."""
     notes = Notes.read(directory)
-    if obstacle := find_obstacle(notes):
-        return Outcome(False, f"not put back: {obstacle}", f"Nothing was put back: {obstacle}.")
-    notes.write("returning", directory)
-    paths = [Path(path) for path in notes.paths]
     try:
+        if obstacle := find_obstacle(notes):
+            return Outcome(False, f"not put back: {obstacle}", f"Nothing was put back: {obstacle}.")
+        notes.write("returning", directory)
+        paths = [Path(path) for path in notes.paths]
         with tarfile.open(directory / ARCHIVE) as kept:
             names = {Path("/", name) for name in kept.getnames()}
         came = [path.name for path in paths if path.parent == removal.SYSTEMD and path not in names]

@@ -83,9 +83,11 @@ problems:
 """
 
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, neighbours, occupied
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
 PORT = {
     "name": {"type": "str", "required": True},
@@ -93,6 +95,22 @@ PORT = {
     "sources": {"type": "list", "elements": "str", "required": True},
     "address": {"type": "str", "default": ""},
 }
+
+
+def find_problems(wanted: dict[str, Any]) -> list[neighbours.Problem]:
+    """What a deploy would conflict with. Refused where that cannot be seen."""
+    ports = [neighbours.Port(one["name"], one["port"], one["sources"], one["address"]) for one in wanted["ports"]]
+    found: list[neighbours.Problem] = []
+    storage = Path(wanted["storage_dir"])
+    adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
+    found += neighbours.check_addresses(ports, neighbours.list_addresses(), containers=wanted["containers"])
+    if not wanted["deployed"]:
+        found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
+    # packets to Docker's published ports do not pass the chains in which other firewalls filter
+    found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
+    if wanted["containers"]:
+        found += neighbours.check_docker(neighbours.list_docker_rules())
+    return found
 
 
 def main() -> None:
@@ -107,18 +125,10 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    wanted = module.params
-    ports = [neighbours.Port(one["name"], one["port"], one["sources"], one["address"]) for one in wanted["ports"]]
-    found = []
-    storage = Path(wanted["storage_dir"])
-    adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
-    found += neighbours.check_addresses(ports, neighbours.list_addresses(), containers=wanted["containers"])
-    if not wanted["deployed"]:
-        found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
-    # packets to Docker's published ports do not pass the chains in which other firewalls filter
-    found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
-    if wanted["containers"]:
-        found += neighbours.check_docker(neighbours.list_docker_rules())
+    try:
+        found = find_problems(module.params)
+    except Refused as error:
+        module.fail_json(msg=str(error))
     module.exit_json(changed=False, problems=[problem._asdict() for problem in found])
 
 

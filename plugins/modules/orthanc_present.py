@@ -69,6 +69,7 @@ container:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def main() -> None:
     )
     try:
         found = present.read_present(module.params["path"], module.params["container"])
-    except (present.NotFoundError, OSError) as error:
+    except (present.NotFoundError, Refused, OSError) as error:
         found = {"files": {}, "image": False, "of": "", "why": str(error)}
     module.exit_json(changed=False, **found)
 

@@ -71,6 +71,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import previous
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
 
 def end_module(_number: int, _frame: object) -> None:
@@ -102,6 +103,8 @@ def main() -> None:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}"
         module.fail_json(msg=f"{what}. Remedy: correct what it reports, and deploy again.", **result)
+    except Refused as error:
+        module.fail_json(msg=str(error), **result)
     module.exit_json(**{**result, **outcome})
 
 

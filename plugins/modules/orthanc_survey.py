@@ -141,6 +141,7 @@ deployed:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import survey
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
 
 def main() -> None:
@@ -156,7 +157,10 @@ def main() -> None:
         supports_check_mode=True,
     )
     lists = {name: tuple(module.params[name]) for name in ("hosts", "scripts")}
-    module.exit_json(changed=False, **survey.survey(survey.Asked(**{**module.params, **lists})))
+    try:
+        module.exit_json(changed=False, **survey.survey(survey.Asked(**{**module.params, **lists})))
+    except Refused as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

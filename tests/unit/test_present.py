@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils import present
+from ansible_collections.clinicops.orthanc.plugins.module_utils import present, uninstall, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc import runtime
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_directory_is_read_as_orthanc_reads_it(tmp_path: Path) -> None:
@@ -24,7 +33,119 @@ def test_a_directory_is_read_as_orthanc_reads_it(tmp_path: Path) -> None:
     assert present.read_present(str(tmp_path / "nothing"), "")["files"] == {}
 
 
-def test_a_container_that_is_not_there_is_named() -> None:
+def play_docker(patch: pytest.MonkeyPatch, directory: Path, output: str = "", errors: str = "") -> None:
+    """A command `docker` that says this, and fails if it says an error; as the real one does, with an empty list."""
+    said = f"printf '%s' '{output or '[]'}'; " + (f"echo '{errors}' >&2; exit 1" if errors else "exit 0")
+    (directory / "docker").write_text(f"#!/bin/sh\n{said}\n")
+    (directory / "docker").chmod(0o755)
+    patch.setenv("PATH", str(directory), prepend=":")
+
+
+# what Docker 20.10, 28.2 and 29 say, and podman as docker
+ABSENT = [
+    "Error: No such container: orthanc",
+    "Error response from daemon: No such container: orthanc",
+    "error: no such object: orthanc",
+    'Error: no such container "orthanc"',
+]
+NO_ENGINE = [
+    "Cannot connect to the Docker daemon at unix:///var/run/docker.sock. Is the docker daemon running?",
+    "failed to connect to the docker API at unix:///var/run/docker.sock; check if the path is correct and if the daemon"
+    " is running: dial unix /var/run/docker.sock: connect: no such file or directory",
+]
+BROKEN = [
+    "permission denied while trying to connect to the Docker daemon socket at unix:///var/run/docker.sock: dial unix"
+    " /var/run/docker.sock: connect: permission denied",
+    "Error response from daemon: layer does not exist",
+]
+
+
+@pytest.mark.parametrize("errors", ABSENT)
+def test_a_container_is_absent_where_docker_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str
+) -> None:
+    play_docker(monkeypatch, tmp_path, errors=errors)
+    assert present.inspect("orthanc") == {}
+    assert runtime.Container().read_state() == runtime.State(False, 0, None)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # and where it is not installed
+    assert present.inspect("orthanc") == {}
+    assert present.list_containers() == []
+
+
+@pytest.mark.parametrize("errors", NO_ENGINE + BROKEN)
+def test_a_docker_that_does_not_answer_does_not_mean_that_there_is_no_container(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str
+) -> None:
+    """It may run on without its engine; an uninstall would remove its images and its firewall."""
+    play_docker(monkeypatch, tmp_path, errors=errors)
+    refused = pytest.raises(Refused, match=r"docker inspect: .*Remedy: see systemctl status docker")
+    with refused:
+        present.inspect("orthanc")
+    with refused:
+        runtime.Container().read_state()
+    with refused:
+        uninstall.has_container()
+    with refused:
+        upgrade.is_aside(upgrade.Notes(step="switching"))
+
+
+@pytest.mark.parametrize("errors", BROKEN)
+def test_containers_that_cannot_be_listed_are_not_absent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str
+) -> None:
+    play_docker(monkeypatch, tmp_path, errors=errors)
+    with pytest.raises(Refused, match=r"docker ps: .*Remedy: see systemctl status docker"):
+        present.list_containers(stopped=True)
+
+
+@pytest.mark.parametrize("errors", NO_ENGINE)
+def test_without_an_engine_no_container_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str) -> None:
+    play_docker(monkeypatch, tmp_path, errors=errors)
+    assert present.list_containers(stopped=True) == []
+
+
+def test_what_docker_says_of_a_container_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play_docker(monkeypatch, tmp_path, '[{"Image": "sha256:abc"}]')
+    assert present.inspect("orthanc") == {"Image": "sha256:abc"}
+    assert present.inspect("") == {}
+
+
+def call(module: str, arguments: dict[str, object]) -> dict[str, Any]:
+    """The answer of a module to these arguments."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"ansible_collections.clinicops.orthanc.plugins.modules.{module}"],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": ".collections"}, cwd=ROOT,
+    )  # fmt: skip
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+STORAGE = {"storage_dir": "/srv/nothing"}
+MODULES: list[tuple[str, dict[str, object]]] = [
+    ("orthanc_uninstall", {**STORAGE, "step": "inspect", "worklist_dir": "/srv/nothing"}),
+    ("orthanc_occupied", {**STORAGE}),
+    ("orthanc_survey", {"container": "pacs"}),
+]
+
+
+@pytest.mark.parametrize(("module", "arguments"), MODULES, ids=lambda given: given if isinstance(given, str) else "")
+def test_a_module_says_what_to_do_where_docker_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, arguments: dict[str, object]
+) -> None:
+    play_docker(monkeypatch, tmp_path, errors=BROKEN[-1])
+    answer = call(module, arguments)
+    assert answer["failed"]
+    assert "layer does not exist. Remedy: see systemctl status docker" in answer["msg"]
+
+
+def test_the_reading_of_a_configuration_says_why_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play_docker(monkeypatch, tmp_path, errors=BROKEN[-1])
+    assert "layer does not exist" in call("orthanc_present", {"container": "pacs"})["why"]
+
+
+def test_a_container_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    play_docker(monkeypatch, tmp_path, errors="Error response from daemon: No such container: clinicops-nobody")
     with pytest.raises(present.NotFoundError, match="The container clinicops-nobody does not exist"):
         present.read_present("", "clinicops-nobody")
 

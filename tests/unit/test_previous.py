@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import previous
 from ansible_collections.clinicops.orthanc.plugins.module_utils.previous import Notes
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from test_made import ROLES, read_made
+from test_present import BROKEN, play_docker
 
 
 def make(top: Path) -> list[Path]:
@@ -129,3 +131,18 @@ def test_another_release_is_not_put_back(
     outcome = previous.go_back([], "127.0.0.1", directory)
     assert (outcome.returned, outcome.short) == (False, f"not put back: {why}")
     assert Notes.read(directory).step == "kept", "nothing was begun"
+
+
+def test_what_was_kept_stays_where_docker_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not known then which release the server has."""
+    (tmp_path / "facts.json").write_text(json.dumps({"method": "docker"}))
+    monkeypatch.setattr(previous, "FACTS", tmp_path / "facts.json")
+    directory = tmp_path / "previous"
+    Notes(method="docker", release="sha256:1").write("kept", directory)
+    play_docker(monkeypatch, tmp_path, errors=BROKEN[-1])
+    with pytest.raises(Refused, match="layer does not exist"):
+        previous.keep([], [], "127.0.0.1", directory)
+    outcome = previous.go_back([], "127.0.0.1", directory)
+    assert (outcome.returned, outcome.short) == (False, "could not be put back")
+    assert f"layer does not exist. Remedy: see systemctl status docker. What was kept is in {directory}" in outcome.said
+    assert Notes.read(directory).step == "kept"

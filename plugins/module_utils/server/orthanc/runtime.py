@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ..core.errors import Refused
-from ..core.process import read_output, run_program
+from ..core.process import Finished, read_output, run_program
 
 STOP_SECONDS = 600  # as the unit's TimeoutStopSec
 NAME = "orthanc"  # of the unit, and of the container
@@ -85,10 +85,9 @@ class Container:
         """How it is now; one that is not there does not run."""
         template = "--format={{json .State}} {{.RestartCount}}"
         done = run_program("docker", "inspect", "--type=container", template, self.name)
-        if done.status and "no such" in done.errors.lower():
+        if is_absent(done):
             return State(False, 0, None)
-        if done.status:
-            raise Refused(f"docker inspect: {done.errors.strip()}. Remedy: see systemctl status docker.")
+        require_docker("inspect", done)
         state, _unused, restarts = done.output.strip().rpartition(" ")
         found = json.loads(state)
         return State(found["Running"] and found["Pid"] != 0, found["Pid"], int(restarts))
@@ -115,6 +114,18 @@ class Container:
         alone = ("--rm", "--network=none", "--entrypoint=Orthanc")
         said = read_output("docker", "run", *alone, self.image, "--version", seconds=None)
         return find_version(said.partition("\n")[0]) or "mainline"
+
+
+def is_absent(inspected: Finished) -> bool:
+    """Whether Docker answers to an inspection that there is no such container."""
+    # also "no such file or directory", of its socket, is an answer, but not of Docker
+    return inspected.status != 0 and bool(re.search("no such (container|object)", inspected.errors, re.IGNORECASE))
+
+
+def require_docker(verb: str, done: Finished) -> None:
+    """Refused where Docker did not do it, which says nothing of its containers."""
+    if done.status:
+        raise Refused(f"docker {verb}: {done.errors.strip()}. Remedy: see systemctl status docker.")
 
 
 def choose_runtime(method: str, name: str = NAME) -> Unit | Container:
