@@ -32,6 +32,11 @@ OF_BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 RESTORE = "restore.json"  # while a restore is not complete
 LAST_COPY = "removes_last_copy"  # the name of the waiver
 WELCOME = adoption.NGINX / "sites-enabled/default"
+# images that came meanwhile and that the old Orthanc did not take when it was brought back
+ARRIVED = {
+    "an upgrade": upgrade.DIRECTORY / upgrade.ARRIVED,
+    "an adoption": adoption.BEFORE / adoption.ARRIVED,
+}
 LOGS = "/var/log/nginx/orthanc_*.log"
 SHELL = "/usr/sbin/nologin"
 
@@ -274,6 +279,7 @@ def list_staying(clinic: Clinic) -> list[str]:
     if not clinic.images_go and (has_images(clinic.storage) or (clinic.storage / "index").exists()):
         count = sum(1 for _unused in clinic.storage.glob(FILES))
         said.append(f"{count} files of images, and the index, in {clinic.storage}; worklists in {clinic.worklist}")
+    said += list_arrived()
     if not clinic.backups_go and (repository := read_object(CONFIGURATION).get("repository")):
         said.append(f"the backups in {repository}; its password is orthanc_backup_password of the inventory: keep it")
     installed = [name for name in dict.fromkeys(clinic.packages) if adoption.is_installed(name)]
@@ -297,6 +303,16 @@ def list_staying(clinic: Clinic) -> list[str]:
         said.append(f"nginx without its welcome page. To have it again: ln -s {page} {WELCOME}")
     if any(Path("/").glob(LOGS.lstrip("/"))):
         said.append(f"the logs {LOGS}")
+    return said
+
+
+def list_arrived() -> list[str]:
+    """The images that are in no Orthanc: how many, where, and when they came. No waiver removes them."""
+    said = []
+    for when, directory in ARRIVED.items():
+        if count := sum(1 for _unused in directory.glob("*.dcm")):
+            what = f"{words.say_count(count, 'image')} in {directory} that came during {when} and that no Orthanc has"
+            said.append(f"{what}. Once stored elsewhere: rm -r {directory}")
     return said
 
 

@@ -31,7 +31,7 @@ BY_PROGRAMS = {
     "orthanc_install": [
         *("/run/orthanc-adoption.lock", "/run/orthanc-upgrade.lock"),
         *(f"/var/lib/orthanc-upgrade/{name}.json" for name in ("upgrade", "history")),
-        "/var/lib/orthanc-previous",
+        *("/var/lib/orthanc-upgrade/etc", "/var/lib/orthanc-previous"),
     ],
     "orthanc_monitor": [
         *("/var/lib/orthanc/db/.orthanc-disk-guard", "/var/lib/orthanc/db/.orthanc-reserve"),

@@ -30,6 +30,7 @@ from uninstalled import (
 )
 
 BEFORE = "/etc/orthanc/site/before"
+UPGRADE = "/var/lib/orthanc-upgrade"
 SEED = 24
 MOMENTS = (12, 45)  # tasks of an uninstall
 # What may differ after an uninstall, and why. Files of packages, and units of the same name, are not listed: packages
@@ -42,6 +43,7 @@ DIFFERS = {
     "file /etc/systemd/system/orthanc.service": "Orthanc stays masked",
     "(unit|loaded) orthanc.service": "Orthanc stays masked",
     f"file {BEFORE}(/.*)?": "what the adoption had put away stays",
+    "file /var/lib/orthanc-upgrade(/arrived(/.*)?)?": "images that no Orthanc has stay",
     "file /etc/orthanc(/site|/[a-z]+[.]json)?": "where that is; configuration files of packages",
     # what the maintainer scripts of packages make
     "(account|group) (orthanc|docker|systemd-timesync|_ssh|msmtp|prometheus|ssl-cert)": "accounts of packages",
@@ -179,12 +181,22 @@ def cut_off(machine: str) -> None:
     running.wait()
 
 
+def leave_upgrade(machine: str) -> None:
+    """What an upgrade leaves that went back and whose old Orthanc did not take an image."""
+    must(machine, f"mkdir -p -m 700 {UPGRADE}/arrived {UPGRADE}/etc/orthanc/site")
+    put(machine, f"{UPGRADE}/arrived/1.dcm", b"an image that no Orthanc has")
+    put(machine, f"{UPGRADE}/etc/orthanc/site/orthanc.json", b'{"RegisteredUsers": {"viewer": "a password"}}')
+
+
 def test_what_was_deployed_goes(images: dict[str, dict[str, str]]) -> None:
     """One of them after it was cut off; and a second time nothing changes."""
+    leave_upgrade(CONTAINER)
     cut_off(PACKAGE)
     for machine, (status, told) in on_all(uninstall).items():
         assert status == 0, told[-3000:]
         require_uninstalled(machine)
+        assert (f"1 image in {UPGRADE}/arrived that came" in told) == (machine == CONTAINER)
+    assert must(CONTAINER, f"find {UPGRADE} -type f").split() == [f"{UPGRADE}/arrived/1.dcm"]
     for status, told in on_all(lambda machine: uninstall(machine, confirm="")).values():
         assert status == 0, told[-3000:]
         assert " changed=0 " in told, told[-3000:]
