@@ -122,6 +122,19 @@ class Notes(Progress):
 
 
 # --- what is there ------------------------------------------------------------------------------
+# of a container that was started with --rm
+REMOVED = "is removed by Docker when it stops (docker run --rm), with the images in its unnamed volumes"
+KEEP_VOLUMES = (
+    "do not stop it; make another one without --rm that keeps its volumes (docker create --volumes-from {0} --name "
+    "pacs, then its other options, image and command), stop {0}, start the other one, and name that"
+)
+
+
+def is_removed(container: dict[str, Any]) -> bool:
+    """Whether Docker removes the container when it stops, by what `docker inspect` says of it."""
+    return bool((container.get("HostConfig") or {}).get("AutoRemove"))
+
+
 def find_problems(wanted: Wanted, notes: Notes) -> list[Problem]:
     """Why the Orthanc that the inventory names cannot be adopted."""
     if notes.step in ("switching", "switched", "returning", "adopted"):
@@ -130,12 +143,15 @@ def find_problems(wanted: Wanted, notes: Notes) -> list[Problem]:
         message = f"is set, but this machine is deployed already: {present_file} exists"
         return [Problem(NAME, message, "remove the setting, and move the images of another Orthanc with its own tools")]
     found = []
-    remedy = "correct it, or run playbooks/adopt.yml again"
+    remedy = "correct it, or run clinicops.orthanc.adopt again"
     if not (wanted.index_directory / "index").is_file():
         setting = "index_dir" if wanted.index else "storage_dir"
         found.append(Problem(f"{NAME}.{setting}", f"{wanted.index_directory} has no index of an Orthanc", remedy))
-    if wanted.method == "container" and not present.inspect(wanted.container):
+    container = present.inspect(wanted.container)
+    if wanted.method == "container" and not container:
         found.append(Problem(f"{NAME}.container", f"there is no container {wanted.container}", remedy))
+    if is_removed(container):
+        found.append(Problem(f"{NAME}.container", REMOVED, KEEP_VOLUMES.format(wanted.container)))
     if wanted.method == "package" and not is_installed():
         found.append(Problem(f"{NAME}.method", "is package, but the package orthanc is not installed", remedy))
     for site in wanted.sites:
@@ -309,7 +325,8 @@ def bring_files(wanted: Wanted, directory: Path, *, last: bool) -> None:
         with contextlib.suppress(*deleted):
             bring_file(wanted.storage / name, directory / name, directory / f"{ASIDE}-file.part")
     if last:
-        for name in here - there:  # deleted since the copy
+        known = list_attachments(wanted.index_directory / "index")
+        for name in here - there - known:  # deleted since the copy
             (directory / name).unlink()
         for one in [directory, *directory.glob(FOLDERS), *directory.glob(f"{FOLDERS}/{FOLDERS}")]:
             sync_directory(one)
@@ -345,6 +362,12 @@ def restore_names(storage: Path) -> None:
     for name in sorted(list_files(storage / NAMES) - list_files(storage)):
         create_directories((storage / name).parent, 0o755)
         os.link(storage / NAMES / name, storage / name)
+
+
+def list_attachments(index: Path) -> set[str]:
+    """The files that an index knows, below the directory of the images."""
+    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
+        return {name_attachment(uuid) for (uuid,) in database.execute("SELECT uuid FROM AttachedFiles")}
 
 
 def require_complete(directory: Path, index: Path, old: Path) -> None:
@@ -475,16 +498,22 @@ def find_opener(index: Path) -> int:
     return 0
 
 
-def stop_old(wanted: Wanted, notes: Notes) -> None:
+def mask_unit(directory: Path) -> None:
+    """Lets nothing start Orthanc's unit. A person's own unit file, which systemd does not mask, makes way: it is kept
+    in the directory."""
+    path = SYSTEMD / UNIT
+    if path.is_file() and not path.is_symlink() and (directory / str(path).lstrip("/")).is_file():
+        path.unlink()
+    read_output("systemctl", "mask", UNIT)
+
+
+def stop_old(wanted: Wanted, notes: Notes, directory: Path) -> None:
     """Stops the old Orthanc so that no boot starts it."""
     if wanted.method == "package":
-        path = SYSTEMD / UNIT
-        if path.is_file() and not path.is_symlink():
-            path.unlink()  # kept: list_own_files
         for drop_in in (SYSTEMD / f"{UNIT}.d").glob("*.conf"):
             if str(drop_in) not in wanted.acting:
                 drop_in.unlink()
-        read_output("systemctl", "mask", UNIT)
+        mask_unit(directory)
         read_output("systemctl", "daemon-reload")
         read_output("systemctl", "stop", UNIT, seconds=None)
         return
@@ -530,12 +559,12 @@ def start_old(wanted: Wanted, notes: Notes) -> None:
         time.sleep(0.2)
 
 
-def remove_new(wanted: Wanted) -> None:
+def remove_new(wanted: Wanted, directory: Path) -> None:
     """Stops and takes away what a deploy has put on the machine and would act on the old server.
 
     Packages, programs, the backups and their settings stay: the next deploy needs them."""
     if wanted.method == "package" or is_installed():
-        read_output("systemctl", "mask", UNIT)
+        mask_unit(directory)
         read_output("systemctl", "stop", UNIT, seconds=None)
     found = present.inspect(present.NAME)
     if found and found["Config"].get("Cmd") == [present.CONFIGURATION]:
@@ -619,7 +648,10 @@ def switch(wanted: Wanted, directory: Path = BEFORE) -> bool:
     if notes.step not in ("prepared", "switching"):
         return False
     notes.write("switching", directory)
-    stop_old(wanted, notes)
+    stop_old(wanted, notes, directory)
+    if not (wanted.index_directory / "index").is_file():
+        what = f"The old Orthanc was stopped, and {wanted.index_directory}/index is gone with it"
+        raise Refused(f"{what}. Nothing was removed. Remedy: bring its disk or volume back, and deploy again.")
     if find_opener(wanted.index_directory / "index"):
         what = f"The old Orthanc was stopped, but a process still has {wanted.index_directory}/index open"
         raise Refused(f"{what}. Remedy: fuser {wanted.index_directory}/index shows it; stop it, and deploy again.")
@@ -669,7 +701,7 @@ def bring_back(wanted: Wanted, directory: Path = BEFORE) -> bool:
     if notes.step not in ("switching", "switched", "returning"):
         return False
     notes.write("returning", directory)
-    remove_new(wanted)
+    remove_new(wanted, directory)
     stop_late(wanted, notes)
     bring_index_back(wanted, directory)
     # before the marker: whether a machine was deployed is told by this file

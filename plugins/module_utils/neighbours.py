@@ -181,7 +181,16 @@ def check_firewalls(ports: list[Port]) -> list[Problem]:
     """The ports that other active firewalls close to sources that the settings let in."""
     found = check_ufw(ports)
     found += check_firewalld(ports)
-    return found + check_chains(ports, json.loads(try_output("nft", "--json", "list", "ruleset") or "{}"))
+    return found + check_chains(ports, read_ruleset())
+
+
+def read_ruleset() -> dict[str, Any]:
+    """The kernel's tables, as nft lists them; empty where it cannot."""
+    try:
+        ruleset: dict[str, Any] = json.loads(try_output("nft", "--json", "list", "ruleset") or "{}")
+        return ruleset
+    except ValueError:
+        return {}  # Debian 12's nft stops in the middle of a dormant table, even if it is ours, which a deploy renews
 
 
 def list_ports(ports: list[Port]) -> str:

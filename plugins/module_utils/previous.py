@@ -243,7 +243,7 @@ def restart_orthanc(changed: list[Path], notes: Notes, plugins: list[str], addre
     """Restarts Orthanc where a file of its start was put back, and waits until it answers. Refused where it does
     not."""
     runner = service.Container("", address) if notes.method == "docker" else service.Unit()
-    text = CONFIGURATION.read_text(encoding="utf-8")
+    text = CONFIGURATION.read_text(encoding="utf-8", errors="replace")
     try:
         if concerns(changed, [CONFIGURATION.parent, DROP_INS]) or not service.is_running(runner):
             service.restart_orthanc(runner, text, plugins, START_SECONDS)
@@ -324,7 +324,7 @@ def go_back(plugins: list[str], address: str, directory: Path = DIRECTORY) -> Ou
         restore_units(notes, changed)
         restart_orthanc(changed, notes, plugins, address)
         restart_programs(changed, notes)
-    except (Refused, OSError, http.client.HTTPException) as error:
+    except (Refused, OSError, ValueError, http.client.HTTPException, tarfile.TarError) as error:
         what = f"The configuration of before could not be put back: {error}".rstrip(".")
         return Outcome(False, "could not be put back", f"{what}. What was kept is in {directory} on the server.")
     told = judge()

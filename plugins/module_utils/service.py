@@ -311,7 +311,7 @@ def is_unfinished(runner: Runner, path: Path) -> bool:
     )
 
 
-def write_configuration(path: Path, text: str) -> None:
+def write_configuration(path: Path, text: str | bytes) -> None:
     """Replaces the file atomically: Orthanc reads the old file or the new one, never a partial one."""
     write_atomic(path, text, 0o640, "root", "orthanc")
 
@@ -391,7 +391,7 @@ def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str
     file has been restored."""
     previous = find_previous(path)
     if path.exists() and (not previous.exists() or is_working(runner, path, plugins)):
-        write_configuration(previous, path.read_text(encoding="utf-8"))
+        write_configuration(previous, path.read_bytes())
     write_configuration(path, text)
     begin = time.monotonic()
     try:
@@ -401,10 +401,10 @@ def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str
             control(runner, "stop")
             path.unlink()
             raise Failure(f"Orthanc did not start, and has been stopped: {failure}") from failure
-        old = previous.read_text(encoding="utf-8")
+        old = previous.read_bytes()  # a person may have written it, in any encoding
         write_configuration(path, old)
         try:
-            restart_orthanc(runner, old, plugins, limit)
+            restart_orthanc(runner, old.decode(errors="replace"), plugins, limit)
         except Failure as again:
             message = f"Orthanc did not start: {failure}\nThe previous configuration has been restored"
             raise Failure(f"{message}, but Orthanc does not start with it either: {again}") from failure

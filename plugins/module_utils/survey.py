@@ -143,7 +143,8 @@ def to_host(inspected: dict[str, Any], path: str) -> Located:
 
 
 def describe_container(inspected: dict[str, Any]) -> dict[str, Any]:
-    """Name, image, restart policy, and the compose file that made it; empty if there is none."""
+    """Name, image, restart policy, the compose file that made it, and whether Docker removes it when it stops; empty
+    if there is none."""
     if not inspected:
         return {}
     labels = inspected["Config"].get("Labels") or {}
@@ -152,6 +153,7 @@ def describe_container(inspected: dict[str, Any]) -> dict[str, Any]:
         "image": inspected["Config"]["Image"],
         "restart": inspected["HostConfig"]["RestartPolicy"]["Name"] or "no",
         "compose": labels.get(COMPOSE, ""),
+        "removed": adoption.is_removed(inspected),
     }
 
 
@@ -327,7 +329,7 @@ def list_firewalls() -> list[str]:
         found.append("firewalld")
     if found:
         return found  # their chains are theirs
-    parts = json.loads(try_output("nft", "--json", "list", "ruleset") or "{}").get("nftables", [])
+    parts = neighbours.read_ruleset().get("nftables", [])
     ruled = {(one["rule"]["family"], one["rule"]["table"], one["rule"]["chain"]) for one in parts if "rule" in one}
     for chain in (one["chain"] for one in parts if "chain" in one):
         place = (chain["family"], chain["table"], chain["name"])

@@ -127,7 +127,7 @@ def main() -> None:
         configuration: Any = json.loads(content)
     except ValueError as error:
         module.fail_json(msg=f"content is not JSON: {error}")
-    present = path.read_text(encoding="utf-8") if path.exists() else ""
+    present = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     differs = present != content
     was, will = mask_text(present), mask_text(content)
     if differs and was == will:

@@ -66,11 +66,40 @@ def test_images_move_while_the_old_orthanc_runs(tmp_path: Path, linked: bool, mo
     late = old / "ff" / "ee" / "ffee0000-0000-4000-8000-000000000000"
     late.parent.mkdir(parents=True)
     late.write_bytes(b"late")
-    (old / sorted(adoption.list_files(old))[0]).unlink()
+    gone = old / sorted(adoption.list_files(old))[0]
+    gone.unlink()
+    with contextlib.closing(sqlite3.connect(old / "index")) as database:
+        database.execute("DELETE FROM AttachedFiles WHERE uuid = ?", (gone.name,))
+        database.commit()
     adoption.bring_files(wanted(tmp_path), new, last=True)
     assert read_files(new) == read_files(old)
     assert len(read_files(new)) == 3
     assert [path.name for path in new.iterdir() if path.is_file()] == []
+
+
+def test_an_image_that_the_index_still_has_stays_in_the_new_directory(tmp_path: Path) -> None:
+    """It was not deleted: the old disk has been unmounted, or has lost it."""
+    old, new = fill(tmp_path / "old", 3), tmp_path / "new"
+    adoption.bring_files(wanted(tmp_path), new, last=False)
+    before = read_files(new)
+    for name in [*before]:
+        (old / name).unlink()
+    adoption.bring_files(wanted(tmp_path), new, last=True)
+    assert read_files(new) == before
+
+
+def test_an_old_directory_that_goes_with_its_container_takes_no_image_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Docker does with the unnamed volume of a container that was started with --rm."""
+    old, new = fill(tmp_path / "old", 3), tmp_path / "new"
+    adoption.bring_files(wanted(tmp_path), new, last=False)
+    before = read_files(new)
+    monkeypatch.setattr(adoption, "stop_old", lambda *_unused: shutil.rmtree(old))
+    Notes().write("prepared", tmp_path / "before")
+    with pytest.raises(Refused, match="index is gone with it"):
+        adoption.switch(wanted(tmp_path), tmp_path / "before")
+    assert read_files(new) == before
 
 
 def test_a_copy_that_is_not_what_was_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +330,37 @@ def test_what_is_not_there_is_named(
     asked = dataclasses.replace(Wanted("package", old, old), **more)
     assert [one.what for one in adoption.find_problems(asked, Notes())] == said
     assert adoption.find_problems(asked, Notes("switched")) == []
+
+
+def test_a_container_that_docker_removes_when_it_stops_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = fill(tmp_path / "old", 1)
+    container = {"HostConfig": {"AutoRemove": True}}
+    monkeypatch.setattr(adoption.present, "inspect", lambda _name: container)
+    asked = Wanted("container", old, old, container="happy_fermi")
+    [problem] = adoption.find_problems(asked, Notes())
+    assert problem.what == "orthanc_adopt.container"
+    assert "docker create --volumes-from happy_fermi" in problem.remedy
+    container["HostConfig"]["AutoRemove"] = False
+    assert adoption.find_problems(asked, Notes()) == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_unit_is_masked_whoever_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """systemctl masks no unit that is a file; it refused when a way back that had been cut off was run again."""
+    units, before = tmp_path / "systemd", tmp_path / "before"
+    units.mkdir()
+    own = units / "orthanc.service"
+    own.write_text("[Service]")
+    if kept:
+        adoption.keep_file(own, before)
+    monkeypatch.setattr(adoption, "SYSTEMD", units)
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(adoption, "read_output", lambda *command: asked.append(command))
+    adoption.mask_unit(before)
+    assert own.exists() != kept
+    assert asked == [("systemctl", "mask", "orthanc.service")]
 
 
 def test_an_index_beside_the_images_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,7 +381,7 @@ def test_a_container_that_is_configured_by_its_environment() -> None:
         "DICOM_WEB_PLUGIN_ENABLED": "true",
         "STORAGE_DIR": "/images",
     }
-    compose = {**CONTAINER, "compose": "/srv/pacs/docker-compose.yml"}
+    compose = {**CONTAINER, "compose": "/srv/pacs/docker-compose.yml", "removed": True}
     volume = "/var/lib/docker/volumes/pacs_images/_data"
     found = adopt(
         {},
@@ -416,6 +416,8 @@ def test_a_container_that_is_configured_by_its_environment() -> None:
     assert sources["RemoteAccessAllowed"] == old.DEFAULT_SOURCE
     assert verdicts(found)["OrthancExplorer2.Enable"] == "refused"
     assert any(one.startswith("/srv/pacs/docker-compose.yml: the deploy stops its container") for one in found.losses)
+    [removed] = [one.question for one in found.decisions if one.setting == "orthanc_adopt.container"]
+    assert "do not stop it" in removed
     assert tomorrow(found)["Whoever reads from another machine"] == "use https://<orthanc_hostname>/"
 
 

@@ -133,6 +133,18 @@ def test_another_release_is_not_put_back(
     assert Notes.read(directory).step == "kept", "nothing was begun"
 
 
+def test_an_archive_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "facts.json").write_text(json.dumps({"method": "package"}))
+    monkeypatch.setattr(previous, "FACTS", tmp_path / "facts.json")
+    monkeypatch.setattr(previous, "read_release", lambda _method: "1.12.7")
+    directory = tmp_path / "previous"
+    Notes(method="package", release="1.12.7").write("kept", directory)
+    (directory / previous.ARCHIVE).write_bytes(b"cut off")
+    outcome = previous.go_back([], "127.0.0.1", directory)
+    assert (outcome.returned, outcome.short) == (False, "could not be put back")
+    assert f"What was kept is in {directory} on the server." in outcome.said
+
+
 def test_what_was_kept_stays_where_docker_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not known then which release the server has."""
     (tmp_path / "facts.json").write_text(json.dumps({"method": "docker"}))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import KEEP_VOLUMES, REMOVED
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, rules, specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import devices, users
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.devices import Change, Device, count
@@ -359,10 +360,14 @@ def _list_decisions(adoption: Adoption) -> Iterator[Decision]:
             "A deploy has begun to adopt this server: with which password, in the inventory of then, did it back up?"
         )
         yield Decision("orthanc_backup_password", question)
+    if found["container"].get("removed"):
+        name = found["container"]["name"]
+        yield Decision("orthanc_adopt.container", f"It {REMOVED}. {KEEP_VOLUMES.format(name)}.")
     if found["storage"]["where"] == "layer":
         yield Decision(
             "orthanc_adopt.storage_dir",
-            "The images are in the container alone. Stop it, copy them to a directory with docker cp, and name that.",
+            "The images are in the container alone. Pause it (docker pause), copy them to a directory with docker cp, "
+            "make a container without --rm that has this directory, and name both.",
         )
 
 
