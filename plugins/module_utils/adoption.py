@@ -41,6 +41,7 @@ NGINX = Path("/etc/nginx")
 INDEX = ("index", "index-wal", "index-journal")
 ASIDE = ".adoption"  # beside the images: the index as the old Orthanc left it
 NAMES = f"{ASIDE}-names"  # beside the images: a second name of each
+RENAMED = f"{present.NAME}-before"  # the old container, where its name is the deploy's
 ARRIVED = "arrived"  # in BEFORE: images that came after the switch
 START_SECONDS = 300.0
 ZLIB = 2  # compressionType of AttachedFiles
@@ -119,6 +120,7 @@ class Notes(Progress):
     links: dict[str, str] = dataclasses.field(default_factory=dict)  # nginx sites that are links
     nginx: bool = False  # whether nginx ran
     sent: int = 0  # images that came after the switch, and that the old Orthanc got on the way back
+    unread: list[str] = dataclasses.field(default_factory=list)  # files of those that are damaged, and stay
 
 
 # --- what is there ------------------------------------------------------------------------------
@@ -447,12 +449,18 @@ def read_dicom(directory: Path, one: Arrived) -> bytes:
     return zlib.decompress(content[8:]) if one.compression == ZLIB else content  # after the size
 
 
-def save_arrived(directory: Path, found: Iterable[Arrived], into: Path) -> None:
-    """Writes the DICOM files of these images into a directory for root."""
+def save_arrived(directory: Path, found: Iterable[Arrived], into: Path) -> list[str]:
+    """Writes the DICOM files of these images into a directory for root. Returns the attachments that are damaged."""
+    unread = []
     for one in found:
+        try:
+            content = read_dicom(directory, one)
+        except (OSError, zlib.error):
+            unread.append(one.uuid)
+            continue
         create_directories(into, 0o700)
-        content = read_dicom(directory, one)
         write_atomic(into / f"{hashlib.sha256(content).hexdigest()[:32]}.dcm", content, 0o600)
+    return unread
 
 
 # --- owners -------------------------------------------------------------------------------------
@@ -615,7 +623,7 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
     create_directories(directory.parent, 0o755)
     create_directories(directory, 0o700)
     container = present.inspect(wanted.container)
-    notes.sent = 0
+    notes.sent, notes.unread = 0, []
     notes.storage = str(wanted.storage)
     notes.index = str(wanted.index_directory) if wanted.copies_index else ""
     notes.owner, notes.files_owner = read_owners(wanted)
@@ -626,7 +634,7 @@ def prepare(wanted: Wanted, directory: Path = BEFORE) -> bool:
         retries = f":{policy['MaximumRetryCount']}" if policy.get("MaximumRetryCount") else ""
         notes.policy = f"{policy.get('Name') or 'no'}{retries}"
         taken = wanted.container == present.NAME
-        notes.renamed = f"{present.NAME}-before" if taken else wanted.container
+        notes.renamed = RENAMED if taken else wanted.container
         write_atomic(directory / "container.json", json.dumps(container, indent=4) + "\n", 0o600)
     shutil.rmtree(directory / "etc", ignore_errors=True)  # of an attempt before
     for path in [*(list_own_files(wanted) if wanted.method == "package" else []), *map(Path, wanted.sites)]:
@@ -703,7 +711,8 @@ def bring_back(wanted: Wanted, directory: Path = BEFORE) -> bool:
     notes.write("returning", directory)
     remove_new(wanted, directory)
     stop_late(wanted, notes)
-    bring_index_back(wanted, directory)
+    notes.unread = sorted({*notes.unread, *bring_index_back(wanted, directory)})
+    notes.write("returning", directory)
     # before the marker: whether a machine was deployed is told by this file
     for name in ("orthanc.json", "orthanc.json.before"):
         if (path := directory.parent / name).exists():
@@ -736,29 +745,32 @@ def stop_late(wanted: Wanted, notes: Notes) -> None:
         read_output("docker", "stop", "--time", str(STOP_SECONDS), name, seconds=None)
 
 
-def bring_index_back(wanted: Wanted, directory: Path = BEFORE) -> None:
+def bring_index_back(wanted: Wanted, directory: Path = BEFORE) -> list[str]:
     """Gives the old Orthanc its own index again where the new one has changed its tables, or has another one.
 
     Otherwise the index stays, with all that came since. Images that came and that the old index does not have are kept
-    in the directory `arrived`, until the old Orthanc has them (`send_arrived`)."""
+    in the directory `arrived`, until the old Orthanc has them (`send_arrived`). Returns the files of those that are
+    damaged."""
     now, aside = wanted.target / "index", wanted.target / ASIDE / "index"
     before = wanted.index_directory / "index" if wanted.copies_index else aside
     if not now.exists() or not before.exists():  # the new Orthanc had no index yet
-        return
+        return []
     if not wanted.copies_index and read_schema(now) == read_schema(before):
-        return
-    save_arrived(wanted.target, list_arrived(now, before), directory / ARRIVED)
+        return []
+    unread = save_arrived(wanted.target, list_arrived(now, before), directory / ARRIVED)
+    damaged = [str(wanted.target / name_attachment(uuid)) for uuid in unread]
     if not wanted.moves:
         restore_names(wanted.storage)
     if wanted.copies_index:
         for name in INDEX:  # of a deploy that failed: the next one copies the old index again
             (wanted.target / name).unlink(missing_ok=True)
-        return
+        return damaged
     for name in INDEX[1:]:
         (wanted.target / name).unlink(missing_ok=True)
     part = wanted.target / f"{ASIDE}-index.part"
     copy_durably(aside, part)
     part.rename(now)
+    return damaged
 
 
 def send_arrived(wanted: Wanted, notes: Notes, directory: Path = BEFORE) -> None:

@@ -90,6 +90,11 @@ sent:
   description: Number of images that came after the switch, and that V(back) submitted to the old Orthanc.
   type: int
   returned: success
+unread:
+  description: Files of images that came after the switch, and that V(back) could not read.
+  type: list
+  elements: str
+  returned: success
 """
 
 import sqlite3
@@ -118,8 +123,8 @@ def run_step(step: str, wanted: adoption.Wanted) -> dict[str, object]:
         steps = {"prepare": adoption.prepare, "switch": adoption.switch, "back": adoption.bring_back}
         changed = steps[step](wanted)
     notes = adoption.Notes.read()
-    counted = {"arrived": adoption.count_arrived(), "sent": notes.sent}
-    return {"changed": changed, "left": left, "step": notes.step, **counted}
+    meanwhile = {"arrived": adoption.count_arrived(), "sent": notes.sent, "unread": notes.unread}
+    return {"changed": changed, "left": left, "step": notes.step, **meanwhile}
 
 
 def main() -> None:
@@ -140,7 +145,7 @@ def main() -> None:
         changes = adoption.describe(wanted, notes) if given["step"] in ("inspect", "switch") and begins else []
         if module.check_mode:
             will = begins and given["step"] in ("inspect", "prepare", "switch")
-            module.exit_json(changed=will, changes=changes, left=[], arrived=0, sent=0, step=notes.step)
+            module.exit_json(changed=will, changes=changes, left=[], arrived=0, sent=0, unread=[], step=notes.step)
         with hold_lock(LOCK, "adoption", LOCK_SECONDS):
             module.exit_json(changes=changes, **run_step(given["step"], wanted))
     except (Refused, OSError, sqlite3.Error) as error:

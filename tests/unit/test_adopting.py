@@ -232,6 +232,16 @@ def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
     assert adoption.count_arrived(tmp_path / "before") == 1
 
 
+def test_an_image_that_cannot_be_read_does_not_end_the_way_back(tmp_path: Path) -> None:
+    fill(tmp_path / "old", 1)
+    images = fill(tmp_path / "new", 3, adoption.ZLIB)
+    damaged = images / UUIDS[1][:2] / UUIDS[1][2:4] / UUIDS[1]
+    damaged.write_bytes(b"nothing that zlib reads")
+    assert adoption.bring_index_back(wanted(tmp_path), tmp_path / "before") == [str(damaged)]
+    assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
+    assert damaged.exists()
+
+
 def test_what_the_new_orthanc_removed_comes_back_with_the_old_index(tmp_path: Path) -> None:
     """One image was sent again: it has another file, and that of before is gone."""
     images, apart = fill(tmp_path / "old", 2), tmp_path / "index"
