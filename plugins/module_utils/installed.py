@@ -15,7 +15,8 @@ from .server.core.process import read_output, try_output
 from .server.monitor import packages
 from .server.orthanc.runtime import STOP_SECONDS
 
-OLD = f"{present.NAME}-before"  # the container of before, from the switch on
+# the container of before, from the switch until the upgrade is complete; an adoption's and a person's have other names
+OLD = f"{present.NAME}-before-upgrade"
 UNIT = f"{present.NAME}.service"
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import json
 import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +54,7 @@ from .server.orthanc.layout import VERSION, name_attachment
 from .server.orthanc.runtime import find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
+BACKUP = Path("/var/lib/orthanc-backup")
 HISTORY = "history.json"
 ARRIVED = "arrived"  # images that came after the switch, on the way back
 SITE = Path(present.CONFIGURATION)
@@ -65,11 +67,12 @@ SETTINGS = tuple(f"/etc/orthanc-{name}.json" for name in ("backup", "monitor", "
 KEPT = (str(FACTS), *SETTINGS, "/etc/nginx/conf.d/orthanc.conf", "/etc/nftables.d/orthanc.nft", str(DROP_IN))
 LOCK_SECONDS = 3600
 START_SECONDS = 1800.0  # a release may rebuild tables of a large index
+CLOSE_SECONDS = 10.0  # the monitor opens the index for a moment
 STUDY = (0x0020, 0x000D)  # StudyInstanceUID, in DicomIdentifiers
 RATE = 50 << 20  # bytes a second at which an index is copied, for an estimate
 # the steps of an upgrade, in upgrade.json
-STEPS = ("", "tried", "switching", "switched", "returning", "returned", "settling", "settled")
-UNDER_WAY = ("switching", "switched")  # from where a failure goes back
+STEPS = ("", "tried", "switching", "switched", "confirmed", "returning", "returned", "settling", "settled")
+UNDER_WAY = ("switching", "switched", "confirmed")  # from where a failure goes back
 UNFINISHED = (*UNDER_WAY, "returning", "settling")
 
 
@@ -92,7 +95,10 @@ class Notes(Progress):
     stopped: float = 0.0  # when the old Orthanc was stopped, in seconds since 1970
     missing: list[str] = dataclasses.field(default_factory=list)  # images that were deleted after the switch
     orphans: list[str] = dataclasses.field(default_factory=list)  # files of images that came after the switch
-    arrived: int = 0  # images that came after the switch, and are in the old Orthanc again
+    unread: list[str] = dataclasses.field(default_factory=list)  # those among them that are damaged, and stay
+    came: int = 0  # images that came after the switch, and could be saved for the old Orthanc
+    arrived: int = 0  # those among them that it has again
+    completed: str = ""  # when the way back was given up, as the history has it
 
 
 # --- what is there ------------------------------------------------------------------------------
@@ -121,6 +127,14 @@ def find_old(notes: Notes) -> installed.Orthanc:
 def is_aside(notes: Notes) -> bool:
     """Whether the old Orthanc has made room for the new one, and its index is kept."""
     return notes.aside if notes.old_method == "package" else bool(present.inspect(installed.OLD))
+
+
+def require_no_other(notes: Notes) -> None:
+    """Refused where there is a container under the name that the old one has during an upgrade, and none is under
+    way."""
+    if notes.step not in UNFINISHED and present.inspect(installed.OLD):
+        what = f"There is a container {installed.OLD} of an earlier upgrade"
+        raise Refused(f"{what}. Remedy: docker rm {installed.OLD}.")
 
 
 def is_of_distribution(new: installed.Orthanc, notes: Notes) -> bool:
@@ -158,6 +172,7 @@ def describe(
     `moved` is the digest that the tag has in the registry, if the image on this machine is another one; `version` is
     the release that is offered, if it is known."""
     notes, size, version = Notes.read(directory), read_index_size(storage), find_version(version)
+    require_no_other(notes)
     if is_of_distribution(new, notes):
         return []
     old, identity = find_old(notes), "" if moved else new.read_identity()
@@ -203,8 +218,28 @@ def describe(
 
 def read_seconds(what: str) -> str:
     """How long the last run of the backup's programs took, in words."""
-    found = read_object(Path("/var/lib/orthanc-backup") / f"{what}.json").get("seconds")
+    found = read_object(BACKUP / f"{what}.json").get("seconds")
     return f"{found:.0f} s" if isinstance(found, int | float) else "as long as it takes"
+
+
+# --- what else works on it ----------------------------------------------------------------------
+@contextlib.contextmanager
+def hold_backups() -> Iterator[None]:
+    """Meanwhile no program of the backup pauses, stops or starts Orthanc. Busy where one runs for too long."""
+    with contextlib.ExitStack() as locks:
+        for name in ("run", "ledger"):
+            locks.enter_context(hold_lock(BACKUP / f"{name}.lock", f"orthanc-backup ({name})", LOCK_SECONDS))
+        yield
+
+
+def require_closed(index: Path) -> None:
+    """Refused where a process has an index open, although its Orthanc was stopped."""
+    end = time.monotonic() + CLOSE_SECONDS
+    while adoption.find_opener(index):
+        if time.monotonic() > end:
+            what = f"Orthanc was stopped, but a process still has {index} open"
+            raise Refused(f"{what}. Remedy: fuser {index} shows it; stop it, and run the upgrade again.")
+        time.sleep(0.2)
 
 
 # --- trial --------------------------------------------------------------------------------------
@@ -288,18 +323,13 @@ def try_release(
     if notes.step in UNFINISHED:
         return []
     identity = require_here(new)
-    if present.inspect(installed.OLD):
-        what = f"There is a container {installed.OLD} of an earlier upgrade"
-        raise Refused(f"{what}. Remedy: docker rm {installed.OLD}.")
+    require_no_other(notes)
     settings = Settings.read(CONFIGURATION)
     trial, account = settings.storage / TRIAL, settings.account
     shutil.rmtree(trial, ignore_errors=True)
     try:
         trial.mkdir(mode=0o700)
-        with contextlib.ExitStack() as locks:
-            for name in ("run", "ledger"):  # they pause Orthanc as well
-                lock = settings.directory / f"{name}.lock"
-                locks.enter_context(hold_lock(lock, f"orthanc-backup ({name})", LOCK_SECONDS))
+        with hold_backups():
             pause = freeze.copy_index(settings, trial / "index")["pause"]
         expected = read_expected(trial / "index")
         for path in (trial, trial / "index"):
@@ -365,38 +395,50 @@ def switch(new: installed.Orthanc, storage: Path, directory: Path = DIRECTORY) -
         what = f"The trial has not passed with {new.name}"
         what += f", but with {notes.image}" if notes.step == "tried" else ""
         raise Refused(f"{what}. Remedy: run the phase trial first.")
+    if notes.step == "confirmed":  # it is deployed again, and must pass its acceptance test again
+        notes.write("switched", directory)
     if notes.step in ("switched", "settling"):
         return False
-    old = installed.choose(notes.old_method, notes.old_image)
-    if notes.step == "tried":
-        notes.policy = old.read_policy()
-        shutil.rmtree(directory / "etc", ignore_errors=True)  # of an upgrade before
-        for path in [*sorted(path for path in SITE.parent.iterdir() if path.is_file()), *map(Path, KEPT)]:
-            if path.is_file():
-                adoption.keep_file(path, directory)
-        previous.remove()  # a roll-out that was interrupted before must not lead back behind this upgrade
-        notes.write("switching", directory)
-    if not is_aside(notes):
-        if not notes.stopped:
-            notes.stopped = time.time()
-            notes.write("switching", directory)
-        # so that no boot starts it while its index is copied
-        old.stop()
-        if adoption.find_opener(storage / "index"):
-            what = f"Orthanc was stopped, but a process still has {storage}/index open"
-            raise Refused(f"{what}. Remedy: fuser {storage}/index shows it; stop it, and run the upgrade again.")
-        shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
-        adoption.save_index(storage, storage / INDEX)
-        old.set_aside()
-    notes.aside = True
-    notes.write("switched", directory)
+    with hold_backups():
+        old = installed.choose(notes.old_method, notes.old_image)
+        if notes.step == "tried":
+            keep_files(notes, old, directory)
+        if not is_aside(notes):
+            put_aside(notes, old, storage, directory)
+        notes.aside = True
+        notes.write("switched", directory)
     return True
 
 
+def keep_files(notes: Notes, old: installed.Orthanc, directory: Path) -> None:
+    """Keeps the configuration and the settings that the old Orthanc runs with."""
+    notes.policy = old.read_policy()
+    shutil.rmtree(directory / "etc", ignore_errors=True)  # of an upgrade before
+    for path in [*sorted(path for path in SITE.parent.iterdir() if path.is_file()), *map(Path, KEPT)]:
+        if path.is_file():
+            adoption.keep_file(path, directory)
+    previous.remove()  # a roll-out that was interrupted before must not lead back behind this upgrade
+    notes.write("switching", directory)
+
+
+def put_aside(notes: Notes, old: installed.Orthanc, storage: Path, directory: Path) -> None:
+    """Stops the old Orthanc so that no boot starts it, and keeps its index as it left it."""
+    if not notes.stopped:
+        notes.stopped = time.time()
+        notes.write("switching", directory)
+    old.stop()
+    require_closed(storage / "index")
+    shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
+    adoption.save_index(storage, storage / INDEX)
+    require_closed(storage / "index")  # somebody may have started it meanwhile
+    old.set_aside()
+
+
 def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[str]:
-    """After the acceptance test: Refused where an image of before is not in the new Orthanc. Returns what was seen."""
+    """After the acceptance test, for which settling waits: Refused where an image of before is not in the new Orthanc.
+    Returns what was seen."""
     notes = Notes.read(directory)
-    if notes.step != "switched":
+    if notes.step not in ("switched", "confirmed"):
         return []
     configuration = json.loads(SITE.read_text(encoding="utf-8"))
     orthanc = service.open_api(configuration)
@@ -412,6 +454,7 @@ def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[st
     if lost:
         raise Refused(f"The new Orthanc does not have {len(lost)} of the {len(before)} images of before: {lost[0]} …")
     seconds = installed.choose(notes.method).build_runner(address).read_started() - notes.stopped
+    notes.write("confirmed", directory)
     return [
         f"Orthanc {version} has the {len(before)} images of before, and {len(here - before.keys())} that came since.",
         f"Devices were refused for about {seconds:.0f} s.",
@@ -421,13 +464,17 @@ def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[st
 def settle(storage: Path, directory: Path = DIRECTORY) -> list[str]:
     """Removes what the way back needed, and records the upgrade. Returns what is left, in sentences."""
     notes = Notes.read(directory)
-    if notes.step not in ("switched", "settling"):
+    if notes.step not in UNFINISHED:
         return []
+    if notes.step not in ("confirmed", "settling"):
+        what = f"{notes.image} has not passed its acceptance test"
+        raise Refused(f"{what}. Remedy: run the upgrade again, without --tags.")
     if not installed.choose(notes.method).is_deployed(notes.identity):
         raise Refused(f"What runs as {present.NAME} is not {notes.image}. Remedy: run the upgrade again.")
-    if notes.step == "switched":
-        record_upgrade(notes, directory)
+    if notes.step == "confirmed":
+        notes.completed = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
         notes.write("settling", directory)
+    record_upgrade(notes, directory)
     old = installed.choose(notes.old_method, notes.old_image)
     old.discard()
     remove_copies(storage)
@@ -449,15 +496,16 @@ def remove_copies(storage: Path) -> None:
 
 
 def record_upgrade(notes: Notes, directory: Path) -> None:
-    """Notes which release became which, with the digests of their images."""
+    """Notes once which release became which, with the digests of their images."""
+    history = read_object(directory / HISTORY).get("upgrades", [])
     record = {
-        "moment": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        "moment": notes.completed,
         "from": describe_side(notes.old_method, notes.old_image, notes.old_identity, notes.old_version),
         "to": describe_side(notes.method, notes.image, notes.identity, notes.version),
     }
-    history = read_object(directory / HISTORY).get("upgrades", [])
-    text = json.dumps({"upgrades": [*history, record]}, indent=4) + "\n"
-    write_atomic(directory / HISTORY, text, 0o600)
+    if history[-1:] != [record]:
+        text = json.dumps({"upgrades": [*history, record]}, indent=4) + "\n"
+        write_atomic(directory / HISTORY, text, 0o600)
 
 
 def describe_side(method: str, image: str, identity: str, version: str) -> dict[str, str]:
@@ -501,34 +549,59 @@ def find_changes(now: Path, before: Path, storage: Path) -> Changes:
     )
 
 
-def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> bool:
+def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> tuple[bool, list[str]]:
     """Brings the old Orthanc back, with its data of before and the images that came since. Returns whether there was
-    anything to bring back."""
+    anything to bring back, and what a person has to see to, in sentences."""
     notes = Notes.read(directory)
+    if notes.step == "tried":
+        put_tag_back(notes.image)
     if notes.step not in (*UNDER_WAY, "returning"):
-        return False
-    notes.write("returning", directory)
-    old = installed.choose(notes.old_method, notes.old_image)
-    if is_aside(notes):
-        installed.choose(notes.method).remove()
-        put_index_back(notes, storage, directory)
-        put_files_back(directory)
-        load_files()
-        notes.aside = False
+        return False, []
+    with hold_backups():
         notes.write("returning", directory)
+        if is_aside(notes):
+            installed.choose(notes.method).remove()
+            require_closed(storage / "index")
+            put_index_back(notes, storage, directory)
+            put_files_back(directory)
+            notes.aside = False
+            notes.write("returning", directory)
+        problems = start_old(notes, address)
+        put_images_in(notes, json.loads(SITE.read_text(encoding="utf-8")), storage, directory)
+        remove_copies(storage)
+        shutil.rmtree(directory / "etc", ignore_errors=True)
+        notes.write("returned", directory)
+    return True, [*describe_unread(notes, storage), *problems]
+
+
+def start_old(notes: Notes, address: str) -> list[str]:
+    """Starts the old Orthanc on its files of before. Returns what else could not be brought back: devices do not wait
+    for it."""
+    old = installed.choose(notes.old_method, notes.old_image)
+    # first, without a moment in which the ports are open; where it is refused, the rules that are in force stay
+    problems = collect_refusals(load_units, load_firewall)
     old.bring_back()
-    put_tag_back(notes.image)
     since = time.time()
     old.start(notes.policy)
+    problems += collect_refusals(adoption.reload_nginx, lambda: put_tag_back(notes.image))
     text = SITE.read_text(encoding="utf-8")
     try:
         service.await_running(old.build_runner(address), text, [], START_SECONDS, since, "")
     except service.Failure as failure:
-        raise Refused(f"The old Orthanc was started with its data of before, but does not come up: {failure}") from None
-    put_images_in(notes, json.loads(text), storage, directory)
-    remove_copies(storage)
-    notes.write("returned", directory)
-    return True
+        what = f"The old Orthanc was started with its data of before, but does not come up: {failure}"
+        raise Refused(what, *problems) from None
+    return problems
+
+
+def collect_refusals(*tasks: Callable[[], object]) -> list[str]:
+    """Does each of these, whatever becomes of the others. Returns what was refused, in sentences."""
+    refused = []
+    for task in tasks:
+        try:
+            task()
+        except (Refused, OSError) as error:
+            refused.append(str(error))
+    return refused
 
 
 def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
@@ -538,9 +611,10 @@ def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
         raise Refused(f"{before} is gone. Remedy: orthanc-backup restore brings the backup of before the upgrade.")
     if now.exists():
         changes = find_changes(now, before, storage)
+        unread = adoption.save_arrived(storage, changes.arrived, directory / ARRIVED)
         notes.missing = sorted({*notes.missing, *changes.deleted})
-        notes.orphans = sorted({*notes.orphans, *changes.files})
-        adoption.save_arrived(storage, changes.arrived, directory / ARRIVED)
+        notes.unread = sorted({*notes.unread, *unread})
+        notes.orphans = sorted({*notes.orphans, *changes.files} - {*notes.unread})
         notes.write("returning", directory)
     owner = storage.stat()
     part = storage / f"{INDEX}.part"
@@ -564,25 +638,31 @@ def put_files_back(directory: Path, root: Path = Path("/")) -> None:
     for source in sorted(path for path in kept.rglob("*") if path.is_file()):
         path = root / source.relative_to(directory)
         found = source.stat()
-        write_atomic(path, source.read_text(encoding="utf-8"), found.st_mode & 0o777)
+        write_atomic(path, source.read_bytes(), found.st_mode & 0o777)
         os.chown(path, found.st_uid, found.st_gid)
 
 
-def load_files() -> None:
-    """Lets systemd, the firewall and nginx read their files again."""
+def load_units() -> None:
+    """Lets systemd read its files again."""
     read_output("systemctl", "daemon-reload", seconds=None)
+
+
+def load_firewall() -> None:
+    """Lets the firewall read its rules again, if it has any."""
     if (removal.SYSTEMD / previous.FIREWALL).exists():
-        # without a moment in which the ports are open
         read_output("systemctl", "reload-or-restart", previous.FIREWALL, seconds=None)
-    adoption.reload_nginx()
 
 
-def put_tag_back(image: str) -> None:
+def put_tag_back(image: str) -> bool:
     """Gives a tag that the trial pulled anew back to the image that runs, so that a deploy changes nothing. The
-    registry still has the other one, and the next trial pulls it again."""
+    registry still has the other one, and the next trial pulls it again. Returns whether it was another."""
     running = installed.Image().read_installed()
-    if running.name == image and "@" not in image and registry.read_digests(image):
-        read_output("docker", "tag", running.identity, image)
+    if running.name != image or "@" in image or not registry.read_digests(image):
+        return False
+    if running.identity == installed.Image(image).read_identity():
+        return False
+    read_output("docker", "tag", running.identity, image)
+    return True
 
 
 def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, directory: Path) -> None:
@@ -591,14 +671,28 @@ def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, di
     orthanc = service.open_api(configuration)
     try:
         for identity in notes.missing:
-            orthanc.ask("DELETE", f"/instances/{identity}")
+            # its file is gone; one that Orthanc gives out was stored again since
+            if orthanc.ask("GET", f"/instances/{identity}/file").status != http.client.OK:
+                orthanc.ask("DELETE", f"/instances/{identity}")
+        notes.missing, notes.came = [], max(notes.came, count_arrived(directory))
+        notes.write("returning", directory)
         for path in sorted((directory / ARRIVED).glob("*.dcm")):
-            notes.arrived += submission.store_file(orthanc, path)
+            submission.store_file(orthanc, path)
     finally:
         orthanc.close()
-    if not count_arrived(directory):
+    left = count_arrived(directory)
+    notes.arrived = notes.came - left
+    if not left:
         for uuid in notes.orphans:
             find_file(storage, uuid).unlink(missing_ok=True)
+
+
+def describe_unread(notes: Notes, storage: Path) -> list[str]:
+    """The files of images that came meanwhile, and that the old Orthanc does not have because they are damaged."""
+    return [
+        f"{find_file(storage, uuid)} came meanwhile, and cannot be read. It stays there. Remedy: send the image again."
+        for uuid in notes.unread
+    ]
 
 
 def count_arrived(directory: Path = DIRECTORY) -> int:

@@ -18,13 +18,16 @@ options:
       - V(plan) returns what is installed, what is offered, and what the upgrade would do.
       - V(trial) starts the new Orthanc beside production, on a copy of the index, and asks it. The images are read
         where they are and cannot be written.
+      - V(withdraw) is for after a trial that was refused, and gives a tag that was pulled anew back to the image that
+        runs.
       - V(switch) stops the old Orthanc, keeps its index and its configuration, and makes room for the new one.
       - V(confirm) is for after the acceptance test, and fails where an image of before is missing.
-      - V(settle) removes what the way back needed.
+      - V(settle) removes what the way back needed. It fails where V(confirm) has not passed.
       - V(back) removes the new container or stops the new package, and starts the old Orthanc with its index of before
-        and the images that came since.
+        and the images that came since. What else cannot be brought back, as a proxy whose configuration has an error,
+        is returned in RV(lines).
     type: str
-    choices: [plan, trial, switch, confirm, settle, back]
+    choices: [plan, trial, withdraw, switch, confirm, settle, back]
     required: true
   method:
     description: The method by which the new Orthanc is installed.
@@ -90,12 +93,12 @@ distribution:
   returned: success
 step:
   description:
-    - How far the upgrade is, one of V(tried), V(switching), V(switched), V(returning), V(returned), V(settling) and
-      V(settled); empty before the first one.
+    - How far the upgrade is, one of V(tried), V(switching), V(switched), V(confirmed), V(returning), V(returned),
+      V(settling) and V(settled); empty before the first one.
   type: str
   returned: success
 lines:
-  description: What the step found, in sentences.
+  description: What the step found, and after V(back) what a person has to see to, in sentences.
   type: list
   elements: str
   returned: success
@@ -138,9 +141,11 @@ def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
     if step == "trial":
         try:
             said = upgrade.try_release(new, json.loads(given["content"]), given["plugins"], address)
-        except (Refused, OSError, sqlite3.Error):
-            upgrade.put_tag_back(given["image"])
+        except BaseException:  # an interrupted play as well
+            upgrade.collect_refusals(lambda: upgrade.put_tag_back(given["image"]))
             raise
+    elif step == "withdraw":
+        return upgrade.put_tag_back(given["image"]), []
     elif step == "switch":
         return upgrade.switch(new, storage), []
     elif step == "confirm":
@@ -148,7 +153,8 @@ def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
     elif step == "settle":
         said = upgrade.settle(storage)
     else:
-        return upgrade.go_back(address, storage), []
+        returned, said = upgrade.go_back(address, storage)
+        return returned, said
     return bool(said), said
 
 
@@ -157,7 +163,7 @@ def main() -> None:
         argument_spec={
             "step": {
                 "type": "str",
-                "choices": ["plan", "trial", "switch", "confirm", "settle", "back"],
+                "choices": ["plan", "trial", "withdraw", "switch", "confirm", "settle", "back"],
                 "required": True,
             },
             "method": {"type": "str", "choices": ["package", "docker"], "required": True},
@@ -187,7 +193,7 @@ def main() -> None:
         result.update(needed=upgrade.is_needed(new, given["moved"], notes), step=notes.step)
         result.update(distribution=upgrade.is_of_distribution(new, notes))
         result.update(arrived=notes.arrived, left=upgrade.count_arrived())
-    except (Refused, OSError, sqlite3.Error) as error:
+    except (Refused, OSError, sqlite3.Error, ValueError) as error:  # the last is of a file that was edited by hand
         module.fail_json(msg=str(error), **result)
     module.exit_json(**result)
 

@@ -16,8 +16,11 @@ import pytest
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, installed, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.settings import OURS
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Busy, Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc.api import Answer, Unanswered
 from ansible_collections.clinicops.orthanc.plugins.module_utils.upgrade import Notes
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_upgrade
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOKS, ROLE = ROOT / "playbooks", ROOT / "roles/orthanc_install"
@@ -221,6 +224,188 @@ def test_backups_and_restores_leave_what_lies_beside_the_images() -> None:
     assert all(name.startswith(OURS) for name in (upgrade.INDEX, upgrade.TRIAL, f"{upgrade.INDEX}.part"))
 
 
+class Old:
+    """What an old Orthanc answers to the requests of a way back, and does not any more once it was interrupted."""
+
+    def __init__(self, images: dict[str, bytes], *, files: set[str], stores: int = 99) -> None:
+        self.images, self.files, self.stores = images, files, stores
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
+        identity = path.split("/")[2] if path.count("/") > 1 else body.decode()
+        if method == "POST":
+            if not self.stores:
+                raise Unanswered("Orthanc does not answer (it was interrupted). Remedy: see its log.")
+            self.stores -= 1
+            self.images[identity] = body
+            self.files.add(identity)
+            return Answer(200, json.dumps({"ID": identity}).encode(), "")
+        if method == "DELETE":
+            del self.images[identity]
+        is_there = identity in self.images and identity in self.files
+        return Answer(200 if is_there else 404, self.images.get(identity, b""), "")
+
+    def close(self) -> None:
+        """There is no connection."""
+
+
+def begin_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orthanc: Old, arrived: list[str]) -> Notes:
+    monkeypatch.setattr(upgrade.service, "open_api", lambda _configuration: orthanc)
+    for number, identity in enumerate(arrived):
+        path = tmp_path / upgrade.ARRIVED / f"{number}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(identity)
+    return Notes(step="returning", missing=["deleted", "sent-again"])
+
+
+def test_an_interrupted_way_back_deletes_no_image_that_it_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orthanc = Old({"deleted": b"", "sent-again": b"", "stays": b""}, files={"stays"}, stores=1)
+    notes = begin_way_back(tmp_path, monkeypatch, orthanc, ["sent-again", "new"])
+    with pytest.raises(Unanswered):
+        upgrade.put_images_in(notes, {}, tmp_path, tmp_path)
+    orthanc.stores = 1
+    again = Notes.read(tmp_path)
+    upgrade.put_images_in(again, {}, tmp_path, tmp_path)
+    assert {*orthanc.images} == {"stays", "sent-again", "new"}
+    assert (again.arrived, upgrade.count_arrived(tmp_path)) == (2, 0)
+
+
+def test_an_image_that_a_device_sent_to_the_old_orthanc_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a way back that was killed before anything was noted."""
+    orthanc = Old({"deleted": b"", "sent-again": b"sent-again"}, files={"sent-again"})
+    upgrade.put_images_in(begin_way_back(tmp_path, monkeypatch, orthanc, []), {}, tmp_path, tmp_path)
+    assert {*orthanc.images} == {"sent-again"}
+
+
+def test_an_image_that_cannot_be_read_is_told_and_its_file_stays(switched: Path, tmp_path: Path) -> None:
+    directory, damaged = tmp_path / "upgrade", upgrade.find_file(switched, name_file(5))
+    with contextlib.closing(sqlite3.connect(switched / "index")) as database:
+        database.execute("UPDATE AttachedFiles SET compressionType = 2 WHERE uuid = ?", (name_file(5),))
+        database.commit()
+    for _again in range(2):
+        notes = Notes.read(directory)
+        upgrade.put_index_back(notes, switched, directory)
+        assert Notes.read(directory).unread == [name_file(5)]
+    assert [path.read_bytes() for path in (directory / upgrade.ARRIVED).iterdir()] == [b"image 4"]
+    assert name_file(5) not in notes.orphans
+    [said] = upgrade.describe_unread(notes, switched)
+    assert str(damaged) in said
+    assert damaged.exists()
+
+
+def test_what_fails_after_the_old_orthanc_runs_is_told_and_stops_nothing() -> None:
+    def fail() -> None:
+        raise Refused("nginx: no such directive. Remedy: correct this.")
+
+    done: list[str] = []
+    said = upgrade.collect_refusals(fail, lambda: done.append("tag"))
+    assert said == ["nginx: no such directive. Remedy: correct this."]
+    assert done == ["tag"]
+
+
+def test_settings_in_any_encoding_come_back(tmp_path: Path) -> None:
+    kept = tmp_path / "upgrade/etc/nginx/conf.d/orthanc.conf"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes("# Müller".encode("latin-1"))
+    (tmp_path / "root/etc/nginx/conf.d").mkdir(parents=True)
+    upgrade.put_files_back(tmp_path / "upgrade", tmp_path / "root")
+    assert (tmp_path / "root/etc/nginx/conf.d/orthanc.conf").read_bytes() == kept.read_bytes()
+
+
+def test_an_index_that_a_process_has_open_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "CLOSE_SECONDS", 0)
+    index = make_storage(tmp_path, {}) / "index"
+    upgrade.require_closed(index)
+    with index.open(), pytest.raises(Refused, match=r"a process still has .*/index open"):
+        upgrade.require_closed(index)
+
+
+@pytest.mark.parametrize("lock", ["run", "ledger"])
+def test_nothing_changes_while_a_backup_runs(
+    deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str
+) -> None:
+    """It may stop Orthanc, and starts it again."""
+    monkeypatch.setattr(upgrade, "BACKUP", tmp_path)
+    monkeypatch.setattr(upgrade, "LOCK_SECONDS", 0)
+    directory, package = tmp_path / "upgrade", installed.choose("package")
+    notes = Notes(method="package", identity="1.12.7+dfsg-4", old_method="package")
+    with hold_lock(tmp_path / f"{lock}.lock"):
+        notes.write("tried", directory)
+        with pytest.raises(Busy, match="Another orthanc-backup"):
+            upgrade.switch(package, tmp_path, directory)
+        assert Notes.read(directory).step == "tried"
+        notes.write("switched", directory)
+        with pytest.raises(Busy, match="Another orthanc-backup"):
+            upgrade.go_back("127.0.0.1", tmp_path, directory)
+        assert Notes.read(directory).step == "switched"
+
+
+@pytest.mark.parametrize("step", ["switching", "switched", "returning"])
+def test_the_way_back_stays_until_the_acceptance_test_has_passed(tmp_path: Path, step: str) -> None:
+    Notes(method="package", old_method="package").write(step, tmp_path)
+    with pytest.raises(Refused, match="has not passed its acceptance test"):
+        upgrade.settle(tmp_path / "db", tmp_path)
+    assert Notes.read(tmp_path).step == step
+
+
+def test_an_upgrade_is_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the power goes before the notes are written."""
+    monkeypatch.setattr(installed.Package, "is_deployed", lambda *_unused: True)
+    monkeypatch.setattr(installed.Package, "read_identity", lambda _self: "1.12.7+dfsg-4")
+    write = Notes.write
+
+    def settle_until(step: str) -> None:
+        def cut(notes: Notes, now: str, directory: Path | None = None) -> None:
+            if now == step:
+                raise SystemExit
+            write(notes, now, directory)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Notes, "write", cut)
+            upgrade.settle(tmp_path / "db", tmp_path)
+
+    for number, version in enumerate(("1.12.8", "1.12.9"), 1):
+        Notes(method="package", version=version, old_method="package").write("confirmed", tmp_path)
+        for step in ("settling", "settled"):
+            with pytest.raises(SystemExit):
+                settle_until(step)
+        settle_until("")
+        assert Notes.read(tmp_path).step == "settled"
+        assert len(json.loads((tmp_path / upgrade.HISTORY).read_text())["upgrades"]) == number
+
+
+@pytest.mark.parametrize("error", [Refused("it does not open the index"), SystemExit(1)])
+def test_a_trial_that_ends_gives_the_tag_back(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Also one of an interrupted play."""
+
+    def end(*_unused: object) -> list[str]:
+        raise error
+
+    given: list[str] = []
+    monkeypatch.setattr(upgrade, "try_release", end)
+    monkeypatch.setattr(upgrade, "put_tag_back", given.append)
+    asked = {"step": "trial", "method": "docker", "image": "clinic/orthanc:2", "content": "{}", "plugins": []}
+    with pytest.raises(type(error)):
+        orthanc_upgrade.run_step({**asked, "address": "127.0.0.1", "storage": "/var/lib/orthanc/db"})
+    assert given == ["clinic/orthanc:2"]
+
+
+def test_a_container_that_another_than_an_upgrade_put_aside_is_none_of_its() -> None:
+    """An adoption gives the old container this name, and so does a person who follows a remedy."""
+    assert installed.OLD != adoption.RENAMED == "orthanc-before"
+
+
+def test_a_container_that_stayed_of_an_upgrade_is_told_before_the_backup(
+    deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed.present, "inspect", lambda name: {"Name": name})
+    with pytest.raises(Refused, match=f"{installed.OLD} of an earlier upgrade. Remedy: docker rm {installed.OLD}"):
+        upgrade.describe(installed.choose("docker", "clinic/orthanc:2"), "", "", "{}", tmp_path, tmp_path / "upgrade")
+
+
 def find_tasks(tasks: list[dict[str, Any]], tags: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
     """Each task of a play with the tags of the blocks that it is in."""
     found: list[tuple[tuple[str, ...], dict[str, Any]]] = []
@@ -251,9 +436,13 @@ def test_every_task_of_an_upgrade_belongs_to_a_phase_and_each_failure_after_the_
     phases = {"always", "backup", "trial", "switch", "verify", "settle", "back"}
     assert [task["name"] for tags, task in tasks if not phases & set(tags)] == []
     assert phases == {tag for tags, _task in tasks for tag in tags} - {"never"}
-    [guarded] = [task for task in play["tasks"] if "rescue" in task]
+    tried, guarded = [task for task in play["tasks"] if "rescue" in task]
     assert {tag for tags, _task in find_tasks(guarded["block"]) for tag in tags} == {"switch", "verify"}
     assert {tags for tags, _task in find_tasks(guarded["rescue"])} == {("switch", "verify")}
+    # and from the image on, whatever refuses it gives its tag back
+    assert find_tasks(tried["block"])[0][1]["ansible.builtin.import_role"]["tasks_from"] == "bring"
+    steps = [task.get("vars", {}).get("__orthanc_upgrade_step", {}).get("name") for task in tried["rescue"]]
+    assert "withdraw" in steps
 
 
 def test_a_deploy_knows_which_step_an_upgrade_is_at(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from backups import must, power_off
-from clients import INVENTORY, inspect, name_of, play, start, wait_for
+from clients import INVENTORY, inspect, name_of, play, require_accepted, start, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 from upgraded import (
@@ -105,6 +105,32 @@ def test_a_release_that_does_not_open_the_index_is_refused_by_the_trial(host: Ho
     require_one(host)
 
 
+def test_a_switch_alone_keeps_the_way_back_and_a_wrong_site_of_nginx_does_not_block_it(host: Host) -> None:
+    """As after a run that was cut off before the acceptance test. Meanwhile somebody breaks a site of his own."""
+    machine, site = name_of(host), "/etc/nginx/conf.d/zz-foreign.conf"
+    before, identity = describe_settings(host), inspect(host)["Image"]
+    with storing(host) as seen:
+        status, said = play("upgrade", host, ask_for("1.13.0"), "--tags", "trial,switch")
+        assert status == 0, said[-3000:]
+        status, said = play("upgrade", host, ask_for("1.13.0"), "--tags", "settle")
+        assert status == 2, said[-3000:]
+        assert f"{NAME}:1.13.0 has not passed its acceptance test" in said
+        assert read_step(host) == "switched"
+        must(machine, f"echo 'server {{ listen 8080; no_directive; }}' > {site}")
+        try:
+            status, said = play("upgrade", host, ask_for("1.13.0"), "--tags", "back")
+        finally:
+            must(machine, f"rm {site}")
+    acknowledged.extend(seen["uids"])
+    assert status == 0, said[-3000:]
+    assert "unknown directive " in said, said[-3000:]
+    assert read_step(host) == "returned"
+    assert "etc" not in must(machine, f"ls {NOTES}").split(), "passwords are in there"
+    require_back(host, before, identity)
+    must(machine, "nginx -t && systemctl reload nginx")
+    require_accepted(host)
+
+
 def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
     make_image(host, "fails", FAILS)
     keep_previous(host)
@@ -120,8 +146,11 @@ def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
     keep_previous(host)
     status, said = play("deploy", host)
     assert status == 0, said[-3000:]
+    assert " changed=1 " in said  # no later way back can use what was kept
+    require_one(host)
+    status, said = play("deploy", host)
+    assert status == 0, said[-3000:]
     assert " changed=0 " in said
-    require_one(host)  # no later way back can use what was kept
 
 
 class Moment(NamedTuple):
@@ -193,9 +222,12 @@ def test_after_a_power_cut_the_old_release_comes_back(host: Host, moments: list[
 
 
 def test_an_upgrade(host: Host) -> None:
+    # as an adoption leaves one, or a person who follows a remedy
+    must(name_of(host), f"docker create --name orthanc-before {NAME}:1.12.7")
     with storing(host) as seen:
         status, said = play("upgrade", host, ask_for("1.13.0"))
     acknowledged.extend(seen["uids"])
+    must(name_of(host), "docker rm orthanc-before")
     assert status == 0, said[-3000:]
     assert " passed, 0 failed" in said
     assert f"Orthanc 1.12.7 ({NAME}:1.12.7) became 1.13.0 ({NAME}:1.13.0)" in said
