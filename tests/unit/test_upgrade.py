@@ -9,6 +9,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -296,14 +297,27 @@ def test_an_image_that_cannot_be_read_is_told_and_its_file_stays(switched: Path,
     assert damaged.exists()
 
 
-def test_what_fails_after_the_old_orthanc_runs_is_told_and_stops_nothing() -> None:
-    def fail() -> None:
-        raise Refused("nginx: no such directive. Remedy: correct this.")
+def test_nothing_but_orthanc_itself_keeps_the_old_one_from_starting(
+    deployed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(what: str) -> Callable[[], None]:
+        def fail() -> None:
+            done.append(what)
+            raise Refused(f"{what}: it is wrong. Remedy: correct this.")
+
+        return fail
 
     done: list[str] = []
-    said = upgrade.collect_refusals(fail, lambda: done.append("tag"))
-    assert said == ["nginx: no such directive. Remedy: correct this."]
-    assert done == ["tag"]
+    monkeypatch.setattr(upgrade, "load_units", refuse("systemd"))
+    monkeypatch.setattr(upgrade, "load_firewall", refuse("firewall"))
+    monkeypatch.setattr(adoption, "reload_nginx", refuse("nginx"))
+    monkeypatch.setattr(upgrade, "put_tag_back", lambda _image: refuse("tag")())
+    monkeypatch.setattr(installed.Package, "bring_back", lambda _self: done.append("back"))
+    monkeypatch.setattr(installed.Package, "start", lambda _self, _policy: done.append("start"))
+    monkeypatch.setattr(upgrade.service, "await_running", lambda *_unused: done.append("runs"))
+    problems = upgrade.start_old(Notes(old_method="package"), "127.0.0.1")
+    assert done == ["systemd", "firewall", "back", "start", "nginx", "tag", "runs"]
+    assert [said.partition(":")[0] for said in problems] == ["systemd", "firewall", "nginx", "tag"]
 
 
 def test_settings_in_any_encoding_come_back(tmp_path: Path) -> None:

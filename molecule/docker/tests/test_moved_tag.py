@@ -64,15 +64,27 @@ def test_a_deploy_does_not_follow_and_an_upgrade_does(host: Host) -> None:
 
 
 @pytest.mark.campaign
-def test_a_release_that_the_trial_refuses_leaves_everything_as_it_was(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (
+            f"{BEGIN.format(program=registry.PROGRAM)}{REFUSES}{END}",
+            "this build does not open an index that has images",
+        ),
+        ("#!/bin/sh\necho an unnamed build\n", "cannot be read (Orthanc --version prints"),
+    ],
+    ids=["trial", "check"],
+)
+def test_a_release_that_is_refused_leaves_everything_as_it_was(host: Host, program: str, reason: str) -> None:
     status, said = play("deploy", host, BACKUP)
     assert status == 0, said[-3000:]
     container, deployed = inspect(host)["Id"], read_deployed(host)
-    moved = move(host, f"{BEGIN.format(program=registry.PROGRAM)}{REFUSES}{END}")
+    moved = move(host, program)
     status, said = play("upgrade", host, BACKUP, "--skip-tags", "backup")
     assert status == 2, said[-3000:]
-    assert "this build does not open an index that has images" in said
+    assert reason in said, said[-3000:]
+    assert "The old Orthanc was not touched." in said
     assert f"Offered: {NAME} as its registry has it now ({moved})." in said
-    # the trial pulled the other image, and the tag on the machine is again what runs
+    # the other image was pulled, and the tag on the machine is again what runs
     assert host.check_output("docker image inspect --format '{{.Id}}' %s", NAME) == deployed[1]
     require_as_before(host, container, deployed, moved)
