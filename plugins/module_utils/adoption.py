@@ -29,7 +29,7 @@ from .progress import Progress
 from .server.core.errors import Refused
 from .server.core.files import copy_durably, create_directories, hash_file, sync_directory, write_atomic
 from .server.core.process import read_output, run_program, try_output
-from .server.orthanc.layout import FILES, FOLDERS, MARKER, VERSION, name_attachment
+from .server.orthanc.layout import FOLDERS, MARKER, VERSION, find_attachments, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS
 
 NAME = "orthanc_adopt"
@@ -198,7 +198,7 @@ def find_existing(path: Path) -> Path:
 
 def list_files(directory: Path) -> set[str]:
     """The attachments below a storage directory, by their paths in it."""
-    return {str(path.relative_to(directory)) for path in directory.glob(FILES)}
+    return {str(path.relative_to(directory)) for path in find_attachments(directory)}
 
 
 def describe(wanted: Wanted, notes: Notes) -> list[str]:

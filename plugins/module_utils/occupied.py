@@ -26,7 +26,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
 from .server.core.process import try_output
-from .server.orthanc.layout import FILES, MARKER
+from .server.orthanc.layout import MARKER, find_attachments
 from .server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
@@ -141,11 +141,11 @@ def count_images(directory: Path) -> int:
         with contextlib.closing(sqlite3.connect(Path(scratch, "index"))) as index:
             number = int(index.execute(IMAGES).fetchone()[0])
     # if the index cannot be read, count the files
-    return number or sum(1 for _unused in directory.glob(FILES))
+    return number or sum(1 for _unused in find_attachments(directory))
 
 
 def has_files(directory: Path) -> bool:
-    return next(directory.glob(FILES), None) is not None
+    return next(find_attachments(directory), None) is not None
 
 
 def check_images(directory: Path) -> list[Problem]:

@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from server.backup import history, restic
+from server.backup import beginning, history, ledger, restic
+from server.backup.beginning import make_first_backup, make_repository
 from server.backup.freeze import copy_index, is_frozen, parse_version
 from server.backup.ledger import Study, group_by_device, read_studies
 from server.backup.listing import identify_snapshot
@@ -23,7 +26,6 @@ from server.backup.manifest import (
     Proof,
     find_defects,
     find_foreign_files,
-    find_images,
     keep_content,
     read_content,
     write_rows,
@@ -36,7 +38,10 @@ from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
 from server.core.errors import Refused
 from server.core.files import hash_file, write_atomic
+from server.orthanc.api import Api
+from server.orthanc.layout import find_attachments, walk_folders
 
+SIZE = {"TotalDiskSize": "1000"}
 PACKAGE = Path(__file__).resolve().parents[2] / "plugins/module_utils"
 
 
@@ -180,7 +185,7 @@ def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
     good, short, other, gone = (
         attachment(f"{two}bbcccc-1111-2222-3333-444444444444", b"abc") for two in ("00", "01", "02", "03")
     )
-    assert {path.name for path in find_images(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
+    assert {path.name for path in find_attachments(tmp_path)} == {one.uuid for one in (good, short, other, gone)}
     (tmp_path / short.path).write_bytes(b"ab")
     (tmp_path / other.path).write_bytes(b"abd")
     (tmp_path / gone.path).unlink()
@@ -232,6 +237,75 @@ def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkey
     with pytest.raises(Refused, match="needs 2 MiB"):
         copy_index(own, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("walk", [find_attachments, walk_folders])
+def test_folders_that_go_while_they_are_read_are_no_error(
+    tmp_path: Path, walk: Callable[[Path], Iterator[Path]]
+) -> None:
+    """Orthanc removes a folder with its last image, which Path.glob does not bear before Python 3.12."""
+    folders = [tmp_path / "00" / f"{number:02x}" for number in range(64)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / f"00{folder.name}0000-0000-4000-8000-000000000000").touch()
+    found = walk(tmp_path)
+    first = next(found)
+    for folder in folders:
+        if folder != first.parent:
+            shutil.rmtree(folder)
+    assert len([path for path in found if path.exists()]) <= 2
+
+
+def test_a_ledger_that_cannot_be_read_holds_up_no_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest snapshot of the repository is damaged, and an older one, which is whole, is to be restored."""
+    own = make_settings(tmp_path)
+    there = [
+        {"id": name * 64, "short_id": name * 8, "paths": [f"{tmp_path}/ledger"], "time": time, "tags": []}
+        for name, time in (("a", "2026-11-01T00:00:00Z"), ("b", "2026-11-02T00:00:00Z"))
+    ]
+    monkeypatch.setattr(ledger, "list_snapshots", lambda _settings, tags: there if tags.startswith("orthanc") else [])
+
+    def fetch(_settings: Any, one: dict[str, Any], target: Path, _only: list[str]) -> None:
+        if one["id"].startswith("b"):
+            raise Refused("restic restore: unable to load tree. Remedy: see whether the repository can be reached.")
+        (target / "ledger").mkdir(parents=True)
+        (target / "ledger" / "20261101.csv").write_text('"9","20261101T120000","US1","1.2.3","A1"\n')
+
+    monkeypatch.setattr(ledger, "fetch_files", fetch)
+    manifest = {"archive": "0" * 16, "counts": {"last_change": 5}, "moment": "20261031T000000.000"}
+    studies, unread = ledger.find_received_after(own, manifest)
+    assert [one.study for one in studies] == ["1.2.3"]
+    assert len(unread) == 1
+    assert "bbbbbbbb (restic restore: unable to load tree.)" in unread[0]
+
+
+def test_another_repository_gets_its_first_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = make_settings(tmp_path)
+    monkeypatch.setattr(Api, "as_administrator", lambda _path: SimpleNamespace(get=lambda _path: SIZE))
+    monkeypatch.setattr(beginning, "list_snapshots", lambda *_unused: [])
+    for state, first in (
+        ({}, "would be made"),
+        ({"last_success_epoch": 1}, "was there"),  # of a release that did not note it
+        ({"last_success_epoch": 1, "last_repository": own.repository}, "was there"),
+        ({"last_success_epoch": 1, "last_repository": "/mnt/the-disk-of-before"}, "would be made"),
+    ):
+        write_state(own, "backup", state)
+        assert make_first_backup(own, dry_run=True)["first"] == first
+
+
+def test_a_repository_that_is_made_anew_has_no_backup_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same place: somebody replaced the disk."""
+    own = make_settings(tmp_path)
+
+    def call(_settings: Any, what: str, *_unused: str) -> str:
+        if what == "cat":
+            raise Refused("restic cat: unable to open config file. Remedy: see it.")
+        return ""
+
+    monkeypatch.setattr(beginning, "call_restic", call)
+    write_state(own, "backup", {"last_success_epoch": 1, "last_repository": own.repository})
+    assert make_repository(own)["repository"] == "made"
+    assert read_state(own, "backup") == {"last_success_epoch": 1, "last_repository": ""}
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_where_it_would_be_lost_nobody_is_told_to_stay(tmp_path: Path) -> None:
     volume = index(tmp_path / "docker/volumes/orthanc/_data", 2)
     assert "move its files to their own directory" in occupied.check_images(volume)[0].remedy
     apart = index(tmp_path / "index-apart", 2)
-    next(apart.glob(occupied.FILES)).unlink()
+    next(occupied.find_attachments(apart)).unlink()
     assert "the files of its StorageDirectory" in occupied.check_images(apart)[0].remedy
 
 

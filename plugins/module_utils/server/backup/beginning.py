@@ -17,7 +17,7 @@ from .freeze import start_orthanc
 from .restic import call_restic, list_snapshots
 from .run import find_shared_disk, make_backup
 from .settings import STOPPED, Settings, read_archive
-from .state import hold_program_lock, read_state
+from .state import hold_program_lock, read_state, write_state
 
 WAIT_BYTES = 2_000_000_000
 WAIT_SECONDS = 300  # at the speed that the inventory allows
@@ -53,13 +53,16 @@ def make_repository(settings: Settings) -> dict[str, Any]:
             raise
         with hold_program_lock(settings, "run"):
             call_restic(settings, "init")
+            if former := read_state(settings, "backup"):  # its last success is in another one
+                write_state(settings, "backup", {**former, "last_repository": ""})
         result["repository"] = "made"
     return result
 
 
 def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
-    """Makes the first backup where none has succeeded: waits for it, leaves it running, or reports why it must wait."""
-    if read_state(settings, "backup").get("last_success_epoch"):
+    """Makes the first backup of a repository: waits for it, leaves it running, or reports why it must wait."""
+    former = read_state(settings, "backup")
+    if former.get("last_success_epoch") and former.get("last_repository", settings.repository) == settings.repository:
         return {"first": "was there"}
     try:
         with hold_program_lock(settings, "run"):
@@ -77,7 +80,7 @@ def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
             if awaited:
                 if (settings.directory / STOPPED).exists():
                     start_orthanc(settings)
-                return {"first": "made", **make_backup(settings, due=True, anew=False)}
+                return {"first": "made", **make_backup(settings, due=False, anew=False)}
     except Busy:
         return {"first": "is at work"}
     # it may have been begun a moment ago, and have no lock yet

@@ -19,6 +19,7 @@ from ..orthanc.index import open_index
 from . import history, ledger_history
 from .listing import identify_snapshot, list_archive, read_past
 from .manifest import read_content, write_rows
+from .output import summarize
 from .restic import call_restic, fetch_files, list_snapshots
 from .settings import Settings, join_below, read_archive, stamp_now, stamp_tomorrow
 from .state import read_state, record_outcome, write_state
@@ -244,24 +245,39 @@ def read_study(api: Api, series: str) -> Study | None:
     return Study(0, updated, aet, tags["StudyInstanceUID"], tags.get("AccessionNumber", ""))
 
 
-def find_received_after(settings: Settings, manifest: dict[str, Any]) -> list[Study]:
-    """From the newest ledgers that the repository has, and the one on this machine."""
+def fetch_ledgers(settings: Settings, archive: str, target: Path) -> list[str]:
+    """Fetches the newest ledgers of the repository that can be read; returns what cannot, in sentences: a damaged one
+    must not hold up the restore of an intact snapshot."""
+    now, unread = datetime.now(timezone.utc), []
+    for tag in ("ledger", "orthanc", "unproven"):
+        there = list_snapshots(settings, f"{tag},archive={archive}")
+        for one in ledger_history.find_current(there, now):
+            only = [path for path in one["paths"] if path.endswith("/ledger")]
+            try:
+                fetch_files(settings, one, target / one["short_id"], only)
+            except Refused as refused:
+                unread.append(f"{one['short_id']} ({str(refused).partition(' Remedy: ')[0]})")
+                continue
+            if not ledger_history.is_ahead(one, now):
+                break
+    what = "Studies may be missing from the list of what to send again, since a ledger cannot be read"
+    return summarize(what, unread, "compare with the devices what they sent since the snapshot")
+
+
+def find_received_after(settings: Settings, manifest: dict[str, Any]) -> tuple[list[Study], list[str]]:
+    """From the newest ledgers that the repository has, and the one on this machine; and what could not be read."""
     found = []
     scratch = settings.directory / "ledgers"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
-        for tag in ("ledger", "orthanc", "unproven"):
-            there = list_snapshots(settings, f"{tag},archive={manifest['archive']}")
-            for one in ledger_history.find_current(there, datetime.now(timezone.utc), 1):
-                only = [path for path in one["paths"] if path.endswith("/ledger")]
-                fetch_files(settings, one, scratch / one["short_id"], only)
+        unread = fetch_ledgers(settings, manifest["archive"], scratch)
         for path in [*scratch.rglob("ledger/*.csv"), *settings.ledger.glob("*.csv")]:
             found += read_studies(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     last, moment = manifest["counts"]["last_change"], manifest["moment"][:15]
     # by time as well: after a restore, and on a new machine, numbers begin anew
-    return [one for one in found if one.number > last or one.time > moment]
+    return [one for one in found if one.number > last or one.time > moment], unread
 
 
 def group_by_device(studies: Iterable[Study]) -> list[dict[str, Any]]:

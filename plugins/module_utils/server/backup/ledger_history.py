@@ -35,12 +35,16 @@ def read_time(snapshot: Snapshot) -> datetime:
     return read_local_time(snapshot).astimezone(timezone.utc)
 
 
+def is_ahead(snapshot: Snapshot, now: datetime) -> bool:
+    """Whether it is dated in the future: a clock was wrong."""
+    return read_time(snapshot) > now + AHEAD
+
+
 def rank_snapshots(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapshot]:
     """The newest first: by number; those without one by time, and what is dated in the future last."""
 
     def order(snapshot: Snapshot) -> tuple[int, bool, datetime]:
-        time = read_time(snapshot)
-        return read_serial(snapshot), time <= now + AHEAD, time
+        return read_serial(snapshot), not is_ahead(snapshot, now), read_time(snapshot)
 
     return sorted(snapshots, key=order, reverse=True)
 
@@ -48,7 +52,7 @@ def rank_snapshots(snapshots: Iterable[Snapshot], now: datetime) -> list[Snapsho
 def find_current(snapshots: Iterable[Snapshot], now: datetime, kept: int = KEPT) -> list[Snapshot]:
     """The newest ones that stay, newest first. One that is dated in the future never takes the place of a true one."""
     ranked = rank_snapshots(snapshots, now)
-    true = [one for one in ranked if read_time(one) <= now + AHEAD]
+    true = [one for one in ranked if not is_ahead(one, now)]
     wanted = {one["id"] for one in (*ranked[:kept], *true[:kept])}
     return [one for one in ranked if one["id"] in wanted]
 

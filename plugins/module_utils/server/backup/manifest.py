@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 from ..core.errors import Refused
 from ..core.files import hash_file, write_atomic
 from ..orthanc.index import open_index
-from ..orthanc.layout import name_attachment
+from ..orthanc.layout import find_attachments, name_attachment, walk_folders
 from . import history
 from .freeze import copy_index, read_index_version
 from .listing import choose_snapshot, identify_snapshot
@@ -39,9 +38,6 @@ from .settings import (
     read_archive,
     read_name,
 )
-
-HEX = "[0-9a-f][0-9a-f]"
-ATTACHMENT = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})[0-9a-f]{4}-[0-9a-f-]{27}")
 
 
 class Attachment(NamedTuple):
@@ -89,7 +85,7 @@ def read_present(settings: Settings, index: Path, names: list[Attachment], begin
         resources = dict(database.execute("SELECT internalId, publicId FROM Resources"))
         sequence = dict(database.execute("SELECT name, seq FROM sqlite_sequence"))
     listed, known, unknown, young = {one.uuid for one in names}, 0, 0, 0
-    for path in find_images(settings.storage):
+    for path in find_attachments(settings.storage):
         if path.name in listed:
             known += 1
         else:
@@ -150,21 +146,11 @@ def describe_defects(defects: Iterable[Defect], what: str, remedy: str) -> list[
     return summarize(what, [f"{one.path} is {one.kind}" for one in defects], remedy)
 
 
-def find_images(data: Path) -> Iterator[Path]:
-    """The files in a storage directory that are named as attachments."""
-    for path in data.glob(f"{HEX}/{HEX}/*"):
-        if ATTACHMENT.fullmatch(path.name):
-            yield path
-
-
 def find_foreign_files(settings: Settings) -> list[str]:
     """What Orthanc's account does not own: Orthanc starts, looks healthy and refuses every image."""
     owner = settings.account.pw_uid
     found = []
-    for path in (
-        settings.storage,
-        *(one for what in ("index*", HEX, f"{HEX}/**/*") for one in settings.storage.glob(what)),
-    ):
+    for path in (settings.storage, *settings.storage.glob("index*"), *walk_folders(settings.storage)):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_uid != owner:
                 found.append(str(path))

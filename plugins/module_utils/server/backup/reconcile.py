@@ -18,10 +18,11 @@ from ..core.journal import say
 from ..core.process import run_at_end
 from ..dicom import dataset
 from ..orthanc.api import Api
+from ..orthanc.layout import find_attachments
 from ..orthanc.runtime import STOP_SECONDS
 from . import orphans
 from .freeze import command_orthanc, start_orthanc
-from .manifest import Attachment, find_defects, find_images, list_current_attachments, read_manifest
+from .manifest import Attachment, find_defects, list_current_attachments, read_manifest
 from .restic import fetch_files, find_storage, list_snapshots
 from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, stamp_now
 
@@ -31,10 +32,11 @@ def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
     begin = time.time()
     names, _unused = list_current_attachments(settings)
     listed = {one.uuid for one in names}
-    lost = [
-        path for path in find_images(settings.storage)
-        if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS
-    ]  # fmt: skip
+    lost = []
+    for path in find_attachments(settings.storage):
+        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            if path.name not in listed and path.stat().st_mtime < begin - SETTLE_SECONDS:
+                lost.append(path)
     defects = find_defects(settings.storage, names, "compare")
     if defects:
         listed_now = {one.path for one in list_current_attachments(settings)[0]}

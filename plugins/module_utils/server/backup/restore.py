@@ -18,13 +18,13 @@ from typing import Any
 from ..core.errors import Refused
 from ..core.files import hash_file
 from ..core.process import read_output
-from ..orthanc.layout import MARKER
+from ..orthanc.layout import MARKER, find_attachments
 from . import history, placing
 from .exchange import exchange_data
 from .freeze import parse_version
 from .ledger import Study, find_received_after, group_by_device
 from .listing import identify_snapshot, list_archive
-from .manifest import Attachment, Proof, describe_defects, find_images, prove_snapshot
+from .manifest import Attachment, Proof, describe_defects, prove_snapshot
 from .restic import call_restic, fetch_files
 from .restored_orthanc import assemble_data, remove_images, require_counts, require_image, start_second_orthanc
 from .settings import Settings, join_below, read_archive, set_aside, stamp_now
@@ -62,7 +62,8 @@ def restore_snapshot(
     if not dry_run and not target:
         remove_abandoned_restores(settings, work)
     require_space(work, proof)
-    came = find_received_after(settings, manifest)
+    came, unread = find_received_after(settings, manifest)
+    problems += unread
     result: dict[str, Any] = {
         "snapshot": identity, "moment": manifest["moment"], "counts": manifest["counts"], "problems": problems
     }  # fmt: skip
@@ -76,7 +77,7 @@ def restore_snapshot(
     problems += describe_defects(defects, "Not in the restored data", "send them again; damaged files are set aside")
     names = [one for one in names if one.path not in {defect.path for defect in defects}]
     named = {one.uuid for one in names}
-    for path in find_images(data):
+    for path in find_attachments(data):
         if path.name not in named:  # it came after the moment: the index does not know it
             set_aside(path, data.with_name("not-in-the-index"))
     result["verified"] = len(names)

@@ -115,7 +115,7 @@ def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
         problems = take_complete_snapshot(settings, result, present, anew)
         if problems:
             raise Refused(*problems)
-        result["last_moment"] = result["moment"]
+        result.update(last_moment=result["moment"], last_repository=settings.repository)
     return result
 
 
