@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import zlib
 from contextlib import closing
@@ -11,18 +12,24 @@ from typing import Any
 
 import pytest
 from server.backup import placing, study
-from server.core.files import hash_md5
+from server.backup.exchange import put_path
+from server.backup.restore import plan_placings
+from server.backup.settings import ARCHIVE
+from server.backup.state import write_state
+from server.core.files import hash_file, hash_md5
+from test_backup import make_settings
 
 SITE, CRL = "/etc/orthanc/site/orthanc.json", f"{placing.CA}/ca.crl"
 THEIRS = {"Worklists": {"Database": "/var/lib/orthanc/worklists"}, "RegisteredUsers": {"it": "old"}}
 OURS = {"Worklists": {"Directory": "/srv/served"}, "RegisteredUsers": {"it": "new"}}
+ITEM = b"\x40\x00\x02\x00DA\x08\x0029991128"
 
 
 def plan(
     paths: list[str], tmp_path: Path, options: dict[str, Any], here: dict[str, str], *, new: bool = False
 ) -> tuple[set[str], dict[str, str]]:
     manifest = {path: ["root", "root", 0o640, "theirs"] for path in paths}
-    machine = placing.Machine(options, new, here)
+    machine = placing.Machine(options, new, not new, here)
     placings, kept = placing.plan_paths(manifest, THEIRS, tmp_path, machine, {"1.2"}, "20261128", SITE)
     return {one.target for one in placings}, {one.path: one.why for one in kept}
 
@@ -70,13 +77,61 @@ def test_items_come_back_into_this_machine_s_directory_unless_they_are_done(tmp_
         item(tmp_path, "1.3_1.wl", "20261127"),
         item(tmp_path, "1.4_1.wl", "20261128"),
     ]
-    placed, kept = plan(paths, tmp_path, OURS, {"/srv/served/1.4_1.wl": "ours"})
+    placed, kept = plan(paths, tmp_path, OURS, {"/srv/served/1.4_1.wl": "ours"}, new=True)
     assert placed == {"/srv/served/1.1_1.wl"}
     assert kept == {
         "/srv/served/1.2_1.wl": "its study has been received",
         "/srv/served/1.3_1.wl": "its date has passed",
         "/srv/served/1.4_1.wl": "this machine has a newer one",
     }
+
+
+@pytest.mark.parametrize(
+    ("archive", "history", "served", "comes"),
+    [
+        (True, True, ["1.9_1.wl"], False),
+        (True, True, [], False),  # the last one was done, or withdrawn
+        (False, True, ["1.9_1.wl"], False),  # the data disk is lost, and the list is on another one
+        (False, True, [], True),  # the list was on it
+        (False, False, [], True),  # a new machine
+        (False, False, ["1.9_1.wl"], True),  # to which an application has submitted an item already
+    ],
+)
+def test_an_item_that_a_list_in_use_has_no_more_does_not_come_back(
+    tmp_path: Path, archive: bool, history: bool, served: list[str], comes: bool
+) -> None:
+    """It was cancelled, or dropped for a corrected one: a scanner must not offer it again."""
+    here = tmp_path / "served"
+    here.mkdir()
+    settings = make_settings(tmp_path, orthanc=str(tmp_path / "orthanc.json"))
+    settings.orthanc.write_text(json.dumps({"Worklists": {"Database": str(here)}}))
+    copies = tmp_path / "copies"
+    for path, content in ((settings.orthanc, settings.orthanc.read_bytes()), (here / "1.1_1.wl", ITEM)):
+        copy = copies / str(path).lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    for name in served:
+        (here / name).write_bytes(ITEM)
+    if archive:
+        (settings.storage / ARCHIVE).write_text("0123456789abcdef\n")
+    if history:
+        write_state(settings, "history", {"archive": "0123456789abcdef"})
+    manifest = {"paths": {str(here / "1.1_1.wl"): ["root", "root", 0o640, "theirs"]}}
+    found = plan_placings(settings, manifest, copies, None, [])
+    assert found["put_in_place"] == ([str(here / "1.1_1.wl")] if comes else [])
+    assert [one["path"] for one in found["kept"]] == ([] if comes else [str(here / "1.1_1.wl")])
+    assert all("not on this machine's list any more" in one["why"] for one in found["kept"])
+
+
+def test_an_item_that_came_during_the_restore_is_not_replaced(tmp_path: Path) -> None:
+    target, source = tmp_path / "1.1_1.wl", tmp_path / "copy"
+    source.write_bytes(b"of the snapshot")
+    one = placing.Placing(str(target), str(target), "", "", 0o640, hash_file(source))
+    assert put_path(one, source, tmp_path / "aside")
+    assert target.read_bytes() == b"of the snapshot"
+    target.write_bytes(b"corrected since")
+    assert not put_path(one, source, tmp_path / "aside")
+    assert target.read_bytes() == b"corrected since"
 
 
 def test_changed_users_are_named_without_their_passwords() -> None:

@@ -237,28 +237,35 @@ def find_arrivals_after(settings: Settings, under_way: dict[str, Any], index: Pa
 
 def put_paths(settings: Settings, work: Path, aside: Path, under_way: dict[str, Any]) -> None:
     """Puts worklist items and missing files in place; what is replaced is kept with the data set aside."""
-    manifest, changed = under_way["manifest"], False
-    for one in (placing.Placing(*each) for each in under_way.get("placings", [])):
-        target, source = Path(one.target), join_below(work, f"{manifest['staging']}/paths{one.path}")
-        if target.is_file() and hash_file(target) == one.digest:
-            continue
-        if not source.exists() or hash_file(source) != one.digest:
-            say(f"{one.path} differs from the manifest and was not restored.", 3)
-            continue
-        copy = join_below(aside / "paths", one.target)
-        if target.exists() and not copy.exists():
-            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            copy_with_owner(target, copy)
-        create_directories(target.parent, 0o755)  # as an administrator would; the program's umask is narrow
-        waiting = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, waiting)
-        with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers
-            shutil.chown(waiting, one.owner or -1, one.group or -1)
-        waiting.chmod(one.mode)
-        waiting.rename(target)
-        changed = True
-    if changed:
+    copies = join_below(work, f"{under_way['manifest']['staging']}/paths")
+    placings = [placing.Placing(*each) for each in under_way.get("placings", [])]
+    changed = [put_path(one, join_below(copies, one.path), aside) for one in placings]
+    if any(changed):
         reload_services()
+
+
+def put_path(one: placing.Placing, source: Path, aside: Path) -> bool:
+    """Whether it put this file of the snapshot in place, and did not find it there, or a newer one."""
+    target, copy = Path(one.target), join_below(aside / "paths", one.target)
+    if target.is_file() and hash_file(target) == one.digest:
+        return False
+    if not source.exists() or hash_file(source) != one.digest:
+        say(f"{one.path} differs from the manifest and was not restored.", 3)
+        return False
+    if target.exists() and placing.is_item(one.target):
+        say(f"{one.target} was submitted while the snapshot was restored, and stays.", 5)
+        return False
+    if target.exists() and not copy.exists():
+        copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        copy_with_owner(target, copy)
+    create_directories(target.parent, 0o755)  # as an administrator would; the program's umask is narrow
+    waiting = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, waiting)
+    with contextlib.suppress(LookupError, PermissionError):  # by name: another machine has other numbers
+        shutil.chown(waiting, one.owner or -1, one.group or -1)
+    waiting.chmod(one.mode)
+    waiting.rename(target)
+    return True
 
 
 def put_paths_back(under_way: dict[str, Any], aside: Path, failed: Path) -> None:

@@ -45,10 +45,12 @@ class KeptFile(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What is here before a restore: orthanc.json ({} without one), whether the archive is new, SHA-256 by path."""
+    """What is here before a restore: orthanc.json ({} without one), whether the archive is new and the worklist in use
+    (what it lacks was removed from it), SHA-256 by path."""
 
     options: dict[str, Any]
     new: bool
+    in_use: bool
     digests: dict[str, str]
 
 
@@ -96,8 +98,8 @@ def plan_paths(
         here = target in machine.digests
         why = ""
         if item and path.removeprefix(f"{theirs}/").count("/") == 0:
-            why = keep_item(copies / path.lstrip("/"), here, received, today)
-        elif item and not machine.new:
+            why = keep_item(copies / path.lstrip("/"), here, machine.in_use, received, today)
+        elif item and machine.in_use:
             why = "this machine's worklist is in use"
         elif ca and OF_THE_CA.fullmatch(path):
             why = ""
@@ -113,7 +115,21 @@ def plan_paths(
     return sorted(placings, key=lambda one: one.target == orthanc), kept
 
 
-def keep_item(copy: Path, here: bool, received: set[str], today: str) -> str:
+def is_item(path: str) -> bool:
+    """Whether it is a file of the worklist."""
+    return path.endswith(".wl")
+
+
+def is_in_use(archive: str, history: dict[str, Any], served: str) -> bool:
+    """Whether what the worklist lacks was removed from it, and not lost with a disk.
+
+    That is so beside an archive. Beside a new one it is so where the machine remembers backups, and items are there:
+    the list was not on the data disk. A list that may be lost is empty.
+    """
+    return bool(archive) or (bool(history) and bool(served) and any(Path(served).glob("*.wl")))
+
+
+def keep_item(copy: Path, here: bool, in_use: bool, received: set[str], today: str) -> str:
     """Why an item of the worklist does not come back; nothing when it does."""
     if here:
         return "this machine has a newer one"
@@ -121,6 +137,8 @@ def keep_item(copy: Path, here: bool, received: set[str], today: str) -> str:
         return "its study has been received"
     if not copy.exists() or find_last_day(copy.read_bytes()) < today:
         return "its date has passed"
+    if in_use:  # it was cancelled, or dropped for a corrected one: no scanner must offer it again
+        return "it is not on this machine's list any more; submit it again if it is wanted"
     return ""
 
 

@@ -192,7 +192,9 @@ def plan_placings(
     theirs, ours = placing.find_served_directory(former), placing.find_served_directory(options or former)
     targets = {*paths, *(path.replace(theirs, ours, 1) for path in paths if theirs and path.startswith(f"{theirs}/"))}
     digests = {path: hash_file(Path(path)) for path in targets if Path(path).is_file()}
-    machine = placing.Machine(options, not read_archive(settings), digests)
+    archive = read_archive(settings)
+    in_use = placing.is_in_use(archive, read_state(settings, "history"), ours)
+    machine = placing.Machine(options, not archive, in_use, digests)
     received = {one.study for one in came} | (placing.list_studies(index) if index else set())
     today = f"{datetime.now():%Y%m%d}"  # the clinic's, as in the worklist
     placings, kept = placing.plan_paths(paths, former, copies, machine, received, today, orthanc)
