@@ -24,6 +24,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours impor
 from .server.core.errors import Refused
 from .server.core.files import read_object
 from .server.core.process import Finished, run_program
+from .server.core.settings import BACKUP
 from .server.core.words import read_size, say_count, say_moment, say_size
 from .server.monitor import packages
 from .server.monitor.packages import Upgrade
@@ -31,7 +32,6 @@ from .server.monitor.packages import Upgrade
 APT = Path("/etc/apt")
 CACHE = Path("/var/cache/apt/archives")
 SCRATCH = Path("/var/tmp")  # /tmp may be in memory, and the lists are large
-OF_BACKUP = Path("/var/lib/orthanc-backup")
 OWN = ("Debian", "Ubuntu")  # the distributions' own archives
 SHOWN = ("python3", "nginx-light", "restic", "systemd", "openssh-server")
 PROVEN_SECONDS = 86400  # how old the proof of a backup may be
@@ -250,15 +250,16 @@ def find_space(planned: Planned) -> Iterator[Problem]:
 
 
 # --- what is said -------------------------------------------------------------------------------
-def read_proof() -> float:
-    """When a backup was last proven, in seconds since 1970; 0 where none was."""
-    epoch = read_object(OF_BACKUP / "restore_check.json").get("last_success_epoch")
+def read_proof(directory: Path) -> float:
+    """When a backup was last proven by a restore check, in seconds since 1970; 0 where none was. The directory is that
+    of the state files."""
+    epoch = read_object(directory / "restore_check.json").get("last_success_epoch")
     return float(epoch) if isinstance(epoch, int | float) else 0.0
 
 
 def is_proven(clock: float) -> bool:
     """Whether a backup was proven within the last day; `clock` is in seconds since 1970."""
-    return 0 <= clock - read_proof() < PROVEN_SECONDS
+    return 0 <= clock - read_proof(BACKUP) < PROVEN_SECONDS
 
 
 def compare_options(content: str) -> str:
@@ -372,7 +373,7 @@ def inspect(now: Release, then: Release | None, needed: Collection[str]) -> Foun
         for one in every
         if not one.ours
     ]
-    epoch = read_proof()
+    epoch = read_proof(BACKUP)
     said = f"last proven {say_moment(epoch)}" if epoch else "never proven"
     found.lines.append(f"Backup: {said}. The phase backup makes one and proves it.")
     found.commands = list_commands(now, then, every)

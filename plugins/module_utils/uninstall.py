@@ -14,7 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, occupied, present, removal, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import (
+    adoption,
+    distribution,
+    occupied,
+    present,
+    removal,
+    upgrade,
+)
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.backup import restic
@@ -24,11 +31,10 @@ from .server.core.errors import Busy, Refused
 from .server.core.files import read_object
 from .server.core.locks import hold_lock
 from .server.core.process import try_output
-from .server.core.settings import FACTS
+from .server.core.settings import BACKUP, FACTS
 from .server.orthanc.layout import FILES, FOLDERS, VERSION
 
 DROP_IN = removal.SYSTEMD / f"{adoption.UNIT}.d/clinicops.conf"
-OF_BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 RESTORE = "restore.json"  # while a restore is not complete
 LAST_COPY = "removes_last_copy"  # the name of the waiver
 WELCOME = adoption.NGINX / "sites-enabled/default"
@@ -104,10 +110,10 @@ def find_unfinished() -> list[Problem]:
         (RESTORE, "A restore", "orthanc-backup restore"),
         (STOPPED, "A backup", "orthanc-backup run"),
     ):
-        if (OF_BACKUP / name).exists():
+        if (BACKUP / name).exists():
             message = "is unfinished, and only orthanc-backup can finish it"
             found.append(Problem(what, message, f"run {command} on the server"))
-    for path in sorted(OF_BACKUP.glob("*.lock")):
+    for path in sorted(BACKUP.glob("*.lock")):
         try:
             if path.name != "ledger.lock":  # of seconds
                 with hold_lock(path, seconds=0):
@@ -165,8 +171,8 @@ def find_last_copy(clinic: Clinic) -> list[Problem]:
 # --- the backups and the images -----------------------------------------------------------------
 def read_proven() -> str:
     """The day of the last restore check that succeeded, such as 2026-08-01; empty where there was none."""
-    epoch = read_object(OF_BACKUP / "restore_check.json").get("last_success_epoch")
-    return f"{datetime.fromtimestamp(epoch):%Y-%m-%d}" if isinstance(epoch, int) else ""
+    epoch = distribution.read_proof(BACKUP)
+    return f"{datetime.fromtimestamp(epoch):%Y-%m-%d}" if epoch else ""
 
 
 def has_images(storage: Path) -> bool:

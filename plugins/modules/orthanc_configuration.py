@@ -82,12 +82,11 @@ changes:
 
 import json
 import pwd
-import signal
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service
+from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service, signals
 
 
 def mask_text(text: str) -> str:
@@ -96,11 +95,6 @@ def mask_text(text: str) -> str:
         return json.dumps(masking.mask(json.loads(text)), indent=4, sort_keys=True) + "\n" if text else ""
     except ValueError:
         return "(not shown, because it is not plain JSON)\n"
-
-
-def end_module(_number: int, _frame: object) -> None:
-    """Ends the module at a signal; what it has begun is undone on the way out."""
-    raise SystemExit(1)
 
 
 def main() -> None:
@@ -118,8 +112,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     # an interrupted play ends the trial on its way out
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_module)
+    signals.end_at_signals()
     content, path, plugins = module.params["content"], Path(module.params["path"]), module.params["plugins"]
     limit, image = float(module.params["timeout"]), module.params["image"]
     runner = service.Container(image, module.params["address"]) if image else service.Unit()

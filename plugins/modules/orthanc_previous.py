@@ -66,17 +66,11 @@ said:
   returned: success
 """
 
-import signal
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import previous
+from ansible_collections.clinicops.orthanc.plugins.module_utils import previous, signals
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
-
-
-def end_module(_number: int, _frame: object) -> None:
-    """Ends the module at a signal; the step can be run again."""
-    raise SystemExit(1)
 
 
 def main() -> None:
@@ -88,8 +82,7 @@ def main() -> None:
             "address": {"type": "str", "default": "127.0.0.1"},
         }
     )
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_module)
+    signals.end_at_signals()
     given, result = module.params, {"changed": False, "returned": False, "short": "", "said": ""}
     outcome: dict[str, Any] = {}
     try:

@@ -150,7 +150,7 @@ def test_what_apt_refuses_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_proof_of_a_backup_lasts_a_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distribution, "OF_BACKUP", tmp_path)
+    monkeypatch.setattr(distribution, "BACKUP", tmp_path)
     assert not distribution.is_proven(1_000_000)
     (tmp_path / "restore_check.json").write_text(json.dumps({"last_success_epoch": 1_000_000, "moment": "now"}))
     assert distribution.is_proven(1_000_060)

@@ -261,6 +261,7 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
         {
             "server/worklist/item.py": "an alarm ends a file that takes too long",
             "server/worklist/intake.py": "a lease is broken",
+            "signals.py": "a module of Ansible's is not a command",
         },
     ),
     "options that all commands have": (r"argparse\.ArgumentParser\(", "server/core/cli.py", {}),

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present, uninstall, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc import runtime
-
-ROOT = Path(__file__).resolve().parents[2]
+from test_files_and_units import call
 
 
 def test_a_directory_is_read_as_orthanc_reads_it(tmp_path: Path) -> None:
@@ -108,17 +102,6 @@ def test_what_docker_says_of_a_container_is_read(monkeypatch: pytest.MonkeyPatch
     play_docker(monkeypatch, tmp_path, '[{"Image": "sha256:abc"}]')
     assert present.inspect("orthanc") == {"Image": "sha256:abc"}
     assert present.inspect("") == {}
-
-
-def call(module: str, arguments: dict[str, object]) -> dict[str, Any]:
-    """The answer of a module to these arguments."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"ansible_collections.clinicops.orthanc.plugins.modules.{module}"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": ".collections"}, cwd=ROOT,
-    )  # fmt: skip
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 STORAGE = {"storage_dir": "/srv/nothing"}

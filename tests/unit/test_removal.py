@@ -15,6 +15,7 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.erro
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 from ansible_collections.clinicops.orthanc.plugins.module_utils.uninstall import Clinic
 from test_files_and_units import call
+from test_made import read_made
 
 IMAGE = "00cd0000-0000-4000-8000-000000000000"
 
@@ -71,7 +72,7 @@ def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clinic:
     worklist.mkdir()
     (worklist / "a.wl").write_text("x")
     (tmp_path / "backup").mkdir()
-    monkeypatch.setattr(uninstall, "OF_BACKUP", tmp_path / "backup")
+    monkeypatch.setattr(uninstall, "BACKUP", tmp_path / "backup")
     monkeypatch.setattr(uninstall, "FACTS", tmp_path / "facts.json")
     monkeypatch.setattr(uninstall, "CONFIGURATION", tmp_path / "backup.json")
     monkeypatch.setattr(uninstall, "DROP_IN", tmp_path / "clinicops.conf")
@@ -104,13 +105,13 @@ def test_another_orthanc_is_refused(clinic: Clinic, monkeypatch: pytest.MonkeyPa
     ("name", "said"), [("restore.json", "A restore is unfinished"), ("stopped", "A backup is unf")]
 )
 def test_what_only_the_programs_can_finish_is_refused(clinic: Clinic, name: str, said: str) -> None:
-    (uninstall.OF_BACKUP / name).write_text("{}")
+    (uninstall.BACKUP / name).write_text("{}")
     [problem] = list_problems(clinic)
     assert problem.startswith(said)
 
 
 def test_a_backup_at_work_is_waited_for(clinic: Clinic) -> None:
-    path = uninstall.OF_BACKUP / "run.lock"
+    path = uninstall.BACKUP / "run.lock"
     with hold_lock(path):
         assert list_problems(clinic) == ["orthanc-backup run is running"]
     assert list_problems(clinic) == []
@@ -128,8 +129,9 @@ def test_the_last_copy_is_refused(clinic: Clinic) -> None:
     [problem] = uninstall.find_problems(going)
     assert problem.rule == "removes_last_copy"
     assert "no backup of this server was ever proven" in problem.message
-    (uninstall.OF_BACKUP / "restore_check.json").write_text(json.dumps({"last_success_epoch": 1785535200}))
-    assert uninstall.find_problems(going) == []
+    for epoch in (1785535200, 1785535200.5):
+        (uninstall.BACKUP / "restore_check.json").write_text(json.dumps({"last_success_epoch": epoch}))
+        assert uninstall.find_problems(going) == []
     uninstall.CONFIGURATION.write_text("{}")
     [told] = uninstall.tell(clinic)
     assert told.startswith("The last restore check that succeeded was on 2026-0")
@@ -188,3 +190,26 @@ def test_what_was_put_away_is_offered(tmp_path: Path) -> None:
     said = "\n".join(uninstall.list_offers(tmp_path))
     assert "systemctl unmask orthanc.service" in said
     assert "docker" not in said
+
+
+def test_images_that_are_in_no_orthanc_are_named(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the old Orthanc did not take after an upgrade or an adoption went back."""
+    upgraded, adopted = tmp_path / "upgrade/arrived", tmp_path / "adoption/arrived"
+    monkeypatch.setattr(uninstall, "ARRIVED", {"an upgrade": upgraded, "an adoption": adopted})
+    assert "arrived" not in str(uninstall.list_staying(clinic))
+    upgraded.mkdir(parents=True)
+    adopted.mkdir(parents=True)
+    for path in (upgraded / "1.dcm", adopted / "2.dcm", adopted / "3.dcm"):
+        path.write_bytes(b"image")
+    (adopted / ".4.dcm.part").write_bytes(b"half")
+    said = uninstall.list_staying(clinic)
+    for count, directory, when in (("1 image", upgraded, "an upgrade"), ("2 images", adopted, "an adoption")):
+        what = f"{count} in {directory} that came during {when} and that no Orthanc has"
+        assert f"{what}. Once stored elsewhere: rm -r {directory}" in said
+
+
+def test_the_settings_that_a_way_back_kept_go() -> None:
+    """With their passwords."""
+    assert "/var/lib/orthanc-upgrade/etc" in read_made("orthanc_install")["files"]

@@ -282,7 +282,8 @@ def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool)
 # --- the report -----------------------------------------------------------------------------------
 @pytest.fixture(name="day")
 def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.Day:
-    monkeypatch.setattr(acceptance, "BACKUP", tmp_path)
+    for one in (acceptance, verify.files):
+        monkeypatch.setattr(one, "BACKUP", tmp_path)
     schedule(tmp_path, monkeypatch)
     return acceptance.Day(SETTINGS, tmp_path)
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from .errors import Misused
 
 FACTS = Path("/etc/clinicops-orthanc.json")  # without secrets, for everybody to read
+BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 
 
 class DataClass(Protocol):

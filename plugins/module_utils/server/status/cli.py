@@ -19,10 +19,8 @@ from ..core.cli import build_parser, run_command
 from ..core.errors import DONE, WRONG, Misused
 from ..core.limits import read_limits
 from ..core.output import write_json, write_line
-from ..core.settings import FACTS, read_file
+from ..core.settings import BACKUP, FACTS, read_file
 from .lines import GOOD, Server, State, describe_server, summarise
-
-BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 
 
 def read_state_file(path: Path) -> State:

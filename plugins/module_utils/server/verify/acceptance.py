@@ -20,6 +20,7 @@ from ..core.errors import SEE_LOG
 from ..core.files import read_object
 from ..core.limits import SILENT_MINUTES, describe, read_limits
 from ..core.process import ask_program, run_program
+from ..core.settings import BACKUP
 from ..dicom import scu, web
 from ..dicom.web import User
 from . import exposure
@@ -30,7 +31,6 @@ PREFIX = "ACCEPTANCE-TEST-"
 STRANGER, WRONG_CALLED = "STRANGER", "ACCEPTANCE_WRONG"
 US_IMAGE = "1.2.840.10008.5.1.4.1.1.6.1"
 WORKLIST_SECONDS = 30
-BACKUP = Path("/var/lib/orthanc-backup")
 BACKUP_PROGRAM = "/usr/local/sbin/orthanc-backup"
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
 WORKLIST = "/usr/local/bin/orthanc-worklist"

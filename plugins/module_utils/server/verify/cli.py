@@ -162,15 +162,15 @@ def backup(schedules: acceptance.Schedules) -> dict[str, Any]:
     """How the regular tasks went, as the report shows it; `schedules` are those of orthanc-backup."""
 
     def of(name: str) -> dict[str, Any]:
-        noted = read_object(acceptance.BACKUP / f"{name}.json")
+        noted = read_object(files.BACKUP / f"{name}.json")
         last, since = noted.get("last_success_epoch"), schedules.found.get(name, {}).get("planned")
         planned = acceptance.format_time(since) if since else None
         last_success = acceptance.format_time(last) if last else None
         return {"result": noted.get("result", "none yet"), "last_success": last_success, "planned": planned}
 
-    noted = read_object(acceptance.BACKUP / "backup.json")
+    noted = read_object(files.BACKUP / "backup.json")
     proven = noted.get("last_moment")
-    verified = read_object(acceptance.BACKUP / "restore_check.json").get("last_verified")
+    verified = read_object(files.BACKUP / "restore_check.json").get("last_verified")
     return {
         **of("backup"),
         "warnings": noted.get("warnings", []),

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.files import read_object
+from ...core.settings import BACKUP
 from ..context import DAY, HOUR, Context, Sample, ask_program, observe
 from .disk import stat_regular
 
-OF_BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
 ACCEPTANCE = Path("/etc/cron.d/orthanc-verify"), Path("/var/lib/orthanc-verify/report.json")  # schedule and report
 
 
@@ -26,7 +26,7 @@ def probe_backup(context: Context) -> Iterator[Sample]:
         ("restore_check", "restore_check_age_days", DAY, "days"),
         ("ledger", "ledger_age_hours", HOUR, "hours"),
     ):
-        known = read_object(OF_BACKUP / f"{name}.json")
+        known = read_object(BACKUP / f"{name}.json")
         age = context.measure_age(known.get("last_success_epoch")) / seconds
         yield observe(metric, age, detail=f"{age:.0f} {unit}")
         results = context.state.setdefault("results", {})
@@ -36,7 +36,7 @@ def probe_backup(context: Context) -> Iterator[Sample]:
             reason = str(known.get("reason", ""))[:300]
             yield observe(f"{name}_ok", results[name] == "success", detail=reason)
     # each step of a restore writes it, and the last one removes it
-    under_way = stat_regular(OF_BACKUP / "restore.json")
+    under_way = stat_regular(BACKUP / "restore.json")
     yield observe("restore_open_minutes", abs(context.now - under_way.st_mtime) / 60 if under_way else 0)
 
 
