@@ -426,6 +426,47 @@ def test_the_same_again_is_an_update_and_another_patient_is_not(settings: Any, l
     assert "an item with another PatientID" in next(settings.quarantine.glob("*.reason")).read_text()
 
 
+def test_a_step_without_an_id_takes_no_other_station_s_place(settings: Any, later: Callable[[float], None]) -> None:
+    """Two steps of one study, for two devices: neither may lose its patient without a word."""
+    intake = Intake(settings)
+    later(20)
+    drop(settings, "a.wl", written(item()))
+    drop(settings, "b.wl", written(item(ScheduledStationAETitle="US2")))
+    intake.process_incoming()
+    [found] = read_served_items(settings)
+    [reason] = settings.quarantine.glob("*.reason")
+    lost = {"US1", "US2"} - {found.steps[0]["station"]}
+    assert f"for {lost.pop()} has no ScheduledProcedureStepID" in reason.read_text()
+    assert "give each step an ID of its own" in reason.read_text()
+
+
+@pytest.mark.parametrize(
+    ("identity", "station", "more", "seen"),
+    [
+        ("1", "US2", "", [["US2"]]),  # the step was moved
+        (None, "US1", "", [["US1"]]),  # the same step again
+        (None, "US1", "US2", [["US1", "US2"]]),  # with a second step; no station loses it
+        ("2", "US2", "", [["US1"], ["US2"]]),
+    ],
+)
+def test_what_is_submitted_again_replaces_the_item(
+    settings: Any, later: Callable[[float], None], identity: str | None, station: str, more: str, seen: list[list[str]]
+) -> None:
+    intake = Intake(settings)
+    later(20)
+    drop(settings)
+    intake.process_incoming()
+    again = item(ScheduledStationAETitle=station, ScheduledProcedureStepID=identity, PatientName="ROE^MARY")
+    if more:
+        again.ScheduledProcedureStepSequence += item(ScheduledStationAETitle=more).ScheduledProcedureStepSequence
+    drop(settings, data=written(again))
+    intake.process_incoming()
+    found = read_served_items(settings)
+    assert [[step["station"] for step in one.steps] for one in found] == seen
+    assert found[-1].patient_name == "ROE^MARY"
+    assert names(settings.quarantine) == []
+
+
 def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float], None]) -> None:
     for number in range(7):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))

@@ -165,7 +165,8 @@ class Intake:
             return file.read(MAX_BYTES + 1)
 
     def serve_item(self, item: Item) -> None:
-        """Writes it where Orthanc serves it. Raises Refused for another patient's study, and above the item limit."""
+        """Writes it where Orthanc serves it. Raises Refused for another patient's study, for a step without an ID that
+        would take another station's place, and above the item limit."""
         if not self.studies:
             self.studies = defaultdict(set)
             for name in list_served_names(self.settings):
@@ -173,9 +174,8 @@ class Intake:
         names = self.studies[item.study_instance_uid]
         for name in names:
             other = read_served_item(self.settings.worklist_served / name, self.settings)
-            if other and other.patient_id != item.patient_id:
-                what = "StudyInstanceUID belongs to an item with another PatientID, and the images would be mixed"
-                raise Refused(f"{what}. Remedy: give each study its own UID.")
+            if other:
+                check_other(item, other)
         count = sum(map(len, self.studies.values()))
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
@@ -189,3 +189,16 @@ class Intake:
             write_atomic(path, item.data, 0o640, orthanc.st_uid, orthanc.st_gid, part)
         names.add(item.name)
         say(f"serves {item.name}")
+
+
+def check_other(item: Item, other: Item) -> None:
+    """Raises Refused where an item would mix two patients, or take a patient off another station's list unnoticed."""
+    if other.patient_id != item.patient_id:
+        what = "StudyInstanceUID belongs to an item with another PatientID, and the images would be mixed"
+        raise Refused(f"{what}. Remedy: give each study its own UID.")
+    lost = other.stations - item.stations
+    if item.numbered and item.name == other.name and lost:
+        here, there = " ".join(sorted(item.stations)), " ".join(sorted(lost))
+        what = f"The step for {here} has no ScheduledProcedureStepID, and would replace the item for {there}"
+        remedy = "give each step an ID of its own; if it was moved, remove the former item first"
+        raise Refused(f"{what}. Remedy: {remedy} (orthanc-worklist remove).")

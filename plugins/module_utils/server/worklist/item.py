@@ -16,7 +16,7 @@ import unicodedata
 import uuid
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -46,11 +46,17 @@ class Item:
     steps: list[dict[str, str]]
     name: str
     data: bytes = b""
+    numbered: bool = field(default=False, compare=False)  # its file gives the first step no ID
 
     @property
     def names(self) -> set[str]:
         """The identifiers that a person may use for it."""
         return {self.accession_number, self.study_instance_uid, self.name}
+
+    @property
+    def stations(self) -> set[str]:
+        """The AE titles that it is for."""
+        return {step["station"] for step in self.steps}
 
     @property
     def last_day(self) -> str:
@@ -60,7 +66,7 @@ class Item:
     @property
     def facts(self) -> dict[str, Any]:
         """Its content, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "data"}
+        return {name: value for name, value in vars(self).items() if name not in ("data", "numbered")}
 
 
 def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
@@ -167,6 +173,7 @@ class Check:
 
     def __init__(self, content: Any, settings: Settings) -> None:
         self.content, self.settings, self.problems = content, settings, list[str]()
+        self.numbered = set[int]()  # the steps without an ID
 
     def add_problem(self, keyword: str, what: str, remedy: str) -> None:
         """Records what is wrong with an attribute."""
@@ -224,6 +231,7 @@ class Check:
         code = self.read_value("ScheduledProcedureStepID", r".{1,16}", "write 1 to 16 characters", step, needed=False)
         if not code:  # type 1 in an answer (PS3.4, table K.6-1)
             step.ScheduledProcedureStepID = code = str(number)
+            self.numbered.add(number)
         return {
             "station": station,
             "modality": self.read_value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
@@ -254,7 +262,7 @@ class Check:
         code = steps[0]["id"]
         if not re.fullmatch(r"[A-Za-z0-9._-]+", code):
             code = hashlib.sha256(code.encode()).hexdigest()[:16]
-        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl")
+        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl", numbered=1 in self.numbered)
 
 
 def encode_item(content: Any, name: str) -> bytes:
