@@ -24,7 +24,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, NamedTuple
@@ -42,7 +42,7 @@ DEVICE = "orthanc-year-us1"
 FIRST, LAST = date(2027, 11, 15), date(2028, 11, 14)
 BEGINS, ENDS = date(2028, 3, 26), date(2028, 10, 29)  # daylight saving time
 LEAP_DAY = date(2028, 2, 29)
-DAY = timedelta(days=1)
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
 KEEP_DAYS, RENEW_DAYS, SUPPORT_DAYS = 7, 30, 90  # the product's settings, by its documentation
 ACCEPTANCE = {date(2028, 2, 1), date(2028, 8, 1)}
 TRIALS = {date(2027, 12, 31), date(2028, 6, 30), LAST}  # a snapshot is restored and compared
@@ -55,7 +55,7 @@ TRIAL = "/root/trial"
 
 
 class Alert(NamedTuple):
-    """A mail each day, from the first day to the one on which it says that all is clear."""
+    """A mail on the first day and each day of a week, then one a week, and on the day that says that all is clear."""
 
     name: str
     first: date
@@ -121,11 +121,18 @@ def list_mails(text: str) -> list[tuple[str, str]]:
     return found
 
 
-def expect_mails(before: date, day: date, alerts: Iterable[Alert]) -> list[tuple[str, str]]:
-    """What the mails of a day say, of each alert one thing; `before` is the last day that was lived."""
+def expect_mails(before: date, day: date, alerts: Iterable[Alert], told: Mapping[str, date]) -> list[tuple[str, str]]:
+    """What the mails of a day say, of each alert one thing at most; `before` is the last day that was lived, and `told`
+    has the day of each alert's last mail."""
     words = {(False, True): "Trouble", (True, True): "Still", (True, False): "All clear"}
-    found = [((one.first <= before < one.clear, one.first <= day < one.clear), one.name) for one in alerts]
-    return sorted((words[was], name) for was, name in found if was in words)
+    found = []
+    for one in alerts:
+        word = words.get((one.first <= before < one.clear, one.first <= day < one.clear))
+        if word == "Still" and day >= one.first + WEEK and day < told[one.name] + WEEK:
+            continue
+        if word:
+            found.append((word, one.name))
+    return sorted(found)
 
 
 def expect_support(csv: str) -> list[Alert]:
@@ -198,6 +205,7 @@ class Year:
     alerts: list[Alert] = field(default_factory=lambda: [*EXPECTED])
     keep: dict[str, int] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)  # what the mails of this day have said
+    last_told: dict[str, date] = field(default_factory=dict)  # the day of each alert's last mail
     serial: str = ""
     ends: datetime = datetime.max
     rotations: int = 0
@@ -425,11 +433,12 @@ class Year:
 
     def expect_mails(self, row: dict[str, Any]) -> None:
         """Each alert once on its day, whenever the mail came."""
-        expected = expect_mails(self.before, self.day, self.alerts)
+        expected = expect_mails(self.before, self.day, self.alerts, self.last_told)
         # SystemEndSoon is followed by SystemEndOfLife, and does not end
         expected = [one for one in expected if one != ("All clear", "SystemEndSoon")]
         self.expect(sorted(self.told) == expected, f"the mails say {sorted(self.told)}, and should say {expected}")
         row["mails"] = [f"{word}: {name}" for word, name in self.told]
+        self.last_told |= {name: self.day for _unused, name in self.told}
 
     def note_certificate(self, text: str) -> bool:
         """Whether it is another certificate than before; notes its serial number and its end."""

@@ -104,13 +104,25 @@ def test_what_the_mails_say() -> None:
 
 def test_what_the_mails_should_say() -> None:
     alerts = [Alert("A", DAYS[1], DAYS[3]), Alert("B", DAYS[2], DAYS[3])]
-    said = [expect_mails(DAYS[number], DAYS[number + 1], alerts) for number in range(4)]
+    said = [expect_mails(DAYS[number], DAYS[number + 1], alerts, {"A": DAYS[number]}) for number in range(4)]
     assert said == [
         [("Trouble", "A")], [("Still", "A"), ("Trouble", "B")], [("All clear", "A"), ("All clear", "B")], []
     ]  # fmt: skip
     # days that are left out
-    assert expect_mails(DAYS[0], DAYS[2], alerts) == [("Trouble", "A"), ("Trouble", "B")]
-    assert expect_mails(DAYS[0], DAYS[4], alerts) == []
+    assert expect_mails(DAYS[0], DAYS[2], alerts, {}) == [("Trouble", "A"), ("Trouble", "B")]
+    assert expect_mails(DAYS[0], DAYS[4], alerts, {}) == []
+
+
+def test_on_which_days_a_mail_reminds() -> None:
+    """Each day of the first week, and then once a week; also if days are left out."""
+    last, reminded = DAYS[0], []
+    for number in (1, 5, 6, 7, 8, 12, 13, 14, 21, 28):
+        said = expect_mails(DAYS[number - 1], DAYS[number], [Alert("A", DAYS[0], DAYS[-1])], {"A": last})
+        if said:
+            assert said == [("Still", "A")]
+            last = DAYS[number]
+            reminded.append(number)
+    assert reminded == [1, 5, 6, 13, 21, 28]
 
 
 def test_which_days_are_lived() -> None:

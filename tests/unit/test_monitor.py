@@ -151,10 +151,12 @@ def test_one_look_is_not_enough_for_what_may_pass(tmp_path: Path) -> None:
     assert play(tmp_path, down, down) == [[], ["firing OrthancStopped/"]]
 
 
-def test_it_reminds_once_a_day_while_it_lasts(tmp_path: Path) -> None:
-    told = play(tmp_path, *[[free(15)]] * 50, every=3600)
-    assert [number for number, one in enumerate(told) if one] == [0, 24, 48]
-    assert told[24] == ["reminder DiskFilling/storage"]
+def test_it_reminds_each_day_of_a_week_and_then_once_a_week(tmp_path: Path) -> None:
+    """What lasts for months, such as a system without updates, must not fill the mailbox."""
+    told = play(tmp_path, *[[free(15)]] * 24 * 30, every=3600)
+    days = [number / 24 for number, one in enumerate(told) if one]
+    assert days == [0, 1, 2, 3, 4, 5, 6, 13, 20, 27]
+    assert told[24] == told[13 * 24] == ["reminder DiskFilling/storage"]
 
 
 def test_what_may_be_over_is_reminded_of_no_more(tmp_path: Path) -> None:

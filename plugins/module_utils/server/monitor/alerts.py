@@ -11,7 +11,7 @@ from .context import DAY, Sample
 from .rules import COMPARISONS, RULES, Rule
 from .settings import Settings
 
-REMIND_SECONDS = DAY
+WEEK = 7 * DAY
 CLEAR_CHECKS = 3  # good ones in a row until an alert is over
 CLEAR_PERCENT = 2  # so much more must be free until an alert of a disk is over
 
@@ -46,7 +46,7 @@ def find_conditions(
 def judge(
     samples: list[Sample], settings: Settings, former: dict[str, dict[str, Any]], now: float
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """The alerts after a check, by rule and object, and what is new: alerts that begin, last for another day, or end.
+    """The alerts after a check, by rule and object, and what is new: alerts that begin, are due for a reminder, or end.
 
     `former` are the alerts before it. What was not measured, or is the consequence of something worse, is neither good
     nor bad: it stays as it was.
@@ -113,7 +113,9 @@ def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> st
         news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
         alert["known"] = alert["value"]
     elif not (alert["covered"] or alert["good"] or condition.rule.severity == "info"):
-        news = "reminder" if now - alert["told"] >= REMIND_SECONDS else ""
+        # a mail that comes each day for months is read no more
+        pause = DAY if now - alert["since"] < WEEK else WEEK
+        news = "reminder" if now - alert["told"] >= pause else ""
     if news:
         alert["told"] = int(now)
     return news
