@@ -186,6 +186,20 @@ def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:
     assert [one for one in told if one] == [["firing DeviceRejected/us9"], ["resolved DeviceRejected/us9"]]
 
 
+def test_what_cannot_be_checked_for_days_is_no_all_clear(tmp_path: Path) -> None:
+    """Security updates while apt is broken; a forecast of the disk, and slow look-ups, while Orthanc is down."""
+    for wrong, hides in (
+        (("security_updates", "", 3), ("blind", "updates", 1)),
+        (("days_until_full", "storage", 9), ("mount_ok", "", 0)),
+        (("errors_hour", "", 99), ("process_up", "", 0)),
+        (("certificate_days", "proxy", 9), ("proxy_up", "", 0)),
+    ):
+        told = play(tmp_path, [wrong], *[[hides]] * 100, [], every=3600)
+        name = told[0][0].removeprefix("firing ")
+        assert f"resolved {name}" not in [one for many in told[1:-1] for one in many]
+        assert f"resolved {name}" in told[-1]  # nothing keeps it from being seen any more
+
+
 def test_a_clock_that_was_a_year_ahead_leaves_no_alert_of_the_future(tmp_path: Path) -> None:
     """What vanishes after the clock was put right is resolved a day later, not a year."""
     alerts: dict[str, Any] = {}

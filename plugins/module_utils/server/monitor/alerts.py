@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .context import DAY, Sample
-from .rules import COMPARISONS, RULES, Rule
+from .rules import COMPARISONS, DOWN, RULES, Rule
 from .settings import Settings
 
 WEEK = 7 * DAY
@@ -53,6 +53,8 @@ def judge(
     """
     wrong, covered = find_conditions(samples, settings, {key for key, alert in former.items() if alert["firing"]})
     seen = {(sample.metric, sample.object) for sample in samples}
+    blind = any(sample.metric == "blind" and sample.value for sample in samples)
+    names = {key.partition("/")[0] for key in wrong}
     rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
     for key in sorted({*wrong, *former}):
         name, _unused, object_ = key.partition("/")
@@ -60,7 +62,8 @@ def judge(
             continue  # of an earlier release of this program
         rule = rules[name]
         is_seen = (rule.metric, object_) in seen
-        condition = Condition(rule, object_, wrong.get(key), key in covered, is_seen)
+        hidden = blind or not names.isdisjoint({*rule.unless, *DOWN})
+        condition = Condition(rule, object_, wrong.get(key), key in covered, is_seen, hidden)
         alert = update_alert(former.get(key, {}), condition, int(now))
         news = advance_alert(alert, condition, now)
         if news:
@@ -72,13 +75,14 @@ def judge(
 
 class Condition(NamedTuple):
     """What a check found for a rule and an object: the sample for which it holds, if it does, whether it is the
-    consequence of something else, and whether it was measured at all."""
+    consequence of something else, whether it was measured at all, and whether something may keep it from that."""
 
     rule: Rule
     object: str
     sample: Sample | None
     covered: bool
     seen: bool
+    hidden: bool
 
 
 def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict[str, Any]:
@@ -100,7 +104,8 @@ def update_alert(former: dict[str, Any], condition: Condition, now: int) -> dict
 
 def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> str:
     """What is new about an alert: firing, reminder or resolved; empty for nothing. Notes when it was reported."""
-    lost = not condition.seen and now - alert["seen"] >= DAY  # a device or a disk that no longer exists
+    # a device or a disk that no longer exists
+    lost = not (condition.seen or condition.hidden) and now - alert["seen"] >= DAY
     news = ""
     if not alert["firing"]:
         if alert["looks"] >= condition.rule.checks:
