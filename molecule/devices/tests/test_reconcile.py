@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import zlib
+from collections.abc import Iterator
 
 import pytest
 from backups import STORAGE, backup, done, must
@@ -32,6 +35,18 @@ def orphan(machine: str, number: int, content: bytes) -> str:
 def compressed(data: bytes) -> bytes:
     """As Orthanc writes it with StorageCompression."""
     return len(data).to_bytes(8, "little") + zlib.compress(data)
+
+
+@contextlib.contextmanager
+def compression(machine: str) -> Iterator[None]:
+    """Orthanc compresses what it stores."""
+    for value in (True, False):
+        script = "import json; p = '/etc/orthanc/site/orthanc.json'; it = json.load(open(p)); "
+        script += f"it['StorageCompression'] = {value}; json.dump(it, open(p, 'w'))"  # in place: a container mounts it
+        must(machine, "python3 -", script.encode())
+        restart(machine)
+        if value:
+            yield
 
 
 def test_what_reconcile_says_is_what_it_saw(machine: str) -> None:
@@ -126,5 +141,28 @@ def test_compressed_attachments_come_back_from_a_snapshot(machine: str) -> None:
     must(machine, f"truncate --size=-10 {file}")
     restart(machine)
     assert sent(machine, "US1", one) == [0]
+    restart(machine)
+    assert pixels(machine, one) == one.PixelData
+
+
+@pytest.mark.parametrize("numbers", [(20, 21), (21, 20)], ids=["headers first", "image first"])
+def test_an_image_whose_row_is_lost_comes_back_with_its_pixels(machine: str, numbers: tuple[int, int]) -> None:
+    """Compressed, it has its headers beside it in a DICOM file of their own."""
+    one = image("HEADERS")
+    begin = must(machine, "date +%s.%N").strip()
+    with compression(machine):
+        assert sent(machine, "US1", one) == [0]
+    files = must(machine, f"find {STORAGE}/?? -type f -newermt @{begin} -printf '%s %p\\n' | sort -n").split()[1::2]
+    contents = [base64.b64decode(must(machine, f"base64 -w0 {file}")) for file in files]
+    assert len(contents) == 2
+    assert rest(machine, "DELETE", f"/instances/{identifier(machine, one)}")[0] == 200
+    headers, whole = (
+        orphan(machine, number, content).rpartition("/")[2] for number, content in zip(numbers, contents, strict=True)
+    )
+
+    said = done(machine, "reconcile", "--repair")
+
+    assert said["repaired"] == {whole: "imported", headers: f"headers of {whole}"}
+    assert said["left"] == []
     restart(machine)
     assert pixels(machine, one) == one.PixelData

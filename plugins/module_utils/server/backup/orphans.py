@@ -8,6 +8,7 @@ Orthanc's answer decides nothing: it says "success" to an image that it has alre
 from __future__ import annotations
 
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,6 +17,9 @@ from ..core.files import hash_file
 from ..dicom import dataset
 
 DICOM = 1  # the fileType of the index
+ROWS = 0x00280010
+# what an image consists of (PS3.3, C.7.6.3 and C.8.14.4); a URL of its pixels stands for them
+PIXELS = {0x00287FE0, 0x56000020, 0x7FE00008, 0x7FE00009, dataset.PIXEL_DATA}
 
 
 class Stored(Protocol):
@@ -46,6 +50,54 @@ class Verdict(NamedTuple):
     @property
     def is_done(self) -> bool:
         return self.word in ("imported", "duplicate")
+
+
+class Orphans(NamedTuple):
+    """Files to import; those with the headers of an image alone, and the file that has all of it; why others stay."""
+
+    images: list[Path]
+    headers: dict[Path, Path]
+    unresolved: dict[str, str]
+
+
+def sort_orphans(lost: Iterable[Path], types: Mapping[str, int]) -> Orphans:
+    """Which of these files are images.
+
+    With StorageCompression, Orthanc keeps another file beside an image: its headers up to the pixel data
+    (DicomUntilPixelData), which is a DICOM file with the same UIDs. `types` is what snapshots say of a file, by its
+    name: the fileType of the index.
+    """
+    found, groups = Orphans([], {}, {}), defaultdict[str, list[Path]](list)
+    bare: dict[Path, bool] = {}  # files without pixels, and whether they describe some
+    for path in lost:
+        try:
+            data = read_image(path)
+        except dataset.NotDicom as error:
+            found.unresolved[path.name] = f"not an image: {error}"
+            continue
+        groups[dataset.identify(dataset.parse(data)).orthanc].append(path)
+        tags = {at[0] for at, _value in dataset.read_whole(data)}
+        if not tags & PIXELS:
+            bare[path] = ROWS in tags
+    for group in groups.values():
+        wholes = [path for path in group if path not in bare]
+        for path in group:
+            known = types.get(path.name)
+            whole = find_whole(path, wholes) if path in bare and known != DICOM else None
+            if whole:
+                found.headers[path] = whole
+            elif known not in (None, DICOM):
+                found.unresolved[path.name] = f"not an image: snapshots have it as an attachment of type {known}"
+            elif known is None and bare.get(path):
+                found.unresolved[path.name] = "not an image: it ends before its pixels, and no file here has them"
+            else:
+                found.images.append(path)
+    return found
+
+
+def find_whole(part: Path, wholes: list[Path]) -> Path | None:
+    """The file that a file is the beginning of."""
+    return next((path for path in wholes if read_image(path).startswith(read_image(part))), None)
 
 
 def read_image(path: Path) -> bytes:

@@ -16,7 +16,6 @@ from ..core.errors import Refused
 from ..core.files import hash_md5, write_atomic
 from ..core.journal import say
 from ..core.process import run_at_end
-from ..dicom import dataset
 from ..orthanc.api import Api
 from ..orthanc.layout import find_attachments
 from ..orthanc.runtime import STOP_SECONDS
@@ -52,11 +51,13 @@ def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
         # first what is surely right: an orphan with the same UIDs may be another image
         back = bring_back(settings, [wanted[one.path] for one in defects], quarantine)
         defects = [one for one in defects if wanted[one.path].uuid not in back]
-        damaged = {one.uuid: one for one in find_damaged_orphans(settings, lost)}
+        known = find_known_orphans(settings, lost)
+        damaged = {one.uuid: one for one in find_damaged_orphans(settings, known)}
         for uuid in bring_back(settings, [*damaged.values()], quarantine, listed=False):
             del damaged[uuid]
         whole = [path for path in lost if path.name not in damaged]
-        result["repaired"], result["unresolved"] = import_orphans(settings, whole, quarantine)
+        types = {one.uuid: one.type for one in known}
+        result["repaired"], result["unresolved"] = import_orphans(settings, whole, types, quarantine)
         result["repaired"] |= back
         result["unresolved"] |= dict.fromkeys(damaged, "altered: no snapshot has the original")
         # an orphan may have come into the place of what could not be read, as a new image or as its file
@@ -70,8 +71,8 @@ def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
     return {**result, "left": left}
 
 
-def find_damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
-    """Orphans that are not what the newest snapshot that names them says: the index tells their MD5 no more."""
+def find_known_orphans(settings: Settings, lost: list[Path]) -> list[Attachment]:
+    """What the newest snapshots that name them say of orphans: the index tells their type and MD5 no more."""
     names, found = {path.name for path in lost}, dict[str, Attachment]()
     try:
         for snapshot in reversed(list_snapshots(settings, "orthanc", "unproven")) if names else ():
@@ -83,29 +84,34 @@ def find_damaged_orphans(settings: Settings, lost: list[Path]) -> list[Attachmen
                 break
     except Refused as refused:  # the images that lie there do not wait for the repository
         say(f"Files are imported without comparing them with the snapshots. {refused}", 4)
-    wrong = {defect.path for defect in find_defects(settings.storage, [*found.values()], "compare")}
-    return [one for one in found.values() if one.path in wrong]
+    return [*found.values()]
 
 
-def import_orphans(settings: Settings, lost: list[Path], quarantine: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """What became of orphans, and why others stay where they are.
+def find_damaged_orphans(settings: Settings, known: list[Attachment]) -> list[Attachment]:
+    """Images that are not what a snapshot says. What Orthanc keeps beside an image it makes again."""
+    images = [one for one in known if one.type == orphans.DICOM]
+    wrong = {defect.path for defect in find_defects(settings.storage, images, "compare")}
+    return [one for one in images if one.path in wrong]
+
+
+def import_orphans(
+    settings: Settings, lost: list[Path], types: dict[str, int], quarantine: Path
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What became of orphans, and why others stay where they are. `types` as in `sort_orphans`.
 
     An orphan is an image again when its copy was read back from the disk; then the file goes aside.
     """
     repaired: dict[str, str] = {}
-    unresolved: dict[str, str] = {}
-    api, waiting = Api.as_administrator(settings.orthanc), lost
+    waiting, headers, unresolved = orphans.sort_orphans(lost, types)
+    api = Api.as_administrator(settings.orthanc)
     for last in (False, True):
         answers: dict[Path, dict[str, str]] = {}
         for path in waiting:
-            try:
-                status, body, _unused = api.ask("POST", "/instances", orphans.read_image(path))
-                if status == 200:
-                    answers[path] = json.loads(body)
-                else:
-                    unresolved[path.name] = f"Orthanc refuses it ({status})"
-            except dataset.NotDicom as error:
-                unresolved[path.name] = f"not an image: {error}"
+            status, body, _unused = api.ask("POST", "/instances", orphans.read_image(path))
+            if status == 200:
+                answers[path] = json.loads(body)
+            else:
+                unresolved[path.name] = f"Orthanc refuses it ({status})"
         stored = orphans.index_by_instance(list_current_attachments(settings)[0]) if answers else {}
         waiting = []
         for path, answer in answers.items():
@@ -122,6 +128,12 @@ def import_orphans(settings: Settings, lost: list[Path], quarantine: Path) -> tu
                 waiting.append(path)
             else:
                 unresolved[path.name] = f"{verdict.word}: {verdict.text}"
+    for path, whole in headers.items():
+        if whole.name in repaired:
+            set_aside(path, quarantine)
+            repaired[path.name] = f"headers of {whole.name}"
+        else:
+            unresolved[path.name] = f"not an image: headers of {whole.name}, which was not imported"
     return repaired, unresolved
 
 
