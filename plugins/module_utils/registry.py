@@ -1,23 +1,27 @@
 # Copyright: the clinicops.orthanc maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Which image a registry gives out under a tag, as the Docker Engine asks it (Docker's "Engine API", distribution).
+"""Images of a registry, as the Docker Engine asks for them (Docker's "Engine API", distribution and images).
 
-The engine uses its own proxy and its own certificates, and nothing is pulled. Runs on the machine, standard library
-only.
+The engine uses its own proxy and its own certificates. A login goes to it with the request, and is not kept. Runs on
+the machine, standard library only.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
-from urllib.parse import quote
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, urlencode
 
 from .engine import SOCKET, Engine
 from .server.core.errors import Refused
 from .server.core.process import try_output
 
 SECONDS = 20.0  # a clinic without internet waits so long for the answer that does not come
+PULL_SECONDS = 1800.0  # without a word, while a large layer is unpacked
 
 
 def read_digests(image: str) -> list[str]:
@@ -28,16 +32,51 @@ def read_digests(image: str) -> list[str]:
 
 def ask_digest(image: str, username: str = "", password: str = "", path: str = SOCKET) -> str:
     """The digest of the image that the registry gives out under this name now. Refused where it does not answer."""
-    login = {"username": username, "password": password, "serveraddress": image.partition("/")[0]} if username else {}
-    headers = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
     engine = Engine(path, SECONDS)
-    try:
+    with understand(engine):
+        headers = build_login(image, username, password)
         engine.request("GET", f"/distribution/{quote(image, safe='/:')}/json", headers=headers)
         answer = engine.getresponse()
         found = json.loads(answer.read())
         if answer.status != http.client.OK:
             raise Refused(str(found["message"]))
         return str(found["Descriptor"]["digest"])
+
+
+def pull(image: str, username: str = "", password: str = "", path: str = SOCKET) -> None:
+    """Brings the image to this machine. Refused with the reason where that fails."""
+    engine = Engine(path, PULL_SECONDS)
+    with understand(engine):
+        name, tag = split_name(image)
+        asked = urlencode({"fromImage": name, "tag": tag})
+        engine.request("POST", f"/images/create?{asked}", headers=build_login(image, username, password))
+        answer = engine.getresponse()
+        for line in answer:  # an error may come after the beginning
+            said = json.loads(line)
+            if answer.status != http.client.OK or "error" in said:
+                raise Refused(str(said.get("error") or said["message"]))
+
+
+def split_name(image: str) -> tuple[str, str]:
+    """The name of an image and its tag or digest; without either, `latest`, where Docker would take all tags."""
+    name, _unused, digest = image.partition("@")
+    if digest:
+        return name, digest
+    found = re.fullmatch(r"(.+):([^:/]+)", image)
+    return (found[1], found[2]) if found else (image, "latest")
+
+
+def build_login(image: str, username: str, password: str) -> dict[str, str]:
+    """The header with which the engine logs in to the image's registry."""
+    login = {"username": username, "password": password, "serveraddress": image.partition("/")[0]} if username else {}
+    return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
+
+
+@contextlib.contextmanager
+def understand(engine: Engine) -> Iterator[None]:
+    """Closes the connection afterwards. Refused where the engine does not answer as Docker does."""
+    try:
+        yield
     except (OSError, http.client.HTTPException) as error:
         raise Refused(f"the Docker Engine does not answer ({error})") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from clients import (
     instances,
     name_of,
     play,
+    put,
     verified,
     wait_for,
 )
@@ -77,6 +79,26 @@ def test_no_secret_shows(host: Host) -> None:
     assert "/etc/orthanc/site/orthanc.json" in shown
     assert [secret for secret in secrets if secret in shown] == []
     assert '"auth"' not in shown
+
+
+def test_the_registry_s_password_is_not_kept_and_a_person_s_login_is(host: Host) -> None:
+    path, image = "/root/.docker/config.json", str(inspect(host)["Config"]["Image"])
+    assert not host.file(path).exists  # the deploy has pulled
+    login = base64.b64encode(f"{registry.USER}:{registry.PASSWORD}".encode()).decode()
+    others = {"registry.example": {"auth": base64.b64encode(b"somebody:else").decode()}}
+    put(name_of(host), path, json.dumps({"auths": {f"{registry.NAME}:5000": {"auth": login}, **others}}).encode())
+    try:
+        before = host.check_output(f"cat {path}; stat --format '%i %a %y %z' {path} /root/.docker")
+        host.check_output(f"docker image rm --force {image}")  # its name alone, since a container uses it
+        status, said = play("deploy", host)
+        assert status == 0, said[-3000:]
+        assert "changed=1 " in said, said[-3000:]
+        assert host.check_output(f"cat {path}; stat --format '%i %a %y %z' {path} /root/.docker") == before
+        assert image in host.check_output(f"docker pull {image}")
+        assert registry.PASSWORD not in said
+        assert login not in said
+    finally:
+        host.check_output(f"rm {path}")
 
 
 def test_the_health_check_s_user_may_do_nothing_else(host: Host) -> None:
