@@ -322,10 +322,13 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
     names, devices = settings["dicom_tls"], settings["modalities"]
     if not isinstance(names, list) or not isinstance(devices, list):
         return [problem("orthanc_dicom_tls", "must be a list", "list names from orthanc_modalities")]
+    if strange := [name for name in names if not isinstance(name, str)]:
+        message = f"contains {strange[0]!r}, which YAML reads as a {type(strange[0]).__name__}"
+        return [problem("orthanc_dicom_tls", message, "put the name in quotes, here and in orthanc_modalities")]
     known = {str(item.get("name")): item for item in devices if isinstance(item, dict)}
     found = []
     seen: dict[str, str] = {}
-    for name in map(str, names):
+    for name in names:
         if name not in known:
             message = f"names {name!r}, which is not a device in orthanc_modalities"
             found.append(problem("orthanc_dicom_tls", message, rules.nearest(name, list(known))))
@@ -478,7 +481,9 @@ def _device(path: str, key: str, value: Any) -> list[Problem]:
         return _ae_title(path, value)
     if key == "port":
         return _port(path, value)
-    if key == "name" and not re.fullmatch(r"[A-Za-z0-9_-]+", str(value)):
+    if key == "name" and not isinstance(value, str):
+        return [problem(path, f"{value!r} is read by YAML as a {type(value).__name__}", "put the name in quotes")]
+    if key == "name" and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         return [problem(path, f"{value!r} is not a name that Orthanc accepts", "use letters, digits, hyphen and _")]
     if key == "host":
         try:

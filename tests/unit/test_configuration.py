@@ -230,6 +230,17 @@ def test_what_is_built_is_closed() -> None:
     )
 
 
+@pytest.mark.parametrize("name", [7, False, 1.5, None])
+def test_a_device_whose_name_yaml_reads_as_something_else_hides_no_other_problem(name: Any) -> None:
+    """A key that is no string ended the checks of all other options."""
+    settings = {**with_change("modalities.0.name", name), "settings": {"OverwriteInstances": True, "Misspelt": 1}}
+    found = {item["path"]: item for item in configuration.problems(settings)}
+    assert found["orthanc_modalities[0].name"]["remedy"] == "put the name in quotes"
+    assert {"orthanc_config_settings.OverwriteInstances", "orthanc_config_settings.Misspelt"} <= {*found}
+    over_tls = configuration.problems({**settings, "dicom_tls": [name]})
+    assert "orthanc_dicom_tls" in [item["path"] for item in over_tls]
+
+
 @pytest.mark.parametrize(("plugin", "folder"), [("worklists", "Database"), ("orthanc-worklists", "Directory")])
 def test_each_device_sees_its_own_worklist(plugin: str, folder: str) -> None:
     worklists = configuration.build({**GOOD, "worklist_plugin": plugin})["Worklists"]

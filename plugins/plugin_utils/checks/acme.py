@@ -24,7 +24,7 @@ PRIVATE = (
 def problems(directory: str, hostname: str, email: str, dns_hook: str, ca: str) -> list[Problem]:
     """The problems of the settings. `dns_hook` is a path on this machine, `ca` PEM; both and `email` may be empty."""
     found: list[Problem] = []
-    url = urllib.parse.urlsplit(directory)
+    url = _split(directory)
     if url.scheme != "https" or not url.hostname:
         remedy = "write it like https://acme.clinic.example/directory"
         found.append(problem("orthanc_proxy_acme_directory", f"({directory}) must be an https:// URL", remedy))
@@ -34,7 +34,7 @@ def problems(directory: str, hostname: str, email: str, dns_hook: str, ca: str) 
         remedy = "write one address, or leave it empty"
         found.append(problem("orthanc_proxy_acme_email", f"({email}) is not an e-mail address", remedy))
     if dns_hook:
-        found += _hook(Path(dns_hook).expanduser())
+        found += _hook(dns_hook)
     if ca:
         try:
             x509.load_pem_x509_certificates(ca.encode())
@@ -42,6 +42,14 @@ def problems(directory: str, hostname: str, email: str, dns_hook: str, ca: str) 
             remedy = "set it to the root certificate of the ACME server's own certificate, as text"
             found.append(problem("orthanc_proxy_acme_ca", "is not a certificate in PEM", remedy))
     return found
+
+
+def _split(url: str) -> urllib.parse.SplitResult:
+    """The parts of a URL; all empty for what is none, such as an IPv6 address without its second bracket."""
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:
+        return urllib.parse.urlsplit("")
 
 
 def _public_name(hostname: str) -> list[Problem]:
@@ -58,10 +66,16 @@ def _public_name(hostname: str) -> list[Problem]:
     return [problem("orthanc_hostname", message, remedy)]
 
 
-def _hook(path: Path) -> list[Problem]:
+def _hook(written: str) -> list[Problem]:
+    try:
+        path = Path(written).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # another user's directory, or a user that is not there
+        remedy = "write a path that you may read on the controller"
+        return [problem("orthanc_proxy_acme_dns_hook", f"({written}) cannot be read: {error}", remedy)]
     if not path.is_absolute():
         message, remedy = "must be an absolute path", 'begin it with / or with "{{ inventory_dir }}/"'
-    elif not path.is_file():
+    elif not is_file:
         message, remedy = "is not a file on the controller", "put it there, or leave the setting empty for HTTP-01"
     elif not os.access(path, os.X_OK):
         message, remedy = "is not executable", f"chmod 700 {path}"

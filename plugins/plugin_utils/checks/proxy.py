@@ -35,7 +35,7 @@ def problems(settings: dict[str, Any], now: datetime) -> list[Problem]:
         found.append(problem("orthanc_proxy_certificate", f"is {kind}", "use self_signed, provided or acme"))
     port = str(settings["port"])
     # the check of its spec reports what is no number
-    if port in TAKEN_PORTS or (port.isdigit() and not 0 < int(port) < 65536):
+    if port in TAKEN_PORTS or (port.isdecimal() and not 0 < int(port) < 65536):
         message = f"is {port}, {TAKEN_PORTS.get(port, 'which is not a TCP port')}"
         found.append(problem("orthanc_proxy_port", message, "choose another port, such as 8443"))
     found += _check_address(settings["address"])

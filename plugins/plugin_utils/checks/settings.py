@@ -135,7 +135,7 @@ def _find_unspecified(role: str, given: Given) -> list[Problem]:
             continue
         try:
             errors = ArgumentSpecValidator({own: spec}).validate({own: given.values[own]}).error_messages
-        except TypeError:  # from Ansible, for a number instead of a dictionary
+        except (TypeError, OverflowError):  # from Ansible, for a number instead of a dictionary, or .inf
             errors = [f"must be {KINDS[spec['type']]}"]
         if not errors:
             continue

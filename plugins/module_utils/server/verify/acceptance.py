@@ -23,7 +23,7 @@ from ..core.process import ask_program, run_program
 from ..core.settings import BACKUP
 from ..dicom import scu, web
 from ..dicom.web import User
-from . import exposure
+from . import exposure, nginx
 
 # Only the acceptance test uses these. Both must match before a patient is deleted.
 PATIENT = "ACCEPTANCE^TEST"
@@ -258,6 +258,10 @@ class Day:
         except OSError as error:
             seen, good = describe_error(error), False
             remedy = f"start nginx (systemctl start nginx); if its certificate is not the deployed one, {DEPLOY}"
+        with contextlib.suppress(OSError, ValueError):  # it does not run, as the line above says
+            if unread := nginx.find_unread(nginx.read_reloaded()):
+                seen, good = f"nginx has not read {', '.join(unread)} since it changed", False
+                remedy = "systemctl reload nginx; nginx -t says why it does not"
         tried = f"a TLS handshake as {self.settings['hostname']}"
         self.check("Service", "certificate of the proxy", tried, expected, seen, remedy, passed=good)
 
