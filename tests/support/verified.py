@@ -145,10 +145,6 @@ STRANGE_TABLE = (
 SABOTAGES = [
     Sabotage("nginx stopped", "certificate of the proxy", "systemctl stop nginx", "systemctl start nginx", only=False),
     Sabotage(
-        *("a deploy that ended before nginx was reloaded", "certificate of the proxy"),
-        *(f"sleep 2; touch {NGINX}", RELOAD),
-    ),
-    Sabotage(
         *("a plugin missing", "plugin dicom-web is loaded"),
         edit="it['Plugins'] = [one for one in it['Plugins'] if 'DicomWeb' not in one]",
         only=False,

@@ -17,7 +17,7 @@ SITES = ("conf.d/orthanc.conf", "modules-enabled/90-orthanc-dicom.conf")
 LOADED = re.compile(r"^\s*ssl_(?:certificate|certificate_key|client_certificate|crl)\s+(/[^;\s]+);", re.MULTILINE)
 TICKS = os.sysconf("SC_CLK_TCK")
 STARTED = 19  # of the fields of /proc/<pid>/stat after the name (proc_pid_stat(5), starttime)
-SLACK_SECONDS = 1
+SLACK_SECONDS = 60  # by which a time service may have put the clock back since, on a new machine
 
 
 def list_files(directory: Path = NGINX) -> Iterator[Path]:
