@@ -48,13 +48,12 @@ from .server.core.files import (
 )
 from .server.core.locks import hold_lock
 from .server.core.process import read_output
-from .server.core.settings import FACTS
+from .server.core.settings import BACKUP, FACTS
 from .server.dicom.scu import ACCEPTED, Scu
 from .server.orthanc.layout import VERSION, name_attachment
 from .server.orthanc.runtime import find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
-BACKUP = Path("/var/lib/orthanc-backup")
 HISTORY = "history.json"
 ARRIVED = "arrived"  # images that came after the switch, on the way back
 SITE = Path(present.CONFIGURATION)

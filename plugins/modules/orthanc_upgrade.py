@@ -113,23 +113,17 @@ left:
 """
 
 import json
-import signal
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import installed, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import installed, signals, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 
 LOCK = Path("/run/orthanc-upgrade.lock")
 LOCK_SECONDS = 3600  # a step whose controller was killed runs on
-
-
-def end_module(_number: int, _frame: object) -> None:
-    """Ends the module at a signal; what it has begun is undone on the way out."""
-    raise SystemExit(1)
 
 
 def run_step(given: dict[str, Any]) -> tuple[bool, list[str]]:
@@ -179,8 +173,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     # an interrupted play ends the trial on its way out
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_module)
+    signals.end_at_signals()
     given = module.params
     result: dict[str, Any] = {"changed": False, "lines": [], "needed": False, "arrived": 0, "left": 0}
     new = installed.choose(given["method"], given["image"])

@@ -267,6 +267,7 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
     "options that all commands have": (r"argparse\.ArgumentParser\(", "server/core/cli.py", {}),
     "a line of the journal": (r"[\"']INVOCATION_ID[\"'] (not )?in", "server/core/journal.py", {}),
     "what is wrong, with an exit code": (r"class (Refused|Busy|Misused|Interrupted)\b", "server/core/errors.py", {}),
+    "the backup's state files": (r"Path\([\"']/var/lib/orthanc-backup[\"']\)", "server/core/settings.py", {}),
     "shared facts": (r"/etc/clinicops-orthanc\.json", "server/core/settings.py", {}),
     "how Orthanc runs": (
         r"NRestarts|\.RestartCount",
