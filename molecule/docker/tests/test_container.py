@@ -86,6 +86,7 @@ def test_the_registry_s_password_is_not_kept_and_a_person_s_login_is(host: Host)
     assert not host.file(path).exists  # the deploy has pulled
     login = base64.b64encode(f"{registry.USER}:{registry.PASSWORD}".encode()).decode()
     others = {"registry.example": {"auth": base64.b64encode(b"somebody:else").decode()}}
+    host.check_output("mkdir --mode=700 /root/.docker")
     put(name_of(host), path, json.dumps({"auths": {f"{registry.NAME}:5000": {"auth": login}, **others}}).encode())
     try:
         before = host.check_output(f"cat {path}; stat --format '%i %a %y %z' {path} /root/.docker")
@@ -98,7 +99,7 @@ def test_the_registry_s_password_is_not_kept_and_a_person_s_login_is(host: Host)
         assert registry.PASSWORD not in said
         assert login not in said
     finally:
-        host.check_output(f"rm {path}")
+        host.check_output("rm -r /root/.docker")
 
 
 def test_the_health_check_s_user_may_do_nothing_else(host: Host) -> None:
