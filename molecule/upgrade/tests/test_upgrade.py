@@ -146,8 +146,8 @@ def test_a_failing_acceptance_test_goes_back(host: Host) -> None:
     keep_previous(host)
     status, said = play("deploy", host)
     assert status == 0, said[-3000:]
-    assert " changed=1 " in said  # no later way back can use what was kept
-    require_one(host)
+    require_one(host)  # no later way back can use what was kept
+    # in the campaign, the deploy before the way back spelled the path of the archive differently
     status, said = play("deploy", host)
     assert status == 0, said[-3000:]
     assert " changed=0 " in said
