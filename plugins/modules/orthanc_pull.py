@@ -30,7 +30,8 @@ options:
     default: false
 attributes:
   check_mode:
-    description: Reports a change where it would ask the registry, and does not ask it.
+    description: Whether it can run without changing anything.
+    details: Reports a change where it would ask the registry, and does not ask it.
     support: partial
   diff_mode:
     description: Has no diff.
