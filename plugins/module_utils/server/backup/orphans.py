@@ -97,7 +97,8 @@ def sort_orphans(lost: Iterable[Path], types: Mapping[str, int]) -> Orphans:
 
 def find_whole(part: Path, wholes: list[Path]) -> Path | None:
     """The file that a file is the beginning of."""
-    return next((path for path in wholes if read_image(path).startswith(read_image(part))), None)
+    headers = read_image(part)
+    return next((path for path in wholes if read_image(path).startswith(headers)), None)
 
 
 def read_image(path: Path) -> bytes:
