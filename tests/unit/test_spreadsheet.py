@@ -357,3 +357,14 @@ def test_the_physician_s_name_is_not_that_strict() -> None:
 def test_a_number_that_excel_has_rounded_is_refused(column: str, written: str) -> None:
     assert "was rounded by the spreadsheet" in row.read_row({column: written})[1][column]
     assert row.read_row({column: "E17", "PatientSex": "f"})[1] == {}
+    # a number of the clinic's; spreadsheets write the sign
+    assert row.read_row({column: "12E5"})[:2] == ({column: "12E5"}, {})
+
+
+@pytest.mark.parametrize("column", ["PatientName", "ReferringPhysicianName", "RequestedProcedureDescription"])
+def test_what_is_longer_than_dicom_allows_is_asked_back(column: str) -> None:
+    assert row.read_row({column: "Ä" * 64})[1] == {}
+    problem = row.read_row({column: "Ä" * 65})[1][column]
+    assert problem.startswith(f"{column} is longer than 64 characters, the limit in DICOM. Remedy: ")
+    both = row.read_row({column: "Ä" * 64 + "=" + "Ö" * 64})[1]
+    assert (column in both) == (column == "RequestedProcedureDescription")

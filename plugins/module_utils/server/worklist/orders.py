@@ -123,20 +123,13 @@ def build_items(settings: Settings, path: str, given: argparse.Namespace) -> lis
 
 
 def create_items(settings: Settings, path: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Schedules every row of the file, or none of them."""
+    """Submits every row of the file, or none of them, and for root waits until all are on the list."""
     root = os.geteuid() == 0
     if given.replace and not root:  # other accounts cannot read the list
         raise Misused("--replace: only root may remove items from the list. Remedy: run the command as root.")
     made = build_items(settings, path, given)
     drop = settings.incoming if root else settings.worklist_drop  # root would not notice a missing mount
-    began = 0.0
-    for item, data in show_progress(made, "submitting"):
-        # a new file with an unpredictable name: others can write here, too, and could create a link there
-        descriptor, waiting = tempfile.mkstemp(".part", dir=drop)
-        began = began or os.fstat(descriptor).st_mtime  # by the clock that dates the intake's reasons
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.rename(waiting, drop / item.name)
+    began = submit_files(drop, made)
     items = [item for item, _data in made]
     result: dict[str, Any] = {"items": [item.facts for item in items]}
     if root:
@@ -146,6 +139,33 @@ def create_items(settings: Settings, path: str, given: argparse.Namespace) -> di
             earlier["removed"] = remove_unchanged(settings, earlier.pop("not_in_file"))
         result |= {kind: [item.facts for item in found] for kind, found in earlier.items()}
     return result
+
+
+def submit_files(drop: Path, made: list[tuple[Item, bytes]]) -> float:
+    """Submits all files once every one is written, and returns when it began, by the clock that dates the intake's
+    reasons. Raises Refused where the disk is full."""
+    began, done = 0.0, 0
+    waiting: list[str] = []
+    try:
+        for _item, data in show_progress(made, "submitting"):
+            # a new file with an unpredictable name: others can write here, too, and could create a link there
+            descriptor, path = tempfile.mkstemp(".part", dir=drop)
+            waiting.append(path)
+            with os.fdopen(descriptor, "wb") as file:
+                began = began or os.fstat(descriptor).st_mtime
+                file.write(data)
+        for (item, _data), path in zip(made, waiting, strict=True):
+            os.rename(path, drop / item.name)
+            done += 1
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise  # its remedy is known
+        what = f"{done} of {len(made)} rows were submitted: {error.strerror}"
+        raise Refused(f"{what}. Remedy: correct that, and import the whole file again.") from None
+    finally:
+        for path in waiting[done:]:
+            Path(path).unlink(missing_ok=True)
+    return began
 
 
 def find_leftovers(settings: Settings, items: list[Item]) -> dict[str, list[Item]]:

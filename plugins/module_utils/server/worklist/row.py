@@ -17,6 +17,8 @@ DAY, BIRTH = "ScheduledProcedureStepStartDate", "PatientBirthDate"
 DATES = {DAY, BIRTH}
 NUMBERS = {"PatientID", "AccessionNumber"}  # text that Excel may take for numbers
 NAMES = {"PatientName", "ReferringPhysicianName"}
+LONG = {*NAMES, "RequestedProcedureDescription"}  # the lengths of the others are checked in every item
+MAX_LETTERS = 64  # of a description, and of each component group of a name (PS3.5, section 6.2)
 # errors that Excel shows instead of a result: #REF!, #¡REF!, #NAME?, #DIV/0!; #N/A, which in other languages is #N/D,
 # #I/T or a word; ##### is a column that is too narrow
 NO_RESULT = re.compile(
@@ -61,10 +63,13 @@ def read_value(keyword: str, text: str, order: str = "") -> str:
         return read_day(keyword, text, order)
     if keyword == "ScheduledProcedureStepStartTime":
         return read_time(text)
-    if keyword in NUMBERS and re.fullmatch(r"[0-9][.,]?[0-9]*E\+?[0-9]+", text, re.IGNORECASE):
+    if keyword in NUMBERS and re.fullmatch(r"[0-9][.,]?[0-9]*E\+[0-9]+", text, re.IGNORECASE):
         remedy = "Remedy: format the column as text, and enter it again"
         raise Unclear(f"was rounded by the spreadsheet, which treated it as a number. {remedy}")
-    return read_name(keyword, text) if keyword in NAMES else text
+    text = read_name(keyword, text) if keyword in NAMES else text
+    if keyword in LONG and max(map(len, text.split("=") if keyword in NAMES else [text])) > MAX_LETTERS:
+        raise Unclear(f"is longer than {MAX_LETTERS} characters, the limit in DICOM. Remedy: shorten it")
+    return text
 
 
 def is_garbled(text: str) -> bool:
