@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any, TypeVar
 
@@ -113,7 +113,7 @@ class Item:
 
     def answer(self) -> dict[str, str]:
         """What a scanner sees of it, of the fields that `seen` reads."""
-        return seen(self.dataset())
+        return seen(replace(self, time=self.time.ljust(6, "0")).dataset())
 
 
 def encode(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:

@@ -45,7 +45,7 @@ def test_a_spreadsheet_s_rows_are_scheduled_and_listed(machine: str) -> None:
     [answer] = ask(machine)
     step = answer.ScheduledProcedureStepSequence[0]
     assert (str(answer.PatientName), step.Modality) == ("MÜLLER^ANNA", "US")
-    assert (step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime) == (day(), "0800")
+    assert (step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime) == (day(), "080000")
     assert answer.AccessionNumber == made[0]["accession_number"]
     assert answer.StudyInstanceUID == made[0]["study_instance_uid"]
     # the same rows again are the same items

@@ -58,17 +58,17 @@ def test_a_moved_appointment_is_on_the_list_once(machine: str) -> None:
     status, said = create(machine, rows(*lines))
     assert status == 0, said
     first = {item.RequestedProcedureDescription: item.StudyInstanceUID for item in ask(machine, keys(PatientID="P1"))}
-    assert screen(machine) == [("P1", seen, "0830"), ("P1", seen, "0845"), ("P2", seen, "0900")]
+    assert screen(machine) == [("P1", seen, "083000"), ("P1", seen, "084500"), ("P2", seen, "090000")]
     moved = rows(*lines).replace("08:30", "09:30").replace("09:00", "09:00:00")
     for user in ("root", "ris"):
         assert create(machine, moved, user=user)[0] == 0
         settle(machine)
-        assert screen(machine) == [("P1", seen, "0845"), ("P1", seen, "0930"), ("P2", seen, "0900")]
+        assert screen(machine) == [("P1", seen, "084500"), ("P1", seen, "093000"), ("P2", seen, "090000")]
     again = {item.RequestedProcedureDescription: item.StudyInstanceUID for item in ask(machine, keys(PatientID="P1"))}
     assert again == first
     # to another station, and off this one's list
     assert create(machine, moved.replace("Anna;US1", "Anna;US4"))[0] == 0
-    assert screen(machine) == [("P2", seen, "0900")]
+    assert screen(machine) == [("P2", seen, "090000")]
     assert len(ask(machine, scanner="orthanc-us4", aet="US4")) == 2
 
 
@@ -86,7 +86,7 @@ def test_what_the_file_no_longer_has_is_named_and_goes_when_it_is_said(machine: 
     assert create(machine, after, "--replace", user="ris")[0] == 2
     status, said = create(machine, after, "--replace")
     assert status == 0, said
-    assert screen(machine) == [("P7", f"{first:%Y%m%d}", "0700"), ("P8", f"{second:%Y%m%d}", "0800")]
+    assert screen(machine) == [("P7", f"{first:%Y%m%d}", "070000"), ("P8", f"{second:%Y%m%d}", "080000")]
 
 
 def test_a_workbook_is_taken_as_excel_saves_it(machine: str) -> None:
@@ -99,7 +99,7 @@ def test_a_workbook_is_taken_as_excel_saves_it(machine: str) -> None:
     ]
     status, said = create(machine, xlsx({"Tabelle1": [[*COLUMNS], *cells], "Legende": [["US1", "Raum 1"]]}))
     assert status == 0, said
-    assert screen(machine) == [("000815", seen, "1400"), ("4711", seen, "0830"), ("P3", seen, "1515")]
+    assert screen(machine) == [("000815", seen, "140000"), ("4711", seen, "083000"), ("P3", seen, "151500")]
     [answer] = ask(machine, keys(PatientID="4711"))
     assert (answer.PatientName.family_name, answer.PatientName.given_name) == ("Müller", "Anna")
     assert answer.SpecificCharacterSet == "ISO_IR 192"
@@ -141,8 +141,8 @@ def test_what_is_not_clear_is_asked_back_with_its_row(machine: str) -> None:
     lines[1] = lines[1].replace("Anna Muster", "Muster, Anna")
     assert create(machine, rows(*lines), "--date-order", "mdy")[0] == 0
     assert screen(machine) == [
-        ("P1", f"{next_year}1128", "0830"), ("P2", f"{next_year}0102", "0830"),
-        ("P3", f"{next_year}0103", "0830"), ("P3", f"{next_year}0301", "0930"),
+        ("P1", f"{next_year}1128", "083000"), ("P2", f"{next_year}0102", "083000"),
+        ("P3", f"{next_year}0103", "083000"), ("P3", f"{next_year}0301", "093000"),
     ]  # fmt: skip
 
 

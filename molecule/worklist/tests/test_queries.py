@@ -35,6 +35,11 @@ FOR_US1 = {item.patient: item for item in [*FILES, *ROWS] if item.station == "US
 FOR_US4 = {item.patient: item for item in [*FILES, *ROWS] if item.station == "US4" or item.more}
 EVERYBODY = sorted(FOR_US1)
 
+TIMES: list[tuple[str, list[str]]] = [
+    *((times, ["MUSTER"]) for times in ("080000", "080000-170000", "075959-080000", "000000-", "0800-", "08-09")),
+    *((times, ["MUSTER"]) for times in ("-0800", "-08", "-080000", "0800-0800", "000000-235959", "080000.000-080000")),
+    *((times, []) for times in ("080001-170000", "0801-", "09-17", "-0759", "-07", "-075959", "083000")),
+]
 # a query's keys: the patients in the answers
 QUERIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"ScheduledStationAETitle": "US1"}, EVERYBODY),
@@ -46,6 +51,11 @@ QUERIES: list[tuple[dict[str, Any], list[str]]] = [
     ({"ScheduledProcedureStepStartDate": f"-{day(0)}"}, ["MUSTER"]),
     ({"ScheduledProcedureStepStartDate": f"{day(3)}-"}, ["QABBANI", "SHARED", "TANAKA"]),
     ({"ScheduledProcedureStepStartDate": day(9)}, []),
+    # the application wrote 0800 for MUSTER, and 0830 for everybody else
+    *(
+        ({"ScheduledProcedureStepStartTime": times, "ScheduledProcedureStepStartDate": day()}, patients)
+        for times, patients in TIMES
+    ),
     ({"PatientName": "MUS*"}, ["MUSTER"]),
     ({"PatientName": "M?STER^*"}, ["MUSTER"]),
     ({"PatientName": "*Tarou*"}, ["YAMADA"]),

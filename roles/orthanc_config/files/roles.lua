@@ -41,6 +41,15 @@ function IncomingHttpRequestFilter(method, uri, ip, username, headers)
     and (uri == '/dicom-web/studies' or uri:match('^/dicom%-web/studies/[%d.]+$') ~= nil)
 end
 
+-- Orthanc compares times as text, in which 0830 comes before 083000: a range of times ends with the longest spelling of
+-- its end, and begins with the shortest of its beginning, for items that were served before their times had seconds.
+local function widen(times)
+  local first, last = times:match('^([%d.]*)%-([%d.]*)%s*$')
+  if not first then return times end
+  if #last == 2 or #last == 4 then last = last .. ('5959'):sub(#last - 1) end
+  return first:match('^(.-)[0.]*$') .. '-' .. last
+end
+
 -- A worklist query that declares several character sets, as scanners from East Asia send it, would fail: for
 -- FilterIssuerAet the query is made anew out of JSON, which takes one. JSON is in UTF-8, so that one is right.
 function IncomingWorklistRequestFilter(query, origin)
@@ -48,6 +57,9 @@ function IncomingWorklistRequestFilter(query, origin)
   -- and so would one with a sequence of no items, which asks for all
   local steps = query['0040,0100']
   if type(steps) == 'table' and next(steps) == nil then query['0040,0100'] = nil end
+  for _, step in pairs(type(steps) == 'table' and steps or {}) do
+    if type(step['0040,0003']) == 'string' then step['0040,0003'] = widen(step['0040,0003']) end
+  end
   return query
 end
 

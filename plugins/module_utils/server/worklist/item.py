@@ -47,6 +47,7 @@ class Item:
     name: str
     data: bytes = b""
     numbered: bool = field(default=False, compare=False)  # its file gives the first step no ID
+    given: frozenset[str] = field(default=frozenset(), compare=False)  # the IDs that its file gives its steps
 
     @property
     def names(self) -> set[str]:
@@ -59,6 +60,11 @@ class Item:
         return {step["station"] for step in self.steps}
 
     @property
+    def codes(self) -> set[str]:
+        """The IDs of its steps."""
+        return {step["id"] for step in self.steps}
+
+    @property
     def last_day(self) -> str:
         """The last day of its steps, as YYYYMMDD."""
         return max(step["date"] for step in self.steps)
@@ -66,7 +72,7 @@ class Item:
     @property
     def facts(self) -> dict[str, Any]:
         """Its content, for JSON."""
-        return {name: value for name, value in vars(self).items() if name not in ("data", "numbered")}
+        return {name: value for name, value in vars(self).items() if name not in ("data", "numbered", "given")}
 
 
 def read_elements(data: bytes, implicit: bool) -> Iterator[Any]:
@@ -93,8 +99,10 @@ def is_text(data: bytes) -> bool:
 
 def read_data_set(data: bytes) -> Any:
     """The data set of a DICOM file (PS3.10) or of its content alone, every value decoded."""
+    from pydicom import config
     from pydicom.filereader import read_dataset
 
+    config.settings.reading_validation_mode = config.IGNORE  # the values that matter are checked in Check
     if is_text(data):
         remedy = (
             "Remedy: write a DICOM data set with a DICOM library; import a spreadsheet with orthanc-worklist create"
@@ -212,8 +220,17 @@ class Check:
         try:
             return text and datetime.strptime(text, "%Y%m%d").strftime("%Y%m%d")
         except ValueError:
-            self.add_problem(keyword, f"is {text}, which is not a calendar date", "write one day as YYYYMMDD")
+            shown = "" if keyword.startswith("Patient") else f" {text}, which is"
+            self.add_problem(keyword, f"is{shown} not a calendar date", "write one day as YYYYMMDD")
             return ""
+
+    def read_time(self, keyword: str, of: Any) -> str:
+        """The time as HHMMSS, since Orthanc compares text; empty, with a problem recorded, if it is not one."""
+        form = r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?"
+        if text := self.read_value(keyword, form, "write HHMMSS", of):
+            text = text[:6].ljust(6, "0")
+            setattr(of, keyword, text)
+        return text
 
     def read_step(self, number: int, step: Any) -> dict[str, str]:
         """One scheduled procedure step (PS3.3, C.4.10)."""
@@ -236,12 +253,9 @@ class Check:
             "station": station,
             "modality": self.read_value("Modality", "[A-Z0-9_ ]{1,16}", "write a code such as US", step),
             "date": self.read_day("ScheduledProcedureStepStartDate", step),
-            "time": self.read_value(
-                "ScheduledProcedureStepStartTime", r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9](\.[0-9]{1,6})?)?)?",
-                "write HHMMSS", step,
-            ),
+            "time": self.read_time("ScheduledProcedureStepStartTime", step),
             "id": code,
-        }  # fmt: skip
+        }
 
     def read_item(self) -> Item:
         """The item. Raises Refused with all its problems if it has any."""
@@ -262,7 +276,9 @@ class Check:
         code = steps[0]["id"]
         if not re.fullmatch(r"[A-Za-z0-9._-]+", code):
             code = hashlib.sha256(code.encode()).hexdigest()[:16]
-        return Item(patient_id, name, accession, study, steps, f"{study}_{code}.wl", numbered=1 in self.numbered)
+        given = frozenset(step["id"] for number, step in enumerate(steps, 1) if number not in self.numbered)
+        file = f"{study}_{code}.wl"
+        return Item(patient_id, name, accession, study, steps, file, numbered=1 in self.numbered, given=given)
 
 
 def encode_item(content: Any, name: str) -> bytes:
@@ -298,9 +314,6 @@ def refuse_slow_file(_signal: int, _frame: Any) -> None:
 
 def parse_item(data: bytes, settings: Settings) -> Item:
     """The item in an application's file, in its normal form. Raises Refused with everything that is wrong with it."""
-    from pydicom import config
-
-    config.settings.reading_validation_mode = config.IGNORE  # the values that matter are checked here
     former = signal.signal(signal.SIGALRM, refuse_slow_file)
     signal.setitimer(signal.ITIMER_REAL, CHECK_SECONDS)
     try:
