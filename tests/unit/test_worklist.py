@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
+import itertools
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -111,7 +115,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         "patient_name": "ROE^JANE",
         "accession_number": "A1",
         "study_instance_uid": "1.2.3",
-        "steps": [{"station": "US1", "modality": "US", "date": "20261125", "time": "0900", "id": "1"}],
+        "steps": [{"station": "US1", "modality": "US", "date": "20261125", "time": "090000", "id": "1"}],
         "name": "1.2.3_1.wl",
     }
     assert found.data[128:132] == b"DICM"
@@ -137,6 +141,7 @@ def test_an_item_s_facts(settings: Any, implicit: bool) -> None:
         ({"ScheduledStationAETitle": "US9"}, "ScheduledStationAETitle is 'US9', which may not query the worklist"),
         ({"Modality": ""}, "Modality is missing or empty"),
         ({"ScheduledProcedureStepStartDate": "20260231"}, "is 20260231, which is not a calendar date"),
+        ({"PatientBirthDate": "19700231"}, "PatientBirthDate is not a calendar date. Remedy"),
         ({"ScheduledProcedureStepStartDate": "20261125-20261126"}, "ScheduledProcedureStepStartDate is '20261125-2"),
         ({"ScheduledProcedureStepStartTime": ""}, "ScheduledProcedureStepStartTime is missing or empty"),
         ({"ScheduledProcedureStepStartTime": "25"}, "ScheduledProcedureStepStartTime is '25'"),
@@ -210,6 +215,14 @@ def test_values_take_their_normal_form(settings: Any) -> None:
     )
     assert (found.patient_id, found.steps[0]["modality"], found.steps[0]["station"]) == ("P1", "US", "US2")
     assert found.steps[0]["id"] == "1"
+
+
+@pytest.mark.parametrize("written_so", ["09", "0900", "090000", "090000.5", "09:00", "9:00:00"])
+def test_a_time_has_seconds_on_the_list(settings: Any, written_so: str) -> None:
+    """Orthanc compares times as text: 0900 would not be in the range 090000-."""
+    found = parse_item(written(item(ScheduledProcedureStepStartTime=written_so)), settings)
+    step = read_data_set(found.data).ScheduledProcedureStepSequence[0]
+    assert (found.steps[0]["time"], step.ScheduledProcedureStepStartTime) == ("090000", "090000")
 
 
 @pytest.mark.parametrize("cut", range(1, 300, 7))
@@ -382,7 +395,7 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         os.mkfifo(path)
     elif kind == "directory":
         path.mkdir()
-        (path / "inside").write_text("kept")
+        (path / "inside").write_text("gone")
     else:
         path = path.with_suffix(".part" if "name" in kind else ".wl")
         with path.open("wb") as file:
@@ -393,8 +406,11 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
     assert good.read_bytes() == written(item())
     if "large" in kind:
         assert held.stat().st_size == MAX_BYTES
-    if kind == "directory":
-        assert (held / "inside").read_text() == "kept"
+    if kind == "directory":  # it could hold any amount
+        settings.orthanc.write_text("{}")
+        tidy_worklist(settings)
+        assert len(names(settings.quarantine)) == 2
+        assert list(held.iterdir()) == []
 
 
 def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, later: Callable[[float], None]) -> None:
@@ -467,6 +483,46 @@ def test_what_is_submitted_again_replaces_the_item(
     assert names(settings.quarantine) == []
 
 
+def steps(*given: tuple[str, str, str], day: str = "20261125") -> bytes:
+    """A file of one study: ID, station and time of each step."""
+    content = item()
+    content.ScheduledProcedureStepSequence = Sequence(
+        step
+        for code, station, hour in given
+        for step in item(
+            ScheduledProcedureStepID=code,
+            ScheduledStationAETitle=station,
+            ScheduledProcedureStepStartDate=day,
+            ScheduledProcedureStepStartTime=hour,
+        ).ScheduledProcedureStepSequence
+    )
+    return written(content)
+
+
+@pytest.mark.parametrize(
+    ("again", "seen", "said"),
+    [
+        # the same two in another order, one of them at another time
+        ([("s2", "US2", "1400"), ("s1", "US1", "0900")], ["s1 090000", "s2 140000"], ""),
+        ([("s1", "US1", "1100"), ("s2", "US2", "1400")], ["s1 110000", "s2 140000"], ""),
+        ([("s3", "US2", "1400")], ["s1 090000", "s2 100000", "s3 140000"], ""),
+        ([("s2", "US2", "1400")], ["s1 090000", "s2 100000"], "Step 's2' is on the list in one item with step 's1'"),
+    ],
+)
+def test_a_step_is_on_the_list_once(
+    settings: Any, later: Callable[[float], None], again: list[tuple[str, str, str]], seen: list[str], said: str
+) -> None:
+    intake = Intake(settings)
+    later(20)
+    drop(settings, data=steps(("s1", "US1", "0900"), ("s2", "US2", "1000")))
+    intake.process_incoming()
+    drop(settings, data=steps(*again))
+    intake.process_incoming()
+    found = [step for one in read_served_items(settings) for step in one.steps]
+    assert sorted(f"{step['id']} {step['time']}" for step in found) == seen
+    assert [said in path.read_text() for path in settings.quarantine.glob("*.reason")] == [True] * bool(said)
+
+
 def test_no_more_than_the_limit_is_served(settings: Any, later: Callable[[float], None]) -> None:
     for number in range(7):
         drop(settings, f"{number}.wl", written(item(StudyInstanceUID=f"1.2.{number}")))
@@ -486,6 +542,32 @@ def test_a_flood_waits_and_nobody_else_does(settings: Any, monkeypatch: pytest.M
     assert Intake(settings).process_incoming() == (5, 4)
     assert len(names(settings.incoming)) == 1
     assert "1.2.4_1.wl" in names(settings.worklist_served)
+
+
+def test_open_files_delay_no_finished_ones(settings: Any, monkeypatch: Any, later: Any) -> None:
+    monkeypatch.setattr("server.worklist.intake.BURST", 3)
+    monkeypatch.setattr("server.worklist.intake.A_SECOND", 0)
+    with contextlib.ExitStack() as stack:
+        for number in range(5):
+            stack.enter_context(drop(settings, f"{number}.wl").open("ab"))
+        drop(settings, "good.wl")
+        later(100)
+        assert Intake(settings).process_incoming() == (6, 1)
+    assert names(settings.worklist_served) == ["1.2.3_1.wl"]
+
+
+def test_a_newer_version_does_not_overtake_one_that_waits(settings: Any, monkeypatch: Any, later: Any) -> None:
+    later(2)
+    intake = Intake(settings)
+    intake.tokens[os.getuid()] = (0.0, 0.0)
+    for number in range(2):
+        drop(settings, f"{number}.wl", written(item(PatientName=f"ROE^{number}")))
+    clock_of_rate = itertools.count(0.0, 0.04)  # there is a token when the second file's turn comes
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock_of_rate))
+    assert intake.process_incoming() == (2, 0)
+    while names(settings.incoming):
+        intake.process_incoming()
+    assert [one.patient_name for one in read_served_items(settings)] == ["ROE^1"]
 
 
 def test_a_full_disk_leaves_everything_where_it_is(
@@ -517,6 +599,16 @@ def test_without_leases_a_file_must_rest(settings: Any, monkeypatch: Any, later:
     later(20)
     assert Intake(settings).process_incoming() == (1, 1)
     assert names(settings.worklist_served) == ["1.2.3_1.wl"]
+
+
+def test_without_leases_a_clock_that_was_set_back_delays_nothing(settings: Any, monkeypatch: Any, later: Any) -> None:
+    def denied(_descriptor: int, _command: int, _argument: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fcntl, "fcntl", denied)
+    drop(settings)
+    later(-3600)
+    assert Intake(settings).process_incoming() == (1, 1)
 
 
 # --- tidying up, and the command ---------------------------------------------------------------
@@ -561,19 +653,40 @@ def test_a_clock_that_is_ahead_takes_nothing_from_the_list_for_good(
         tidy_worklist(settings)
         assert names(settings.worklist_served) == []
         tidy_worklist(settings)
+    later(-3600)  # it is put right
     again = item(StudyInstanceUID="1.2.4", PatientName="ROE^MARY", ScheduledProcedureStepStartDate=f"{today:%Y%m%d}")
     drop(settings, "c.wl", written(again))
     Intake(settings).process_incoming()
     tidy_worklist(settings)
     assert names(settings.worklist_served) == ["1.2.3_1.wl", "1.2.4_1.wl"]
     assert "ROE^MARY" in {one.patient_name for one in read_served_items(settings)}
-    # by a clock that is right, what is past goes for good
+    # by a clock that is right, what is past goes for good, also if items are kept for longer from now on
+    later(2)
+    with monkeypatch.context() as patched:
+        patched.setattr("server.worklist.tidy.find_first_day", lambda _settings: ahead)
+        tidy_worklist(settings)
+    tidy_worklist(settings)
+    assert names(settings.past) == ["1.2.3_1.wl", "1.2.4_1.wl"]
     monkeypatch.setattr("server.worklist.tidy.find_first_day", lambda _settings: ahead)
     tidy_worklist(settings)
     assert names(settings.past) == ["1.2.3_1.wl", "1.2.4_1.wl"]
     later(31 * 86400)
     tidy_worklist(settings)
     assert names(settings.past) == []
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_long_value_is_served_without_a_word_each_minute(
+    settings: Any, recwarn: pytest.WarningsRecorder, later: Callable[[float], None]
+) -> None:
+    settings.orthanc.write_text("{}")
+    drop(settings, data=written(item(RequestedProcedureDescription="x" * 70, PatientTelephoneNumbers="1" * 20)))
+    later(2)
+    Intake(settings).process_incoming()
+    config.settings.reading_validation_mode = config.WARN  # as in a program that starts
+    recwarn.clear()
+    assert len(read_served_items(settings)) == 1
+    assert [str(one.message) for one in recwarn] == []
 
 
 def test_without_an_administrator_the_remedy_is_said(
@@ -614,7 +727,7 @@ def test_a_spreadsheet_is_scheduled(
     Intake(settings).process_incoming()
     found = read_served_items(settings)
     assert {item.patient_name for item in found} == {"ROE^JANE", "Παπαδοπούλου^Μαρία"}
-    assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "0930"
+    assert next(step for item in found for step in item.steps if step["station"] == "US1")["time"] == "093000"
     # once more: the same items
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
     Intake(settings).process_incoming()
@@ -640,6 +753,17 @@ def test_what_a_writer_calls_a_reason_is_none(settings: Any, tmp_path: Path, cap
     assert "are kept" in held["reason"]
 
 
+def test_a_large_file_under_a_hidden_name_is_cut(settings: Any) -> None:
+    """For which the intake does not start."""
+    settings.orthanc.write_text("{}")
+    with (settings.incoming / ".in.day.wl").open("wb") as file:
+        file.truncate(2_000_000_000)
+    tidy_worklist(settings)
+    assert list(settings.incoming.iterdir()) == []
+    held = next(path for path in settings.quarantine.iterdir() if path.suffix != ".reason")
+    assert held.stat().st_size == MAX_BYTES
+
+
 def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
     settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     (settings.incoming / "deep.wl").mkdir()
@@ -651,6 +775,7 @@ def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[flo
         os.close(here)
         here = below
     os.close(here)
+    tidy_worklist(settings)
     later(40 * 86400)
     tidy_worklist(settings)
     assert names(settings.quarantine) == []
@@ -783,6 +908,33 @@ def test_standard_input(settings: Any, tmp_path: Path, monkeypatch: pytest.Monke
     assert len(names(settings.incoming)) == 2
 
 
+def test_a_full_disk_schedules_no_part_of_a_file(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    real, made = tempfile.mkstemp, iter(range(10))
+
+    def make(*arguments: Any, **named: Any) -> Any:
+        if next(made) == 1:
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(tempfile, "mkstemp", make)
+    (tmp_path / "day.csv").write_text(CSV)
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 1
+    assert "0 of 2 rows were submitted: No space left on device. Remedy: " in capsys.readouterr().err
+    assert list(settings.incoming.iterdir()) == []
+
+
+def test_a_writer_is_not_told_that_rows_are_scheduled(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    (tmp_path / "day.csv").write_text(CSV)
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 0
+    assert "2 submitted; the intake decides on each" in capsys.readouterr().out
+
+
 # --- a later import ----------------------------------------------------------------------------
 COLUMNS = ["PatientID", "PatientName", "ScheduledStationAETitle", "ScheduledProcedureStepStartDate"]
 COLUMNS += ["ScheduledProcedureStepStartTime", "RequestedProcedureDescription", "AccessionNumber"]
@@ -795,7 +947,7 @@ def imported(settings: Any, tmp_path: Path, *lines: str, code: int = 0, options:
     assert command(settings, tmp_path, "create", *options, str(path)) == code
     Intake(settings).process_incoming()
     found = read_served_items(settings)
-    return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time']} {one.steps[0]['station']}" for one in found)
+    return sorted(f"{one.steps[0]['date'][4:]} {one.steps[0]['time'][:4]} {one.steps[0]['station']}" for one in found)
 
 
 @pytest.fixture(name="writer")
@@ -918,7 +1070,7 @@ def test_an_item_that_was_replaced_meanwhile_stays(
         found = real(*arguments)
         [there] = found["not_in_file"]
         path = settings.worklist_served / there.name
-        path.write_bytes(path.read_bytes().replace(b"0830", b"1030"))
+        path.write_bytes(path.read_bytes().replace(b"083000", b"103000"))
         return found
 
     monkeypatch.setattr("server.worklist.orders.find_leftovers", find_leftovers)
@@ -979,7 +1131,7 @@ def test_a_workbook_is_scheduled(settings: Any, tmp_path: Path) -> None:
     Intake(settings).process_incoming()
     [found] = read_served_items(settings)
     assert (found.patient_id, found.patient_name) == ("4711", "Müller^Anna")
-    assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "0830")
+    assert (found.steps[0]["date"], found.steps[0]["time"]) == ("29991128", "083000")
     content = read_data_set((settings.worklist_served / found.name).read_bytes())
     assert (content.PatientName.family_name, content.PatientName.given_name) == ("Müller", "Anna")
 
@@ -1000,6 +1152,34 @@ def test_what_is_not_clear_is_asked_back_with_its_row(settings: Any, tmp_path: P
     ]
     with pytest.raises(SystemExit):
         imported(settings, tmp_path, *lines, options=("--encoding", "nonsense"))
+
+
+@pytest.mark.parametrize(
+    ("days", "files", "left"),
+    [
+        (0, [[("s1", "US1", "09"), ("s2", "US2", "10")]], 1),
+        (0, [[("s1", "US1", "09")], [("s2", "US2", "10")]], 2),
+        (-1, [[("s1", "US1", "09"), ("s2", "US2", "10")]], 0),  # the day is over
+        (0, [[("s1", "US1", "09"), ("s2", "US1", "10")]], 0),
+    ],
+)
+def test_the_images_of_one_device_do_not_end_what_another_has_to_do(
+    settings: Any, monkeypatch: Any, later: Any, days: int, files: list[Any], left: int
+) -> None:
+    settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
+    found = {
+        "LastUpdate": f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}",
+        "MainDicomTags": {"StudyInstanceUID": "1.2.3"},
+        "PatientMainDicomTags": {},
+    }
+    monkeypatch.setattr("server.worklist.tidy.find_studies", lambda _api, _query: [found])
+    day = f"{date.today() + timedelta(days=days):%Y%m%d}"
+    for number, given in enumerate(files):
+        drop(settings, f"{number}.wl", steps(*given, day=day))
+    later(2)
+    Intake(settings).process_incoming()
+    tidy_worklist(settings)
+    assert len(names(settings.worklist_served)) == left
 
 
 # --- which study is the item's --------------------------------------------------------------------

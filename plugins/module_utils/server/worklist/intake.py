@@ -17,7 +17,6 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from ..core import words
 from ..core.errors import Refused
 from ..core.files import sync_directory, write_atomic
 from ..core.journal import say
@@ -30,8 +29,8 @@ from .spool import (
     lock_spool,
     move_file,
     quarantine_file,
+    quarantine_large_file,
     read_served_item,
-    truncate_file,
 )
 
 MAX_WAITING = 5_000  # files of one owner; a pass over more would delay other owners
@@ -49,6 +48,7 @@ class Intake:
         self.doubtful: dict[tuple[int, int, int], Refused] = {}  # files that are not valid yet
         self.reported: set[str] = set()  # errors that are already in the journal
         self.tokens: dict[int, tuple[float, float]] = {}  # owner: files that it may submit now, as of when
+        self.spent: set[int] = set()  # owners whose other files wait for the next pass, in order
         self.studies: dict[str, set[str]] = {}  # study: names of the served files, as of this pass
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when another process opens a file that we hold a lease on
 
@@ -65,7 +65,7 @@ class Intake:
 
     def process_incoming(self) -> tuple[int, int]:
         """Makes one pass and returns how many files were there, and how many it processed."""
-        self.studies = {}
+        self.studies, self.spent = {}, set()
         taken = self.settings.taken
         if taken.exists():  # by an intake that was killed: process it again
             taken.rename(self.settings.incoming / f"taken-{taken.stat().st_ino}.wl")
@@ -101,10 +101,7 @@ class Intake:
         seen = path.lstat()
         age = time.time() - seen.st_ctime
         if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
-            truncate_file(path)
-            what = f"The file is {words.say_size(seen.st_size)}; only the first {words.say_size(MAX_BYTES)} are kept"
-            large = Refused(f"{what}. Remedy: submit worklist items only.")
-            return quarantine_file(self.settings, path, seen, large)
+            return quarantine_large_file(self.settings, path, seen)
         if crowded:
             what = f"More than {MAX_WAITING} files of its owner are waiting. Remedy: submit them again, one by one"
             return self.spend_token(seen.st_uid) and quarantine_file(self.settings, path, seen, Refused(f"{what}."))
@@ -121,13 +118,15 @@ class Intake:
                 raise Refused("The file has another name (a hard link). Remedy: submit a copy of the file.")
             if key in self.doubtful:
                 raise self.doubtful[key]
-            if not self.spend_token(seen.st_uid):
+            if seen.st_uid in self.spent:
                 return False
             data = self.read_closed(path, seen)
             if data is None:
                 if age >= FORGOTTEN_SECONDS:
                     what = "It has been open for writing for an hour. Remedy: close it, or write and then rename it."
                     raise Refused(what)
+                return False
+            if not self.spend_token(seen.st_uid):
                 return False
             self.serve_item(parse_item(data, self.settings))
         except Refused as refused:
@@ -141,10 +140,14 @@ class Intake:
         return True
 
     def spend_token(self, uid: int) -> bool:
-        """Whether this owner may submit another file now."""
+        """Whether this owner may submit another file now; if not, none in the rest of this pass."""
+        if uid in self.spent:
+            return False
         left, since = self.tokens.get(uid, (float(BURST), time.monotonic()))
         left = min(BURST, left + (time.monotonic() - since) * A_SECOND)
         self.tokens[uid] = (left - (left >= 1), time.monotonic())
+        if left < 1:
+            self.spent.add(uid)
         return left >= 1
 
     @staticmethod
@@ -157,7 +160,7 @@ class Intake:
             except BlockingIOError:
                 return None
             except OSError:  # leases are not available here, as in some containers
-                if time.time() - seen.st_ctime < DOUBT_SECONDS:
+                if 0 <= time.time() - seen.st_ctime < DOUBT_SECONDS:
                     return None
             now = os.fstat(descriptor)
             if (now.st_ino, now.st_ctime_ns, now.st_size) != (seen.st_ino, seen.st_ctime_ns, seen.st_size):
@@ -165,17 +168,19 @@ class Intake:
             return file.read(MAX_BYTES + 1)
 
     def serve_item(self, item: Item) -> None:
-        """Writes it where Orthanc serves it. Raises Refused for another patient's study, for a step without an ID that
-        would take another station's place, and above the item limit."""
+        """Writes it where Orthanc serves it, in place of the items that have its steps. Raises Refused for another
+        patient's study, for steps that would take another item's place in part, and above the item limit."""
         if not self.studies:
             self.studies = defaultdict(set)
             for name in list_served_names(self.settings):
                 self.studies[name.split("_")[0]].add(name)
         names = self.studies[item.study_instance_uid]
+        replaced = set()
         for name in names:
             other = read_served_item(self.settings.worklist_served / name, self.settings)
             if other:
                 check_other(item, other)
+                replaced |= {name} if name != item.name and item.given & other.codes else set()
         count = sum(map(len, self.studies.values()))
         if count >= self.settings.max_items and item.name not in names:
             what = f"{count} items are served, and orthanc_worklist_max_items is {self.settings.max_items}"
@@ -189,10 +194,15 @@ class Intake:
             write_atomic(path, item.data, 0o640, orthanc.st_uid, orthanc.st_gid, part)
         names.add(item.name)
         say(f"serves {item.name}")
+        for name in replaced:
+            (served / name).unlink(missing_ok=True)
+            names.remove(name)
+            say(f"removes {name}: {item.name} has its steps")
 
 
 def check_other(item: Item, other: Item) -> None:
-    """Raises Refused where an item would mix two patients, or take a patient off another station's list unnoticed."""
+    """Raises Refused where an item would mix two patients, take a patient off another station's list unnoticed, or
+    have a step that stays on the list in another item as well."""
     if other.patient_id != item.patient_id:
         what = "StudyInstanceUID belongs to an item with another PatientID, and the images would be mixed"
         raise Refused(f"{what}. Remedy: give each study its own UID.")
@@ -202,3 +212,7 @@ def check_other(item: Item, other: Item) -> None:
         what = f"The step for {here} has no ScheduledProcedureStepID, and would replace the item for {there}"
         remedy = "give each step an ID of its own; if it was moved, remove the former item first"
         raise Refused(f"{what}. Remedy: {remedy} (orthanc-worklist remove).")
+    shared, rest = item.given & other.codes, other.codes - item.codes
+    if item.name != other.name and shared and rest:
+        what = f"Step {min(shared)!a} is on the list in one item with step {min(rest)!a}"
+        raise Refused(f"{what}. Remedy: submit all of them in one file, or use orthanc-worklist remove first.")

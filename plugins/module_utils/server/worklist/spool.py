@@ -101,6 +101,13 @@ def quarantine_file(settings: Settings, path: Path, seen: os.stat_result, refuse
     return True
 
 
+def quarantine_large_file(settings: Settings, path: Path, seen: os.stat_result) -> bool:
+    """Truncates the file to MAX_BYTES, moves it to quarantine, and returns whether it did."""
+    truncate_file(path)
+    what = f"The file is {words.say_size(seen.st_size)}; only the first {words.say_size(MAX_BYTES)} are kept"
+    return quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: submit worklist items only."))
+
+
 def has_item_name(name: str) -> bool:
     """Whether this is the name of a finished item: applications may write under any other name, then rename."""
     return name.endswith(".wl") and not name.startswith(".")

@@ -24,6 +24,7 @@ from .spool import (
     has_item_name,
     lock_spool,
     quarantine_file,
+    quarantine_large_file,
     read_served_item,
     read_served_items,
     truncate_file,
@@ -71,7 +72,8 @@ def restore_items(settings: Settings) -> None:
     with lock_spool(settings):
         for path in settings.past.glob("*.wl"):
             item, served = read_served_item(path, settings), settings.worklist_served / path.name
-            if item and item.last_day >= find_first_day(settings) and not served.exists():
+            ahead = path.lstat().st_ctime > time.time()  # the clock, when it was put away
+            if item and ahead and item.last_day >= find_first_day(settings) and not served.exists():
                 path.rename(served)
                 say(f"serves {item.name} again: the clock was ahead when it was removed", 4)
             elif time.time() - path.lstat().st_ctime > PAST_DAYS * 86400:
@@ -79,13 +81,17 @@ def restore_items(settings: Settings) -> None:
 
 
 def purge_leftovers(settings: Settings) -> None:
-    """Moves abandoned files to quarantine, and deletes old files from quarantine."""
+    """Moves abandoned and large files to quarantine, deletes old files from quarantine, and empties directories there,
+    which may hold any amount."""
+    work: list[tuple[str, ...]] = []
     with lock_spool(settings):
         for name in os.listdir(settings.incoming):
             path = settings.incoming / name
             with contextlib.suppress(OSError):  # the application has removed it, or the disk is full
                 seen = path.lstat()
-                if not has_item_name(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
+                if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:  # the intake may have ended
+                    quarantine_large_file(settings, path, seen)
+                elif not has_item_name(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                     what = "It was not renamed to a name that ends in .wl within an hour"
                     quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is complete."))
         number: dict[int, int] = defaultdict(int)  # files of each owner
@@ -97,11 +103,16 @@ def purge_leftovers(settings: Settings) -> None:
             if many or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
                 if not reason:
                     say(f"removes {path.name} from quarantine", 4)
-                # rm does not follow links, even if the directory's owner moves entries in it meanwhile
-                run_program("rm", "-rf", "--one-file-system", "--", str(path), seconds=None)
+                # rm does not follow links, even if the directory's owner moves entries in it meanwhile; nor does find
+                work.append(("rm", "-rf", "--one-file-system", "--", str(path)))
                 path.with_name(f"{path.name}.reason").unlink(missing_ok=True)
+            elif stat.S_ISDIR(seen.st_mode) and any(path.iterdir()):
+                say(f"empties the directory {path.name} in quarantine", 4)
+                work.append(("find", str(path), "-xdev", "-mindepth", "1", "-delete"))
             elif stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:
                 truncate_file(path)  # its writer has continued
+    for command in work:  # the intake does not wait for it
+        run_program(*command, seconds=None)
 
 
 def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
@@ -123,10 +134,16 @@ def find_arrived(settings: Settings, items: list[Item]) -> list[Item]:
         tags, patient = study["MainDicomTags"], study["PatientMainDicomTags"]
         studies[tags.get("StudyInstanceUID", ""),].append(study)
         studies[tags.get("AccessionNumber", "").strip(), patient.get("PatientID", "").strip()].append(study)
+    stations: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        stations[item.study_instance_uid] |= item.stations
+    today = f"{date.today():%Y%m%d}"
     return [
         item
         for item in items
-        if any(
+        # images of one device do not say that the study's other device is done
+        if (len(stations[item.study_instance_uid]) == 1 or item.last_day < today)
+        and any(
             is_study_of(item, read_served_time(settings, item), study)
             for key in ((item.study_instance_uid,), (item.accession_number, item.patient_id))
             for study in studies.get(key, [])
