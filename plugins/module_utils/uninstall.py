@@ -341,9 +341,8 @@ def list_offers(before: Path = adoption.BEFORE) -> list[str]:
     if not package:
         if any(notes.files_owner):  # a container of root reads every file
             owner = ":".join(map(str, notes.files_owner))
-            said.append(
-                f"the owner of its images: chown --recursive --no-dereference {owner} {shlex.quote(notes.storage)}"
-            )
+            images = shlex.quote(f"{notes.storage}/")
+            said.append(f"the owner of its images: chown --recursive --no-dereference {owner} {images}")
         said.append(f"the container: docker update --restart={notes.policy or 'no'} {notes.renamed}")
         said.append(f"and its start: docker start {notes.renamed}")
     else:

@@ -60,9 +60,9 @@ automatic:
 paths:
   description:
     - For each path, C(exists), C(kind) (V(file), V(directory), V(link), V(other) or empty), the names C(owner) and
-      C(group), C(mode) in octal, C(target) of a link as it is written, C(inode) of what a link leads to, C(mount) (the
-      mount point of the file system on which the path is or will be), and C(ours), whether a file names this
-      collection.
+      C(group), C(mode) in octal, C(inode), C(target) of a link as it is written, C(mount) (the mount point of the file
+      system on which the path is or will be), and C(ours), whether a file names this collection. Owner, group, mode and
+      inode are those of what a link leads to.
   type: dict
   returned: always
 texts:
@@ -135,9 +135,9 @@ def describe(path: Path, mounts: list[str]) -> dict[str, Any]:
     return {
         "exists": True,
         "kind": kind,
-        "owner": find_name(known.st_uid, group=False),
-        "group": find_name(known.st_gid, group=True),
-        "mode": f"{stat.S_IMODE(known.st_mode):04o}",
+        "owner": find_name(led.st_uid, group=False),
+        "group": find_name(led.st_gid, group=True),
+        "mode": f"{stat.S_IMODE(led.st_mode):04o}",
         "target": os.readlink(path) if kind == "link" else "",
         "inode": f"{led.st_dev}:{led.st_ino}",
         **place,

@@ -96,6 +96,34 @@ def test_paths_are_described(tmp_path: Path) -> None:
     assert found["texts"] == {str(ours): "# clinicops.orthanc\n", str(gone): ""}
 
 
+def test_of_a_link_the_owner_is_that_of_what_it_leads_to(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/")
+    if os.geteuid() == 0:
+        os.chown(link, 1, 1, follow_symlinks=False)
+    assert inspect(paths=[str(link)])["paths"][str(link)]["owner"] == "root"
+
+
+@pytest.mark.parametrize(("tasks", "owner"), [("directories", "orthanc:orthanc"), ("uninstall", "root:root")])
+def test_images_behind_a_link_change_their_owner_and_nothing_else_does(tmp_path: Path, tasks: str, owner: str) -> None:
+    """The command of the role itself; without the rights of root it says at least what it would have changed."""
+    listed = yaml.safe_load((ROOT / f"roles/orthanc_install/tasks/{tasks}.yml").read_text())
+    [argv] = [one["ansible.builtin.command"]["argv"] for one in listed if "chown" in str(one)]
+    (tmp_path / "disk/ab").mkdir(parents=True)
+    (tmp_path / "disk/ab/image").touch()
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "disk/out").symlink_to("../elsewhere")
+    (tmp_path / "link").symlink_to("disk")
+    me = os.geteuid()
+    command = [re.sub(r"{{ \w+ }}", str(tmp_path / "link"), word) for word in argv]
+    command[command.index(owner)] = str(me or 1)
+    done = subprocess.run([*command, "--verbose"], check=True, capture_output=True, text=True)
+    seen = {Path(name) for name in re.findall(r"ownership of '(\S+)'", done.stdout)}
+    assert seen == {tmp_path / "link" / name for name in ("", "ab", "ab/image", "out")}
+    assert (tmp_path / "disk").stat().st_uid == (me or 1)
+    assert (tmp_path / "elsewhere").stat().st_uid == me
+
+
 def test_accounts_and_groups_are_found() -> None:
     found = inspect(accounts=["root", "nobody-of-this-name"], groups=["root", "none-of-this-name"])
     listed = subprocess.run(["getent", "passwd"], check=True, capture_output=True, text=True).stdout.splitlines()

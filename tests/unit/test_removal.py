@@ -183,7 +183,7 @@ def test_what_was_put_away_is_offered(tmp_path: Path) -> None:
     notes.files_owner = [1000, 1000]
     notes.write("adopted", tmp_path)
     said = "\n".join(uninstall.list_offers(tmp_path))
-    assert "chown --recursive --no-dereference 1000:1000 '/data/the images'" in said
+    assert "chown --recursive --no-dereference 1000:1000 '/data/the images/'" in said
     assert "has an index of its own in /data/the images, without what came since the adoption" in said
     assert "cannot read the index" not in said
     adoption.Notes(enabled="enabled").write("adopted", tmp_path)

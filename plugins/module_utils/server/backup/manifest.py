@@ -154,7 +154,7 @@ def find_foreign_files(settings: Settings) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_uid != owner:
                 found.append(str(path))
-    remedy = f"chown -R {settings.owner}: {settings.storage}"
+    remedy = f"chown -R {settings.owner}: {settings.storage}/"
     return summarize(f"Not owned by {settings.owner}, so Orthanc refuses images", found, remedy)
 
 

@@ -436,7 +436,7 @@ class Day:
         # Orthanc 1.13.0 does not answer at all if it may not enter the storage directory
         if "A700" in answer.detail or "no answer" in answer.detail:
             storage = self.settings["storage"]
-            remedy = f"free space in {storage}, and let Orthanc own it: chown -R orthanc: {storage}"
+            remedy = f"free space in {storage}, and let Orthanc own it: chown -R orthanc: {storage}/"
         tried = f"C-STORE of an ultrasound image as {self.settings['calling_aet']}"
         self.check("DICOM", "C-STORE from a listed device", tried, "accepted", str(answer), remedy)
         reader = self.user("dicomweb_reader", "dicomweb_writer", "admin")
