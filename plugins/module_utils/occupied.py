@@ -25,8 +25,9 @@ from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption,
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import PROXY, Port, Problem
 from ansible_collections.clinicops.orthanc.plugins.module_utils.present import NAME
 
+from .server.core.escaping import escape
 from .server.core.process import try_output
-from .server.orthanc.layout import MARKER, find_attachments
+from .server.orthanc.layout import ATTACHMENT, FOLDERS, MARKER, find_attachments
 from .server.verify.exposure import OWN_SITES
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
@@ -34,6 +35,8 @@ NGINX = Path("/etc/nginx")
 HTTPS = 443
 ADOPT = "To take the whole server over with its users and devices, run playbooks/adopt.yml (docs/adopt.md)"
 CLOSES_SITES = "closes_sites"  # the name of the waiver
+# in a directory that others do not use: what Orthanc has there, and a new disk; hidden files may be of a deploy, too
+EXPECTED = re.compile(rf"\..*|{FOLDERS}|(Orthanc-(\d+-)?)?{ATTACHMENT.pattern}.*|lost\+found|a?quota\.(user|group)")
 FIRST_PERSON = 1000  # Debian Policy 9.2.2: numbers from here on belong to persons
 IMAGES = "SELECT count(*) FROM Resources WHERE resourceType = 4"
 
@@ -48,12 +51,17 @@ class Container(NamedTuple):
 
 
 def list_problems(
-    storage: Path, ports: list[Port], *, closes: bool = True, adopted: adoption.Wanted | None = None
+    storage: Path,
+    ports: list[Port],
+    *,
+    temporary: Path | None = None,
+    closes: bool = True,
+    adopted: adoption.Wanted | None = None,
 ) -> list[Problem]:
     """All conflicts with a first deploy with this storage directory and these ports.
 
-    `closes`: whether a firewall will limit the ports to the sources that they name. `adopted`: the Orthanc that the
-    deploy takes over, which is not in its way.
+    `temporary`: Orthanc's directory of temporary files. `closes`: whether a firewall will limit the ports to the
+    sources that they name. `adopted`: the Orthanc that the deploy takes over, which is not in its way.
     """
     every = list_containers()
     containers = [one for one in every if not one.ours]  # an earlier first deploy may have stopped there
@@ -64,6 +72,10 @@ def list_problems(
         used += [adopted.storage, adopted.index_directory]
         sites = [Path(one) for one in adopted.sites]
         processes = [adoption.read_container_pid(adopted)]
+    if not adopted or adopted.moves:
+        found += check_directory("orthanc_storage_dir", storage)
+    if temporary:
+        found += check_directory("orthanc_tmp_dir", temporary)
     going_on = {one.resolve() for one in used}
     for directory in find_indexes([DIRECTORY, *mount_points(), *(path for one in containers for path in one.mounted)]):
         if directory.resolve() not in going_on:
@@ -103,6 +115,35 @@ def list_services(uid: int) -> list[str]:
             if process.stat().st_uid == uid:
                 found.add(neighbours.unit_of(int(process.name)))
     return sorted(unit for unit in found if unit.endswith(".service") and not unit.startswith("user@"))
+
+
+# --- files of others ----------------------------------------------------------------------------
+def check_directory(setting: str, directory: Path) -> list[Problem]:
+    """The problem of a directory that a deploy would give to Orthanc, and in which others have their files."""
+    names = [] if is_orthancs(directory) else list_foreign(directory)
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    held = f"{directory} holds files that are not Orthanc's ({', '.join(map(escape, names[:3]))}{more})"
+    remedy = f"set {setting}: {directory}/orthanc, which a deploy creates"
+    if setting == "orthanc_storage_dir":
+        remedy += f"; or, if no one else uses the directory, touch {directory / MARKER}"
+    return [Problem(setting, f"{held}, and a deploy would make Orthanc the owner", remedy)]
+
+
+def is_orthancs(directory: Path) -> bool:
+    """Whether the directory belongs to Orthanc's account, has its index, or has had a deploy."""
+    with contextlib.suppress(KeyError, OSError):  # no such account, or no such directory
+        if directory.stat().st_uid == pwd.getpwnam(NAME).pw_uid:
+            return True
+    return any((directory / name).exists() for name in (MARKER, "index"))
+
+
+def list_foreign(directory: Path) -> list[str]:
+    """The names in the directory that neither Orthanc nor a new disk has there; none if it does not exist."""
+    with contextlib.suppress(OSError):
+        return sorted(name for name in os.listdir(directory) if not EXPECTED.fullmatch(name))
+    return []
 
 
 # --- images -------------------------------------------------------------------------------------

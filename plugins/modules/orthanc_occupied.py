@@ -10,9 +10,9 @@ version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Before a first deploy it finds the images and the container of an Orthanc that was set up by hand, a person's
-    account named C(orthanc), processes that listen on a port that the deploy needs, and nginx sites that the deploy
-    would close or remove. The deploy would otherwise ignore the images and start an empty archive, or take over the
-    account.
+    account named C(orthanc), files of others in the directories that the deploy gives to Orthanc, processes that listen
+    on a port that the deploy needs, and nginx sites that the deploy would close or remove. The deploy would otherwise
+    ignore the images and start an empty archive, or take over the account and the files.
   - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows,
     a Docker Engine whose rules another firewall has removed, an address of a port that the machine does not have, and
     a machine that has IPv6 addresses alone.
@@ -25,6 +25,9 @@ options:
     description: Directory of Orthanc's images; images that are already there are used.
     type: path
     required: true
+  tmp_dir:
+    description: Directory of Orthanc's temporary files.
+    type: path
   ports:
     description: The firewall's ports, and the sources that may reach each.
     type: list
@@ -105,7 +108,8 @@ def find_problems(wanted: dict[str, Any]) -> list[neighbours.Problem]:
     adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
     found += neighbours.check_addresses(ports, neighbours.list_addresses(), containers=wanted["containers"])
     if not wanted["deployed"]:
-        found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
+        temporary = Path(wanted["tmp_dir"]) if wanted["tmp_dir"] else None
+        found += occupied.list_problems(storage, ports, temporary=temporary, closes=wanted["closes"], adopted=adopted)
     # packets to Docker's published ports do not pass the chains in which other firewalls filter
     found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
     if wanted["containers"]:
@@ -117,6 +121,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "storage_dir": {"type": "path", "required": True},
+            "tmp_dir": {"type": "path"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": PORT},
             "deployed": {"type": "bool", "default": False},
             "closes": {"type": "bool", "default": True},

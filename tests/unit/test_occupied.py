@@ -66,6 +66,71 @@ def test_the_directory_of_the_settings_is_gone_on_with(tmp_path: Path, monkeypat
     assert occupied.list_problems(directory, []) == []
 
 
+@pytest.mark.parametrize("setting", ["orthanc_storage_dir", "orthanc_tmp_dir"])
+def test_files_of_others_are_not_given_to_orthanc(tmp_path: Path, setting: str) -> None:
+    data, link = tmp_path / "data", tmp_path / "link"
+    for name in ("nextcloud", "share", "mail", "postgresql", "www", "ab"):
+        (data / name).mkdir(parents=True)
+    [problem] = occupied.check_directory(setting, data)
+    assert problem.what == setting
+    assert f"{data} holds files that are not Orthanc's (mail, nextcloud, postgresql and 2 more)" in problem.message
+    assert f"set {setting}: {data}/orthanc" in problem.remedy
+    assert ("touch" in problem.remedy) == (setting == "orthanc_storage_dir")
+    link.symlink_to(data)
+    assert len(occupied.check_directory(setting, link)) == 1
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        (),
+        ("lost+found", ".Trash-0", ".snapshot", "aquota.user", "aquota.group"),  # a disk of its own
+        ("00", "ab", "ff"),  # images whose index is elsewhere
+        ("ab", ".adoption-names", ".adoption-file.part", ".restore-attachments", ".orthanc-version"),
+        ("index", "index-wal", "ab", "worklists"),
+        (".orthanc-storage", "pictures of the old server"),
+        ("Orthanc-1234-0b9ff7e5-3c2f-4b3e-9d6e-1a2b3c4d5e6f.zip", "0b9ff7e5-3c2f-4b3e-9d6e-1a2b3c4d5e6f"),
+    ],
+)
+def test_what_orthanc_or_a_new_disk_has_is_nobody_else_s(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert occupied.check_directory("orthanc_storage_dir", tmp_path) == []
+    assert occupied.check_directory("orthanc_storage_dir", tmp_path / "not" / "yet") == []
+
+
+def test_what_belongs_to_orthanc_already_stays_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes of the vendor").touch()
+    monkeypatch.setattr(occupied, "NAME", tmp_path.owner())
+    assert occupied.check_directory("orthanc_storage_dir", tmp_path) == []
+
+
+def test_the_images_that_are_adopted_are_no_files_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("check_account", "list_containers", "find_indexes"):
+        monkeypatch.setattr(occupied, name, lambda *_: [])
+    monkeypatch.setattr(occupied, "check_sites", lambda **_: [])
+    monkeypatch.setattr(occupied.adoption, "find_problems", lambda *_: [])
+    (tmp_path / "images" / "script of the vendor").mkdir(parents=True)
+    (tmp_path / "share" / "letters").mkdir(parents=True)
+
+    def list_settings(storage: str, temporary: str, adopted: str = "") -> list[str]:
+        given = {
+            "method": "package",
+            "container": "",
+            "storage_dir": tmp_path / adopted,
+            "index_dir": "/x",
+            "sites": [],
+        }
+        wanted = occupied.adoption.read_wanted(given, tmp_path / storage) if adopted else None
+        found = occupied.list_problems(tmp_path / storage, [], temporary=tmp_path / temporary, adopted=wanted)
+        return [one.what for one in found]
+
+    assert list_settings("images", "tmp") == ["orthanc_storage_dir"]
+    assert list_settings("images", "tmp", adopted="images") == []
+    assert list_settings("share", "tmp", adopted="images") == ["orthanc_storage_dir"]
+    assert list_settings("new", "share") == ["orthanc_tmp_dir"]
+
+
 def test_a_person_is_told_from_a_service() -> None:
     person = next((one.pw_name for one in pwd.getpwall() if one.pw_uid >= occupied.FIRST_PERSON), "")
     [problem] = occupied.check_account(person)
