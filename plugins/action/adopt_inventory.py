@@ -15,8 +15,9 @@ from ansible import context
 from ansible.utils.display import Display
 from ansible.utils.encrypt import random_password
 from ansible_collections.clinicops.orthanc.plugins.action import init_inventory
+from ansible_collections.clinicops.orthanc.plugins.module_utils import survey
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import inventory, questions
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import files, plan
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import devices, files, plan
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.old import Old, find_obstacles
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import evaluate
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
@@ -47,6 +48,8 @@ class ActionModule(init_inventory.ActionModule):
         if found["deployed"]:
             remedy = "deploy it with its own inventory"
             return fail([problem("This server", "was deployed by this collection already", remedy)])
+        if obstacles := devices.find_obstacles(old, found["index"]):
+            return fail(obstacles)
         given, connection, wrong = self._read_given(variables)
         if wrong:
             return fail(wrong)
@@ -135,8 +138,6 @@ class ActionModule(init_inventory.ActionModule):
 
 def list_arguments(old: Old) -> dict[str, Any]:
     """What the module orthanc_survey must look for."""
-    devices = old.section("DicomModalities").values()
-    hosts = [one.get("Host") if isinstance(one, dict) else one[1] for one in devices if one and len(one) > 1]
     return {
         "container": old.container,
         "storage_dir": old.storage_dir,
@@ -144,7 +145,7 @@ def list_arguments(old: Old) -> dict[str, Any]:
         "worklist_dir": old.worklist_dir,
         "dicom_port": old.effective("DicomPort"),
         "http_port": old.effective("HttpPort"),
-        "hosts": [str(host) for host in dict.fromkeys(hosts) if isinstance(host, str) and not plan.is_address(host)],
+        "hosts": survey.list_hosts(old.section("DicomModalities")),
         "scripts": old.scripts,
     }
 

@@ -8,6 +8,7 @@ Changes nothing, and returns no secret. Runs on the machine, standard library on
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import platform
@@ -71,6 +72,7 @@ def survey(asked: Asked) -> dict[str, Any]:
     index = to_host(place.inspected, opened or asked.index_dir or asked.storage_dir)
     ports = list_published(place.inspected)
     outside = {asked.http_port, *(one["outside"] for one in ports if one["inside"] == asked.http_port)}
+    read = read_index(Path(index.path))
     return {
         "name": socket.getfqdn(),
         "system": describe_system(),
@@ -78,9 +80,9 @@ def survey(asked: Asked) -> dict[str, Any]:
         "container": describe_container(place.inspected),
         "ports": ports,
         "storage": {"path": storage.path, "where": storage.where, **describe_disk(Path(storage.path))},
-        "index": {"path": index.path, **read_index(Path(index.path))},
+        "index": {"path": index.path, **read},
         "worklists": describe_worklists(to_host(place.inspected, asked.worklist_dir).path),
-        "hosts": {name: resolve(name) for name in asked.hosts},
+        "hosts": {name: resolve(name) for name in (*asked.hosts, *list_hosts(read.get("modalities")))},
         "scripts": [describe_script(path, to_host(place.inspected, path).path) for path in asked.scripts],
         "sites": [*list_sites(outside)],
         "ufw": list_ufw(),
@@ -110,11 +112,10 @@ def find_place(container: str) -> Place:
 
 
 def find_open_index(pid: int) -> str:
-    """The directory of the index that this process, or its child, has open, as the process sees it; or ''."""
-    children = try_output("pgrep", "--parent", str(pid)).split() if pid else []
-    for number in [str(pid), *children] if pid else []:
+    """The directory of the index that this process, or one below it, has open, as the process sees it; or ''."""
+    for number in present.list_processes(pid):
         with contextlib.suppress(OSError):
-            for link in Path("/proc", number, "fd").iterdir():
+            for link in Path("/proc", str(number), "fd").iterdir():
                 with contextlib.suppress(OSError):
                     target = Path(os.readlink(link))
                     if target.name == "index":
@@ -255,6 +256,25 @@ def query_index(index: sqlite3.Connection) -> dict[str, Any]:
 def describe_worklists(directory: str) -> dict[str, Any]:
     """The directory on this machine, and how many items it has."""
     return {"path": directory, "items": sum(1 for _item in Path(directory).glob("*.wl")) if directory else 0}
+
+
+def list_hosts(devices: Any) -> list[str]:
+    """The names in DNS by which Orthanc knows devices, in its options or in its index, each once."""
+    hosts: dict[str, None] = {}
+    for one in devices.values() if isinstance(devices, dict) else ():
+        host = one.get("Host") if isinstance(one, dict) else one[1] if isinstance(one, list) and len(one) > 1 else ""
+        if isinstance(host, str) and host and not is_address(host):
+            hosts[host] = None
+    return list(hosts)
+
+
+def is_address(text: str) -> bool:
+    """Whether it is an IP address of either version."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def resolve(name: str) -> list[str]:

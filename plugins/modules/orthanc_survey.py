@@ -41,7 +41,7 @@ options:
     type: int
     default: 8042
   hosts:
-    description: Names of devices in DNS, which the machine resolves.
+    description: Names of devices in DNS, which the machine resolves with those of the devices in the index.
     type: list
     elements: str
     default: []

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible_collections.clinicops.orthanc.plugins.module_utils import survey
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import inventory, rules
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import files, old, plan
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import devices, files, old, plan
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.image import variable
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +22,14 @@ from test_init_inventory import ENVIRONMENT, ROOT, run
 HERE = Path(__file__).parent / "adoption"
 GUIDE = (ROOT / "molecule/adopt/files/guide.json").read_text()
 STRONG = "a-long-password-of-anna"
+READ: dict[str, Any] = {
+    "path": "/var/lib/orthanc/db",
+    **dict.fromkeys(("patients", "studies", "series", "images", "files", "bytes", "compressed", "protected"), 0),
+    **{name: [] for name in ("metadata", "attachments", "labels", "senders")},
+    "version": 6,
+    "kinds": {},
+    "modalities": {},
+}
 FOUND: dict[str, Any] = {
     "name": "pacs",
     "system": "Debian GNU/Linux 13 (trixie)",
@@ -29,7 +37,7 @@ FOUND: dict[str, Any] = {
     "container": {},
     "ports": [],
     "storage": {"path": "/var/lib/orthanc/db", "where": "machine"},
-    "index": {"path": "/var/lib/orthanc/db", "why": "not read"},
+    "index": READ,
     "worklists": {"path": "", "items": 0},
     "hosts": {},
     "scripts": [],
@@ -315,6 +323,50 @@ def test_devices_of_the_index_are_those_that_count() -> None:
     assert verdicts(found)["DicomModalities.us1"] == "refused"
 
 
+UNREAD = {"path": "/var/lib/orthanc/db", "why": "a copy of the index could fill /var/tmp"}
+
+
+def test_whoever_stored_images_is_asked_for_where_the_index_could_not_be_read() -> None:
+    asked = [
+        one.question for one in adopt(GUIDE, found={"index": UNREAD}).decisions if one.setting == "orthanc_modalities"
+    ]
+    assert len(asked) == 1
+    assert "could not be read (a copy of the index could fill /var/tmp)" in asked[0]
+    assert "refuses every device that is not listed" in asked[0]
+    assert "orthanc_modalities" not in [one.setting for one in adopt(GUIDE).decisions]
+
+
+def test_devices_that_are_in_an_index_that_could_not_be_read_are_not_left_out() -> None:
+    kept_there = read({"/etc/orthanc/orthanc.json": '{"DicomModalitiesInDatabase": true}'})
+    [found] = devices.find_obstacles(kept_there, UNREAD)
+    assert found["path"] == "DicomModalitiesInDatabase"
+    assert "could not be read: a copy of the index could fill /var/tmp" in found["message"]
+    assert (
+        devices.find_obstacles(kept_there, READ)
+        == devices.find_obstacles(read({"/etc/orthanc/a.json": "{}"}), UNREAD)
+        == []
+    )
+
+
+def test_names_of_devices_are_found_in_the_options_and_in_the_index(tmp_path: Path) -> None:
+    written: dict[str, Any] = {
+        "us1": ["US1", "localhost", 104],
+        "us2": {"AET": "US2", "Host": "us2.invalid", "Port": 104},
+        "us3": ["US3", "198.51.100.23", 104],
+        "us4": {"AET": "US4", "Host": "2001:db8::4", "Port": 104},
+        "us5": ["US5", "localhost", 104],
+        "_why": "a remark",
+        "wrong": ["US6", 5, 104],
+        "empty": [],
+    }
+    assert survey.list_hosts(written) == ["localhost", "us2.invalid"]
+    assert survey.list_hosts(None) == survey.list_hosts("a remark") == []
+    write_index(tmp_path, f"INSERT INTO GlobalProperties VALUES (20, '{json.dumps(written)}')")
+    found = survey.survey(survey.Asked(storage_dir=str(tmp_path), hosts=("us7.invalid",)))
+    assert set(found["hosts"]) == {"localhost", "us2.invalid", "us7.invalid"}
+    assert "127.0.0.1" in found["hosts"]["localhost"]
+
+
 # --- users --------------------------------------------------------------------------------------
 def test_good_passwords_stay_and_roles_are_chosen() -> None:
     users = {"anna": STRONG, "viewer": "short", "a:b": "another-long-password"}
@@ -454,18 +506,30 @@ def test_an_index_that_is_not_there_says_why(tmp_path: Path) -> None:
     assert "why" in survey.read_index(tmp_path)
 
 
+def write_index(directory: Path, *more: str) -> sqlite3.Connection:
+    """An index as Orthanc has it, as far as it is read, with what these statements write."""
+    writer = sqlite3.connect(directory / "index", isolation_level=None)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.executescript(
+        """
+        CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT);
+        CREATE TABLE Metadata(id INTEGER, type INTEGER, value TEXT, PRIMARY KEY(id, type));
+        CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, compressedSize INTEGER, compressionType INTEGER);
+        CREATE TABLE GlobalProperties(property INTEGER PRIMARY KEY, value TEXT);
+        CREATE TABLE PatientRecyclingOrder(seq INTEGER PRIMARY KEY, patientId INTEGER);
+        INSERT INTO GlobalProperties VALUES (1, '6');
+        """
+    )
+    for statement in more:
+        writer.execute(statement)
+    return writer
+
+
 def test_the_index_of_a_running_orthanc_is_read_from_a_copy(tmp_path: Path) -> None:
     """A write that is only in the write-ahead log counts, and nothing is written beside the index."""
-    with sqlite3.connect(tmp_path / "index", isolation_level=None) as writer:
-        writer.execute("PRAGMA journal_mode = WAL")
+    with write_index(tmp_path) as writer:
         writer.executescript(
             """
-            CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT);
-            CREATE TABLE Metadata(id INTEGER, type INTEGER, value TEXT, PRIMARY KEY(id, type));
-            CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, compressedSize INTEGER, compressionType INTEGER);
-            CREATE TABLE GlobalProperties(property INTEGER PRIMARY KEY, value TEXT);
-            CREATE TABLE PatientRecyclingOrder(seq INTEGER PRIMARY KEY, patientId INTEGER);
-            INSERT INTO GlobalProperties VALUES (1, '6');
             INSERT INTO Resources VALUES (1, 1, 'p'), (2, 4, 'i');
             INSERT INTO Metadata VALUES (2, 3, 'US1'), (2, 8, 'DicomProtocol'), (2, 11, '198.51.100.21');
             INSERT INTO Metadata VALUES (1, 1024, 'x');
@@ -552,7 +616,9 @@ DECENT = {
 
 
 def test_a_deploy_accepts_what_was_written_once_it_is_decided(tmp_path: Path) -> None:
-    status, said = play(tmp_path, present_of(json.dumps(DECENT)), "--diff", **DECIDED)
+    write_index(tmp_path).close()
+    here = {**DECENT, "StorageDirectory": str(tmp_path)}
+    status, said = play(tmp_path, present_of(json.dumps(here)), "--diff", **DECIDED)
     assert status == 0, said
     assert STRONG not in said
     assert "peer-password-1" not in said
@@ -586,7 +652,8 @@ def test_what_is_not_decided_is_named_and_nothing_else_is_wrong(tmp_path: Path) 
     named = re.findall(r"^  (orthanc_[\w.\[\]]+): ", said, re.MULTILINE)
     assert named == [
         *("orthanc_hostname", "orthanc_users[0].role", "orthanc_users[1].role", "orthanc_modalities[0].host"),
-        *("orthanc_https_sources", "orthanc_backup_repository"),
+        # this machine has no index
+        *("orthanc_modalities", "orthanc_https_sources", "orthanc_backup_repository"),
     ]
     status, shown = run(tmp_path, "ansible-playbook", "-i", "inventory", "clinicops.orthanc.deploy", "--check")
     assert status == 2

@@ -20,6 +20,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.options
     Verdicts,
 )
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.configuration import COMMITMENT_SINCE, RIGHTS
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 POSITIONS = ("AET", "Host", "Port", "Manufacturer")
 IN_DATABASE = "Orthanc ignores it: DicomModalitiesInDatabase is on, and the devices are those in its index"
@@ -70,6 +71,15 @@ def read_devices(old: Old, index: Mapping[str, Any], hosts: Mapping[str, list[st
         }
         found.append(Device(str(old_name), written, entry))
     return found
+
+
+def find_obstacles(old: Old, index: Mapping[str, Any]) -> list[Problem]:
+    """Why the devices are unknown: Orthanc keeps them in its index, which could not be read."""
+    if old.effective("DicomModalitiesInDatabase") is not True or not index.get("why"):
+        return []
+    message = f"keeps the devices in the index of {index['path']}, which could not be read: {index['why']}"
+    remedy = "make room in /var/tmp, or wait until no device sends, and read the server again"
+    return [problem("DicomModalitiesInDatabase", message, remedy)]
 
 
 def _list_known(old: Old, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils import survey
 from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import KEEP_VOLUMES, REMOVED
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, rules, specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption import devices, users
@@ -340,12 +341,19 @@ def _list_decisions(adoption: Adoption) -> Iterator[Decision]:
             yield Decision(f"orthanc_users[{number}].role", f"What may {user['name']} do: {roles}?")
     for number, device in enumerate(settings["orthanc_modalities"]):
         host = str(device.get("host", ""))
-        if not is_address(host):
+        if not survey.is_address(host):
             addresses = ", ".join(found["hosts"].get(host, [])) or "none"
             yield Decision(
                 f"orthanc_modalities[{number}].host",
                 f"Which fixed address does {device['name']} have? The server resolves {host} to: {addresses}.",
             )
+    if why := found["index"].get("why"):
+        question = (
+            f"Which devices send? The index could not be read ({why}), so it is unknown who stored images, and a "
+            "deploy refuses every device that is not listed. Make room in /var/tmp, or wait until no device sends, and "
+            "read the server again; or list all of them."
+        )
+        yield Decision("orthanc_modalities", question)
     for entry in adoption.unlisted:
         question = (
             f"Is {entry['aet']} at {entry['host']} still used? It stored images, and is refused if it is not listed."
@@ -369,12 +377,3 @@ def _list_decisions(adoption: Adoption) -> Iterator[Decision]:
             "The images are in the container alone. Pause it (docker pause), copy them to a directory with docker cp, "
             "make a container without --rm that has this directory, and name both.",
         )
-
-
-def is_address(text: str) -> bool:
-    """Whether it is an IP address of either version."""
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
