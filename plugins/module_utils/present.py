@@ -7,11 +7,15 @@ Changes nothing. Runs on the machine, standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import posixpath
 import re
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +163,12 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     own = {key: image.get("Config", {}).get(key) for key in ("Entrypoint", "Cmd")}
     # with another command, the configuration that the image builds is not used
     generated = bool(copy_files(name, GENERATOR)) and own == {key: config.get(key) for key in own}
-    words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
-    named = [word for word in words[1:] if word.startswith("/") and not word.endswith(("/Orthanc", ".sh"))]
-    folders = ["/etc/orthanc", "/run/secrets"] if generated else named[-1:] or ["/etc/orthanc"]
-    files = {path: content for folder in folders for path, content in copy_files(name, folder).items()}
-    # a secret is a file of any name; /etc/orthanc also contains certificates and scripts
-    files = {path: files[path] for path in files if path.endswith(".json") or (generated and "/secrets/" in path)}
+    if generated:  # a secret is a file of any name; /etc/orthanc also contains certificates and scripts
+        files = (copy_files(name, "/etc/orthanc") or {}) | (copy_files(name, "/run/secrets", "") or {})
+    else:
+        files = {}
+        for path in find_named(inspected):
+            files |= require_files(name, path)
     exec_in = ["docker", "exec", name]
     listed = try_output(*exec_in, "sh", "-c", f"ls {' '.join(f'{folder}*' for folder in PLUGINS)} 2>/dev/null || true")
     return {
@@ -179,22 +183,81 @@ def of_container(inspected: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def copy_files(name: str, path: str) -> dict[str, str]:
-    """The text of a file, or of the files in a directory, of a container, by path."""
+def find_named(inspected: dict[str, Any]) -> list[str]:
+    """The files and directories that Orthanc reads in this container, by its process, or else by the command."""
+    config, name = inspected["Config"], inspected["Name"].lstrip("/")
+    words = [*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])]
+    directory = config.get("WorkingDir") or "/"
+    if process := find_process(int((inspected.get("State") or {}).get("Pid") or 0)):
+        words, directory = read_command(process)
+    elif any(re.search(r"\bOrthanc\b", word) and " " in word for word in words):
+        raise NotFoundError(f"The container {name} starts Orthanc in a shell, and does not run: start it first.")
+    if not (named := list_arguments(words)):
+        raise NotFoundError(f"The container {name} starts Orthanc without a configuration.")
+    return [posixpath.join(directory, word) for word in named]
+
+
+def list_arguments(words: list[str]) -> list[str]:
+    """The paths in this command after Orthanc itself; of another program the one that it may give to Orthanc."""
+    programs = [posixpath.basename(word) for word in words]
+    if "Orthanc" in programs:
+        return [word for word in words[programs.index("Orthanc") + 1 :] if word and not word.startswith("-")]
+    named = [word for word in words[1:] if word.startswith("/") and not word.endswith(".sh")]
+    return named[-1:] or ["/etc/orthanc"]
+
+
+def read_command(process: Path) -> tuple[list[str], str]:
+    """The words of a process's command, and the directory from which it resolves paths, as it sees it."""
+    return text((process / "cmdline").read_bytes()).split("\0"), os.readlink(process / "cwd")
+
+
+def find_process(pid: int) -> Path | None:
+    """Orthanc's directory in /proc: that of this process, or of one that it has started."""
+    for process in (Path("/proc", str(number)) for number in list_processes(pid)):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text().strip() == "Orthanc":
+                return process
+    return None
+
+
+def list_processes(pid: int) -> Iterator[int]:
+    """The process, and all that it and those have started; none for 0."""
+    if pid:
+        yield pid
+        for child in try_output("pgrep", "--parent", str(pid)).split():
+            yield from list_processes(int(child))
+
+
+def require_files(name: str, path: str) -> dict[str, str]:
+    """The same as `copy_files`. Refused if the container does not give the file or directory."""
+    copied = copy_files(name, path)
+    if copied is None:
+        raise NotFoundError(f"{path} of the container {name}, which Orthanc reads, cannot be copied.")
+    return copied
+
+
+def copy_files(name: str, path: str, suffix: str = ".json") -> dict[str, str] | None:
+    """The text of a file, or of the files in a directory that end so, of a container, by path. None if there is
+    neither."""
     command = ["docker", "cp", "--follow-link", f"{name}:{path}", "-"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=WAIT_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
-        return {}
+        return None
     if done.returncode:
-        return {}
+        return None
     found: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         for member in archive.getmembers():
             _first, _unused, rest = member.name.partition("/")
-            file = archive.extractfile(member) if member.isfile() and "/" not in rest else None
-            if file:
-                found[f"{path.rstrip('/')}/{rest}" if rest else path] = text(file.read())
+            place = f"{path.rstrip('/')}/{rest}" if rest else path
+            if "/" in rest or not (rest == "" or rest.endswith(suffix)):
+                continue
+            if member.issym() and rest:  # Docker follows the link that it is given, and none in a directory
+                copied = require_files(name, place)
+                found |= {place: copied[place]} if place in copied else {}
+            elif file := archive.extractfile(member) if member.isfile() or member.islnk() else None:
+                found[place] = text(file.read())
     return dict(sorted(found.items()))
 
 

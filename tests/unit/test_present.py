@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,99 @@ def test_a_container_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch,
     play_docker(monkeypatch, tmp_path, errors="Error response from daemon: No such container: clinicops-nobody")
     with pytest.raises(present.NotFoundError, match="The container clinicops-nobody does not exist"):
         present.read_present("", "clinicops-nobody")
+
+
+# --- what a container reads -------------------------------------------------------------------
+# `docker cp` of a container whose files are this machine's: it follows the path's own links, and none in a directory
+COPIES = """#!/bin/sh
+case $1 in
+cp) path=$(readlink -f "${3#*:}"); [ -e "$path" ] && exec tar -C "${path%/*}" -c "${path##*/}"; exit 1;;
+image) echo '[{}]';;
+*) exit 1;;
+esac
+"""
+
+
+def read_container(patch: pytest.MonkeyPatch, root: Path, command: list[str], pid: int = 0) -> dict[str, str]:
+    """The files that are read of a container with this command, by their path below the directory."""
+    (root / "docker").write_text(COPIES)
+    (root / "docker").chmod(0o755)
+    patch.setenv("PATH", str(root), prepend=":")
+    config = {"Entrypoint": command[:1], "Cmd": command[1:], "WorkingDir": str(root)}
+    files: dict[str, str] = present.of_container(
+        {"Config": config, "Name": "/pacs", "Image": "i", "State": {"Pid": pid}, "HostConfig": {"NetworkMode": "host"}}
+    )["files"]
+    return {str(Path(path).relative_to(root)): content for path, content in files.items()}
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """A directory as Kubernetes and people fill it: links, one file under two names, and what Orthanc does not read."""
+    (tmp_path / "config" / "..data").mkdir(parents=True)
+    (tmp_path / "config" / "..data" / "users.json").write_text("users")
+    (tmp_path / "config" / "users.json").symlink_to("..data/users.json")
+    (tmp_path / "config" / "a.json").write_text("a")
+    (tmp_path / "config" / "b.json").hardlink_to(tmp_path / "config" / "a.json")
+    (tmp_path / "config" / "folder.json").symlink_to("..data")
+    (tmp_path / "config" / "roles.lua").symlink_to("nowhere")
+    (tmp_path / "orthanc.conf").write_text("conf")
+    return tmp_path
+
+
+EVERY = {"config/a.json": "a", "config/b.json": "a", "config/users.json": "users"}
+
+
+@pytest.mark.parametrize(
+    ("command", "read"),
+    [
+        (["Orthanc", "{}/config/"], EVERY),
+        (["/usr/bin/tini", "--", "/usr/local/sbin/Orthanc", "--verbose", "config"], EVERY),
+        (
+            ["Orthanc", "--logdir=/var/log", "orthanc.conf", "config/a.json"],
+            {"orthanc.conf": "conf", "config/a.json": "a"},
+        ),
+        (["/start.sh", "{}/config/a.json"], {"config/a.json": "a"}),
+    ],
+)
+def test_a_stopped_container_reads_what_its_command_names(
+    monkeypatch: pytest.MonkeyPatch, mounted: Path, command: list[str], read: dict[str, str]
+) -> None:
+    assert read_container(monkeypatch, mounted, [word.format(mounted) for word in command]) == read
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["sh", "-c", "exec Orthanc {}/config/a.json"], "starts Orthanc in a shell, and does not run"),
+        (["Orthanc", "--verbose"], "starts Orthanc without a configuration"),
+        (["Orthanc", "{}/nothing.json"], "/nothing.json of the container pacs, which Orthanc reads, cannot be copied"),
+    ],
+)
+def test_a_container_whose_configuration_is_not_known_is_not_read_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, mounted: Path, command: list[str], said: str
+) -> None:
+    with pytest.raises(present.NotFoundError, match=said):
+        read_container(monkeypatch, mounted, [word.format(mounted) for word in command])
+
+
+def test_a_link_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPatch, mounted: Path) -> None:
+    (mounted / "config" / "gone.json").symlink_to("nowhere")
+    with pytest.raises(present.NotFoundError, match=r"config/gone\.json of the container pacs"):
+        read_container(monkeypatch, mounted, ["Orthanc", "config"])
+
+
+def test_a_container_that_runs_reads_what_its_process_names(monkeypatch: pytest.MonkeyPatch, mounted: Path) -> None:
+    """Two shells are above it, and its path is relative to where they went."""
+    (mounted / "Orthanc").write_text("#!/bin/sh\necho runs\nread -r _line\n")
+    (mounted / "Orthanc").chmod(0o755)
+    command = ["sh", "-c", f"cd {mounted}/config; sh -c '../Orthanc --verbose ../orthanc.conf; true'; true"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout
+        assert shell.stdin
+        assert shell.stdout.readline() == "runs\n"
+        found = read_container(monkeypatch, mounted, command, shell.pid)
+        shell.stdin.close()
+    assert found == {"config/../orthanc.conf": "conf"}
 
 
 def test_a_variable_may_hold_anything_but_a_nul() -> None:
