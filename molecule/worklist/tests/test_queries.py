@@ -37,8 +37,9 @@ EVERYBODY = sorted(FOR_US1)
 
 TIMES: list[tuple[str, list[str]]] = [
     *((times, ["MUSTER"]) for times in ("080000", "080000-170000", "075959-080000", "000000-", "0800-", "08-09")),
+    *((times, ["MUSTER"]) for times in ("0800", "08")),
     *((times, ["MUSTER"]) for times in ("-0800", "-08", "-080000", "0800-0800", "000000-235959", "080000.000-080000")),
-    *((times, []) for times in ("080001-170000", "0801-", "09-17", "-0759", "-07", "-075959", "083000")),
+    *((times, []) for times in ("080001-170000", "0801-", "09-17", "-0759", "-07", "-075959", "083000", "0801", "07")),
 ]
 # a query's keys: the patients in the answers
 QUERIES: list[tuple[dict[str, Any], list[str]]] = [

@@ -43,8 +43,11 @@ end
 
 -- Orthanc compares times as text, in which 0830 comes before 083000: a range of times ends with the longest spelling of
 -- its end, and begins with the shortest of its beginning, for items that were served before their times had seconds.
+-- One time is a range from itself to itself.
 local function widen(times)
   local first, last = times:match('^([%d.]*)%-([%d.]*)%s*$')
+  first = first or times:match('^([%d.]+)%s*$')
+  last = last or first
   if not first then return times end
   if #last == 2 or #last == 4 then last = last .. ('5959'):sub(#last - 1) end
   return first:match('^(.-)[0.]*$') .. '-' .. last
