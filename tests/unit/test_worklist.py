@@ -764,6 +764,19 @@ def test_a_large_file_under_a_hidden_name_is_cut(settings: Any) -> None:
     assert held.stat().st_size == MAX_BYTES
 
 
+def test_files_that_nobody_finishes_are_bounded_for_each_owner(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("server.worklist.tidy.MAX_WAITING", 2)
+    settings.orthanc.write_text("{}")
+    for number in range(4):
+        drop(settings, f".{number}.part")
+    drop(settings, "good.wl")
+    os.chown(drop(settings, ".other.part"), 12345, -1)
+    tidy_worklist(settings)
+    left = sorted(path.name for path in settings.incoming.iterdir())
+    assert ("good.wl" in left, ".other.part" in left, len(left)) == (True, True, 4)
+    assert names(settings.quarantine) == []
+
+
 def test_a_deep_directory_goes_with_the_rest(settings: Any, later: Callable[[float], None]) -> None:
     settings.orthanc.write_text('{"HttpPort": 1, "ClinicopsRoles": {"it": "admin"}, "RegisteredUsers": {"it": "x"}}')
     (settings.incoming / "deep.wl").mkdir()
@@ -923,6 +936,16 @@ def test_a_full_disk_schedules_no_part_of_a_file(
     (tmp_path / "day.csv").write_text(CSV)
     assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 1
     assert "0 of 2 rows were submitted: No space left on device. Remedy: " in capsys.readouterr().err
+    assert list(settings.incoming.iterdir()) == []
+
+
+def test_more_rows_than_may_wait_are_refused_at_once(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr("server.worklist.orders.MAX_WAITING", 1)
+    (tmp_path / "day.csv").write_text(CSV)
+    assert command(settings, tmp_path, "create", str(tmp_path / "day.csv")) == 1
+    assert "The file has 2 rows, more than 1. Remedy: import it in parts." in capsys.readouterr().err
     assert list(settings.incoming.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from ..core.errors import Misused, Refused
 from ..core.output import draw_bar
 from . import row as rows
 from . import spreadsheet
-from .intake import A_SECOND
+from .intake import A_SECOND, MAX_WAITING
 from .item import Item, derive_uid, encode_item, parse_item
 from .settings import Settings
 from .spool import lock_spool, read_served_item, read_served_items
@@ -128,6 +128,8 @@ def create_items(settings: Settings, path: str, given: argparse.Namespace) -> di
     if given.replace and not root:  # other accounts cannot read the list
         raise Misused("--replace: only root may remove items from the list. Remedy: run the command as root.")
     made = build_items(settings, path, given)
+    if len(made) > MAX_WAITING:
+        raise Refused(f"The file has {len(made)} rows, more than {MAX_WAITING}. Remedy: import it in parts.")
     drop = settings.incoming if root else settings.worklist_drop  # root would not notice a missing mount
     began = submit_files(drop, made)
     items = [item for item, _data in made]

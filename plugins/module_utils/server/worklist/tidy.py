@@ -17,10 +17,12 @@ from ..core.errors import Refused
 from ..core.journal import say
 from ..core.process import run_program
 from ..orthanc.api import Api
+from .intake import MAX_WAITING
 from .item import MAX_BYTES, Item
 from .settings import Settings
 from .spool import (
     FORGOTTEN_SECONDS,
+    find_owner,
     has_item_name,
     lock_spool,
     quarantine_file,
@@ -84,6 +86,7 @@ def purge_leftovers(settings: Settings) -> None:
     """Moves abandoned and large files to quarantine, deletes old files from quarantine, and empties directories there,
     which may hold any amount."""
     work: list[tuple[str, ...]] = []
+    unfinished: dict[int, int] = defaultdict(int)  # files of each owner
     with lock_spool(settings):
         for name in os.listdir(settings.incoming):
             path = settings.incoming / name
@@ -91,16 +94,23 @@ def purge_leftovers(settings: Settings) -> None:
                 seen = path.lstat()
                 if stat.S_ISREG(seen.st_mode) and seen.st_size > MAX_BYTES:  # the intake may have ended
                     quarantine_large_file(settings, path, seen)
+                    continue
+                unfinished[seen.st_uid] += not has_item_name(name)
+                if not has_item_name(name) and unfinished[seen.st_uid] > MAX_WAITING:
+                    path.unlink()  # a flood; in quarantine it would go, too
                 elif not has_item_name(name) and time.time() - seen.st_ctime >= FORGOTTEN_SECONDS:
                     what = "It was not renamed to a name that ends in .wl within an hour"
                     quarantine_file(settings, path, seen, Refused(f"{what}. Remedy: rename it when it is complete."))
+        for uid in [uid for uid, count in unfinished.items() if count > MAX_WAITING]:
+            many = f"{unfinished[uid]} files of {find_owner(uid)} have no name that ends in .wl"
+            say(f"removes all but {MAX_WAITING} of them: {many}", 4)
         number: dict[int, int] = defaultdict(int)  # files of each owner
         held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
         for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
             reason = path.name.endswith(".reason")
             number[seen.st_uid] += not reason
-            many = not reason and number[seen.st_uid] > QUARANTINE_FILES
-            if many or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
+            excess = not reason and number[seen.st_uid] > QUARANTINE_FILES
+            if excess or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
                 if not reason:
                     say(f"removes {path.name} from quarantine", 4)
                 # rm does not follow links, even if the directory's owner moves entries in it meanwhile; nor does find
