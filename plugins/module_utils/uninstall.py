@@ -39,10 +39,7 @@ RESTORE = "restore.json"  # while a restore is not complete
 LAST_COPY = "removes_last_copy"  # the name of the waiver
 WELCOME = adoption.NGINX / "sites-enabled/default"
 # images that came meanwhile and that the old Orthanc did not take when it was brought back
-ARRIVED = {
-    "an upgrade": upgrade.DIRECTORY / upgrade.ARRIVED,
-    "an adoption": adoption.BEFORE / adoption.ARRIVED,
-}
+KEPT = {"an upgrade": upgrade.DIRECTORY, "an adoption": adoption.BEFORE}
 LOGS = "/var/log/nginx/orthanc_*.log"
 SHELL = "/usr/sbin/nologin"
 
@@ -315,8 +312,9 @@ def list_staying(clinic: Clinic) -> list[str]:
 def list_arrived() -> list[str]:
     """The images that are in no Orthanc: how many, where, and when they came. No waiver removes them."""
     said = []
-    for when, directory in ARRIVED.items():
-        if count := sum(1 for _unused in directory.glob("*.dcm")):
+    for when, kept in KEPT.items():
+        directory = kept / adoption.ARRIVED
+        if count := adoption.count_arrived(kept):
             what = f"{words.say_count(count, 'image')} in {directory} that came during {when} and that no Orthanc has"
             said.append(f"{what}. Once stored elsewhere: rm -r {directory}")
     return said

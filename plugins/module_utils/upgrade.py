@@ -55,7 +55,6 @@ from .server.orthanc.runtime import find_version
 
 DIRECTORY = Path("/var/lib/orthanc-upgrade")  # for root alone
 HISTORY = "history.json"
-ARRIVED = "arrived"  # images that came after the switch, on the way back
 SITE = Path(present.CONFIGURATION)
 DROP_IN = previous.DROP_INS / "clinicops.conf"
 # in the storage directory, where a rename is possible and a copy may share its blocks
@@ -610,7 +609,7 @@ def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
         raise Refused(f"{before} is gone. Remedy: orthanc-backup restore brings the backup of before the upgrade.")
     if now.exists():
         changes = find_changes(now, before, storage)
-        unread = adoption.save_arrived(storage, changes.arrived, directory / ARRIVED)
+        unread = adoption.save_arrived(storage, changes.arrived, directory / adoption.ARRIVED)
         notes.missing = sorted({*notes.missing, *changes.deleted})
         notes.unread = sorted({*notes.unread, *unread})
         notes.orphans = sorted({*notes.orphans, *changes.files} - {*notes.unread})
@@ -673,13 +672,13 @@ def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, di
             # its file is gone; one that Orthanc gives out was stored again since
             if orthanc.ask("GET", f"/instances/{identity}/file").status != http.client.OK:
                 orthanc.ask("DELETE", f"/instances/{identity}")
-        notes.missing, notes.came = [], max(notes.came, count_arrived(directory))
+        notes.missing, notes.came = [], max(notes.came, adoption.count_arrived(directory))
         notes.write("returning", directory)
-        for path in sorted((directory / ARRIVED).glob("*.dcm")):
+        for path in sorted((directory / adoption.ARRIVED).glob("*.dcm")):
             submission.store_file(orthanc, path)
     finally:
         orthanc.close()
-    left = count_arrived(directory)
+    left = adoption.count_arrived(directory)
     notes.arrived = notes.came - left
     if not left:
         for uuid in notes.orphans:
@@ -692,8 +691,3 @@ def describe_unread(notes: Notes, storage: Path) -> list[str]:
         f"{find_file(storage, uuid)} came meanwhile, and cannot be read. It stays there. Remedy: send the image again."
         for uuid in notes.unread
     ]
-
-
-def count_arrived(directory: Path = DIRECTORY) -> int:
-    """How many images came after a switch and are not in the old Orthanc."""
-    return sum(1 for _unused in (directory / ARRIVED).glob("*.dcm"))

@@ -11,6 +11,7 @@ are tagged with a hash of their recipe, so a second run builds nothing.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -69,8 +70,13 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
 WITHOUT_SYSTEMD = ("client", "registry", "acme")
 # A clinic's machine. Its own SSH service runs only where a scenario starts it. Installing takes a third less time when
 # dpkg does not wait for the disk and apt fetches no descriptions.
+COMPILED = base64.b64encode(Path(__file__).with_name("compiled.py").read_bytes()).decode()
+PACKAGES = "/usr/lib/python3/dist-packages"
 CLINIC = (
     "systemctl disable ssh.service"
+    f" && echo {COMPILED} | base64 -d > {PACKAGES}/bed_compiled.py"
+    f" && echo import bed_compiled > {PACKAGES}/bed_compiled.pth"
+    f" && python3 -m compileall -q {PACKAGES}/bed_compiled.py"
     " && echo force-unsafe-io > /etc/dpkg/dpkg.cfg.d/bed"
     ' && echo "Acquire::Languages { none; };" > /etc/apt/apt.conf.d/99bed'
 )
@@ -237,6 +243,9 @@ INTO_UML = "[ ! -d /uml ] || exec nc -N -s 169.254.77.1 169.254.77.2 22\n"
 # Each connection of Ansible starts an SSH server of its own, which does not depend on the machine's network, SSH and
 # accounts. It does not log, and programs do not see a client address. /run is empty after each start.
 KEY = Path.home() / ".ansible" / "cp" / "bed_key"  # beside the connections that are kept
+LOCK = KEY.with_name("bed.lock")
+# a container's label: the checkout that it belongs to
+LABEL = "clinicops-bed"
 SERVE_SSH = """
 [ -x /usr/sbin/sshd ] || {  # a machine that is older than this package in its image
   export DEBIAN_FRONTEND=noninteractive
@@ -294,11 +303,12 @@ HELD: list[bool] = []  # the lock, by this process
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Two scenarios may run side by side: while one installs, or creates images and networks, the other waits.
+    """Two scenarios may run side by side, and two checkouts use one engine: while one installs, or creates images and
+    networks, the other waits.
 
     A process that holds the lock may take it again."""
-    STATE.mkdir(exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
+    LOCK.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with LOCK.open("w") as lock:
         if not HELD:
             fcntl.flock(lock, fcntl.LOCK_EX)
         HELD.append(True)
@@ -526,11 +536,22 @@ def refuse_taken(subnet: str) -> None:
             )
 
 
+def find_owner(name: str) -> str | None:
+    """The .bed directory of the checkout that a machine belongs to; None if there is no such machine."""
+    found = docker("inspect", f'--format={{{{index .Config.Labels "{LABEL}"}}}}', name, check=False)
+    return None if found.returncode else found.stdout.strip()
+
+
 def machine_up(name: str, kind: str, addresses: list[str]) -> None:
     """Start one container with the given addresses, each in the network that it belongs to."""
-    if docker("inspect", name, check=False).returncode == 0:
+    owner = find_owner(name)
+    if owner in ("", str(STATE)):  # it may have no label
         return
-    options = [f"--name={name}", f"--hostname={name}", "--label=clinicops-bed"]
+    if owner is not None:
+        sys.exit(
+            f"bed: {name} is a machine of {owner}. Remedy: wait until its scenario has ended, or docker rm -f {name}"
+        )
+    options = [f"--name={name}", f"--hostname={name}", f"--label={LABEL}={STATE}"]
     command: list[str] = []
     if kind in WITHOUT_SYSTEMD:
         command = ["sleep", "infinity"]
@@ -636,6 +657,11 @@ def read_key() -> str:
 
 
 def machine_down(name: str, *, keep_volume: bool = False) -> None:
+    """Remove a machine, unless another checkout that still exists uses it."""
+    owner = find_owner(name)
+    if owner and owner != str(STATE) and Path(owner).exists():
+        say(f"{name} stays: it is a machine of {owner}")
+        return
     docker("rm", "--force", "--volumes", name, check=False)
     if not keep_volume:
         docker("volume", "rm", "--force", f"{name}-data", check=False)

@@ -7,7 +7,7 @@ import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 NOW = datetime.datetime.now(datetime.UTC)
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -28,14 +28,24 @@ class Authority:
         self.root = self._sign(self.name, self.key, authority, days=(-1, 3650))
 
     def issue(
-        self, hostname: str, days: tuple[int, int] = (-1, 90), key: Key | None = None, usage: str = "serverAuth"
+        self,
+        hostname: str,
+        days: tuple[int, int] = (-1, 90),
+        key: Key | None = None,
+        usage: str = "serverAuth",
+        issuer_url: str = "",
     ) -> tuple[str, str]:
-        """Certificate and key in PEM, valid from and until so many days from now."""
+        """Certificate and key in PEM, valid from and until so many days from now. `issuer_url` has this CA's own."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, hostname)])
         names = x509.SubjectAlternativeName([x509.DNSName(hostname)])
         oid = {"serverAuth": ExtendedKeyUsageOID.SERVER_AUTH, "clientAuth": ExtendedKeyUsageOID.CLIENT_AUTH}
-        return self._sign(subject, key, names, x509.ExtendedKeyUsage([oid[usage]]), days=days), pem(key)
+        extensions: list[x509.ExtensionType] = [names, x509.ExtendedKeyUsage([oid[usage]])]
+        if issuer_url:
+            place = x509.UniformResourceIdentifier(issuer_url)
+            access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, place)
+            extensions.append(x509.AuthorityInformationAccess([access]))
+        return self._sign(subject, key, *extensions, days=days), pem(key)
 
     def _sign(self, subject: x509.Name, key: Key, *extensions: x509.ExtensionType, days: tuple[int, int]) -> str:
         builder = (

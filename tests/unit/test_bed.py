@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import bed
@@ -21,8 +22,8 @@ ADDS = """
 import sys
 from pathlib import Path
 import bed
-bed.STATE = Path(sys.argv[1])
-number = bed.STATE / "number"
+bed.LOCK = Path(sys.argv[1], "lock")
+number = bed.LOCK.with_name("number")
 for _ in range(100):
     with bed.alone():
         number.write_text(str(int(number.read_text()) + 1))
@@ -38,14 +39,14 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_who_holds_it_may_take_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bed, "STATE", tmp_path)
+    monkeypatch.setattr(bed, "LOCK", tmp_path / "lock")
     with bed.alone(), bed.alone():
         assert bed.HELD == [True, True]
     assert bed.HELD == []
 
 
 def test_an_image_is_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bed, "STATE", tmp_path)
+    monkeypatch.setattr(bed, "LOCK", tmp_path / "lock")
     held: list[int] = []
 
     def built(name: str) -> str:
@@ -55,6 +56,35 @@ def test_an_image_is_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bed, "built", built)
     assert bed.image("client") == "client"
     assert held == [1]
+
+
+def test_a_machine_of_another_checkout_is_neither_used_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments[0])
+        return subprocess.CompletedProcess(arguments, 0, f"{tmp_path}\n", "")
+
+    monkeypatch.setattr(bed, "docker", docker)
+    with pytest.raises(SystemExit, match=f"orthanc-a is a machine of {re.escape(str(tmp_path))}. Remedy"):
+        bed.machine_up("orthanc-a", "debian13", ["198.51.100.20"])
+    bed.machine_down("orthanc-a")
+    assert set(asked) == {"inspect"}
+    assert f"orthanc-a stays: it is a machine of {tmp_path}" in capsys.readouterr().err
+    # its own is used and removed, and so is one whose checkout is gone
+    monkeypatch.setattr(bed, "STATE", tmp_path)
+    bed.machine_up("orthanc-a", "debian13", ["198.51.100.20"])
+    assert set(asked) == {"inspect"}
+    bed.machine_down("orthanc-a")
+    assert {"rm", "volume"} <= set(asked)
+    monkeypatch.undo()
+    asked.clear()
+    monkeypatch.setattr(bed, "docker", docker)
+    tmp_path.rmdir()
+    bed.machine_down("orthanc-a")
+    assert {"rm", "volume"} <= set(asked)
 
 
 def list_installed(version: int) -> set[str]:
@@ -128,3 +158,25 @@ def test_what_is_loaded_before_a_fork_is_no_garbage(environment: dict[str, str],
     command = [sys.executable, "-c", script, str(ROOT / "tests/bed")]
     done = subprocess.run(command, env={**known, **environment}, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(frozen)]
+
+
+def test_a_module_that_comes_again_is_compiled_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; import compiled; compiled.KEPT = sys.argv[3]; "
+        "import sent; print(sent.__file__, sent.find.__code__.co_filename, sent.find())"
+    )
+    # Ansible sends each module in a directory of its own
+    for number, text in enumerate(("def find(): return 1", "def find(): return 1", "def find(): return 2")):
+        archive = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("sent.py", text)
+        command = [sys.executable, "-c", script, str(ROOT / "tests/bed"), str(archive), str(tmp_path / "kept")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [f"{archive}/sent.py", f"{archive}/sent.py", text[-1]]
+        assert len(list(tmp_path.glob("kept-*"))) == (1, 1, 2)[number]
+    # what was kept is damaged, or may not be kept
+    for path in tmp_path.glob("kept-*"):
+        path.write_bytes(b"")
+    for kept in (tmp_path / "kept", tmp_path / "nowhere/kept"):
+        done = subprocess.run([*command[:-1], str(kept)], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith(" 2\n")

@@ -48,6 +48,16 @@ def test_each_problem_is_named(chain: str, key: str, says: str) -> None:
     assert any(says in line for line in said(chain, key)), said(chain, key)
 
 
+def test_a_chain_without_its_intermediate_is_told() -> None:
+    """A clinic's own CA signs with its root; a public one says where its intermediate is."""
+    chain, key = OURS.issue(NAME, issuer_url="http://ca.clinic.example/intermediate.crt")
+    [item] = certificate.problems(chain, key, NAME, NOW)
+    assert (item["severity"], item["path"]) == ("warning", "orthanc_proxy_certificate_chain")
+    assert "ends before the intermediate certificate" in item["message"]
+    assert "full chain" in item["remedy"]
+    assert said(chain + OURS.root, key) == []
+
+
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 OWN = "https://acme.clinic.example:14000/dir"
 

@@ -186,6 +186,12 @@ def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:
     assert [one for one in told if one] == [["firing DeviceRejected/us9"], ["resolved DeviceRejected/us9"]]
 
 
+def test_a_port_of_the_proxy_that_no_longer_answers_is_told(tmp_path: Path) -> None:
+    assert play(tmp_path, *[[("proxy_up", "", 1), ("dicom_tls_up", "", 0)]] * 2)[-1] == ["firing DicomTlsDown/"]
+    # nginx as a whole
+    assert play(tmp_path, *[[("proxy_up", "", 0), ("dicom_tls_up", "", 0)]] * 3)[1:] == [["firing ProxyDown/"], []]
+
+
 def test_what_cannot_be_checked_for_days_is_no_all_clear(tmp_path: Path) -> None:
     """Security updates while apt is broken; a forecast of the disk, and slow look-ups, while Orthanc is down."""
     for wrong, hides in (

@@ -197,7 +197,7 @@ def test_images_that_are_in_no_orthanc_are_named(
 ) -> None:
     """Those that the old Orthanc did not take after an upgrade or an adoption went back."""
     upgraded, adopted = tmp_path / "upgrade/arrived", tmp_path / "adoption/arrived"
-    monkeypatch.setattr(uninstall, "ARRIVED", {"an upgrade": upgraded, "an adoption": adopted})
+    monkeypatch.setattr(uninstall, "KEPT", {"an upgrade": upgraded.parent, "an adoption": adopted.parent})
     assert "arrived" not in str(uninstall.list_staying(clinic))
     upgraded.mkdir(parents=True)
     adopted.mkdir(parents=True)

@@ -134,3 +134,15 @@ def test_the_monitor_says_whether_it_is_valid(
     [sample] = [one for one in proxy.probe_proxy(context) if one.metric == "certificate_days"]
     assert sample.value == pytest.approx(left, abs=0.1)
     assert said in sample.detail
+
+
+def test_the_monitor_says_which_port_of_the_proxy_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DICOM over TLS has a port and a file of its own in nginx: HTTPS may answer without it."""
+    text = Authority("Clinic CA").issue(HOST, (-1, 90))[0]
+    certificate = load_pem_x509_certificate(text.encode()).public_bytes(Encoding.DER)
+    monkeypatch.setattr(proxy, "fetch_certificate", lambda _host, port: certificate if port == 443 else None)
+    context: Any = SimpleNamespace(
+        settings=SimpleNamespace(tls_ports={"proxy": 443, "dicom_tls": 2762}, hostname=HOST), now=NOW.timestamp()
+    )
+    seen = {one.metric: one.value for one in proxy.probe_proxy(context) if one.metric.endswith("_up")}
+    assert seen == {"proxy_up": 1, "dicom_tls_up": 0}

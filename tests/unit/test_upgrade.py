@@ -100,7 +100,8 @@ def test_the_old_index_comes_back_and_an_interrupted_way_back_is_repeated(switch
         assert (noted.step, noted.missing) == ("returning", ["deleted", "replaced"])
         assert noted.orphans == [name_file(4), name_file(5), name_file(6)]
         assert sorted(adoption.list_images(switched / "index")) == ["deleted", "replaced", "stays"]
-        assert sorted(path.read_bytes() for path in (directory / upgrade.ARRIVED).iterdir()) == [b"image 4", b"image 5"]
+        saved = (directory / adoption.ARRIVED).iterdir()
+        assert sorted(path.read_bytes() for path in saved) == [b"image 4", b"image 5"]
         assert not (switched / "index-wal").exists()
         assert (switched / "index").stat().st_mode & 0o777 == 0o640
 
@@ -252,7 +253,7 @@ class Old:
 def begin_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orthanc: Old, arrived: list[str]) -> Notes:
     monkeypatch.setattr(upgrade.service, "open_api", lambda _configuration: orthanc)
     for number, identity in enumerate(arrived):
-        path = tmp_path / upgrade.ARRIVED / f"{number}.dcm"
+        path = tmp_path / adoption.ARRIVED / f"{number}.dcm"
         path.parent.mkdir(exist_ok=True)
         path.write_text(identity)
     return Notes(step="returning", missing=["deleted", "sent-again"])
@@ -269,7 +270,7 @@ def test_an_interrupted_way_back_deletes_no_image_that_it_stored(
     again = Notes.read(tmp_path)
     upgrade.put_images_in(again, {}, tmp_path, tmp_path)
     assert {*orthanc.images} == {"stays", "sent-again", "new"}
-    assert (again.arrived, upgrade.count_arrived(tmp_path)) == (2, 0)
+    assert (again.arrived, adoption.count_arrived(tmp_path)) == (2, 0)
 
 
 def test_an_image_that_a_device_sent_to_the_old_orthanc_meanwhile_stays(
@@ -290,7 +291,7 @@ def test_an_image_that_cannot_be_read_is_told_and_its_file_stays(switched: Path,
         notes = Notes.read(directory)
         upgrade.put_index_back(notes, switched, directory)
         assert Notes.read(directory).unread == [name_file(5)]
-    assert [path.read_bytes() for path in (directory / upgrade.ARRIVED).iterdir()] == [b"image 4"]
+    assert [path.read_bytes() for path in (directory / adoption.ARRIVED).iterdir()] == [b"image 4"]
     assert name_file(5) not in notes.orphans
     [said] = upgrade.describe_unread(notes, switched)
     assert str(damaged) in said

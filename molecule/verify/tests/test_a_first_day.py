@@ -133,6 +133,19 @@ def test_the_clock_is_told_with_the_reason_and_comes_back() -> None:
     assert host == "yes" or "its host's clock" in firing(BARE)["ClockUnsynchronised/"]
 
 
+@pytest.mark.usefixtures("settled")
+def test_dicom_over_tls_that_does_not_answer_is_told() -> None:
+    site = "/etc/nginx/modules-enabled/90-orthanc-dicom.conf"
+    standing = set(firing(CLINIC))
+    must(CLINIC, f"mv {site} /root/ && systemctl reload nginx")
+    try:
+        assert set(look(CLINIC, 3)) - standing == {"DicomTlsDown/"}
+        assert "answers REST, DICOM, HTTPS, does not answer DICOM over TLS" in sh(CLINIC, "orthanc-status")[1]
+    finally:
+        must(CLINIC, f"mv /root/{Path(site).name} {site} && systemctl reload nginx")
+    assert "DicomTlsDown/" not in look(CLINIC, 3)
+
+
 def test_a_large_first_backup_goes_on_by_itself() -> None:
     must(CLINIC, f"cp -a {STATE} /root/first.json && rm {STATE} && cp -a {BEGINNING} /root/beginning.py")
     try:

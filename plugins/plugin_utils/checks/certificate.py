@@ -16,7 +16,7 @@ with contextlib.suppress(ImportError):  # ansible-core requires it, so a control
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.x509.oid import ExtendedKeyUsageOID
+    from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
 # NIST SP 800-131A: clients and nginx no longer accept shorter keys
 SHORTEST = {"RSA": 2048, "EC": 256}
@@ -68,7 +68,27 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
             message = f"goes from {issued.subject.rfc4514_string()} to {issuer.subject.rfc4514_string()}"
             remedy = "put each issuer after the certificate that it signed"
             found.append(problem(CHAIN, f"{message}, which did not sign it", remedy))
+    if not _is_authority(certificates[-1]) and _names_issuer(certificates[-1]):
+        message = "ends before the intermediate certificate: browsers may fetch it, devices and other programs do not"
+        remedy = "add the intermediates, as in the file that the CA calls full chain"
+        found.append(problem(CHAIN, message, remedy, "no_intermediate", "warning"))
     return found
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return certificate.issuer == certificate.subject
+
+
+def _names_issuer(certificate: x509.Certificate) -> bool:
+    """Whether it says where its issuer's certificate can be fetched, as those of public CAs do (RFC 5280, 4.2.2.1)."""
+    try:
+        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in access)
 
 
 def _weak(certificate: x509.Certificate) -> list[Problem]:

@@ -39,6 +39,7 @@ HELP = {
     "conflicts_day": "Images received under the identifiers of another within the last day",
     "instances": "Images in the index",
     "proxy_up": "Whether the proxy answers HTTPS",
+    "dicom_tls_up": "Whether the proxy answers DICOM over TLS, where a device uses it",
     "firewall_ok": "Whether the firewall table is loaded",
     "firewall_changes": "Differences between the firewall table in the kernel and the deployed one",
     "firewall_detours": "Rules of other tables that bypass the firewall",

@@ -112,6 +112,11 @@ RULES = (
         "nginx -t; systemctl restart nginx",
     ),
     Rule(
+        *("DicomTlsDown", "critical", "dicom_tls_up", "", "==", 0, 2, ("ProxyDown",)),
+        "The proxy does not answer on DICOM over TLS: the devices that use it cannot send",
+        "nginx -t; see /var/log/nginx/error.log; systemctl reload nginx, or deploy again",
+    ),
+    Rule(
         *("FirewallGone", "critical", "firewall_ok", "", "==", 0, 1, ()),
         "The firewall table is missing: Orthanc's ports are open to everybody",
         "systemctl restart orthanc-firewall; where that fails, deploy again",

@@ -216,7 +216,7 @@ def describe_full(server: Server) -> Line:
 
 def describe_orthanc(server: Server) -> Line:
     """The release, and the protocols on which it answers."""
-    names = {"index_up": "REST", "dicom_up": "DICOM", "proxy_up": "HTTPS"}
+    names = {"index_up": "REST", "dicom_up": "DICOM", "proxy_up": "HTTPS", "dicom_tls_up": "DICOM over TLS"}
     version = str(server.last_check.get("version", ""))
     up = {said: bool(server.values[name, ""]) for name, said in names.items() if (name, "") in server.values}
     answers, silent = ([said for said, good in up.items() if good == wanted] for wanted in (True, False))

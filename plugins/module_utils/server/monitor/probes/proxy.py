@@ -15,11 +15,10 @@ from ..context import ANSWER_SECONDS, DAY, Context, Sample, observe
 
 
 def probe_proxy(context: Context) -> Iterator[Sample]:
-    """Whether the proxy answers on HTTPS, and the days left of each certificate."""
+    """Whether the proxy answers on HTTPS and on DICOM over TLS, and the days left of each certificate."""
     for name, port in context.settings.tls_ports.items():
         certificate = fetch_certificate(context.settings.hostname, port)
-        if name == "proxy":
-            yield observe("proxy_up", certificate is not None)
+        yield observe(f"{name}_up", certificate is not None)
         if certificate is not None:
             begin, end = read_validity(certificate)
             days, said = (end - context.now) / DAY, f"{name}: {(end - context.now) / DAY:.0f} days left"
