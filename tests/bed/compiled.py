@@ -8,6 +8,7 @@ import marshal
 import os
 import sys
 import zipimport
+from types import CodeType
 
 KEPT = f"/run/bed/{sys.implementation.cache_tag}"
 importer = vars(zipimport)
@@ -15,11 +16,11 @@ compile_source = importer["_compile_source"]
 name_file = vars(_imp)["_fix_co_filename"]
 
 
-def compile_once(path: str, source: bytes) -> object:
+def compile_once(path: str, source: bytes) -> CodeType:
     file = f"{KEPT}-{_imp.source_hash(0, source).hex()}"
     try:
         with open(file, "rb") as kept:
-            code = marshal.load(kept)
+            code: CodeType = marshal.load(kept)
         name_file(code, path)
     except (OSError, EOFError, ValueError, TypeError):
         code = compile_source(path, source)
@@ -27,7 +28,7 @@ def compile_once(path: str, source: bytes) -> object:
     return code
 
 
-def keep(code: object, file: str) -> None:
+def keep(code: CodeType, file: str) -> None:
     """As root, who alone may write there."""
     part = f"{file}.{os.getpid()}"
     try:
