@@ -70,7 +70,7 @@ IMAGES: dict[str, tuple[str, list[str]]] = {
 WITHOUT_SYSTEMD = ("client", "registry", "acme")
 # A clinic's machine. Its own SSH service runs only where a scenario starts it. Installing takes a third less time when
 # dpkg does not wait for the disk and apt fetches no descriptions.
-COMPILED = base64.b64encode(Path(__file__).with_name("compiled.py").read_bytes()).decode()
+COMPILED = base64.b64encode(Path(__file__).resolve().with_name("compiled.py").read_bytes()).decode()
 PACKAGES = "/usr/lib/python3/dist-packages"
 CLINIC = (
     "systemctl disable ssh.service"
