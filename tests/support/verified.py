@@ -142,6 +142,7 @@ STRANGE_TABLE = (
     "nft add table inet bed; nft 'add chain inet bed input { type filter hook input priority 0; }';"
     " nft add rule inet bed input tcp dport 4242 reject with tcp reset"
 )
+TABLE, RELOAD_TABLE = "/etc/nftables.d/orthanc.nft", "systemctl reload orthanc-firewall"
 SABOTAGES = [
     Sabotage("nginx stopped", "certificate of the proxy", "systemctl stop nginx", "systemctl start nginx", only=False),
     Sabotage(
@@ -176,8 +177,14 @@ SABOTAGES = [
         only=False,  # that its table is another one is told as well
     ),
     Sabotage(
+        *("a source too many in the firewall's file", "the kernel lets in nobody else"),
+        f"cp -p {TABLE} /root/before.nft && sed -i '0,/elements = {{/s//& 192.0.2.0\\/25,/' {TABLE} && {RELOAD_TABLE}",
+        f"cp -p /root/before.nft {TABLE} && {RELOAD_TABLE}",
+    ),
+    Sabotage(
         *("a rule before the firewall's", "the kernel's table is the one that was deployed"),
         *("nft insert rule inet orthanc prerouting accept", "systemctl restart orthanc-firewall"),
+        only=False,  # that it lets in everybody is told as well
     ),
     Sabotage(
         *("another port sent to a closed one", "no other rule leads past it"),

@@ -169,10 +169,10 @@ def test_a_drop_at_one_address_counts_for_a_port_of_that_address() -> None:
     assert exposure.find_dropped(table, {443: "198.51.100.11"})[0] == set()
     port = {"name": "https", "port": 443, "address": "198.51.100.10", "sources": []}
     strangers = exposure.parse_listeners('LISTEN 0 5 198.51.100.47:443 *:* users:(("apache2",pid=3,fd=5))\n')
-    drops, _let_in, who, _other = exposure.check_server(table, strangers, [port], {})
+    drops, _let_in, _else, who, _other = exposure.check_server(table, strangers, [port], {})
     assert (drops["passed"], who["passed"]) == (True, True)
     here = exposure.parse_listeners('LISTEN 0 5 *:443 *:* users:(("apache2",pid=3,fd=5))\n')
-    assert not exposure.check_server(table, here, [port], {})[2]["passed"]
+    assert not exposure.check_server(table, here, [port], {})[3]["passed"]
 
 
 def test_a_port_is_probed_at_its_address_alone(listener: int) -> None:
@@ -270,7 +270,7 @@ def test_who_listens_is_known_for_each_address() -> None:
 )
 def test_a_stranger_on_a_port_and_a_port_too_many_are_named(more: str, strangers: str, others: str) -> None:
     ports: list[dict[str, Any]] = [{"name": str(port), "port": port, "sources": []} for port in (104, 443, 8042)]
-    _table, _let_in, who, other = exposure.check_server("", exposure.parse_listeners(SS + more), ports, {})
+    *_kernel, who, other = exposure.check_server("", exposure.parse_listeners(SS + more), ports, {})
     assert (who["name"], who["seen"]) == ("who listens on 104, 443, 8042", strangers)
     assert who["passed"] == (strangers == "Orthanc, nginx or Docker")
     assert (other["seen"], other["passed"]) == (others, others == "none")

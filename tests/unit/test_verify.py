@@ -279,6 +279,43 @@ def test_whom_the_kernel_lets_in(elements: list[Any], source: str, let_in: bool)
     assert exposure.count_refused_packets(table(*elements)) == 9
 
 
+LO = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}}
+NOT_OURS = {"match": {"op": "!=", "left": {"fib": {"result": "type", "flags": "daddr"}}, "right": "local"}}
+DICOM = {"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 4242}}
+ALIEN = {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "192.0.2.9"}}
+
+
+@pytest.mark.parametrize(
+    ("elements", "rules", "seen"),
+    [
+        (["198.51.100.21"], [], "yes"),
+        ([], [[LO], [NOT_OURS]], "yes"),
+        # what auto-merge makes of two neighbours
+        ([{"range": ["198.51.100.21", "198.51.100.23"]}], [], "yes"),
+        (["198.51.100.21", "198.51.100.24"], [], "198.51.100.24 at 4242"),
+        ([{"prefix": {"addr": "0.0.0.0", "len": 1}}], [], "0.0.0.0/1 at 4242"),
+        ([], [[DICOM]], "0.0.0.0/0 at 4242; ::/0 at 4242"),
+        ([], [[DICOM, ALIEN]], "192.0.2.9 at 4242"),
+        ([], [[ALIEN]], "192.0.2.9 at 4242"),
+        ([], [[{**DICOM, "match": {**DICOM["match"], "right": {"set": [22, 443]}}}]], "yes"),
+    ],
+)
+def test_whom_the_kernel_lets_in_although_nobody_listed_him(
+    elements: list[Any], rules: list[list[dict[str, Any]]], seen: str
+) -> None:
+    """The file of the firewall was edited and loaded: the kernel agrees with it."""
+    objects = json.loads(table(*elements))["nftables"]
+    objects += [{"rule": {"chain": "prerouting", "expr": [*rule, {"accept": None}]}} for rule in rules]
+    edited = json.dumps({"nftables": objects})
+    sources = ["198.51.100.21", "198.51.100.22/31", "2001:db8::/64"]
+    port = {"name": "dicom", "port": 4242, "sources": sources}
+    check = exposure.check_server(edited, [], [port], {})[2]
+    assert (check["name"], check["seen"]) == ("the kernel lets in nobody else", seen)
+    assert check["passed"] == (seen == "yes")
+    assert check["passed"] or "deploy again" in check["remedy"]
+    assert exposure.check_server(edited, [], [port], {"no_firewall": "a firewall in front"})[2]["passed"]
+
+
 # --- the report -----------------------------------------------------------------------------------
 @pytest.fixture(name="day")
 def fixture_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> acceptance.Day:

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core import nftables
-from ..core.networks import is_within
+from ..core.networks import collapse, is_within
 from ..core.process import try_output
 
 Check = dict[str, Any]
 LIMIT = 2.0
 # This port must be closed for every client, whatever the settings say about other ports.
 PLAIN_HTTP = 80
+EVERYBODY = ["0.0.0.0/0", "::/0"]
 NEVER = {"name": "plain http", "port": PLAIN_HTTP, "sources": []}
 OURS = ("Orthanc", "nginx")
 NGINX = Path("/etc/nginx")
@@ -35,6 +36,7 @@ NODE_EXPORTER = "prometheus-node"  # as the kernel truncates its name
 WAIVER = "no_firewall"
 PROBE = "a TCP connection"
 CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
+DEPLOY = "deploy again: the firewall's file holds whom the inventory does not"
 UNSEEN = "not seen"
 ALLOW = "let this machine create network namespaces: unshare --net true shows why it cannot"
 ALIEN = "remove it: find it with nft --handle list ruleset, delete it with nft delete rule; and find out what added it"
@@ -86,8 +88,9 @@ def add_known(addresses: dict[str, list[int]], known_as: str) -> dict[str, list[
     return addresses if other.is_loopback or other.is_link_local else {str(other): [], **addresses}
 
 
-def is_listed(address: str, sources: list[str]) -> bool:
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in sources)
+def is_listed(network: str, sources: list[str]) -> bool:
+    """Whether every address of the network is in the sources, which may adjoin one another."""
+    return any(is_within(ipaddress.ip_network(network), one) for one in collapse(sources))
 
 
 def probe_ports(
@@ -268,15 +271,21 @@ def find_dropped(table: str, addresses: Mapping[int, str] | None = None) -> tupl
     return found, ""
 
 
-def list_let_in(table: str) -> dict[int, list[str]]:
-    """The networks that the kernel lets in, by port."""
+def read_rules(table: str) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+    """The elements of each set of a table in nft's JSON, and the parts of each rule; none if it cannot be read."""
     try:
         objects = json.loads(table)["nftables"] if table else []
     except ValueError:
-        return {}
+        return {}, []
     sets = {item["set"]["name"]: item["set"].get("elem", []) for item in objects if "set" in item}
+    return sets, [item["rule"]["expr"] for item in objects if "rule" in item]
+
+
+def list_let_in(table: str) -> dict[int, list[str]]:
+    """The networks that the kernel lets in, by port."""
+    sets, rules = read_rules(table)
     found: dict[int, list[str]] = {}
-    for rule in (item["rule"]["expr"] for item in objects if "rule" in item):
+    for rule in rules:
         matches = [part["match"] for part in rule if "match" in part]
         port = next((match["right"] for match in matches if read_field(match) == "dport"), None)
         source = next((match["right"] for match in matches if read_field(match) == "saddr"), None)
@@ -301,20 +310,47 @@ def parse_networks(item: Any) -> list[str]:
     return [str(item)]
 
 
+def parse_sources(right: Any, sets: dict[str, Any]) -> list[str]:
+    """The networks on the right side of an nft comparison."""
+    if isinstance(right, str) and right.startswith("@"):
+        right = {"set": sets.get(right[1:], [])}
+    items = right["set"] if isinstance(right, dict) and "set" in right else [right]
+    return [network for item in items for network in parse_networks(item)]
+
+
+def is_own_way(match: dict[str, Any]) -> bool:
+    """Whether a rule of ours accepts by this: packets of this machine to itself, and those for another one."""
+    if "fib" in match["left"]:
+        return (match["op"], match["right"]) == ("!=", "local")
+    return match == {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "lo"}
+
+
+def list_unlisted(table: str, ports: list[dict[str, Any]]) -> list[str]:
+    """Whom the kernel lets in at these ports although their sources do not contain him."""
+    listed: dict[int, list[str]] = {}
+    for port in ports:
+        listed.setdefault(port["port"], []).extend(port["sources"])
+    sets, rules = read_rules(table)
+    found = set()
+    for rule in (rule for rule in rules if any("accept" in part or "return" in part for part in rule)):
+        matches = [part["match"] for part in rule if "match" in part]
+        if any(map(is_own_way, matches)):
+            continue
+        asked = {read_field(match): match["right"] for match in matches if match["op"] == "=="}
+        numbers = {*listed} & parse_ports(asked["dport"], sets) if "dport" in asked else {*listed}
+        networks = parse_sources(asked["saddr"], sets) if "saddr" in asked else EVERYBODY
+        found |= {(one, number) for number in numbers for one in networks if not is_listed(one, listed[number])}
+    return [f"{network} at {number}" for network, number in sorted(found)]
+
+
 def is_let_in(table: str, port: dict[str, Any], source: str) -> bool:
-    wanted = ipaddress.ip_network(source)
-    known = [ipaddress.ip_network(network) for network in list_let_in(table).get(port["port"], [])]
-    return any(is_within(wanted, network) for network in known)
+    return is_listed(source, list_let_in(table).get(port["port"], []))
 
 
 def count_refused_packets(table: str) -> int:
     """How many packets the kernel has dropped at our ports since the table was loaded."""
-    try:
-        objects = json.loads(table)["nftables"] if table else []
-    except ValueError:
-        return 0
-    parts = [part for item in objects if "rule" in item for part in [item["rule"]["expr"]] if {"drop": None} in part]
-    return sum(part["counter"]["packets"] for rule in parts for part in rule if "counter" in part)
+    rules = [rule for rule in read_rules(table)[1] if {"drop": None} in rule]
+    return sum(part["counter"]["packets"] for rule in rules for part in rule if "counter" in part)
 
 
 def parse_listeners(text: str) -> list[tuple[str, int, list[str]]]:
@@ -410,6 +446,7 @@ def check_server(
         and not is_let_in(table, port, source)
     ]
     left_out = reason or ", ".join(shut_out)
+    unlisted = reason or nftables.list_some(list_unlisted(table, ports))
     tried, waiver, stop = (
         "nft list table inet orthanc",
         waivers.get(WAIVER, ""),
@@ -420,6 +457,7 @@ def check_server(
         check(
             "the kernel lets in whom the inventory names", tried, "yes", left_out or "yes", not left_out, CLOSE, waiver
         ),
+        check("the kernel lets in nobody else", tried, "yes", unlisted or "yes", not unlisted, DEPLOY, waiver),
         check(f"who listens on {names}", "ss", served, ", ".join(sorted(strangers)) or served, not strangers, stop),
         check("other ports of Orthanc and nginx", "ss", "none", ", ".join(sorted(others)) or "none", not others, stop),
     ]
