@@ -180,7 +180,9 @@ def test_equal_problems_are_one_row_and_errors_come_first() -> None:
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == ["b", "all 3 clinics"]
 
 
-@pytest.mark.parametrize("url", ["", "https://a:b@reports.example.org/clinics/", "https://192.0.2.9:8443/"])
+@pytest.mark.parametrize(
+    "url", ["", "https://a:b@reports.example.org/clinics/", "https://192.0.2.9:8443/", "https://a.example/Röntgen/"]
+)
 def test_a_directory_for_reports(url: str) -> None:
     assert clinics.find_report_url_problems(url) == []
 
@@ -192,6 +194,10 @@ def test_a_directory_for_reports(url: str) -> None:
         "https://a:token@reports.example.org/clinics",  # a file would be written beside the directory
         "https://a:token@reports.example.org/clinics/?x=/",
         "https://a:token@reports.example.org/two words/",
+        "https://a:token@reports.example.org:99999/",
+        "https://a:token@reports.example.org:https/",
+        "https://a:token@reports..example.org/",
+        "https://a:token@[2001:db8::9/",
         "token@reports.example.org:clinics/",
     ],
 )
@@ -216,6 +222,7 @@ def test_a_directory_for_reports_over_sftp(url: str) -> None:
         "sftp://clinic@reports.example.org/clinics",
         "sftp://-oProxyCommand=x@reports.example.org/clinics/",
         'sftp://clinic@reports.example.org/"clinics/',
+        "sftp://clinic@reports.example.org:99999/clinics/",
         "sftp:clinic@reports.example.org:clinics/",
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -10,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, doctor, exposure
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.dicom import scu, web
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import (
+    acceptance,
+    doctor,
+    exposure,
+    sending,
+)
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import cli as verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -425,6 +431,58 @@ def test_the_report_says_everything_but_passwords(day: acceptance.Day) -> None:
     assert "hidden-password" not in json.dumps(found)
 
 
+@pytest.mark.parametrize("rule", ["any_address", "any_device"])
+def test_one_of_several_rules_is_enough(day: acceptance.Day, rule: str) -> None:
+    day.settings = {**SETTINGS, "waivers": {rule: "the clinic lends machines"}}
+    day.check("DICOM", "an echo", "C-ECHO", "refused", "accepted", "close it", "any_address", "any_device")
+    assert (day.checks[-1]["passed"], day.checks[-1]["waiver"]) == (True, "the clinic lends machines")
+    day.check("DICOM", "an echo", "C-ECHO", "refused", "accepted", "close it", "remote_access")
+    assert (day.checks[-1]["passed"], day.checks[-1]["waiver"]) == (False, "")
+
+
+def test_what_a_stranger_stores_is_not_the_device_s_study(day: acceptance.Day) -> None:
+    """With DicomAlwaysAllowStore Orthanc has both."""
+    mine, strange = (scu.data_set(day.image(name, **own)[0]) for name, own in (("a", {}), ("b", day.elsewhere())))
+    for tag in ("0020000D", "0020000E", "00080050"):
+        assert scu.value(mine, tag) != scu.value(strange, tag)
+    # as the search by a part of the description finds it
+    assert not scu.value(strange, "00081030").startswith(scu.value(mine, "00081030")[:-1])
+    # one patient, so that clean finds it
+    assert scu.value(mine, "00100020") == scu.value(strange, "00100020")
+
+
+def test_a_syntax_in_between_leaves_no_difference_and_another_pixel_does(day: acceptance.Day) -> None:
+    """What Orthanc 1.12 and 1.13 give back of an image that IngestTranscoding had made a JPEG, decoded."""
+    sent = scu.data_set(day.image("sent.dcm")[0])
+    pixels = sent["7FE00010"]
+    decoded = {**sent, "00082111": {"vr": "ST", "Value": ["Lossless JPEG compression"]}}
+    decoded["7FE00010"] = {**pixels, "vr": "OW"}
+    assert scu.forget_syntax(decoded) == scu.forget_syntax(sent)
+    decoded["7FE00010"] = {"vr": "OW", "InlineBinary": pixels["InlineBinary"][::-1]}
+    assert scu.forget_syntax(decoded) != scu.forget_syntax(sent)
+    assert scu.forget_syntax({**sent, "00100010": {"vr": "PN"}}) != scu.forget_syntax(sent)
+
+
+# --- where the report is sent ---------------------------------------------------------------------
+@pytest.mark.parametrize("place", ["h:abc/", "h:99999/", "a..b/", "[2001:db8::9/"])
+@pytest.mark.parametrize("scheme", ["https", "sftp"])
+def test_a_url_that_no_client_takes_is_a_reason_and_not_the_end_of_the_test(
+    scheme: str, place: str, tmp_path: Path
+) -> None:
+    """The settings of an earlier deploy, or of somebody's hand."""
+    (tmp_path / "report.html").write_text("a report")
+    why = sending.send_report(f"{scheme}://clinic:hidden-password@{place}", "pacs", tmp_path)
+    assert why
+    assert "hidden-password" not in why
+
+
+def test_a_path_may_have_any_letters(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("a report")
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    assert "refused" in sending.send_report(f"https://127.0.0.1:{port}/Röntgen/", "pacs", tmp_path)
+
+
 # --- the program ----------------------------------------------------------------------------------
 def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptance.Day) -> None:
     day.play()  # nothing answers here
@@ -433,6 +491,25 @@ def test_a_part_that_breaks_is_a_failed_check_and_the_others_go_on(day: acceptan
     assert "the synthetic patient is gone again" in names
     assert all(check["remedy"] for check in day.checks if not check["passed"])
     assert {check["group"] for check in day.checks} == {"Service", "DICOM", "Worklist", "DICOMweb", "Access", "Safety"}
+
+
+def test_an_orthanc_that_hangs_does_not_hold_the_test_up(day: acceptance.Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.Patience, "seconds", 1.0)
+    monkeypatch.setattr(web.Patience, "hung", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # the kernel accepts connections
+        port = hanging.getsockname()[1]
+        day.settings = {**SETTINGS, "http_port": port, "dicom_port": port}
+        day.proxy = day.proxy._replace(port=port)
+        start = time.monotonic()
+        day.play()
+        verify.versions(day.settings)
+        assert time.monotonic() - start < 15
+    wrong = {check["name"]: check for check in day.checks if not check["passed"]}
+    assert wrong["Orthanc answers on this machine"]["seen"] == "timed out"
+    assert "systemctl restart orthanc" in wrong["Orthanc answers on this machine"]["remedy"]
+    assert wrong["the other parts of the test"]["seen"] == "not tried: Orthanc hangs"
+    assert not [name for name in wrong if "C-ECHO" in name or "QIDO" in name]
+    assert "the synthetic patient is gone again" in wrong
 
 
 def configured(home: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import textwrap
+import urllib.parse
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -193,12 +194,26 @@ def find_rollout_problems(rollout: Any) -> list[Problem]:
     return [problem("orthanc_rollout", message, "write numbers of clinics, or percentages, such as [1, 10%, 100%]")]
 
 
+def names_host(url: str) -> bool:
+    """Whether a client can read the host and port of a URL, if it has any."""
+    try:
+        place = urllib.parse.urlsplit(url)
+        (place.hostname or "").encode("idna")
+        return place.port != 0
+    except ValueError:
+        return False
+
+
 def find_report_url_problems(url: str, key: str = "", known_hosts: str = "") -> list[Problem]:
     """The problems of the directory to which reports are sent, and of what SFTP needs for it; the URL may hold a
     password, and no message shows it."""
     if not url:
         return []
     setting = "orthanc_verify_report_url"
+    if not names_host(url):
+        return [
+            problem(setting, "does not name a valid host and port", "write a host, and a port from 1 to 65535 if any")
+        ]
     if not url.startswith("sftp:"):
         if re.fullmatch(r"https://(?:[^\s/@]+@)?[^\s/@?#]+/(?:[^\s?#]+/)?", url):
             return []

@@ -21,6 +21,8 @@ from ..core.process import HUNG, MISSING, Finished, run_program
 DCMTK_SECONDS = 300
 ACCEPTED, REJECTED, ABORTED, FAILED, UNREACHABLE = "accepted", "rejected", "aborted", "failed", "unreachable"
 UID_ROOT = "2.25."
+EXPLICIT = "1.2.840.10008.1.2.1"  # Explicit VR Little Endian, which every server can decode to
+DERIVATION, PIXELS = "00082111", "7FE00010"
 # DICOM PS3.4 B.2.3 and C.4.1.1.4, by DCMTK's names
 STATUS = {"Refused: OutOfResources": "A700", "Error: DataSetDoesNotMatchSOPClass": "A900"}
 RESPONSE = re.compile(r"Received (?:Echo|Store|Final Find) Response \((.*)\)")
@@ -136,6 +138,13 @@ def data_set(path: Path | str) -> dict[str, Any]:
     if done.status:
         raise RuntimeError(f"dcm2json: {done.errors.strip()}")
     return {tag: value for tag, value in json.loads(done.output).items() if not tag.startswith("0002")}
+
+
+def forget_syntax(found: dict[str, Any]) -> dict[str, Any]:
+    """A data set without what a lossless transfer syntax leaves in it: a word on the compression, and pixel data of 8
+    bits as OW, which stands for the same bytes as OB (DICOM PS3.5 8.2, A.1)."""
+    kept = {tag: item for tag, item in found.items() if tag != DERIVATION}
+    return {**kept, PIXELS: {**kept[PIXELS], "vr": "OW"}} if PIXELS in kept else kept
 
 
 def value(item: dict[str, Any], tag: str) -> str:

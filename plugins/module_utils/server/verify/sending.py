@@ -31,20 +31,25 @@ def send_report(url: str, host: str, directory: Path) -> str:
     `url` ends with a slash and may hold user and password. Returns why that failed, with the server's name and without
     the rest of the URL; empty if both were accepted.
     """
-    place = urllib.parse.urlsplit(url)
-    name = urllib.parse.quote(host, safe="")
-    return (put_by_sftp if place.scheme == "sftp" else put_by_https)(place, name, directory)
+    try:
+        place = urllib.parse.urlsplit(url)
+        name = urllib.parse.quote(host, safe="")
+        return (put_by_sftp if place.scheme == "sftp" else put_by_https)(place, name, directory)
+    except ValueError:  # its text may hold the password
+        return "its host, port or path is not valid"
 
 
 def put_by_https(place: urllib.parse.SplitResult, name: str, directory: Path) -> str:
     """Sends both files with their user and password. Returns why that failed."""
+    # a path with letters that HTTP does not have; what is encoded already stays
+    path = urllib.parse.quote(place.path, safe="/%!$&'()*+,;=:@")
     server, user = str(place.hostname), User(*map(urllib.parse.unquote, (place.username or "", place.password or "")))
     try:
         for suffix, kind in KINDS.items():
             trusted = ssl.create_default_context()
             connection = http.client.HTTPSConnection(server, place.port, timeout=SECONDS, context=trusted)
             content = (directory / f"report{suffix}").read_bytes()
-            reply = ask(connection, "PUT", f"{place.path}{name}{suffix}", user, content, {"Content_Type": kind})
+            reply = ask(connection, "PUT", f"{path}{name}{suffix}", user, content, {"Content_Type": kind})
             if not 200 <= reply.status < 300:
                 return f"{server} answers with HTTP status {reply.status}"
     except OSError as error:
