@@ -29,10 +29,10 @@ from .server.core.escaping import escape
 from .server.core.process import try_output
 from .server.orthanc.layout import ATTACHMENT, FOLDERS, MARKER, find_attachments
 from .server.verify.exposure import OWN_SITES
+from .server.verify.sites import NGINX, leads_to, list_listens, list_sites, read_site
 
 DIRECTORY = Path("/var/lib/orthanc")  # Debian's package keeps its images in db-v6 below it
-NGINX = Path("/etc/nginx")
-HTTPS = 443
+HTTPS, ORTHANC_HTTP = 443, 8042
 ADOPT = "To take the whole server over with its users and devices, run playbooks/adopt.yml (docs/adopt.md)"
 CLOSES_SITES = "closes_sites"  # the name of the waiver
 # in a directory that others do not use: what Orthanc has there, and a new disk; hidden files may be of a deploy, too
@@ -246,17 +246,15 @@ def check_sites(
         found.append(
             Problem(str(default), "is not the one of its package, but a deploy removes a site of that name", move)
         )
-    sites = [nginx / "nginx.conf", *nginx.glob("conf.d/*.conf"), *nginx.glob("sites-enabled/*")]
     own = [*(nginx / "conf.d" / name for name in OWN_SITES), *ending]
     guarded = {port.number: port for port in ports if closes and not port.is_for_everybody}
-    for path in sorted(one for one in sites if one.is_file() and one not in own):
+    for path in sorted(one for one in list_sites(nginx) if one.is_file() and one not in own):
         if path == default and is_vendors(default):
             continue  # a deploy removes it
-        lines = [line.partition("#")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-        text = " ".join(lines)
+        text = read_site(path)
         found += check_listens(path, text, guarded, served)
-        # also as an upstream or in a variable
-        if re.search(r"(?<![\w.])(127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b", text):
+        # an Orthanc that was here before may serve Orthanc's default port
+        if leads_to(text, [ORTHANC_HTTP, *(port.number for port in ports if port.name == "http")]):
             message = "forwards to Orthanc and bypasses the proxy's roles and orthanc_admin_sources"
             remedy = "remove that site, or name it in orthanc_adopt.sites; the proxy serves https://<orthanc_hostname>/"
             found.append(Problem(str(path), message, remedy))
@@ -267,17 +265,12 @@ def check_listens(path: Path, text: str, guarded: dict[int, Port], served: dict[
     """The conflicts of a site's `listen` directives with those of the proxy, at the ports that are `served`, and of the
     firewall with the site's users."""
     found, closed = [], set()
-    for words in (directive.split() for directive in re.findall(r"\blisten\s+([^;]+);", text)):
-        address, _unused, number = words[0].rpartition(":") if re.search(r":\d+$", words[0]) else ("", "", words[0])
-        if not number.isdigit():
-            address, number = number, "80"  # nginx's default
-        if re.match(r"unix:|127\.|localhost|\[::1\]", address):
-            continue
+    for address, number, words in list_listens(text):
         everywhere = address in ("", "*", "0.0.0.0", "[::]")
-        ours = served.get(int(number))
+        ours = served.get(number)
         elsewhere = bool(ours and ours.address and not everywhere and address.strip("[]") != ours.address)
-        if int(number) in guarded and not (ours and ours.address and (everywhere or elsewhere)):
-            closed.add(int(number))
+        if number in guarded and not (ours and ours.address and (everywhere or elsewhere)):
+            closed.add(number)
         if not ours or elsewhere:
             continue
         more = "" if ours.name == "https" else ", set orthanc_proxy_acme_dns_hook, which needs no port 80"

@@ -183,8 +183,11 @@ def test_a_port_is_probed_at_its_address_alone(listener: int) -> None:
 
 def test_another_program_may_serve_plain_http(tmp_path: Path) -> None:
     line = 'LISTEN 0 5 *:80 *:* users:(("{}",pid=3,fd=5))\n'
-    for program, found in (("apache2", [80]), ("nginx", []), ("docker-proxy", [])):
-        assert exposure.find_neighbours(exposure.parse_listeners(line.format(program)), tmp_path) == found
+    for program, found in (("apache2", [80]), ("nginx", []), ("docker-proxy", [80])):
+        assert exposure.find_neighbours(exposure.parse_listeners(line.format(program)), 8042, tmp_path) == found
+    # of Orthanc's own container
+    proxied, own = exposure.parse_listeners(line.format("docker-proxy")), [("0.0.0.0", 80, ["docker"])]
+    assert exposure.find_neighbours(proxied, 8042, tmp_path, own) == []
 
 
 def test_a_table_that_nft_cannot_write_is_not_in_force() -> None:
@@ -282,12 +285,31 @@ def test_a_port_of_another_site_is_not_orthanc_s_unless_it_leads_there(tmp_path:
     (tmp_path / "conf.d/orthanc.conf").write_text("server { listen 443 ssl; proxy_pass http://127.0.0.1:8042; }")
     (tmp_path / "conf.d/round.conf").write_text("server { listen 8080; proxy_pass http://127.0.0.1:8042; }")
     (tmp_path / "sites-enabled/shop").write_text("server { listen 80; listen [::]:81 default_server; } # listen 82;")
-    assert exposure.find_other_sites(tmp_path) == [80, 81]
+    assert exposure.find_other_sites(8042, tmp_path) == [80, 81]
+    # the former is another service's, if Orthanc's port is not its default
+    assert exposure.find_other_sites(8052, tmp_path) == [80, 81, 8080]
     more = "".join(f'LISTEN 0 5 *:{port} *:* users:(("nginx",pid=3,fd=5))\n' for port in (80, 81, 8080))
     *_checks, other = exposure.check_server("", exposure.parse_listeners(SS + more), [], {}, [80, 81])
     assert "nginx on 8080" in other["seen"]
     assert "nginx on 80," not in other["seen"]
     assert "nginx on 81" not in other["seen"]
+
+
+@pytest.mark.parametrize(
+    ("site", "ports"),
+    [
+        ("server { listen 192.0.2.5; }", [80]),
+        ("server { listen 192.0.2.5:81 ssl; listen [2001:db8::5]:82; }", [81, 82]),
+        ("server { server_name a; location / { return 200; } }\nserver { listen 83; }", [80, 83]),
+        ("server { include snippets/listen.conf; }", []),
+        ("server { listen 127.0.0.1:84; listen unix:/run/a.sock; }", []),
+        ("upstream a { server 192.0.2.6; }", []),
+    ],
+)
+def test_where_a_site_listens(tmp_path: Path, site: str, ports: list[int]) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text(site)
+    assert exposure.find_other_sites(8042, tmp_path) == ports
 
 
 def test_the_controller_s_address_survives_sudo() -> None:

@@ -237,6 +237,22 @@ def test_a_site_at_port_80_that_gets_challenges_or_loses_its_requests(
     assert all("set orthanc_proxy_acme_dns_hook" in one.remedy for one in found)
 
 
+def test_a_site_that_leads_to_orthanc_s_own_port_is_named(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text("server { listen 8080; proxy_pass http://127.0.0.1:8052; }")
+    assert occupied.check_sites(tmp_path) == []
+    [found] = occupied.check_sites(tmp_path, [occupied.Port("http", 8052, [])])
+    assert "bypasses the proxy's roles" in found.message
+
+
+def test_a_site_that_names_no_port_gets_challenges_too(tmp_path: Path) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/shop.conf").write_text("server { server_name shop.example; }")
+    challenge = occupied.Port("challenge", 80, ["0.0.0.0/0", "::/0"], "198.51.100.10")
+    [found] = occupied.check_sites(tmp_path, [challenge])
+    assert "listens at every address, and at 198.51.100.10" in found.message
+
+
 def test_an_edited_default_site_is_named(tmp_path: Path) -> None:
     assert occupied.check_sites(tmp_path) == []
     enabled, default = tmp_path / "sites-enabled", tmp_path / "sites-enabled/default"

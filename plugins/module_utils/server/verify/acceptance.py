@@ -544,7 +544,7 @@ class Day:
 
     def plain_http(self) -> str:
         """What port 80 answers: closed, or a service without Orthanc behind it. An ACME challenge server gives 404."""
-        if 80 in exposure.find_neighbours(exposure.list_listening()):
+        if 80 in exposure.find_own_neighbours(exposure.list_listening(), self.settings["http_port"]):
             return "another site"
         try:
             reply = web.http_ask(80, "GET", "/")
@@ -559,7 +559,8 @@ class Day:
         ports, waivers = self.settings["ports"], self.settings["waivers"]
         table = exposure.read_table()
         listening = exposure.list_listening()
-        self.checks += exposure.check_server(table, listening, ports, waivers, exposure.find_neighbours(listening))
+        neighbours = exposure.find_own_neighbours(listening, self.settings["http_port"])
+        self.checks += exposure.check_server(table, listening, ports, waivers, neighbours)
         self.checks += exposure.check_held(exposure.describe_changes(), exposure.describe_detours(), waivers)
 
     # --- Safety -------------------------------------------------------------------------------

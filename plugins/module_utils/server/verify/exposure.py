@@ -21,17 +21,16 @@ from typing import Any
 from ..core import nftables
 from ..core.networks import collapse, is_within
 from ..core.process import try_output
+from ..orthanc.address import Listener, find_published
+from .sites import NGINX, PLAIN_HTTP, leads_to, list_listens, list_sites, read_site
 
 Check = dict[str, Any]
 LIMIT = 2.0
 # This port must be closed for every client, whatever the settings say about other ports.
-PLAIN_HTTP = 80
 EVERYBODY = ["0.0.0.0/0", "::/0"]
 NEVER = {"name": "plain http", "port": PLAIN_HTTP, "sources": []}
 OURS = ("Orthanc", "nginx")
-NGINX = Path("/etc/nginx")
 OWN_SITES = ("orthanc.conf", "orthanc-acme.conf")  # in conf.d, written by the deploy
-ORTHANC = r"(?:127\.0\.0\.1|0\.0\.0\.0|localhost|\[::1\]):8042\b"
 NODE_EXPORTER = "prometheus-node"  # as the kernel truncates its name
 WAIVER = "no_firewall"
 PROBE = "a TCP connection"
@@ -186,26 +185,33 @@ def check_held(changed: str, past: str, waivers: dict[str, str]) -> list[Check]:
     ]
 
 
-def list_listening() -> list[tuple[str, int, list[str]]]:
+def list_listening() -> list[Listener]:
     return parse_listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
 
 
-def find_other_sites(directory: Path = NGINX) -> list[int]:
+def find_other_sites(http_port: int, directory: Path = NGINX) -> list[int]:
     """The ports of nginx sites that are not deployed by this collection and do not lead to Orthanc."""
     found = set()
-    for path in [*directory.glob("conf.d/*.conf"), *directory.glob("sites-enabled/*")]:
+    for path in (path for path in list_sites(directory) if path.name not in OWN_SITES):
         with contextlib.suppress(OSError):
-            text = re.sub("#.*", "", path.read_text(encoding="utf-8", errors="replace"))
-            if path.name not in OWN_SITES and not re.search(ORTHANC, text):
-                found |= {int(port) for port in re.findall(r"\blisten\s+(?:[^\s;]*:)?(\d+)\b", text)}
+            text = read_site(path)
+            found |= {one.port for one in list_listens(text) if not leads_to(text, [http_port])}
     return sorted(found)
 
 
-def find_neighbours(listening: list[tuple[str, int, list[str]]], directory: Path = NGINX) -> list[int]:
-    """The ports of `find_other_sites`, and that of plain HTTP where another program serves it."""
-    own = {*OURS, "docker-proxy"}
+def find_neighbours(
+    listening: list[Listener], http_port: int, directory: Path = NGINX, published: Sequence[Listener] = ()
+) -> list[int]:
+    """The ports of `find_other_sites`, and that of plain HTTP where another program serves it; `published` is what
+    Docker publishes of Orthanc's container."""
+    own = {*OURS, *({"docker-proxy"} if any(port == PLAIN_HTTP for _address, port, _names in published) else ())}
     serves_http = any(port == PLAIN_HTTP and not own & {*names} for _address, port, names in listening)
-    return sorted({*find_other_sites(directory), *([PLAIN_HTTP] if serves_http else [])})
+    return sorted({*find_other_sites(http_port, directory), *([PLAIN_HTTP] if serves_http else [])})
+
+
+def find_own_neighbours(listening: list[Listener], http_port: int) -> list[int]:
+    """`find_neighbours` of this machine."""
+    return find_neighbours(listening, http_port, published=find_published())
 
 
 def read_addresses() -> str:
@@ -353,7 +359,7 @@ def count_refused_packets(table: str) -> int:
     return sum(part["counter"]["packets"] for rule in rules for part in rule if "counter" in part)
 
 
-def parse_listeners(text: str) -> list[tuple[str, int, list[str]]]:
+def parse_listeners(text: str) -> list[Listener]:
     """Address, port and processes of each line of `ss --no-header --listening --tcp --numeric --processes`."""
     found = []
     for line in text.splitlines():
@@ -385,7 +391,7 @@ def parse_interfaces(text: str) -> list[dict[str, Any]]:
     return [interface for interface in json.loads(text) if interface]
 
 
-def list_addresses(text: str, listening: list[tuple[str, int, list[str]]]) -> dict[str, list[int]]:
+def list_addresses(text: str, listening: list[Listener]) -> dict[str, list[int]]:
     """The server's addresses (`ip -json address`), each with the ports that are served there."""
     own = [
         info["local"]
@@ -400,19 +406,19 @@ def list_addresses(text: str, listening: list[tuple[str, int, list[str]]]) -> di
     }
 
 
-def describe_server() -> dict[str, Any]:
+def describe_server(http_port: int) -> dict[str, Any]:
     """What `probe_ports` needs to know of this server."""
     listening = list_listening()
     return {
         "addresses": list_addresses(read_addresses(), listening),
         "controller": find_ssh_client(os.getpid()),
-        "neighbours": find_neighbours(listening),
+        "neighbours": find_own_neighbours(listening, http_port),
     }
 
 
 def check_server(
     table: str,
-    listening: list[tuple[str, int, list[str]]],
+    listening: list[Listener],
     ports: list[dict[str, Any]],
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
