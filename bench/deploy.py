@@ -46,11 +46,12 @@ APT = "DEBIAN_FRONTEND=noninteractive apt-get -o Binary::apt::APT::Keep-Download
 # what the profiles showed on 2026-11-30
 LATER = (
     "both have become faster: in the beginning they took 114 to 125 s and 2.6 s. By the accounting of controller and"
-    " machine, a deploy that changes nothing takes 10.1 s of the controller's processor (134 tasks, each in a process of"
-    " its own) and 6.4 s of the machine's (31 module runs, each of which Python compiles anew), and 2 s until ports that"
-    " must be closed have not answered; by cProfile a tenth each of the controller's go into building modules, checking"
-    " settings and reading vars_files; tried: a template lookup without copies, facts that are not injected, workers"
-    " that are asked less often (all taken), no garbage collection, another allocator with huge pages (no gain)"
+    " machine, a deploy that changes nothing takes 10.1 s of the controller's processor (134 tasks, each in a process"
+    " of its own) and 6.4 s of the machine's (31 module runs, each of which Python compiles anew), and 2 s until ports"
+    " that must be closed have not answered; by cProfile a tenth each of the controller's go into building modules,"
+    " checking settings and reading vars_files; tried: a template lookup without copies, facts that are not injected,"
+    " workers that are asked less often (all taken), no garbage collection, another allocator with huge pages (no"
+    " gain)"
 )
 FIRST = (
     "a first deploy takes 13.4 s of the controller's processor and 24 s of the machine's (apt and dpkg included), where"
