@@ -124,7 +124,7 @@ def check_directory(setting: str, directory: Path) -> list[Problem]:
     if not names:
         return []
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    held = f"{directory} holds files that are not Orthanc's ({', '.join(map(escape, names[:3]))}{more})"
+    held = f"{directory} holds what Orthanc does not keep there ({', '.join(map(escape, names[:3]))}{more})"
     remedy = f"set {setting}: {directory}/orthanc, which a deploy creates"
     if setting == "orthanc_storage_dir":
         remedy += f"; or, if no one else uses the directory, touch {directory / MARKER}"

@@ -73,7 +73,7 @@ def test_files_of_others_are_not_given_to_orthanc(tmp_path: Path, setting: str) 
         (data / name).mkdir(parents=True)
     [problem] = occupied.check_directory(setting, data)
     assert problem.what == setting
-    assert f"{data} holds files that are not Orthanc's (mail, nextcloud, postgresql and 2 more)" in problem.message
+    assert f"{data} holds what Orthanc does not keep there (mail, nextcloud, postgresql and 2 more)" in problem.message
     assert f"set {setting}: {data}/orthanc" in problem.remedy
     assert ("touch" in problem.remedy) == (setting == "orthanc_storage_dir")
     link.symlink_to(data)

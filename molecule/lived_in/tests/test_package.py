@@ -39,8 +39,12 @@ def upgrading(host: Host) -> Iterator[None]:
 def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgrading: None) -> None:
     machine = name_of(host)
     own = stored(machine)
+    must(machine, "mkdir -p /var/lib/orthanc/share/letters")
     told = refused(
         host,
+        "orthanc_storage_dir /var/lib/orthanc/share holds what Orthanc does not keep there (letters)",
+        "set orthanc_storage_dir: /var/lib/orthanc/share/orthanc",
+        "orthanc_tmp_dir /opt/clinic holds what Orthanc does not keep there (Packages, Release, ",
         "The account orthanc belongs to a person (number 1001, shell /bin/bash, more groups: sudo)",
         f"{DIRECTORY} holds {IMAGES} images of an Orthanc",
         f"set orthanc_storage_dir: {DIRECTORY} to continue",
@@ -50,6 +54,7 @@ def test_everything_is_named_at_once_and_nothing_is_changed(host: Host, upgradin
         f"{SITES}/intranet listens at port 443, which a deploy closes to all sources except "
         "198.51.100.64/26, 198.51.100.90",
         "ufw is active, and blocks port 4242 (dicom) for sources that the settings let in",
+        settings={"orthanc_storage_dir": "/var/lib/orthanc/share", "orthanc_tmp_dir": "/opt/clinic"},
     )
 
     # --- the person does what the remedies say
