@@ -51,17 +51,12 @@ class Container(NamedTuple):
 
 
 def list_problems(
-    storage: Path,
-    ports: list[Port],
-    *,
-    temporary: Path | None = None,
-    closes: bool = True,
-    adopted: adoption.Wanted | None = None,
+    storage: Path, ports: list[Port], *, closes: bool = True, adopted: adoption.Wanted | None = None
 ) -> list[Problem]:
     """All conflicts with a first deploy with this storage directory and these ports.
 
-    `temporary`: Orthanc's directory of temporary files. `closes`: whether a firewall will limit the ports to the
-    sources that they name. `adopted`: the Orthanc that the deploy takes over, which is not in its way.
+    `closes`: whether a firewall will limit the ports to the sources that they name. `adopted`: the Orthanc that the
+    deploy takes over, which is not in its way.
     """
     every = list_containers()
     containers = [one for one in every if not one.ours]  # an earlier first deploy may have stopped there
@@ -74,8 +69,6 @@ def list_problems(
         processes = [adoption.read_container_pid(adopted)]
     if not adopted or adopted.moves:
         found += check_directory("orthanc_storage_dir", storage)
-    if temporary:
-        found += check_directory("orthanc_tmp_dir", temporary)
     going_on = {one.resolve() for one in used}
     for directory in find_indexes([DIRECTORY, *mount_points(), *(path for one in containers for path in one.mounted)]):
         if directory.resolve() not in going_on:

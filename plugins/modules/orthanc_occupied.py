@@ -10,12 +10,12 @@ version_added: 1.0.0
 author: the clinicops.orthanc maintainers (@clinicops)
 description:
   - Before a first deploy it finds the images and the container of an Orthanc that was set up by hand, a person's
-    account named C(orthanc), files of others in the directories that the deploy gives to Orthanc, processes that listen
-    on a port that the deploy needs, and nginx sites that the deploy would close or remove. The deploy would otherwise
-    ignore the images and start an empty archive, or take over the account and the files.
+    account named C(orthanc), files of others in the storage directory, processes that listen on a port that the deploy
+    needs, and nginx sites that the deploy would close or remove. The deploy would otherwise ignore the images and start
+    an empty archive, or take over the account and the files.
   - Before each deploy it finds other firewalls, such as ufw, that block sources which the collection's firewall allows,
-    a Docker Engine whose rules another firewall has removed, an address of a port that the machine does not have, and
-    a machine that has IPv6 addresses alone.
+    files of others in the directory of temporary files, a Docker Engine whose rules another firewall has removed, an
+    address of a port that the machine does not have, and a machine that has IPv6 addresses alone.
   - It changes nothing.
 extends_documentation_fragment:
   - clinicops.orthanc.adopted
@@ -52,7 +52,7 @@ options:
         type: str
         default: ""
   deployed:
-    description: Whether the machine was deployed before; then only the firewalls are checked.
+    description: Whether the machine was deployed before; then only what may conflict with any deploy is found.
     type: bool
     default: false
   closes:
@@ -108,8 +108,9 @@ def find_problems(wanted: dict[str, Any]) -> list[neighbours.Problem]:
     adopted = adoption.read_wanted(wanted["adopt"], storage) if (wanted["adopt"] or {}).get("method") else None
     found += neighbours.check_addresses(ports, neighbours.list_addresses(), containers=wanted["containers"])
     if not wanted["deployed"]:
-        temporary = Path(wanted["tmp_dir"]) if wanted["tmp_dir"] else None
-        found += occupied.list_problems(storage, ports, temporary=temporary, closes=wanted["closes"], adopted=adopted)
+        found += occupied.list_problems(storage, ports, closes=wanted["closes"], adopted=adopted)
+    if wanted["tmp_dir"]:  # another one may be set later; one of an earlier deploy belongs to Orthanc
+        found += occupied.check_directory("orthanc_tmp_dir", Path(wanted["tmp_dir"]))
     # packets to Docker's published ports do not pass the chains in which other firewalls filter
     found += neighbours.check_firewalls([one for one in ports if not (wanted["containers"] and one.name == "dicom")])
     if wanted["containers"]:

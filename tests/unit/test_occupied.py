@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import occupied
+from test_files_and_units import call
 
 
 def index(directory: Path, images: int) -> Path:
@@ -113,7 +114,7 @@ def test_the_images_that_are_adopted_are_no_files_of_others(tmp_path: Path, monk
     (tmp_path / "images" / "script of the vendor").mkdir(parents=True)
     (tmp_path / "share" / "letters").mkdir(parents=True)
 
-    def list_settings(storage: str, temporary: str, adopted: str = "") -> list[str]:
+    def list_settings(storage: str, adopted: str = "") -> list[str]:
         given = {
             "method": "package",
             "container": "",
@@ -122,13 +123,17 @@ def test_the_images_that_are_adopted_are_no_files_of_others(tmp_path: Path, monk
             "sites": [],
         }
         wanted = occupied.adoption.read_wanted(given, tmp_path / storage) if adopted else None
-        found = occupied.list_problems(tmp_path / storage, [], temporary=tmp_path / temporary, adopted=wanted)
-        return [one.what for one in found]
+        return [one.what for one in occupied.list_problems(tmp_path / storage, [], adopted=wanted)]
 
-    assert list_settings("images", "tmp") == ["orthanc_storage_dir"]
-    assert list_settings("images", "tmp", adopted="images") == []
-    assert list_settings("share", "tmp", adopted="images") == ["orthanc_storage_dir"]
-    assert list_settings("new", "share") == ["orthanc_tmp_dir"]
+    assert list_settings("images") == ["orthanc_storage_dir"]
+    assert list_settings("images", adopted="images") == []
+    assert list_settings("share", adopted="images") == ["orthanc_storage_dir"]
+
+
+def test_another_temporary_directory_is_looked_at_before_each_deploy(tmp_path: Path) -> None:
+    (tmp_path / "letters").touch()
+    answer = call("orthanc_occupied", {"storage_dir": "/srv/nothing", "deployed": True, "tmp_dir": str(tmp_path)})
+    assert [one["what"] for one in answer["problems"] if one["what"].startswith("orthanc_")] == ["orthanc_tmp_dir"]
 
 
 def test_a_person_is_told_from_a_service() -> None:
