@@ -765,6 +765,11 @@ def test_good_settings(change: dict[str, Any]) -> None:
         ({"webhook": "hooks.clinic.example"}, "is not a URL"),
         ({"prometheus_sources": ["everybody"]}, "prometheus_sources"),
         ({"prometheus_sources": ["192.0.2.10/24"]}, "prometheus_sources"),
+        ({"prometheus_sources": "192.0.2.10"}, "must be a list"),
+        ({"prometheus_sources": None}, "must be a list"),
+        ({"prometheus_sources": [10]}, "prometheus_sources"),
+        ({"prometheus_sources": ["192.0.2.0/255.255.255.0"]}, "should be 192.0.2.0/24"),
+        ({"prometheus_sources": ["0.0.0.0/0"]}, "include 0.0.0.0/0: any machine"),
         ({"accepted_cves": ["2026-10528"]}, "is not a CVE"),
     ],
 )

@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.limits import LIMITS
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import network
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
 ADDRESS = re.compile(r"[^@\s,<>]+@[^@\s,<>]+")
@@ -100,10 +100,14 @@ def _webhook(url: str) -> list[Problem]:
 
 
 def _sources(sources: Any) -> list[Problem]:
+    if not isinstance(sources, list):
+        return [_wrong("prometheus_sources", "must be a list", "write [192.0.2.10]")]
     found = []
-    for source in sources if isinstance(sources, list) else [sources]:
+    for source in sources:
         try:
-            ipaddress.ip_network(str(source))
+            if network.is_everybody(read := network.read_source(source)):
+                message = f"include {read}: any machine that can reach the server may read the metrics"
+                found.append(_wrong("prometheus_sources", message, "list the addresses that read them"))
         except ValueError as error:
             found.append(_wrong("prometheus_sources", f"{error}", "write 192.0.2.10 or 192.0.2.0/24"))
     return found

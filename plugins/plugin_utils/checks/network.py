@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # The shortest prefixes that one organisation can own.
 SHORTEST = {4: 8, 6: 16}
 # Name of a port: the rule that is broken if everybody may reach it. Others are open on purpose, or closed.
@@ -44,21 +45,32 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
     return waived
 
 
+def read_source(source: object) -> Network:
+    """The network that a source of a firewall rule is. Raises ValueError for anything else."""
+    network = ipaddress.ip_network(str(source))
+    # nft and nginx do not accept a zone or a dotted mask
+    if "%" in str(source) or str(source).lower() not in (
+        str(network),
+        str(network).partition("/")[0],
+        network.exploded,
+    ):
+        raise ValueError(f"{str(source)!r} should be {network}")
+    return network
+
+
+def is_everybody(network: Network) -> bool:
+    """Whether a network is larger than what one organisation can own."""
+    return network.prefixlen < SHORTEST[network.version]
+
+
 def _source(path: str, name: str, source: object) -> list[Problem]:
     try:
-        network = ipaddress.ip_network(str(source))
-        # nft and nginx do not accept a zone or a dotted mask
-        if "%" in str(source) or str(source).lower() not in (
-            str(network),
-            str(network).partition("/")[0],
-            network.exploded,
-        ):
-            raise ValueError(f"{str(source)!r} should be {network}")
+        network = read_source(source)
     except ValueError as error:
         remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities, orthanc_dicom_sources,"
         remedy += " orthanc_https_sources and orthanc_admin_sources"
         return [problem(path, f"must all be addresses: {error}", remedy)]
-    if name in EVERYBODY and network.prefixlen < SHORTEST[network.version]:
+    if name in EVERYBODY and is_everybody(network):
         rule = EVERYBODY[name]
         return [problem(path, f"include {network}: {rules.WAIVABLE[rule]}", "list the clinic's networks", rule)]
     return []
