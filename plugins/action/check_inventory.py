@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.words import say_count
@@ -13,6 +14,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import clinics, evaluate
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks.settings import CHECKS, Given, find_problems
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.warn import warn_of_host
 
 Variables = dict[str, Any]
 
@@ -34,10 +36,15 @@ class ActionModule(ActionBase):
         problems, settings = {}, {}
         for host in hosts:
             problems[host], settings[host] = self._check(variables["hostvars"], layers, host)
-        findings = clinics.merge(problems, clinics.find_shared(settings))
+        others = {
+            host: self._read_other(variables["hostvars"], layers, host)
+            for host in variables["groups"].get("orthanc", [])
+            if host not in settings
+        }
+        findings = clinics.merge(problems, clinics.find_shared(settings, others))
         wrong = [each for each in findings if each.problem["severity"] == "error"]
         shown = wrong if asked["only_errors"] else findings
-        result = {"changed": False, "failed": bool(wrong), "msg": describe(shown, len(problems))}
+        result = {"changed": False, "failed": bool(wrong), "msg": describe(shown, hosts)}
         if asked["only_errors"]:  # a deploy, of which a person reads the message alone
             return result
         listed = [{**each.problem, "clinics": each.clinics} for each in shown]
@@ -45,28 +52,48 @@ class ActionModule(ActionBase):
 
     def _check(self, hostvars: Any, layers: tuple[Variables, Variables], host: str) -> tuple[list[Problem], Variables]:
         """The problems of one clinic, and what is compared with the other clinics."""
-        written = hostvars.raw_get(host)
-        variables = {**layers[0], **written, **layers[1], "hostvars": hostvars}
-        templar = self._templar.copy_with_new_env(available_variables=variables)
+        written, templar = self._read_variables(hostvars, layers, host)
         values, unread = evaluate.read_values(templar, NAMES)
         # a setting in the inventory may use a fact of the machine
-        later = frozenset(evaluate.filter_by_facts(unread))
+        later = frozenset(evaluate.filter_by_facts(templar, unread))
         given = Given(values, unread, later, names=sorted(written), written=sorted(written))
-        connection, _unknown = evaluate.read_values(templar, [name for name in clinics.CONNECTION if name in written])
-        return find_problems(CHECKS, given), {**values, **connection}
+        return find_problems(CHECKS, given), {**values, **read_connection(templar, written, host)}
+
+    def _read_other(self, hostvars: Any, layers: tuple[Variables, Variables], host: str) -> Variables:
+        """What is compared of a clinic that --limit leaves out. Whatever of it cannot be read is no problem of this
+        play."""
+        try:
+            written, templar = self._read_variables(hostvars, layers, host)
+        except AnsibleError:  # a file that is not YAML, or of which the vault's password is not here
+            warn_of_host(["its variables cannot be read, so it is not compared with the clinics of this run"], host)
+            return {}
+        values, _unread = evaluate.read_values(templar, clinics.COMPARED)
+        return {**values, **read_connection(templar, written, host)}
+
+    def _read_variables(self, hostvars: Any, layers: tuple[Variables, Variables], host: str) -> tuple[Variables, Any]:
+        """The variables of a clinic as the inventory has them, and what evaluates them with those of the roles."""
+        written = hostvars.raw_get(host)
+        variables = {**layers[0], **written, **layers[1], "hostvars": hostvars}
+        return written, self._templar.copy_with_new_env(available_variables=variables)
 
 
-def describe(findings: list[clinics.Finding], number: int) -> str:
+def read_connection(templar: Any, written: Variables, host: str) -> Variables:
+    """What decides which machine Ansible reaches; without an address it is the clinic's name in the inventory."""
+    connection, _unread = evaluate.read_values(templar, [name for name in clinics.CONNECTION if name in written])
+    return {**connection, "ansible_host": connection.get("ansible_host") or host}
+
+
+def describe(findings: list[clinics.Finding], checked: list[str]) -> str:
     """What was found, as text: the problems of one clinic as a deploy lists them, those of several as a table."""
     wrong = [each for each in findings if each.problem["severity"] == "error"]
-    if number == 1 and wrong:
+    if wrong and len(checked) == 1 and all(each.clinics == checked for each in findings):
         title = f"{len(wrong)} setting(s) to correct; nothing was changed."
         return "\n".join([title, *(evaluate.say(each.problem) for each in findings)])
-    title = f"{say_count(number, 'clinic')} checked; nothing was changed."
+    title = f"{say_count(len(checked), 'clinic')} checked; nothing was changed."
     if wrong:
         concerned = say_count(clinics.count_clinics(wrong), "clinic")
         title += f" {say_count(len(wrong), 'problem')} to correct, in {concerned}:"
     else:
         title += " No setting is wrong; please read:" if findings else " No setting is wrong."
-    table = clinics.write_table(findings, number, min(Display().columns, WIDEST) - INDENT)
+    table = clinics.write_table(findings, checked, min(Display().columns, WIDEST) - INDENT)
     return "\n".join([title, table]).rstrip()

@@ -34,7 +34,8 @@ class ActionModule(ActionBase):
         names = [own for role in roles for own in specs.read_specs(role)["main"]["options"]]
         values, unread = evaluate.read_values(self._templar, names)
         # a setting in the inventory may use a fact of the machine that is not gathered yet
-        later = frozenset() if variables.get("ansible_facts") else frozenset(evaluate.filter_by_facts(unread))
+        known = bool(variables.get("ansible_facts"))
+        later = frozenset(() if known else evaluate.filter_by_facts(self._templar, unread))
         given = Given(
             values,
             unread,

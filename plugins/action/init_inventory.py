@@ -77,7 +77,7 @@ class ActionModule(ActionBase):
         names = [own for role in CHECKS for own in specs.read_specs(role)["main"]["options"]]
         templar = self._templar.copy_with_new_env(available_variables=self._read_variables(files))
         values, unread = evaluate.read_values(templar, names)
-        later = frozenset(evaluate.filter_by_facts(unread))
+        later = frozenset(evaluate.filter_by_facts(templar, unread))
         found: list[Problem] = find_problems(CHECKS, Given(values, unread, later, names=written, written=written))
         return found
 

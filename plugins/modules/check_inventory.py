@@ -12,6 +12,7 @@ description:
   - Evaluates the settings of every host of the play as a deploy does, and what two of them may not share, such as a
     host name or a name in one backup repository. Fails with one table of all problems, each with the clinics that
     have it, the reason and the remedy.
+  - With C(--limit), each host of the play is also compared with the other hosts of the group C(orthanc).
   - Runs on the controller only, as an action plugin, once for all hosts; no machine is contacted.
 options:
   only_errors:

@@ -15,10 +15,10 @@ from clinics_inventory import SECRET, write_inventory
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def check(inventory: Path) -> tuple[int, dict[str, Any]]:
+def check(inventory: Path, *options: str) -> tuple[int, dict[str, Any]]:
     """Exit code and result of the playbook."""
     done = subprocess.run(
-        ["ansible-playbook", "-i", str(inventory), "clinicops.orthanc.check_inventory"],
+        ["ansible-playbook", "-i", str(inventory), "clinicops.orthanc.check_inventory", *options],
         capture_output=True,
         text=True,
         check=False,
@@ -65,6 +65,32 @@ def test_all_problems_of_many_clinics_are_one_table_and_no_machine_is_asked(tmp_
     assert said.count("clinic-007 orthanc_aet 'MORE_THAN_SIXTEEN' is not an AE title") == 1
     assert said.count("orthanc_worklist_keep_days must be a whole number") == 1
     assert not asked.exists()
+
+
+def test_a_clinic_is_compared_with_those_that_the_limit_leaves_out(tmp_path: Path) -> None:
+    faults: dict[str, dict[str, Any]] = {
+        "clinic-001": {"orthanc_backup_host": "pacs"},
+        "clinic-002": {"orthanc_backup_host": "pacs", "orthanc_aet": "MORE_THAN_SIXTEEN"},
+        "clinic-003": {"orthanc_hostname": "pacs.clinic-004.example", "orthanc_rollout": [5]},
+        # an address without a name, and a name that is one
+        "clinic-005": {"ansible_host": "clinic-001"},
+        "clinic-006": {"orthanc_name": "{{ clinic_of_nobody }}", "orthanc_backup_host": "{{ clinic_of_nobody }}"},
+        "clinic-007": {"orthanc_backup_host": "{{ clinic_of_nobody }}"},
+    }
+    shared = {"orthanc_backup_repository": "sftp:backup@192.0.2.250:/orthanc"}
+    write_inventory(tmp_path / "inventory", 9, faults, shared)
+    (tmp_path / "inventory/host_vars/clinic-008/main.yml").write_text("not: [YAML")
+    own = tmp_path / "inventory/host_vars/clinic-001/main.yml"
+    own.write_text("\n".join(line for line in own.read_text().splitlines() if "ansible_host" not in line))
+    status, result = check(tmp_path / "inventory", "--limit", "clinic-001")
+    assert status == 2
+    assert {one["path"]: one["clinics"] for one in result["problems"]} == {
+        "orthanc_backup_host": ["clinic-001", "clinic-002"],
+        "ansible_host": ["clinic-001", "clinic-005"],
+    }
+    assert result["msg"].startswith("1 clinic checked; nothing was changed. 2 problems to correct, in 3 clinics:")
+    status, result = check(tmp_path / "inventory", "--limit", "clinic-000")
+    assert (status, result["problems"]) == (0, [])
 
 
 # --- what two clinics may not share -------------------------------------------------------------
@@ -117,6 +143,11 @@ SHARED: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, str]]]] = [
     ({}, {"ansible_host": "a.example", "ansible_port": 2222}, []),
     # the same private address behind another bastion
     ({}, {"ansible_host": "a.example", "ansible_ssh_common_args": "-J bastion.b.example"}, []),
+    ({}, {"ansible_host": "a.example", "ansible_ssh_extra_args": "-J bastion.b.example"}, []),
+    # the defaults, written down
+    ({}, {"ansible_host": "a.example", "ansible_port": 22, "ansible_connection": "ssh"}, [("error", "ansible_host")]),
+    # not known yet: from a fact
+    ({"orthanc_backup_host": None}, {"orthanc_backup_host": None}, []),
     ({}, {"orthanc_config_name": "a"}, [("warning", "orthanc_name")]),
     (
         {},
@@ -175,7 +206,7 @@ def test_equal_problems_are_one_row_and_errors_come_first() -> None:
         ("orthanc_name", ["a", "b", "c"]),
     ]
     assert clinics.count_clinics(found) == 3
-    lines = clinics.write_table(found, 3, 60).splitlines()
+    lines = clinics.write_table(found, ["a", "b", "c"], 60).splitlines()
     assert max(map(len, lines)) <= 60
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == ["b", "all 3 clinics"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.clinicops.orthanc.plugins.modules import check_settings
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import proxy
@@ -34,7 +35,7 @@ FAULTS: list[tuple[str, Any, str, str]] = [
         "Remedy: ",
     ),
     ("orthanc_proxy_certificate_users", ["gatway"], "names gatway, who is not in orthanc_users", "correct the name"),
-    ("orthanc_dicom_sources", ["0.0.0.0/0"], "(dicom) include 0.0.0.0/0", "list the clinic's networks"),
+    ("orthanc_https_sources", ["0.0.0.0/0"], "(https) include 0.0.0.0/0", "list the clinic's networks"),
     ("orthanc_backup_repository", "nowhere", "orthanc_backup_repository 'nowhere' is neither", "rest:https://host/"),
     (
         "orthanc_monitor_disk_guard_percent",
@@ -103,6 +104,40 @@ def test_a_setting_that_cannot_be_read_is_named_once_with_the_others_problems(tm
     assert said.count("orthanc_users cannot be read: 'vault_of_nobody' is undefined. Remedy: define it.") == 1
     assert "--ask-vault-pass" in said
     assert "orthanc_worklist_max_items must be a whole number from 1 to 100000, not 0" in said
+
+
+CLINIC = {"clinic": {"name": "mill"}, "vault_of_the_clinic": SECRET}
+UNREADABLE: list[tuple[str, Any, str]] = [
+    ("orthanc_name", "{{ clinic.fqdn }}", "object of type 'dict' has no attribute 'fqdn'"),
+    ("orthanc_aet", "{{ lookup('file', '/no/such/file') }}", "the lookup plugin 'file' failed"),
+    ("orthanc_tmp_dir", "{{ clinic.name ", "syntax error in template"),
+    ("orthanc_monitor_webhook", "{{ orthanc_monitor_webhook }}", "recursive loop detected"),
+    ("orthanc_monitor_mail_to", "{{ clinic[vault_of_the_clinic] }}", "its template fails"),
+]
+
+
+def test_a_template_that_fails_without_a_fact_is_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
+    wrong = {name: value for name, value, _why in UNREADABLE}
+    # a fact may be right
+    right = {"orthanc_worklist_keep_days": "{{ clinic_days }}", "clinic_days": "{{ ansible_facts.clinic.days }}"}
+    status, said = say("clinicops.orthanc.deploy", tmp_path, {**CLINIC, **wrong, **right})
+    assert status == 2
+    assert f"{len(UNREADABLE)} setting(s) to correct" in said
+    for name, _value, why in UNREADABLE:
+        assert said.count(f"{name} cannot be read: {why}. Remedy: correct its template") == 1, name
+    assert "FAILED on pacs: Check all settings before anything changes" in said
+    assert SECRET not in said
+
+
+def test_a_secret_that_cannot_be_decrypted_is_refused_before_a_machine_is_asked(tmp_path: Path) -> None:
+    encrypted = VaultLib([("other", VaultSecret(b"another password"))]).encrypt(SECRET).decode()
+    (tmp_path / "host_vars").mkdir()
+    lines = ["orthanc_monitor_webhook: !vault |", *(f"  {line}" for line in encrypted.splitlines())]
+    (tmp_path / "host_vars/pacs.yml").write_text("\n".join(lines))
+    status, said = say("clinicops.orthanc.deploy", tmp_path, {})
+    assert status == 2
+    assert "1 setting(s) to correct" in said
+    assert re.search(r"orthanc_monitor_webhook cannot be read: [^.]*vault[^.]*\. Remedy: define it\.", said), said
 
 
 def test_a_setting_that_is_made_of_a_fact_is_checked_when_there_are_facts(tmp_path: Path) -> None:
@@ -223,6 +258,17 @@ def test_what_the_specs_alone_say_is_said_with_the_rest() -> None:
     assert found["orthanc_install_docker_pids"] == "must be a whole number"
     assert found["orthanc_install_docker_network"] == "must be one of bridge, host"
     assert set(found) <= set(wrong)
+
+
+def test_a_line_without_a_value_is_refused_where_it_is_not_empty_text() -> None:
+    """A template of a role would fail with it in the middle of a deploy."""
+    for name, setting in specs.list_public().items():
+        found = find_problems(ALL, give(**{name: None}))
+        refused = [one for one in found if one["severity"] == "error" and one["path"].startswith(name)]
+        if setting.default == "" or setting.entry != "main":
+            assert "is empty" not in [one["message"] for one in refused], name
+        else:
+            assert len(refused) == 1, (name, found)
 
 
 def test_a_fault_of_a_shared_setting_is_said_once() -> None:

@@ -11,15 +11,33 @@ import posixpath
 import re
 import textwrap
 import urllib.parse
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup import ssh
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import evaluate
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-# what decides which machine Ansible reaches, in addition to the address: clinics may have the same private addresses
-WAY = ("ansible_port", "ansible_connection", "ansible_ssh_common_args", "ansible_ssh_args")
+# what two clinics may not share
+COMPARED = (
+    "orthanc_proxy_hostname",
+    "orthanc_proxy_ca_directory",
+    "orthanc_proxy_users",
+    "orthanc_config_name",
+    "orthanc_backup_repository",
+    "orthanc_backup_host",
+    "orthanc_backup_password",
+    "orthanc_verify_report_key",
+)
+# what decides which machine Ansible reaches, in addition to the address, with its defaults: clinics may have the same
+# private addresses
+WAY = {
+    "ansible_port": "22",
+    "ansible_connection": "ssh",
+    "ansible_ssh_common_args": "",
+    "ansible_ssh_extra_args": "",
+    "ansible_ssh_args": "",
+}
 CONNECTION = ("ansible_host", *WAY)
 SEVERITIES = ("error", "warning", "waived")
 NAMED = 6  # more clinics than these are counted
@@ -34,8 +52,18 @@ class Finding(NamedTuple):
 
 
 # --- what clinics may not share -------------------------------------------------------------------
-def find_shared(clinics: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """The problems of settings that two clinics may not share. `clinics`: own settings and CONNECTION by host."""
+def find_shared(
+    checked: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Finding]:
+    """The problems of settings that two clinics may not share, if one of them is checked.
+
+    `checked`: own settings and CONNECTION by host; `others`: the same of clinics that --limit leaves out.
+    """
+    found = _find_shared({**checked, **(others or {})})
+    return [*(each for each in found if not checked.keys().isdisjoint(each.clinics)), *_find_rollouts(checked)]
+
+
+def _find_shared(clinics: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     return [
         *_find_names(clinics),
         *_find_equal(
@@ -61,7 +89,6 @@ def find_shared(clinics: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
             "warning",
         ),
         *_find_secrets(clinics),
-        *_find_rollouts(clinics),
     ]
 
 
@@ -115,7 +142,7 @@ def _place_of_backups(settings: Mapping[str, Any]) -> Hashable | None:
     repository, host = settings.get("orthanc_backup_repository"), settings.get("orthanc_backup_host")
     if not isinstance(repository, str) or not re.match(r"[a-z0-9]+:", repository) or repository.startswith("local:"):
         return None
-    return _spell(repository), str(host)
+    return (_spell(repository), str(host)) if host else None
 
 
 def _spell(repository: str) -> str:
@@ -132,9 +159,9 @@ def _spell(repository: str) -> str:
 
 
 def _place_of_machine(settings: Mapping[str, Any]) -> Hashable | None:
-    """The address and the way to it, for clinics that have one in the inventory."""
+    """The address and the way to it."""
     address = settings.get("ansible_host")
-    return (str(address), *(str(settings.get(name, "")) for name in WAY)) if address else None
+    return (str(address), *(str(settings.get(name) or usual) for name, usual in WAY.items())) if address else None
 
 
 def _find_secrets(clinics: Mapping[str, Any]) -> Iterator[Finding]:
@@ -248,8 +275,8 @@ def count_clinics(findings: Iterable[Finding]) -> int:
     return len({name for each in findings for name in each.clinics})
 
 
-def write_table(findings: Iterable[Finding], clinics: int, width: int) -> str:
-    """The problems as a table of text: which of all `clinics`, what is wrong, what to do."""
+def write_table(findings: Iterable[Finding], clinics: Collection[str], width: int) -> str:
+    """The problems as a table of text: which of the checked `clinics`, what is wrong, what to do."""
     rows = []
     for each in findings:
         word = {"error": "", "warning": "Warning: ", "waived": "Waived: "}[each.problem["severity"]]
@@ -267,9 +294,9 @@ def _wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _name(names: list[str], clinics: int) -> str:
-    if len(names) == clinics > 1:
-        return f"all {clinics} clinics"
+def _name(names: list[str], clinics: Collection[str]) -> str:
+    if len(names) > 1 and set(names) == set(clinics):
+        return f"all {len(names)} clinics"
     if len(names) > NAMED:
         return f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
     return ", ".join(names)

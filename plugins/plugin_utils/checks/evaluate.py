@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -13,6 +13,12 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem
 
 FAILS = "its template fails"
+# what of Ansible's messages contains no value
+REASON = re.compile(
+    r"'[^']*' is undefined|object of type '[^']*' has no attribute '(?P<key>[^']*)'|[Ss]yntax error in template"
+    r"|[Rr]ecursive loop detected|[Tt]he \w+ plugin '[\w.]+' (?:failed|was not found)"
+    r"|[Dd]ecryption failed|no vault secrets found"
+)
 
 
 def read_layers(loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,19 +44,56 @@ def read_values(templar: Any, names: Iterable[str]) -> tuple[dict[str, Any], dic
         try:
             values[name] = copy_plain(templar.resolve_variable_expression(name))
         except AnsibleError as error:
-            # the rest of Ansible's message may contain a value
-            why = re.search(r"'[^']*' is undefined", str(error))
-            unread[name] = why[0] if why else FAILS
+            unread[name] = _explain(str(error), list_templates(templar.available_variables, name))
     return values, unread
 
 
-def filter_by_facts(unread: dict[str, str]) -> list[str]:
-    """The settings that may be readable once facts are gathered: a fact, or a key of a dictionary, is still missing."""
+def _explain(message: str, templates: list[str]) -> str:
+    """The reason in Ansible's message, without a value: a key is shown if a template names it."""
+    found = REASON.search(message)
+    if not found or (found["key"] and not any(found["key"] in text for text in templates)):
+        return FAILS
+    return found[0][0].lower() + found[0][1:]
+
+
+def filter_by_facts(templar: Any, unread: dict[str, str]) -> list[str]:
+    """The settings that may be readable once facts are gathered: their templates read facts, which begin with ansible_.
+
+    Other templates fail with facts as well.
+    """
+    variables = templar.available_variables
     return [
         name
         for name, why in unread.items()
-        if name not in specs.read_wiring() and (why == FAILS or why.startswith("'ansible_"))
+        if name not in specs.read_wiring()
+        and (
+            why.startswith("'ansible_")
+            or ("undefined" not in why and any("ansible_" in text for text in list_templates(variables, name)))
+        )
     ]
+
+
+def list_templates(variables: Mapping[str, Any], name: str) -> list[str]:
+    """The templates in a variable and in those that they read, as they are written."""
+    found: list[str] = []
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen and one in variables:
+            seen.add(one)
+            templates = [text for text in _list_texts(variables[one]) if "{{" in text or "{%" in text]
+            found += templates
+            waiting += re.findall(r"\w+", " ".join(templates))
+    return found
+
+
+def _list_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _list_texts(part)
 
 
 def copy_plain(value: Any) -> Any:

@@ -37,6 +37,7 @@ DEFINE = (
     "define it. Passwords belong in a vault: ansible-vault edit group_vars/orthanc/vault.yml, and --ask-vault-pass when"
     " you deploy"
 )
+CORRECT = "correct its template, or the variables that it reads"
 
 
 @dataclasses.dataclass
@@ -84,8 +85,8 @@ def find_problems(roles: Iterable[str], given: Given) -> list[Problem]:
             # a setting that was not read is not wrong, nor is one that cannot be compared with it
             if not {_root(one), *re.findall(r"\borthanc_\w+", one["message"])} & unread and one not in found:
                 found.append(one)
-    judged = {_root(one) for one in found}
     for role in roles:
+        judged = {_root(one) for one in found}
         found += [one for one in _find_unspecified(role, given) if _root(one) not in judged]
     if not given.later and not any(one["severity"] == "error" for one in found):
         found += [
@@ -120,7 +121,12 @@ def _find_private(written: Iterable[str]) -> list[Problem]:
 def _find_unread(given: Given) -> list[Problem]:
     """Settings that cannot be evaluated; each once, even if several roles read it."""
     found = {
-        specs.name_public(own): problem(specs.name_public(own), f"cannot be read: {why}", DEFINE, "unreadable")
+        specs.name_public(own): problem(
+            specs.name_public(own),
+            f"cannot be read: {why}",
+            DEFINE if re.search("undefined|vault|ecrypt", why) else CORRECT,
+            "unreadable",
+        )
         for own, why in given.unread.items()
         if own not in specs.read_wiring() and own not in given.later
     }
@@ -132,6 +138,9 @@ def _find_unspecified(role: str, given: Given) -> list[Problem]:
     found = []
     for own, spec in specs.read_specs(role)["main"]["options"].items():
         if own in specs.read_wiring() or own not in given.values:
+            continue
+        if given.values[own] is None and not _may_be_empty(role, own):
+            found.append(problem(specs.name_public(own), "is empty", "write a value, or remove the line"))
             continue
         try:
             errors = ArgumentSpecValidator({own: spec}).validate({own: given.values[own]}).error_messages
@@ -146,6 +155,11 @@ def _find_unspecified(role: str, given: Given) -> list[Problem]:
             message = f"must be one of {', '.join(map(str, spec['choices']))}"
         found.append(problem(specs.name_public(own), message, "correct it; docs/variables.md describes it"))
     return found
+
+
+def _may_be_empty(role: str, own: str) -> bool:
+    """Whether the default of a setting is empty text, for which a line without a value stands as well."""
+    return specs.read_shared().get(specs.name_public(own), specs.read_defaults(role)[own]) in ("", None)
 
 
 def _check_nothing(_given: Given) -> list[Problem]:
