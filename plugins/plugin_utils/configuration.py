@@ -95,6 +95,7 @@ DEFAULTS: dict[str, Any] = {
     "worklist_dir": "/var/lib/orthanc/worklists",
     "users": [],
     "modalities": [],
+    "dicom_sources": [],
     "local_modalities": [],
     "settings": {},
     "waivers": {},
@@ -214,6 +215,9 @@ def problems(settings: dict[str, Any]) -> list[Problem]:
         and not (re.split(r"[.\[]", item["path"])[0] in DERIVED and item["rule"] != "unknown_option")
     ]
     waived: list[Problem] = rules.waive(found, settings["waivers"])
+    if any(one["path"] == "orthanc_dicom_sources" for one in found):  # its remedy needs this waiver
+        idle = ("idle_waiver", "orthanc_waivers.any_address")
+        waived = [one for one in waived if (one["rule"], one["path"]) != idle]
     return waived
 
 
@@ -300,7 +304,27 @@ def _settings(settings: dict[str, Any]) -> list[Problem]:
         *local,
         *_modalities("orthanc_modalities", settings["modalities"], [] if local else settings["local_modalities"]),
     ]
-    return [*found, *_dicom_tls(settings), *_commitment(settings)]
+    return [*found, *_dicom_sources(settings), *_dicom_tls(settings), *_commitment(settings)]
+
+
+def _dicom_sources(settings: dict[str, Any]) -> list[Problem]:
+    """Problems of the networks of devices without a fixed address: the firewall lets them in, but Orthanc refuses them
+    unless it no longer compares addresses, or accepts devices that it does not know."""
+    sources, options = settings["dicom_sources"], settings["settings"]
+    if not isinstance(sources, list):
+        return [
+            problem("orthanc_dicom_sources", "must be a list", "write each network on its own line, after a hyphen")
+        ]
+    if not sources or not isinstance(options, dict) or options.get("DicomCheckModalityHost") is False:
+        return []
+    if any(
+        value for name, value in options.items() if re.match("DicomAlwaysAllow|DicomModalitiesInDatabase", str(name))
+    ):
+        return []
+    message = "lets devices through the firewall that Orthanc refuses, because it compares their addresses"
+    remedy = "set orthanc_config_settings: {DicomCheckModalityHost: false} and orthanc_waivers: {any_address: <your"
+    remedy += " reason>}; or remove it, and list each device with a fixed address in orthanc_modalities"
+    return [problem("orthanc_dicom_sources", message, remedy)]
 
 
 def _commitment(settings: dict[str, Any]) -> list[Problem]:
@@ -323,7 +347,7 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
     if not isinstance(names, list) or not isinstance(devices, list):
         return [problem("orthanc_dicom_tls", "must be a list", "list names from orthanc_modalities")]
     if strange := [name for name in names if not isinstance(name, str)]:
-        message = f"contains {strange[0]!r}, which YAML reads as a {type(strange[0]).__name__}"
+        message = f"contains {strange[0]!r}, which {_say_kind(strange[0])}"
         return [problem("orthanc_dicom_tls", message, "put the name in quotes, here and in orthanc_modalities")]
     known = {str(item.get("name")): item for item in devices if isinstance(item, dict)}
     found = []
@@ -350,6 +374,8 @@ def _dicom_tls(settings: dict[str, Any]) -> list[Problem]:
 
 def _ae_title(path: str, value: Any) -> list[Problem]:
     """The problem of an AE title (DICOM PS3.5, VR AE: at most 16 characters, spaces at either end do not count)."""
+    if _lacks_quotes(value):
+        return [problem(path, f"{value!r} {_say_kind(value)}", "put it in quotes")]
     if isinstance(value, str) and re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?", value):
         return []
     return [
@@ -359,6 +385,22 @@ def _ae_title(path: str, value: Any) -> list[Problem]:
             "use 1 to 16 characters, preferably A-Z, 0-9 and _, without a backslash or a space at either end",
         )
     ]
+
+
+def _lacks_quotes(value: Any) -> bool:
+    """Whether YAML reads as a number, a date, true or false what may be meant as text."""
+    return value is not None and not isinstance(value, (str, list, dict))
+
+
+def _say_kind(value: Any) -> str:
+    """What YAML made of a text without quotes."""
+    kinds: dict[Any, str] = {
+        bool: "true or false",
+        (int, float): "a number",
+        (list, dict): "a list or a dictionary",
+        type(None): "nothing",
+    }
+    return f"is read by YAML as {next((word for kind, word in kinds.items() if isinstance(value, kind)), 'a date')}"
 
 
 def _path(path: str, value: Any) -> list[Problem]:
@@ -432,8 +474,10 @@ def _users(users: Any) -> list[Problem]:
 
 
 def _user_name(path: str, name: Any, seen: set[str]) -> list[Problem]:
+    # the value is not shown: it may be a misplaced password
+    if _lacks_quotes(name):
+        return [problem(path, _say_kind(name), "put the name in quotes")]
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
-        # the value is not shown: it may be a misplaced password
         return [problem(path, "is not a valid user name", "use letters, digits, dot, hyphen and _")]
     if name.lower() in RESERVED_NAMES:
         message = f"{name!r} is reserved by nginx or by this collection"
@@ -482,7 +526,7 @@ def _device(path: str, key: str, value: Any) -> list[Problem]:
     if key == "port":
         return _port(path, value)
     if key == "name" and not isinstance(value, str):
-        return [problem(path, f"{value!r} is read by YAML as a {type(value).__name__}", "put the name in quotes")]
+        return [problem(path, f"{value!r} {_say_kind(value)}", "put the name in quotes")]
     if key == "name" and not re.fullmatch(r"[A-Za-z0-9_-]+", value):
         return [problem(path, f"{value!r} is not a name that Orthanc accepts", "use letters, digits, hyphen and _")]
     if key == "host":

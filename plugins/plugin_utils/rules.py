@@ -561,3 +561,7 @@ def _worklists(sound: Sound, plugin: str) -> Iterator[Problem]:
     elif named and worklists.get("DeleteWorklistsDelay"):
         message = "only works with SaveInOrthancDatabase, and Orthanc does not start"
         yield problem("Worklists.DeleteWorklistsDelay", message, "set it to 0", "worklist_folder")
+    elif named and worklists.get("DeleteWorklistsOnStableStudy"):
+        message = "would crash Orthanc a minute after each start, if one file in the folder is invalid"
+        remedy = "set it to false: orthanc-worklist removes items that are done"
+        yield problem("Worklists.DeleteWorklistsOnStableStudy", message, remedy, "worklist_folder")

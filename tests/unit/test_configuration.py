@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import json
+from datetime import date
 from typing import Any
 
 import pytest
@@ -169,6 +170,45 @@ def test_each_problem_names_its_setting_and_a_remedy(path: str, value: Any, wher
     assert len(found) == 1
     assert says in found[0]["message"]
     assert found[0]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1234, "a number"), (False, "true or false"), (date(2026, 11, 30), "a date")]
+)
+def test_a_name_that_lacks_quotes_is_told_so(value: Any, kind: str) -> None:
+    for path, where in (("aet", "orthanc_aet"), ("modalities.0.aet", "orthanc_modalities[0].aet")):
+        [aet] = configuration.problems(with_change(path, value))
+        assert (aet["path"], aet["remedy"]) == (where, "put it in quotes")
+        assert aet["message"].endswith(f"is read by YAML as {kind}")
+    [name] = configuration.problems(with_change("users.0.name", value))
+    # it may be a misplaced password
+    assert (name["message"], name["remedy"]) == (f"is read by YAML as {kind}", "put the name in quotes")
+
+
+NETWORKS = ["198.51.100.64/26"]
+ANY_ADDRESS = {"any_address": "the portable scanner has no fixed address"}
+
+
+@pytest.mark.parametrize("sources", [None, "198.51.100.64/26"])
+def test_networks_of_devices_are_a_list(sources: Any) -> None:
+    [found] = configuration.problems(with_change("dicom_sources", sources))
+    assert (found["path"], found["message"]) == ("orthanc_dicom_sources", "must be a list")
+
+
+@pytest.mark.parametrize("options", [{}, {"DicomCheckModalityHost": True}, {"DicomAlwaysAllowStore": False}])
+def test_networks_of_devices_that_orthanc_refuses_are_refused(options: dict[str, Any]) -> None:
+    [found] = configuration.problems({**GOOD, "dicom_sources": NETWORKS, "settings": options, "waivers": ANY_ADDRESS})
+    assert found["path"] == "orthanc_dicom_sources"
+    assert "orthanc_config_settings: {DicomCheckModalityHost: false}" in found["remedy"]
+
+
+@pytest.mark.parametrize("option", [{"DicomAlwaysAllowStore": True}, {"DicomModalitiesInDatabase": True}])
+def test_networks_of_devices_that_orthanc_accepts_are_right(option: dict[str, Any]) -> None:
+    found = configuration.problems({**GOOD, "dicom_sources": NETWORKS, "settings": option})
+    assert "orthanc_dicom_sources" not in [one["path"] for one in found]
+    off = {"DicomCheckModalityHost": False}
+    [waived] = configuration.problems({**GOOD, "dicom_sources": NETWORKS, "settings": off, "waivers": ANY_ADDRESS})
+    assert waived["severity"] == "waived"
 
 
 def test_a_typo_gets_the_nearest_right_name() -> None:

@@ -231,6 +231,11 @@ def test_the_new_worklist_plugin_has_its_own_options() -> None:
         ({"Enable": True}, {"worklist_folder": "Worklists"}),
         ({**folder, "SaveInOrthancDatabase": True}, {"worklist_folder": "Worklists"}),
         ({**folder, "DeleteWorklistsDelay": 24}, {"worklist_folder": "Worklists.DeleteWorklistsDelay"}),
+        ({**folder, "DeleteWorklistsOnStableStudy": False}, {}),
+        (
+            {**folder, "DeleteWorklistsOnStableStudy": True},
+            {"worklist_folder": "Worklists.DeleteWorklistsOnStableStudy"},
+        ),
     ):
         assert found({"Worklists": worklists}, "1.13.0", "orthanc-worklists") == expected
 
