@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible.utils.vars import load_extra_vars
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.words import say_count
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import clinics, evaluate
@@ -61,18 +63,20 @@ class ActionModule(ActionBase):
 
     def _read_other(self, hostvars: Any, layers: tuple[Variables, Variables], host: str) -> Variables:
         """What is compared of a clinic that --limit leaves out. Whatever of it cannot be read is no problem of this
-        play."""
+        play. What --extra-vars set is meant for the clinics of the play."""
         try:
-            written, templar = self._read_variables(hostvars, layers, host)
+            written, templar = self._read_variables(hostvars, layers, host, load_extra_vars(self._loader))
         except AnsibleError:  # a file that is not YAML, or of which the vault's password is not here
             warn_of_host(["its variables cannot be read, so it is not compared with the clinics of this run"], host)
             return {}
         values, _unread = evaluate.read_values(templar, clinics.COMPARED)
         return {**values, **read_connection(templar, written, host)}
 
-    def _read_variables(self, hostvars: Any, layers: tuple[Variables, Variables], host: str) -> tuple[Variables, Any]:
+    def _read_variables(
+        self, hostvars: Any, layers: tuple[Variables, Variables], host: str, without: Collection[str] = ()
+    ) -> tuple[Variables, Any]:
         """The variables of a clinic as the inventory has them, and what evaluates them with those of the roles."""
-        written = hostvars.raw_get(host)
+        written = {name: value for name, value in hostvars.raw_get(host).items() if name not in without}
         variables = {**layers[0], **written, **layers[1], "hostvars": hostvars}
         return written, self._templar.copy_with_new_env(available_variables=variables)
 

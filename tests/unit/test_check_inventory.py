@@ -80,8 +80,8 @@ def test_a_clinic_is_compared_with_those_that_the_limit_leaves_out(tmp_path: Pat
     shared = {"orthanc_backup_repository": "sftp:backup@192.0.2.250:/orthanc"}
     write_inventory(tmp_path / "inventory", 9, faults, shared)
     (tmp_path / "inventory/host_vars/clinic-008/main.yml").write_text("not: [YAML")
-    own = tmp_path / "inventory/host_vars/clinic-001/main.yml"
-    own.write_text("\n".join(line for line in own.read_text().splitlines() if "ansible_host" not in line))
+    nameless = tmp_path / "inventory/host_vars/clinic-001/main.yml"
+    nameless.write_text("\n".join(line for line in nameless.read_text().splitlines() if "ansible_host" not in line))
     status, result = check(tmp_path / "inventory", "--limit", "clinic-001")
     assert status == 2
     assert {one["path"]: one["clinics"] for one in result["problems"]} == {
@@ -89,8 +89,11 @@ def test_a_clinic_is_compared_with_those_that_the_limit_leaves_out(tmp_path: Pat
         "ansible_host": ["clinic-001", "clinic-005"],
     }
     assert result["msg"].startswith("1 clinic checked; nothing was changed. 2 problems to correct, in 3 clinics:")
-    status, result = check(tmp_path / "inventory", "--limit", "clinic-000")
-    assert (status, result["problems"]) == (0, [])
+    # what the command line sets is meant for the clinics of the play
+    own = json.dumps({"orthanc_hostname": "pacs.clinic.example", "orthanc_backup_host": "clinic-of-before"})
+    for more in ([], ["--extra-vars", own]):
+        status, result = check(tmp_path / "inventory", "--limit", "clinic-000", *more)
+        assert (status, result["problems"]) == (0, [])
 
 
 # --- what two clinics may not share -------------------------------------------------------------
