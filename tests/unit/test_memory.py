@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.clinicops.orthanc.plugins.filter.orthanc_memory import orthanc_memory
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import words
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, rules
 
 MIB = 1 << 20
+CONTAINER = Path(__file__).resolve().parents[2] / "roles/orthanc_install/tasks/container.yml"
 RELEASES = ("1.10.0", "1.10.1", "1.12.2", "1.12.7", "1.12.10", "1.13.0")
 
 
@@ -111,3 +115,28 @@ def test_the_documentation_has_these_figures(gigabytes: int, package: str, image
     assert found == [package, image]
     row = f"| {gigabytes} GiB | {words.say_size(limit)} | {package} | {image} |"
     assert row in (Path(__file__).parents[2] / "docs/performance.md").read_text(encoding="utf-8")
+
+
+def read_limits(limit: int, swap: bool) -> tuple[Any, Any]:
+    """The container's limits of memory, and of memory and swap together, as the role asks Docker for them."""
+    [task] = [one for one in yaml.safe_load(CONTAINER.read_text()) if "community.docker.docker_container" in one]
+    asked = task["community.docker.docker_container"]
+    known = {"limits_memory": True, "limits_swap": swap}
+    sizes = {"__orthanc_install_memory": {"limit": limit}, "__orthanc_install_orthanc": known, "omit": None}
+    templar = Templar(DataLoader(), variables=sizes)
+    rendered = [templar.template(trust_as_template(asked.get(name, ""))) for name in ("memory", "memory_swap")]
+    return rendered[0], rendered[1]
+
+
+@pytest.mark.parametrize("machine", [1967, 3915, 7942, 15990])
+def test_a_container_grows_with_the_machine(machine: int) -> None:
+    """Docker refuses a limit above the container's present limit of memory and swap, unless both come together; at its
+    creation it makes the second one twice the first."""
+    first, second = (memory.size(one * MIB, "", "1.12.7")["limit"] for one in (machine, 2 * machine))
+    assert read_limits(second, True) == (second, 2 * second)
+    assert read_limits(first, True) == (first, 2 * first), "as Docker made it: nothing changes"
+
+
+def test_where_docker_cannot_limit_swap_it_is_not_asked() -> None:
+    """It would keep -1, and each deploy would report a change."""
+    assert read_limits(MIB, False) == (MIB, None)
