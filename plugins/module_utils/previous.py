@@ -215,11 +215,21 @@ def describe_container(found: dict[str, Any]) -> dict[str, Any]:
     return definition
 
 
+def restore_limits(now: dict[str, Any], found: dict[str, Any]) -> None:
+    """Gives the container, which is the same one, what a deploy changes of it in place: memory and restart policy."""
+    if all(now[one] == found[one] for one in ("Memory", "MemorySwap", "RestartPolicy")):
+        return
+    policy, retries = found["RestartPolicy"]["Name"] or "no", found["RestartPolicy"]["MaximumRetryCount"]
+    limits = [f"--memory={found['Memory']}", f"--memory-swap={found['MemorySwap']}"]
+    read_output("docker", "update", *limits, f"--restart={policy}{f':{retries}' if retries else ''}", NAME)
+
+
 def restore_container(found: dict[str, Any]) -> bool:
     """Makes the container as it was defined before, if it is another one now. Returns whether it did; it is not started
     yet. Images and index are in directories of the machine."""
     now = present.inspect(NAME)
     if now.get("Id") == found["Id"]:
+        restore_limits(now["HostConfig"], found["HostConfig"])
         return False
     if now and describe_container(now) == describe_container(found):
         return False  # an earlier attempt made it

@@ -158,3 +158,31 @@ def test_what_was_kept_stays_where_docker_does_not_answer(tmp_path: Path, monkey
     assert (outcome.returned, outcome.short) == (False, "could not be put back")
     assert f"layer does not exist. Remedy: see systemctl status docker. What was kept is in {directory}" in outcome.said
     assert Notes.read(directory).step == "kept"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "asked"),
+    [
+        # the deploy gave the same container more memory
+        ((1408, 2816, "unless-stopped", 0), (2880, 5760, "unless-stopped", 0), "1408 2816 unless-stopped"),
+        ((1408, 2816, "on-failure", 3), (1408, 2816, "unless-stopped", 0), "1408 2816 on-failure:3"),
+        ((0, -1, "", 0), (0, -1, "unless-stopped", 0), "0 -1 no"),
+        ((1408, 2816, "unless-stopped", 0), (1408, 2816, "unless-stopped", 0), ""),
+    ],
+)
+def test_the_limits_of_the_same_container_are_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was: tuple[object, ...], now: tuple[object, ...], asked: str
+) -> None:
+    play_docker(monkeypatch, tmp_path, json.dumps([describe_limits(now)]))
+    script = tmp_path / "docker"
+    script.write_text(script.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'))
+    assert previous.restore_container(describe_limits(was)) is False, "it is the same container, and runs"
+    [memory, swap, policy] = asked.split() or ["", "", ""]
+    wanted = [f"update --memory={memory} --memory-swap={swap} --restart={policy} orthanc"] if asked else []
+    assert (tmp_path / "asked").read_text().splitlines()[1:] == wanted
+
+
+def describe_limits(limits: tuple[object, ...]) -> dict[str, object]:
+    memory, swap, policy, retries = limits
+    restart = {"Name": policy, "MaximumRetryCount": retries}
+    return {"Id": "1", "HostConfig": {"Memory": memory, "MemorySwap": swap, "RestartPolicy": restart}}
