@@ -413,6 +413,24 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         assert list(held.iterdir()) == []
 
 
+def test_a_large_file_has_one_reason_though_the_intake_was_killed(settings: Any, monkeypatch: Any, later: Any) -> None:
+    path = drop(settings, data=b"")
+    os.truncate(path, 2_000_000)
+    os.utime(path, (1000, 1000))
+
+    def kill(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.worklist.spool.move_file", kill)
+        with pytest.raises(KeyboardInterrupt):
+            Intake(settings).process_incoming()
+    later(20)
+    Intake(settings).process_incoming()
+    held, reason = names(settings.quarantine)
+    assert reason == f"{held}.reason"
+
+
 def test_a_second_name_is_for_a_moment_alone(settings: Any, tmp_path: Path, later: Callable[[float], None]) -> None:
     # as sftp-server renames; for good it would be a file that others can change
     path, other = drop(settings), tmp_path / "other"

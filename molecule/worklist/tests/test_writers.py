@@ -8,7 +8,7 @@ import pytest
 from clients import ADDRESSES, fingerprint, name_of, play, wait_for
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
-from worklists import APP, DROP, SSH, US4, Item, command, csv, empty, look, names, sftp, sh
+from worklists import APP, DROP, SSH, US4, Item, command, csv, empty, look, names, patients, sftp, sh
 
 MACHINES = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 testinfra_hosts = [MACHINES[-1]]
@@ -65,4 +65,7 @@ def test_who_is_off_the_list_is_out_and_limits_and_shared_lists_are_kept(host: H
     assert status == 0, said[-2000:]
     assert sftp(machine, "ls -1 /")[0] == 0
     assert sh(machine, f"echo > {DROP}/x.part && rm {DROP}/x.part", user="his")[0] == 0
-    assert len(names(machine)) == 2
+    served = patients(machine).values()
+    theirs = [one.PatientID for one in served if one.ScheduledProcedureStepSequence[0].ScheduledStationAETitle == "US1"]
+    assert names(machine) == sorted(theirs)
+    assert names(machine, scanner=US4, aet="US4") == sorted({one.PatientID for one in served} - {*theirs})

@@ -59,10 +59,13 @@ def read_served_item(path: Path, settings: Settings) -> Item | None:
 
 
 def truncate_file(path: Path) -> None:
-    """Truncates the file to MAX_BYTES, unless it has become a link since it was inspected."""
+    """Truncates the file to MAX_BYTES, unless it has become a link since it was inspected. Its time of modification
+    stays, so that its name in quarantine is the same after a retry."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    if os.fstat(descriptor).st_size > MAX_BYTES:
+    seen = os.fstat(descriptor)
+    if seen.st_size > MAX_BYTES:
         os.ftruncate(descriptor, MAX_BYTES)
+        os.utime(descriptor, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     os.close(descriptor)
 
 
