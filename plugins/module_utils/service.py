@@ -402,9 +402,13 @@ def apply_configuration(runner: Runner, path: Path, text: str, plugins: list[str
             path.unlink()
             raise Failure(f"Orthanc did not start, and has been stopped: {failure}") from failure
         old = previous.read_bytes()  # a person may have written it, in any encoding
-        write_configuration(path, old)
         try:
+            write_configuration(path, old)
             restart_orthanc(runner, old.decode(errors="replace"), plugins, limit)
+        except OSError as error:
+            what = f"the previous one cannot be restored: {error.filename or path}: {error.strerror or error}"
+            message = f"Orthanc does not work: it did not start with the new configuration, and {what}"
+            raise Failure(f"{message}. Remedy: make space on its disk, and deploy again. {failure}") from failure
         except Failure as again:
             message = f"Orthanc did not start: {failure}\nThe previous configuration has been restored"
             raise Failure(f"{message}, but Orthanc does not start with it either: {again}") from failure

@@ -143,6 +143,8 @@ def main() -> None:
         module.fail_json(
             msg=f"Orthanc does not start with this configuration; nothing was changed. {failure}", **result
         )
+    except OSError as error:
+        module.fail_json(msg=f"The trial cannot run, and nothing was changed. {explain(error, path)}", **result)
     try:
         if not module.check_mode and (differs or service.is_unfinished(runner, path)):
             result["changed"] = True
@@ -156,10 +158,18 @@ def main() -> None:
             result["interruption_ms"] += spent
     except service.Failure as failure:
         module.fail_json(msg=str(failure), **result)
+    except OSError as error:
+        module.fail_json(msg=explain(error, path), **result)
     changes = describe(present, content, result["interruption_ms"])
     if planned:
         changes.append(f"the index's statistics {'written' if wanted else 'removed'}")
     module.exit_json(changes=changes, **result)
+
+
+def explain(error: OSError, path: Path) -> str:
+    """An error of the system with its remedy; a full disk names no file."""
+    what = f"{error.filename or path}: {error.strerror or error}"
+    return f"{what}. Remedy: check this path and the space on its disk, and deploy again."
 
 
 def can_try(configuration: dict[str, Any], image: str) -> bool:

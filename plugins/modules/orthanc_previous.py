@@ -94,8 +94,8 @@ def main() -> None:
         else:
             previous.remove()
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}"
-        module.fail_json(msg=f"{what}. Remedy: correct what it reports, and deploy again.", **result)
+        what = f"{error.filename or previous.DIRECTORY}: {error.strerror or error}"
+        module.fail_json(msg=f"{what}. Remedy: check this path and the space on its disk, and deploy again.", **result)
     except Refused as error:
         module.fail_json(msg=str(error), **result)
     module.exit_json(**{**result, **outcome})

@@ -101,6 +101,22 @@ def install(base: Path, files: dict[str, str]) -> Path:
     return directory
 
 
+def replace(package: Path, current: Path, stale: list[Path], files: dict[str, str]) -> None:
+    """Installs the files, and lets the link lead to them. Removes what was there, and what is stale."""
+    os.umask(0o022)
+    make_directory(package.parent)
+    for path in stale:
+        shutil.rmtree(path)
+    if package.is_dir() and not package.is_symlink():
+        shutil.rmtree(package)
+    directory = install(package.parent, files)
+    link = package.with_name(f"link-{directory.name}")
+    link.symlink_to(directory.name)
+    link.replace(package)
+    if current != package and current.is_dir():
+        shutil.rmtree(current)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -120,18 +136,11 @@ def main() -> None:
     stale = [path for path in base.glob("server*") if path not in (package, current)] if base.is_dir() else []
     changed = before != after or not package.is_symlink() or bool(stale)
     if changed and not module.check_mode:
-        os.umask(0o022)
-        make_directory(base)
-        for path in stale:
-            shutil.rmtree(path)
-        if package.is_dir() and not package.is_symlink():
-            shutil.rmtree(package)
-        directory = install(base, files)
-        link = base / f"link-{directory.name}"
-        link.symlink_to(directory.name)
-        link.replace(package)
-        if current != package and current.is_dir():
-            shutil.rmtree(current)
+        try:
+            replace(package, current, stale, files)
+        except OSError as error:
+            what = f"{error.filename or package}: {error.strerror or error}"
+            module.fail_json(f"{what}. Remedy: check this path and the space on its disk, and deploy again.")
     headers = {"before_header": str(package), "after_header": str(package)}
     difference = {"before": lines(before), "after": lines(after), **headers}
     module.exit_json(changed=changed, files=sorted(files), diff=difference)
