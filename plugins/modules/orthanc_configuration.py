@@ -87,6 +87,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service, signals
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.process import try_output
 
 
 def mask_text(text: str) -> str:
@@ -173,11 +174,13 @@ def explain(error: OSError, path: Path) -> str:
 
 
 def can_try(configuration: dict[str, Any], image: str) -> bool:
-    """Whether this machine has the account and the plugins that a deploy would have made and installed by now. An image
-    has its own plugins."""
-    plugins = [] if image else configuration.get("Plugins", [])
-    accounts = {one.pw_name for one in pwd.getpwall()}
-    return "orthanc" in accounts and all(Path(one).exists() for one in plugins)
+    """Whether this machine has the account, and the image or plugins, that a deploy would have made and installed by
+    now. An image has its own plugins."""
+    if "orthanc" not in {one.pw_name for one in pwd.getpwall()}:
+        return False
+    if image:
+        return bool(try_output("docker", "image", "inspect", "--format={{.Id}}", image))
+    return all(Path(one).exists() for one in configuration.get("Plugins", []))
 
 
 def describe(before: str, after: str, interruption_ms: int) -> list[str]:

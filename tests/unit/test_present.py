@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present, uninstall, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc import runtime
+from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_configuration
 from test_files_and_units import call
 
 
@@ -230,3 +232,14 @@ def test_a_container_that_runs_reads_what_its_process_names(monkeypatch: pytest.
 def test_a_variable_may_hold_anything_but_a_nul() -> None:
     lines = ["A=1", 'ORTHANC__REGISTERED_USERS={"a": "b=c"}', "EMPTY=", "no variable", ""]
     assert present.variables(lines) == {"A": "1", "ORTHANC__REGISTERED_USERS": '{"a": "b=c"}', "EMPTY": ""}
+
+
+@pytest.mark.parametrize(("errors", "can"), [("", True), ("Error: No such image: orthancteam/orthanc:2", False)])
+def test_check_mode_tries_no_image_that_is_not_on_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, errors: str, can: bool
+) -> None:
+    """It does not pull the one of the settings."""
+    account = pwd.struct_passwd(("orthanc", "x", 900, 900, "", "/", "/bin/false"))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [account])
+    play_docker(monkeypatch, tmp_path, errors=errors)
+    assert orthanc_configuration.can_try({"Plugins": ["/nonexistent/in/the/image.so"]}, "orthancteam/orthanc:2") is can

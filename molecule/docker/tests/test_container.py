@@ -70,6 +70,15 @@ def test_config_check_finds_no_fault(host: Host) -> None:
     assert "reads /etc/orthanc/site/orthanc.json. No problem(s)" in said
 
 
+def test_check_mode_shows_another_image_that_would_come(host: Host) -> None:
+    container = inspect(host)["Id"]
+    image = {"orthanc_install_docker_image": f"{registry.REPOSITORY}:not-pulled"}
+    status, said = play("deploy", host, image, "--check")
+    assert status == 0, said[-3000:]
+    assert "Pull the Orthanc image with the login of the inventory" in said
+    assert inspect(host)["Id"] == container
+
+
 def test_no_secret_shows(host: Host) -> None:
     users = json.loads(host.file("/etc/orthanc/site/orthanc.json").content_string)["RegisteredUsers"]
     secrets = [*users.values(), registry.PASSWORD]
