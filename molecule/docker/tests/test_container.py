@@ -79,6 +79,15 @@ def test_check_mode_shows_another_image_that_would_come(host: Host) -> None:
     assert inspect(host)["Id"] == container
 
 
+def test_a_registry_that_does_not_answer_is_told(host: Host) -> None:
+    """The image is on the machine; whether its tag was moved is asked with a login of the inventory alone."""
+    nobody = {"orthanc_install_docker_username": "", "orthanc_install_docker_password": ""}
+    status, said = play("deploy", host, nobody)
+    assert status == 0, said[-3000:]
+    assert " changed=0 " in said
+    assert f"the registry does not say whether {inspect(host)['Config']['Image']} is still the same image: " in said
+
+
 def test_no_secret_shows(host: Host) -> None:
     users = json.loads(host.file("/etc/orthanc/site/orthanc.json").content_string)["RegisteredUsers"]
     secrets = [*users.values(), registry.PASSWORD]
