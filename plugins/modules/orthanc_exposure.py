@@ -64,6 +64,12 @@ options:
     type: list
     elements: int
     default: []
+  certificate:
+    description:
+      - Digest of the certificate that the server shows (C(reached.certificate)). What shows another one at O(known_as),
+        where that is not an address of the server, is a router.
+    type: str
+    default: ""
 attributes:
   check_mode:
     description: Does the same in check mode.
@@ -85,6 +91,7 @@ EXAMPLES = r"""
     addresses: "{{ (day.stdout | from_json).reached.addresses }}"
     seen_as: "{{ (day.stdout | from_json).reached.controller }}"
     neighbours: "{{ (day.stdout | from_json).reached.neighbours }}"
+    certificate: "{{ (day.stdout | from_json).reached.certificate }}"
   delegate_to: localhost
 """
 
@@ -122,13 +129,14 @@ def main() -> None:
             "known_as": {"type": "str", "default": ""},
             "waivers": {"type": "dict", "default": {}},
             "neighbours": {"type": "list", "elements": "int", "default": []},
+            "certificate": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     asked = module.params
-    addresses = exposure.add_known(asked["addresses"], asked["known_as"])
-    known = (asked["place"], addresses, asked["ports"], asked["seen_as"], asked["waivers"])
-    checks = exposure.probe_ports(*known, asked["neighbours"])
+    known = (asked["place"], asked["addresses"], asked["ports"], asked["seen_as"], asked["waivers"])
+    outer = exposure.find_outer(asked["addresses"], asked["known_as"])
+    checks = exposure.probe_ports(*known, asked["neighbours"], outer, asked["certificate"])
     module.exit_json(changed=False, passed=all(check["passed"] for check in checks), checks=checks)
 
 

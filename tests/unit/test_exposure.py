@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +138,62 @@ def test_a_machine_does_not_look_at_itself(listener: int) -> None:
     assert [check["name"] for check in checks[1:]] == [f"port 80 (plain http) from office ({CLIENT})"]
 
 
+OUTER = "which is not an address of this server: see where the router leads"
+
+
+@pytest.fixture(name="shown")
+def fixture_shown(tmp_path: Path) -> Iterator[tuple[int, str]]:
+    """A port at which a certificate is shown, and its digest."""
+    names = ("-keyout", "router.key", "-out", "router.crt")
+    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=router", *names)
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "router.crt", tmp_path / "router.key")
+
+    def serve(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                with contextlib.suppress(ssl.SSLError, ConnectionError), server.accept()[0] as plain:
+                    context.wrap_socket(plain, server_side=True).close()
+
+    with socket.create_server((SERVER, 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert((tmp_path / "router.crt").read_text())).hexdigest()
+        yield server.getsockname()[1], digest
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def probe_router(port: int, served: list[int], certificate: str, name: str = "https") -> dict[str, Any]:
+    """The check of a port that is open at an address that only the inventory knows."""
+    ports = [{"name": name, "port": port, "sources": []}]
+    checks = exposure.probe_ports("office", {"127.0.0.3": served}, ports, "", {}, [80], SERVER, certificate)
+    found: dict[str, Any]
+    [found] = [one for one in checks if one["name"].startswith(f"port {port} ")]
+    return found
+
+
+def test_what_a_router_shows_is_not_the_server_s(shown: tuple[int, str]) -> None:
+    port, digest = shown
+    assert exposure.read_certificate(SERVER, port) == digest
+    # another certificate than the server's, and a port that it does not serve at all
+    for served, certificate in (([port], "another"), ([], digest), ([], "")):
+        check = probe_router(port, served, certificate)
+        assert (check["passed"], check["seen"]) == (True, f"open at {SERVER}, {OUTER}")
+    # DICOM over TLS has a certificate of its own
+    assert not probe_router(port, [port], "another", "dicom_tls")["passed"]
+    # the server itself, or what cannot be told from it
+    for certificate in (digest, ""):
+        check = probe_router(port, [port], certificate)
+        assert (check["passed"], check["seen"]) == (False, f"open at {SERVER}, {OUTER}")
+        assert "router" in check["remedy"]
+
+
+def test_a_port_without_tls_behind_a_router_may_be_the_server_s(listener: int) -> None:
+    assert not probe_router(listener, [listener], "another")["passed"]
+
+
 def rule(*parts: dict[str, Any], chain: str = "prerouting") -> dict[str, Any]:
     return {"rule": {"family": "inet", "table": "orthanc", "chain": chain, "expr": list(parts)}}
 
@@ -256,9 +316,8 @@ def test_who_listens_is_known_for_each_address() -> None:
     found = exposure.list_addresses(json.dumps(IP), exposure.parse_listeners(SS))
     assert found == {"192.0.2.7": [22, 443, 8042], "10.0.0.5": [22, 104, 443, 8042], "2001:db8::7": [22, 443]}
     # behind a translation of addresses the inventory alone knows the one that others use
-    assert exposure.add_known({}, "203.0.113.5") == {"203.0.113.5": []}
-    assert exposure.add_known(found, "192.0.2.7") == exposure.add_known(found, "pacs") == found
-    assert exposure.add_known({}, "127.0.0.1") == {}
+    assert exposure.find_outer(found, "203.0.113.5") == "203.0.113.5"
+    assert {exposure.find_outer(found, one) for one in ("192.0.2.7", "pacs", "127.0.0.1", "2001:db8:0::7")} == {""}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import hashlib
 import ipaddress
 import json
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ WAIVER = "no_firewall"
 PROBE = "a TCP connection"
 CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
 DEPLOY = "deploy again: the firewall's file holds whom the inventory does not"
+ROUTER = "let the router lead this port nowhere, or to this server for its sources alone"
 UNSEEN = "not seen"
 ALLOW = "let this machine create network namespaces: unshare --net true shows why it cannot"
 ALIEN = "remove it: find it with nft --handle list ruleset, delete it with nft delete rule; and find out what added it"
@@ -78,13 +81,33 @@ def probe_port(address: str, port: int) -> str:
         return "open"
 
 
-def add_known(addresses: dict[str, list[int]], known_as: str) -> dict[str, list[int]]:
-    """The server's addresses and that of the inventory, which behind address translation the server does not have."""
+def find_outer(addresses: dict[str, list[int]], known_as: str) -> str:
+    """The inventory's address of a server behind address translation, which does not have it; empty without one."""
     try:
         other = ipaddress.ip_address(known_as)
     except ValueError:
-        return addresses  # a name
-    return addresses if other.is_loopback or other.is_link_local else {str(other): [], **addresses}
+        return ""  # a name
+    return "" if other.is_loopback or other.is_link_local or str(other) in addresses else str(other)
+
+
+def read_certificate(address: str, port: int) -> str:
+    """The SHA-256 digest of the certificate that is shown there to whoever asks for no name; empty without one."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whose it is, is the question
+    try:
+        with socket.create_connection((address, port), LIMIT) as plain, context.wrap_socket(plain) as talk:
+            return hashlib.sha256(talk.getpeercert(binary_form=True) or b"").hexdigest()
+    except OSError:
+        return ""
+
+
+def is_another(address: str, port: dict[str, Any], held: dict[str, list[int]], certificate: str) -> bool:
+    """Whether what is open at an address that the server does not have is a router's own: a port that is not served at
+    the `held` ones, or HTTPS with another certificate than the server's."""
+    if not any(port["port"] in served for served in held.values()):
+        return True
+    shown = read_certificate(address, port["port"]) if certificate and port["name"] == "https" else ""
+    return bool(shown) and shown != certificate
 
 
 def is_listed(network: str, sources: list[str]) -> bool:
@@ -99,11 +122,15 @@ def probe_ports(
     seen_as: str,
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
+    outer: str = "",
+    certificate: str = "",
 ) -> list[Check]:
     """Probes the server's ports from here. `addresses` are the server's, each with the ports that are served there.
 
-    `elsewhere` are the ports of other sites, as `find_neighbours` returns them.
+    `elsewhere` are the ports of other sites, as `find_neighbours` returns them. `outer` is what `find_outer` returns,
+    and `certificate` the digest of the server's, by which a router in front of it is told from it.
     """
+    held, addresses = addresses, {**({outer: []} if outer else {}), **addresses}
     if all(port["port"] != NEVER["port"] for port in ports) and NEVER["port"] not in elsewhere:
         ports = [*ports, NEVER]
     ways: dict[str, list[str]] = {}
@@ -144,9 +171,13 @@ def probe_ports(
             if not proof:
                 seen = "closed, but so is every port from here: not conclusive"
             name = f"port {number} ({port['name']}) from {place} ({origin})"
+            passed = state in expected.split(" or ")
+            if not passed and where == [outer]:  # a router has ports of its own
+                passed = is_another(outer, port, held, certificate)
+                seen += ", which is not an address of this server: see where the router leads"
             waiver = waivers.get(WAIVER, "") if state == "open" else ""
-            remedy = CLOSE if state == "open" else REACH
-            checks.append(check(name, PROBE, expected, seen, state in expected.split(" or "), remedy, waiver))
+            remedy = REACH if state == "closed" else ROUTER if where == [outer] else CLOSE
+            checks.append(check(name, PROBE, expected, seen, passed, remedy, waiver))
     return checks
 
 
@@ -406,13 +437,14 @@ def list_addresses(text: str, listening: list[Listener]) -> dict[str, list[int]]
     }
 
 
-def describe_server(http_port: int) -> dict[str, Any]:
+def describe_server(http_port: int, https_port: int) -> dict[str, Any]:
     """What `probe_ports` needs to know of this server."""
     listening = list_listening()
     return {
         "addresses": list_addresses(read_addresses(), listening),
         "controller": find_ssh_client(os.getpid()),
         "neighbours": find_own_neighbours(listening, http_port),
+        "certificate": read_certificate("127.0.0.1", https_port),
     }
 
 
