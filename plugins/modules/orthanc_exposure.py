@@ -66,10 +66,10 @@ options:
     default: []
   certificate:
     description:
-      - Digest of the certificate that the server shows (C(reached.certificate)). What shows another one at O(known_as),
-        where that is not an address of the server, is a router.
-    type: str
-    default: ""
+      - The certificate that the server shows, as C(name) and C(digest) (C(reached.certificate)). What shows another one
+        at O(known_as), where that is not an address of the server, is a router.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Does the same in check mode.
@@ -129,7 +129,7 @@ def main() -> None:
             "known_as": {"type": "str", "default": ""},
             "waivers": {"type": "dict", "default": {}},
             "neighbours": {"type": "list", "elements": "int", "default": []},
-            "certificate": {"type": "str", "default": ""},
+            "certificate": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )

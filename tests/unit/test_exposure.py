@@ -168,7 +168,8 @@ def fixture_shown(tmp_path: Path) -> Iterator[tuple[int, str]]:
 def probe_router(port: int, served: list[int], certificate: str, name: str = "https") -> dict[str, Any]:
     """The check of a port that is open at an address that only the inventory knows."""
     ports = [{"name": name, "port": port, "sources": []}]
-    checks = exposure.probe_ports("office", {"127.0.0.3": served}, ports, "", {}, [80], SERVER, certificate)
+    shown = {"name": "pacs.example", "digest": certificate}
+    checks = exposure.probe_ports("office", {"127.0.0.3": served}, ports, "", {}, [80], SERVER, shown)
     found: dict[str, Any]
     [found] = [one for one in checks if one["name"].startswith(f"port {port} ")]
     return found
@@ -176,7 +177,7 @@ def probe_router(port: int, served: list[int], certificate: str, name: str = "ht
 
 def test_what_a_router_shows_is_not_the_server_s(shown: tuple[int, str]) -> None:
     port, digest = shown
-    assert exposure.read_certificate(SERVER, port) == digest
+    assert exposure.read_certificate(SERVER, port, "pacs.example") == digest
     # another certificate than the server's, and a port that it does not serve at all
     for served, certificate in (([port], "another"), ([], digest), ([], "")):
         check = probe_router(port, served, certificate)

@@ -101,9 +101,8 @@ def report(settings: dict[str, Any], day: acceptance.Day) -> dict[str, Any]:
             **{"dicom_port": settings["dicom_port"], "dicom_tls_port": settings["dicom_tls_port"]},
         },
         "devices": described_devices(settings, set(over_tls)),
-        "reached": exposure.describe_server(
-            settings["http_port"], settings["https_port"]
-        ),  # for whoever tries the ports from elsewhere
+        # for whoever tries the ports from elsewhere
+        "reached": exposure.describe_server(settings["http_port"], settings["https_port"], settings["hostname"]),
     }
 
 

@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..core import nftables
@@ -90,24 +91,26 @@ def find_outer(addresses: dict[str, list[int]], known_as: str) -> str:
     return "" if other.is_loopback or other.is_link_local or str(other) in addresses else str(other)
 
 
-def read_certificate(address: str, port: int) -> str:
-    """The SHA-256 digest of the certificate that is shown there to whoever asks for no name; empty without one."""
+def read_certificate(address: str, port: int, name: str) -> str:
+    """The SHA-256 digest of the certificate that is shown there to whoever asks for this name; empty without one."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # whose it is, is the question
     try:
-        with socket.create_connection((address, port), LIMIT) as plain, context.wrap_socket(plain) as talk:
+        plain = socket.create_connection((address, port), LIMIT)
+        with plain, context.wrap_socket(plain, server_hostname=name) as talk:
             return hashlib.sha256(talk.getpeercert(binary_form=True) or b"").hexdigest()
     except OSError:
         return ""
 
 
-def is_another(address: str, port: dict[str, Any], held: dict[str, list[int]], certificate: str) -> bool:
+def is_another(address: str, port: dict[str, Any], held: dict[str, list[int]], shown: Mapping[str, str]) -> bool:
     """Whether what is open at an address that the server does not have is a router's own: a port that is not served at
     the `held` ones, or HTTPS with another certificate than the server's."""
     if not any(port["port"] in served for served in held.values()):
         return True
-    shown = read_certificate(address, port["port"]) if certificate and port["name"] == "https" else ""
-    return bool(shown) and shown != certificate
+    if port["name"] != "https" or not shown.get("digest"):
+        return False
+    return read_certificate(address, port["port"], shown["name"]) not in ("", shown["digest"])
 
 
 def is_listed(network: str, sources: list[str]) -> bool:
@@ -123,12 +126,12 @@ def probe_ports(
     waivers: dict[str, str],
     elsewhere: Sequence[int] = (),
     outer: str = "",
-    certificate: str = "",
+    shown: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Check]:
     """Probes the server's ports from here. `addresses` are the server's, each with the ports that are served there.
 
     `elsewhere` are the ports of other sites, as `find_neighbours` returns them. `outer` is what `find_outer` returns,
-    and `certificate` the digest of the server's, by which a router in front of it is told from it.
+    and `shown` is the certificate of `describe_server`, by which a router in front of the server is told from it.
     """
     held, addresses = addresses, {**({outer: []} if outer else {}), **addresses}
     if all(port["port"] != NEVER["port"] for port in ports) and NEVER["port"] not in elsewhere:
@@ -173,7 +176,7 @@ def probe_ports(
             name = f"port {number} ({port['name']}) from {place} ({origin})"
             passed = state in expected.split(" or ")
             if not passed and where == [outer]:  # a router has ports of its own
-                passed = is_another(outer, port, held, certificate)
+                passed = is_another(outer, port, held, shown)
                 seen += ", which is not an address of this server: see where the router leads"
             waiver = waivers.get(WAIVER, "") if state == "open" else ""
             remedy = REACH if state == "closed" else ROUTER if where == [outer] else CLOSE
@@ -437,14 +440,14 @@ def list_addresses(text: str, listening: list[Listener]) -> dict[str, list[int]]
     }
 
 
-def describe_server(http_port: int, https_port: int) -> dict[str, Any]:
+def describe_server(http_port: int, https_port: int, hostname: str) -> dict[str, Any]:
     """What `probe_ports` needs to know of this server."""
     listening = list_listening()
     return {
         "addresses": list_addresses(read_addresses(), listening),
         "controller": find_ssh_client(os.getpid()),
         "neighbours": find_own_neighbours(listening, http_port),
-        "certificate": read_certificate("127.0.0.1", https_port),
+        "certificate": {"name": hostname, "digest": read_certificate("127.0.0.1", https_port, hostname)},
     }
 
 
