@@ -89,7 +89,8 @@ def test_a_sabotage_fails_the_right_check(where: str, sabotage: Sabotage) -> Non
 # what the settings allow with a waiver, or without one, and what then is not as usual
 ALLOWED = [
     pytest.param({"IngestTranscoding": "1.2.840.10008.1.2"}, "", 0, id="implicit"),
-    pytest.param({"IngestTranscoding": "1.2.840.10008.1.2.4.70"}, "", 0, id="lossless"),
+    pytest.param({"IngestTranscoding": "1.2.840.10008.1.2.4.70"}, "", 0, id="JPEG"),
+    pytest.param({"IngestTranscoding": "1.2.840.10008.1.2.4.80"}, "", 0, id="JPEG-LS"),
     pytest.param({"IngestTranscoding": "1.2.840.10008.1.2.4.50"}, "lossy_ingest", 2, id="lossy"),
     pytest.param({"DicomAlwaysAllowEcho": True}, "any_device", 4, id="echo"),
     pytest.param({"DicomAlwaysAllowEcho": True, "DicomAlwaysAllowStore": True}, "any_device", 5, id="echo and store"),
