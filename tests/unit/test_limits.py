@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core import limits
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, report
 from server.monitor import alerts
@@ -112,3 +113,14 @@ def test_the_dashboard_s_colours_are_the_limits() -> None:
     found = {metric: (colours[metric], limits.LIMITS[by_metric[metric]]) for metric in colours if metric in by_metric}
     assert len(found) == 4
     assert all(shown == limit for shown, limit in found.values()), found
+
+
+def test_an_acceptance_test_alone_replaces_no_programs() -> None:
+    """Newer ones may not read the settings that an older deploy wrote."""
+    tasks = yaml.safe_load((ROOT / "roles/orthanc_tools/tasks/limits.yml").read_text())
+    assert [task for task in tasks if "ansible.builtin.import_tasks" in task] == []
+    installs = [task for task in tasks if "clinicops.orthanc.orthanc_tools" in task]
+    assert [task.get("check_mode") for task in installs] == [True]
+    writes = [number for number, task in enumerate(tasks) if "clinicops.orthanc.orthanc_files" in task]
+    requires = [number for number, task in enumerate(tasks) if "ansible.builtin.assert" in task]
+    assert max(requires) < min(writes)

@@ -69,3 +69,18 @@ def test_a_limit_of_the_inventory_is_everybody_s(host: Host, machine: str) -> No
     assert status == 0, said
     assert json.loads(must(machine, f"cat {SHARED}")) == before
     assert failed(machine) == set()
+
+
+def test_programs_of_another_version_are_not_replaced_without_a_deploy(host: Host, machine: str) -> None:
+    """They read settings that an older deploy wrote."""
+    program = "/usr/local/lib/clinicops-orthanc/server/core/words.py"
+    must(machine, f"cp -a {program} /root/words.py && echo '# older' >> {program}")
+    try:
+        older = must(machine, f"sha256sum {program}")
+        status, said = play("verify", host)
+        assert status == 2, said
+        assert "The programs on this server are of another version of this collection. Nothing was changed." in said
+        assert " changed=0 " in said
+        assert must(machine, f"sha256sum {program}") == older
+    finally:
+        must(machine, f"cp -a /root/words.py {program}")
