@@ -93,6 +93,9 @@ FILES = {
 }
 # DICOM PS3.5, section 10: JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000.
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93)}
+# JPEG-LS lossless and near-lossless: 16 of 48 noisy images that Orthanc 1.10.1 and 1.12.7 stored so could not be decoded
+# any more, by Orthanc and by DCMTK; of 24 in 1.13.0 each could (2026-11-30)
+JPEG_LS, JPEG_LS_SINCE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), (1, 13, 0)
 DEEPEST = 50
 # The directory of the file that this collection writes: Orthanc resolves relative paths from there.
 DIRECTORY = "/etc/orthanc/site"
@@ -482,6 +485,9 @@ def _storage(sound: Sound, directory: str) -> Iterator[Problem]:
     if effective("IngestTranscoding") in LOSSY:
         message = f"is a lossy syntax: {WAIVABLE['lossy_ingest']}"
         yield problem("IngestTranscoding", message, "remove it", "lossy_ingest")
+    if effective("IngestTranscoding") in JPEG_LS and sound.version < JPEG_LS_SINCE:
+        message = "is JPEG-LS: Orthanc before 1.13.0 stores images in it that nobody can decode"
+        yield problem("IngestTranscoding", message, "remove it, or use JPEG: 1.2.840.10008.1.2.4.70", "breaks_images")
     if configuration.get("AcceptedTransferSyntaxes") == []:
         message = "is empty: every image is refused"
         yield problem("AcceptedTransferSyntaxes", message, "remove it", "stores_nothing")

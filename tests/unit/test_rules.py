@@ -145,6 +145,7 @@ PEER = {"Url": "https://192.0.2.7/", "Username": "a", "Password": "b"}
         ({"OverwriteInstances": True}, "overwrites_images", "OverwriteInstances"),
         ({"SyncStorageArea": False}, "unsynced_images", "SyncStorageArea"),
         ({"IngestTranscoding": "1.2.840.10008.1.2.4.50"}, "lossy_ingest", "IngestTranscoding"),
+        ({"IngestTranscoding": "1.2.840.10008.1.2.4.80"}, "breaks_images", "IngestTranscoding"),
         ({"AcceptedTransferSyntaxes": []}, "stores_nothing", "AcceptedTransferSyntaxes"),
         ({"StoreDicom": False}, "stores_nothing", "StoreDicom"),
         ({"ReadOnly": True}, "stores_nothing", "ReadOnly"),
@@ -197,6 +198,12 @@ PEER = {"Url": "https://192.0.2.7/", "Username": "a", "Password": "b"}
 )
 def test_each_rule_finds_what_it_is_for(change: dict[str, Any], rule: str, path: str) -> None:
     assert found(change)[rule] == path
+
+
+def test_jpeg_ls_is_refused_for_the_orthancs_that_break_it() -> None:
+    change = {"IngestTranscoding": "1.2.840.10008.1.2.4.80"}
+    for version, broken in (("1.10.1", True), ("1.12.7+dfsg-4", True), ("1.13.0", False), ("1.14.0", False)):
+        assert ("breaks_images" in found(change, version)) == broken
 
 
 def test_what_a_release_reads() -> None:
