@@ -93,7 +93,7 @@ FILES = {
 }
 # DICOM PS3.5, section 10: JPEG baseline and extended, JPEG-LS near-lossless, JPEG 2000.
 LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 93)}
-# JPEG-LS lossless and near-lossless: 16 of 48 noisy images that Orthanc 1.10.1 and 1.12.7 stored so could not be decoded
+# JPEG-LS, lossless and not: 16 of 48 noisy images that Orthanc 1.10.1 and 1.12.7 stored in it could not be decoded
 # any more, by Orthanc and by DCMTK; of 24 in 1.13.0 each could (2026-11-30)
 JPEG_LS, JPEG_LS_SINCE = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), (1, 13, 0)
 DEEPEST = 50
