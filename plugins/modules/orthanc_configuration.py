@@ -43,6 +43,14 @@ options:
       - They are written while Orthanc is stopped for a moment, and V(false) takes them away.
     type: bool
     default: true
+  trial:
+    description:
+      - V(first) tries the configuration where it differs from the file, and then applies it.
+      - V(only) tries it in any case and changes nothing, as before a container or a unit is replaced.
+      - V(passed) applies it; the same configuration has passed its trial just before.
+    type: str
+    choices: [first, only, passed]
+    default: first
   timeout:
     description: Seconds that Orthanc may take to start. A large index takes longer.
     type: int
@@ -108,6 +116,7 @@ def main() -> None:
             "address": {"type": "str", "default": "127.0.0.1"},
             "plugins": {"type": "list", "elements": "str", "default": ["dicom-web", "worklists"]},
             "statistics": {"type": "bool", "default": True},
+            "trial": {"type": "str", "choices": ["first", "only", "passed"], "default": "first"},
             "timeout": {"type": "int", "default": 300},
         },
         supports_check_mode=True,
@@ -137,15 +146,21 @@ def main() -> None:
         "trial_ms": 0,
         "interruption_ms": 0,
     }
+    trial = module.params["trial"]
+    tries = trial == "only" or (trial == "first" and differs and runner.is_installed())
     try:
-        if differs and runner.is_installed() and (not module.check_mode or can_try(configuration, image)):
+        if tries and (not module.check_mode or can_try(configuration, image)):
             result["trial_ms"] = service.try_configuration(runner, configuration, plugins)
     except service.Failure as failure:
+        # where another Orthanc is to be replaced, this one does not run yet
+        down = "" if trial == "only" or service.is_running(runner) else ", and Orthanc does not run"
         module.fail_json(
-            msg=f"Orthanc does not start with this configuration; nothing was changed. {failure}", **result
+            msg=f"Orthanc does not start with this configuration; nothing was changed{down}. {failure}", **result
         )
     except OSError as error:
         module.fail_json(msg=f"The trial cannot run, and nothing was changed. {explain(error, path)}", **result)
+    if trial == "only":
+        module.exit_json(changes=[], **{**result, "changed": False, "diff": {}})
     try:
         if not module.check_mode and (differs or service.is_unfinished(runner, path)):
             result["changed"] = True

@@ -13,6 +13,8 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[:1]
 
+REFUSED = {"orthanc_config_settings": {"LuaScripts": ["/etc/hostname"]}}
+
 
 def container(tag: str) -> dict[str, str]:
     return {"orthanc_install_method": "docker", "orthanc_install_docker_image": f"{registry.REPOSITORY}:{tag}"}
@@ -34,6 +36,12 @@ def test_no_image_is_lost_on_the_road(host: Host) -> None:
         ({}, (True, False)),
         (container("26.8.1"), (False, True)),
     ):
+        ran = runs(host)
+        status, said = play("deploy", host, {**settings, **REFUSED})
+        assert status == 2
+        assert "Orthanc does not start with this configuration; nothing was changed" in said
+        assert runs(host) == ran
+        assert answers(host)
         status, said = play("deploy", host, settings)
         assert status == 0, said
         assert PROVEN in said
