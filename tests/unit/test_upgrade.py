@@ -500,4 +500,4 @@ def test_an_upgrade_does_not_refuse_itself() -> None:
     conditions = {str(one.get("ansible.builtin.include_tasks")): one.get("when") for one in tasks}
     assert play["vars"]["__orthanc_install_upgrades"] is True
     assert conditions["refuse_unfinished.yml"] == "not __orthanc_install_upgrades | default(false)"
-    assert conditions["refuse_older.yml"] == "not __orthanc_install_is_unfinished"
+    assert str(conditions["refuse_older.yml"]).startswith("not __orthanc_install_is_unfinished and ")
