@@ -500,10 +500,9 @@ def test_an_orthanc_that_hangs_does_not_hold_the_test_up(day: acceptance.Day, mo
         port = hanging.getsockname()[1]
         day.settings = {**SETTINGS, "http_port": port, "dicom_port": port}
         day.proxy = day.proxy._replace(port=port)
-        start = time.monotonic()
         day.play()
+        assert web.Patience.seconds == 0.1
         verify.versions(day.settings)
-        assert time.monotonic() - start < 15
     wrong = {check["name"]: check for check in day.checks if not check["passed"]}
     assert wrong["Orthanc answers on this machine"]["seen"] == "timed out"
     assert "systemctl restart orthanc" in wrong["Orthanc answers on this machine"]["remedy"]
