@@ -62,7 +62,7 @@ paths:
     - For each path, C(exists), C(kind) (V(file), V(directory), V(link), V(other) or empty), the names C(owner) and
       C(group), C(mode) in octal, C(inode), C(target) of a link as it is written, C(mount) (the mount point of the file
       system on which the path is or will be), and C(ours), whether a file names this collection. Owner, group, mode and
-      inode are those of what a link leads to.
+      inode are those of what a link leads to; a link that leads nowhere has neither owner nor group.
   type: dict
   returned: always
 texts:
@@ -131,12 +131,13 @@ def describe(path: Path, mounts: list[str]) -> dict[str, Any]:
     if kind == "file":
         with path.open("rb") as file:
             place["ours"] = MARK in file.read(MARKED_BYTES)
-    led = path.stat() if path.exists() else known
+    lost = not path.exists()  # a link that leads nowhere
+    led = known if lost else path.stat()
     return {
         "exists": True,
         "kind": kind,
-        "owner": find_name(led.st_uid, group=False),
-        "group": find_name(led.st_gid, group=True),
+        "owner": "" if lost else find_name(led.st_uid, group=False),
+        "group": "" if lost else find_name(led.st_gid, group=True),
         "mode": f"{stat.S_IMODE(led.st_mode):04o}",
         "target": os.readlink(path) if kind == "link" else "",
         "inode": f"{led.st_dev}:{led.st_ino}",

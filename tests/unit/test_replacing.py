@@ -53,8 +53,8 @@ def look(monkeypatch: pytest.MonkeyPatch, top: Path, errors: str, names: tuple[s
             json.dumps({"Name": f"/{name}"}, separators=(",", ":"))
         )
     script = read_tasks(ROLE / "inspect.yml")[0]["ansible.builtin.shell"]["cmd"]
-    for place in ("/var/lib/docker/containers", "/etc/orthanc/site"):
-        script = script.replace(place, str(top / Path(place).name))
+    for place, here in {"/var/lib/docker": top, "/etc/docker": top, "/etc/orthanc/site": top / "site"}.items():
+        script = script.replace(place, str(here))
     environment = {**os.environ, "STORAGE": str(top), "PACKAGES": "orthanc", "ADOPTED": ""}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -68,6 +68,13 @@ def test_a_container_is_there_although_docker_does_not_answer(
     """It would start again with Docker, beside another Orthanc."""
     found = look(monkeypatch, tmp_path, errors, ("registry", "orthanc"))
     assert (found["container"], found["unreached"]) == (True, True)
+    # Docker's files may be on another disk
+    (tmp_path / "containers").rename(tmp_path / "moved")
+    assert not look(monkeypatch, tmp_path, errors)["unreached"]
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "disk/containers")
+    (tmp_path / "daemon.json").write_text(json.dumps({"ipv6": True, "data-root": f"{tmp_path}/disk"}, indent=2))
+    assert look(monkeypatch, tmp_path, errors)["unreached"]
     [refused] = [task for task in read_tasks(ROLE / "preflight.yml") if "unreached" in str(task)]
     assert "Remedy: start Docker" in refused["ansible.builtin.assert"]["fail_msg"]
 

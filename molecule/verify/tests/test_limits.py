@@ -79,7 +79,7 @@ def test_programs_of_another_version_are_not_replaced_without_a_deploy(host: Hos
         older = must(machine, f"sha256sum {program}")
         status, said = play("verify", host)
         assert status == 2, said
-        assert "The programs on this server are of another version of this collection. Nothing was changed." in said
+        assert "The programs on this server are not those of this collection. Nothing was changed." in said
         assert " changed=0 " in said
         assert must(machine, f"sha256sum {program}") == older
     finally:

@@ -129,6 +129,7 @@ def test_what_comes_by_sftp_is_served(machine: str) -> None:
         *(["get /etc/passwd /tmp/got"], ["get ../../../../etc/passwd /tmp/got"]),
         *(["get /incoming/../../etc/shadow /tmp/got"], ["cd /etc"], ["cd ../../etc"]),
         *(["symlink /etc/passwd lure.part"], ["ln /etc/passwd lure2.part"], [f"ln {WAITING} lure3.part"]),
+        ["put /tmp/own.wl own.part", "ln own.part lure4.part"],
         # no directory: it could hold any number of files
         *(["mkdir more"], ["mkdir more.wl"]),
         *(["put /tmp/own.wl /x.wl"], ["put /tmp/own.wl ../x.wl"], ["mkdir /more"], ["rmdir /incoming"]),
