@@ -228,7 +228,9 @@ def restore_container(found: dict[str, Any]) -> bool:
     """Makes the container as it was defined before, if it is another one now. Returns whether it did; it is not started
     yet. Images and index are in directories of the machine."""
     now = present.inspect(NAME)
-    if now.get("Id") == found["Id"]:
+    # Docker takes a limit away only with the container
+    limited = bool(now) and bool(now["HostConfig"]["Memory"]) and not found["HostConfig"]["Memory"]
+    if now.get("Id") == found["Id"] and not limited:
         restore_limits(now["HostConfig"], found["HostConfig"])
         return False
     if now and describe_container(now) == describe_container(found):
@@ -236,6 +238,12 @@ def restore_container(found: dict[str, Any]) -> bool:
     if now:
         read_output("docker", "stop", "--time", str(STOP_SECONDS), NAME, seconds=None)
         read_output("docker", "rm", NAME)
+    make_container(found)
+    return True
+
+
+def make_container(found: dict[str, Any]) -> None:
+    """Makes the container that `docker inspect` described. Refused where Docker does not."""
     engine = Engine()
     try:
         body = json.dumps(describe_container(found))
@@ -246,7 +254,6 @@ def restore_container(found: dict[str, Any]) -> bool:
         engine.close()
     if answer.status != http.client.CREATED:
         raise Refused(f"Docker does not make the container of before: {said.strip()}")
-    return True
 
 
 def restart_orthanc(changed: list[Path], notes: Notes, plugins: list[str], address: str) -> None:

@@ -53,9 +53,11 @@ def test_a_chain_without_its_intermediate_is_told() -> None:
     chain, key = OURS.issue(NAME, issuer_url="http://ca.clinic.example/intermediate.crt")
     [item] = certificate.problems(chain, key, NAME, NOW)
     assert (item["severity"], item["path"]) == ("warning", "orthanc_proxy_certificate_chain")
-    assert "ends before the intermediate certificate" in item["message"]
+    assert "has no intermediate certificate" in item["message"]
     assert "full chain" in item["remedy"]
     assert said(chain + OURS.root, key) == []
+    # a directory's own CA
+    assert said(*OURS.issue(NAME, issuer_url="ldap:///CN=Clinic%20CA")) == []
 
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"

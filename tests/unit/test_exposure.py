@@ -370,6 +370,8 @@ def test_where_a_site_listens(tmp_path: Path, site: str, ports: list[int]) -> No
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/shop.conf").write_text(site)
     assert exposure.find_other_sites(8042, tmp_path) == ports
+    own = [84] if "127.0.0.1:84" in site else []
+    assert exposure.find_other_sites(8042, tmp_path, local=True) == sorted(ports + own)
 
 
 def test_the_controller_s_address_survives_sudo() -> None:

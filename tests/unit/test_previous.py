@@ -182,6 +182,20 @@ def test_the_limits_of_the_same_container_are_put_back(
     assert (tmp_path / "asked").read_text().splitlines()[1:] == wanted
 
 
+def test_a_limit_that_was_not_there_goes_with_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker takes a limit of 0 for no change."""
+    limits = (2880, 5760, "unless-stopped", 0)
+    play_docker(monkeypatch, tmp_path, json.dumps([{**describe_limits(limits), "Config": {}}]))
+    script = tmp_path / "docker"
+    script.write_text(script.read_text().replace("#!/bin/sh\n", f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'))
+    made: list[object] = []
+    monkeypatch.setattr(previous, "make_container", made.append)
+    before = {**describe_limits((0, 0, "unless-stopped", 0)), "Config": {}}
+    assert previous.restore_container(before) is True
+    assert [line.split()[0] for line in (tmp_path / "asked").read_text().splitlines()[1:]] == ["stop", "rm"]
+    assert made == [before]
+
+
 def describe_limits(limits: tuple[object, ...]) -> dict[str, object]:
     memory, swap, policy, retries = limits
     restart = {"Name": policy, "MaximumRetryCount": retries}

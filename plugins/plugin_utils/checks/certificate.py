@@ -69,8 +69,8 @@ def problems(chain: str, key: str, hostname: str, now: datetime.datetime) -> lis
             remedy = "put each issuer after the certificate that it signed"
             found.append(problem(CHAIN, f"{message}, which did not sign it", remedy))
     if not _is_authority(certificates[-1]) and _names_issuer(certificates[-1]):
-        message = "ends before the intermediate certificate: browsers may fetch it, devices and other programs do not"
-        remedy = "add the intermediates, as in the file that the CA calls full chain"
+        message = "has no intermediate certificate: if one signed it, browsers may fetch that, but devices do not"
+        remedy = "add the intermediates, as in the file that the CA calls full chain, unless the root itself signed it"
         found.append(problem(CHAIN, message, remedy, "no_intermediate", "warning"))
     return found
 
@@ -83,12 +83,13 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def _names_issuer(certificate: x509.Certificate) -> bool:
-    """Whether it says where its issuer's certificate can be fetched, as those of public CAs do (RFC 5280, 4.2.2.1)."""
+    """Whether it says where on the web its issuer's certificate is, as those of public CAs do (RFC 5280, 4.2.2.1)."""
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:
         return False
-    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in access)
+    places = [one.access_location for one in access if one.access_method == AuthorityInformationAccessOID.CA_ISSUERS]
+    return any(str(place.value).startswith("http") for place in places)
 
 
 def _weak(certificate: x509.Certificate) -> list[Problem]:

@@ -20,6 +20,11 @@ REASON = re.compile(
     r"|[Dd]ecryption failed|no vault secrets found"
 )
 
+# where facts may stand in a template, or in what it reads
+LATER = re.compile(
+    r"ansible_|\bhostvars\b|\b(?:lookup|query|q)\(\s*['\"](?:ansible\.builtin\.)?(?:template|vars|varnames)\b"
+)
+
 
 def read_layers(loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The collection's variables in a play with all roles: those below the inventory's, and those above them."""
@@ -57,10 +62,8 @@ def _explain(message: str, templates: list[str]) -> str:
 
 
 def filter_by_facts(templar: Any, unread: dict[str, str]) -> list[str]:
-    """The settings that may be readable once facts are gathered: their templates read facts, which begin with ansible_.
-
-    Other templates fail with facts as well.
-    """
+    """The settings that may be readable once facts are gathered: their templates read facts, which begin with ansible_,
+    or what may have them. Other templates fail with facts as well."""
     variables = templar.available_variables
     return [
         name
@@ -68,7 +71,7 @@ def filter_by_facts(templar: Any, unread: dict[str, str]) -> list[str]:
         if name not in specs.read_wiring()
         and (
             why.startswith("'ansible_")
-            or ("undefined" not in why and any("ansible_" in text for text in list_templates(variables, name)))
+            or ("undefined" not in why and any(map(LATER.search, list_templates(variables, name))))
         )
     ]
 

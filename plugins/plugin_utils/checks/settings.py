@@ -33,6 +33,8 @@ KINDS = {
     "str": "text",
     "path": "a path",
 }
+# settings that may be empty, although their default is not
+EMPTY = ("orthanc_verify_report_directory",)
 DEFINE = (
     "define it. Passwords belong in a vault: ansible-vault edit group_vars/orthanc/vault.yml, and --ask-vault-pass when"
     " you deploy"
@@ -158,8 +160,9 @@ def _find_unspecified(role: str, given: Given) -> list[Problem]:
 
 
 def _may_be_empty(role: str, own: str) -> bool:
-    """Whether the default of a setting is empty text, for which a line without a value stands as well."""
-    return specs.read_shared().get(specs.name_public(own), specs.read_defaults(role)[own]) in ("", None)
+    """Whether the setting may be empty text, for which a line without a value stands as well."""
+    default = specs.read_shared().get(specs.name_public(own), specs.read_defaults(role)[own])
+    return default in ("", None) or own in EMPTY
 
 
 def _check_nothing(_given: Given) -> list[Problem]:

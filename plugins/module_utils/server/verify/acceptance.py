@@ -546,7 +546,9 @@ class Day:
 
     def plain_http(self) -> str:
         """What port 80 answers: closed, or a service without Orthanc behind it. An ACME challenge server gives 404."""
-        if 80 in exposure.find_own_neighbours(exposure.list_listening(), self.settings["http_port"]):
+        orthanc = self.settings["http_port"]
+        others = exposure.find_own_neighbours(exposure.list_listening(), orthanc)
+        if 80 in (*others, *exposure.find_other_sites(orthanc, local=True)):
             return "another site"
         try:
             reply = web.http_ask(80, "GET", "/")

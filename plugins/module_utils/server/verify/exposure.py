@@ -38,7 +38,7 @@ NODE_EXPORTER = "prometheus-node"  # as the kernel truncates its name
 WAIVER = "no_firewall"
 PROBE = "a TCP connection"
 CLOSE = "load the firewall's table again: systemctl reload-or-restart orthanc-firewall, or deploy again"
-DEPLOY = "deploy again: the firewall's file holds whom the inventory does not"
+DEPLOY = "deploy again: the firewall's file holds whom the inventory does not, or a deploy did not come to its end"
 ROUTER = "let the router lead this port nowhere, or to this server for its sources alone"
 UNSEEN = "not seen"
 ALLOW = "let this machine create network namespaces: unshare --net true shows why it cannot"
@@ -223,13 +223,14 @@ def list_listening() -> list[Listener]:
     return parse_listeners(try_output("ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"))
 
 
-def find_other_sites(http_port: int, directory: Path = NGINX) -> list[int]:
-    """The ports of nginx sites that are not deployed by this collection and do not lead to Orthanc."""
+def find_other_sites(http_port: int, directory: Path = NGINX, *, local: bool = False) -> list[int]:
+    """The ports of nginx sites that are not deployed by this collection and do not lead to Orthanc; `local`: also of
+    those for this machine alone."""
     found = set()
     for path in (path for path in list_sites(directory) if path.name not in OWN_SITES):
         with contextlib.suppress(OSError):
             text = read_site(path)
-            found |= {one.port for one in list_listens(text) if not leads_to(text, [http_port])}
+            found |= {one.port for one in list_listens(text, local=local) if not leads_to(text, [http_port])}
     return sorted(found)
 
 

@@ -45,8 +45,8 @@ def list_servers(text: str) -> Iterator[str]:
                 break
 
 
-def list_listens(text: str) -> list[Listen]:
-    """Where a site listens for other machines."""
+def list_listens(text: str, *, local: bool = False) -> list[Listen]:
+    """Where a site listens for other machines; `local`: for this one as well."""
     # what a server includes may say where it listens
     silent = [str(PLAIN_HTTP) for one in list_servers(text) if not re.search(r"\b(?:listen|include)\s", one)]
     found = []
@@ -54,7 +54,7 @@ def list_listens(text: str) -> list[Listen]:
         address, _unused, number = words[0].rpartition(":") if re.search(r":\d+$", words[0]) else ("", "", words[0])
         if not number.isdigit():
             address, number = number, str(PLAIN_HTTP)
-        if not LOCAL.match(address):
+        if not address.startswith("unix:") and (local or not LOCAL.match(address)):
             found.append(Listen(address, int(number), words))
     return found
 
