@@ -23,8 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server.core import monitor_state, nftables, verdict, words
 from server.core.limits import LIMITS
+from server.core.process import Finished
 from server.monitor import alerts as alerts_of
-from server.monitor import cli, history, notify, prometheus
+from server.monitor import cli, history, notify, prometheus, survey
 from server.monitor.context import Context, Sample
 from server.monitor.probes import disk, firewall, log, orthanc, updates
 from server.monitor.rules import RULES, Rule
@@ -206,6 +207,25 @@ def test_what_cannot_be_checked_for_days_is_no_all_clear(tmp_path: Path) -> None
         assert f"resolved {name}" in told[-1]  # nothing keeps it from being seen any more
 
 
+def test_what_is_gone_is_over_although_something_else_cannot_be_checked(tmp_path: Path) -> None:
+    """Where the kernel lets nobody compare the firewall, as in LXC, that is so for ever."""
+    expired = Sample("client_certificate_days", "file", "old-x.crt", 3, probe="client certificates")
+    alerts: dict[str, Any] = {}
+    told = []
+    for hour in range(40):
+        for blind, samples in (("firewall", [expired] if hour < 3 else []),):
+            seen = [*samples, Sample("blind", "what", blind, 1, probe=blind)]
+            alerts, events = alerts_of.judge(seen, settings(tmp_path), alerts, hour * 3600.0)
+            told += [(hour, one["state"]) for one in events if one["name"] == "ClientCertificateExpires"]
+    assert told == [(0, "firing"), (26, "resolved")]  # and no reminder
+    # but not while its own probe is blind
+    for hour in range(40, 90):
+        mine = [expired] if hour == 40 else [Sample("blind", "what", "client certificates", 1)]
+        alerts, events = alerts_of.judge(mine, settings(tmp_path), alerts, hour * 3600.0)
+        told += [(hour, one["state"]) for one in events if one["name"] == "ClientCertificateExpires"]
+    assert [one for one in told if one[0] >= 40] == [(40, "firing"), (64, "reminder"), (88, "reminder")]
+
+
 def test_a_clock_that_was_a_year_ahead_leaves_no_alert_of_the_future(tmp_path: Path) -> None:
     """What vanishes after the clock was put right is resolved a day later, not a year."""
     alerts: dict[str, Any] = {}
@@ -343,6 +363,68 @@ def test_a_connection_over_which_nobody_speaks_is_no_error_of_orthanc_s(
     monkeypatch.setattr(log, "read_journal", lambda _context: lines)
     assert len([*log.probe_log(look)]) == 2
     assert look.state["counted"]["errors"] == 1
+
+
+def play_journal(monkeypatch: pytest.MonkeyPatch, *answers: Finished) -> list[str]:
+    """What journalctl is asked; it answers so, one after the other."""
+    asked, waiting = [], iter(answers)
+
+    def ask(*command: str) -> Finished:
+        asked.append(command[-1])
+        return next(waiting)
+
+    monkeypatch.setattr(log, "ask_program", ask)
+    return asked
+
+
+def test_what_journalctl_says_of_a_damaged_file_is_no_line_of_orthanc_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the cursor stays, and each check counts the same lines again."""
+    damaged = Finished(
+        0, "E1128 x\n-- cursor: s=new\n", "Journal file /var/log/journal/x is truncated, ignoring file.\n"
+    )
+    play_journal(monkeypatch, damaged)
+    (tmp_path / "orthanc.json").write_text("{}")
+    look = Context(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {"cursor": "s=old"}, 1000.0)
+    assert log.read_journal(look) == ["E1128 x"]
+    assert look.state["cursor"] == "s=new"
+
+
+def test_a_cursor_that_was_rotated_away_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, there = Finished(1, "", "Failed to seek to cursor"), Finished(0, "E1128 x\n-- cursor: s=new\n", "")
+    asked = play_journal(monkeypatch, gone, there, gone, gone)
+    (tmp_path / "orthanc.json").write_text("{}")
+    look = Context(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {"cursor": "s=old", "time": 940}, 1000.0)
+    assert log.read_journal(look) == ["E1128 x"]
+    assert asked == ["--after-cursor=s=old", "--since=@941"]
+    with pytest.raises(OSError, match="Failed to seek"):  # and MonitorBlind
+        log.read_journal(look)
+
+
+def test_a_disk_that_the_kernel_has_made_read_only_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".orthanc-storage").touch()
+    context: Any = SimpleNamespace(settings=SimpleNamespace(storage=tmp_path, mount="/"))
+    assert [(one.metric, one.value) for one in disk.probe_mount(context)] == [("mount_ok", 1), ("storage_read_only", 0)]
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    told = play(tmp_path, [(one.metric, one.object, one.value) for one in disk.probe_mount(context)])
+    assert told == [["firing StorageReadOnly/"]]
+
+
+def test_a_reboot_ends_what_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "boot_id").write_text("1\n")
+    monkeypatch.setattr(updates, "BOOT", tmp_path / "boot_id")
+    monkeypatch.setattr(survey, "stamp", lambda *_: [1.0, 0])
+    (tmp_path / "orthanc.json").write_text("{}")
+    look = Context(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {}, 1000.0)
+
+    def is_due(reason: str) -> float:
+        monkeypatch.setattr(survey, "find_reboot", lambda: reason)
+        return next(one.value for one in updates.probe_restarts(look) if one.metric == "reboot_due")
+
+    assert (is_due("a kernel"), is_due("")) == (1, 1)  # asked once
+    (tmp_path / "boot_id").write_text("2\n")
+    assert is_due("") == 0
 
 
 def test_a_device_over_tls_has_an_address_of_this_machine() -> None:
@@ -605,6 +687,44 @@ def test_what_cannot_be_sent_is_sent_later(tmp_path: Path) -> None:
     notify.notify(told, state, [{**event, "state": "resolved"}], 60)
     assert [one["state"] for one in state["pending"]["webhook"]] == ["firing", "resolved"]
     assert state["pending"]["mail"] == []
+
+
+def test_a_way_that_takes_no_message_is_told_by_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    event = {"name": "DiskFilling", "object": "storage", "state": "firing", "severity": "warning", "since": 0,
+             "summary": "The disk is filling", "remedy": "make space"}  # fmt: skip
+    told = settings(tmp_path, webhook="http://127.0.0.1:9/secret-token", mail_to=["it@clinic.example"])
+    state: dict[str, Any] = {}
+    monkeypatch.setattr(notify, "send_mail", lambda *_: None)
+    for minute in (0, 30, 62):
+        notify.notify(told, state, [event] if not minute else [], 60 * minute)
+    waited = [*notify.measure_unsent(told, state, 3720)]
+    assert [(one.object, one.value) for one in waited] == [("mail", 0), ("webhook", 62)]
+    wrong, _covered = alerts_of.find_conditions(waited, told, set())
+    assert list(wrong) == ["AlertsNotSent/webhook"]
+    monkeypatch.setattr(notify, "post_webhook", lambda *_: None)
+    notify.notify(told, state, [], 3780)
+    assert [one.value for one in notify.measure_unsent(told, state, 3780)] == [0, 0]
+
+
+def test_what_has_waited_is_posted_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat service refuses a long message each time."""
+    taken: list[int] = []
+
+    def post(_settings: Any, events: list[Any], _now: float) -> None:
+        if len(events) > 28 or len(taken) == 2:
+            taken.append(0)
+            raise OSError("413")
+        taken.append(len(events))
+
+    monkeypatch.setattr(notify, "post_webhook", post)
+    event = {"name": "DiskFilling", "object": "storage", "state": "firing", "severity": "warning", "since": 0,
+             "summary": "The disk is filling", "remedy": "make space"}  # fmt: skip
+    told = settings(tmp_path, webhook="http://127.0.0.1:9/")
+    state: dict[str, Any] = {"pending": {"webhook": [event] * 40}}
+    notify.notify(told, state, [event], 0)
+    assert (taken, len(state["pending"]["webhook"])) == ([10, 10, 0], 21)  # what was taken is not sent again
+    notify.notify(told, state, [], 60)
+    assert (taken[3:], state["pending"]["webhook"]) == ([10, 10, 1], [])
 
 
 def test_a_first_deploy_is_one_message_unless_something_is_critical(

@@ -13,6 +13,7 @@ from .settings import Settings
 
 WEEK = 7 * DAY
 CLEAR_CHECKS = 3  # good ones in a row until an alert is over
+BASES = ("configuration", "process")  # probes on whose results others depend
 CLEAR_PERCENT = 2  # so much more must be free until an alert of a disk is over
 
 
@@ -52,8 +53,8 @@ def judge(
     nor bad: it stays as it was.
     """
     wrong, covered = find_conditions(samples, settings, {key for key, alert in former.items() if alert["firing"]})
-    seen = {(sample.metric, sample.object) for sample in samples}
-    blind = any(sample.metric == "blind" and sample.value for sample in samples)
+    probes = {(sample.metric, sample.object): sample.probe for sample in samples}
+    blind = {sample.object for sample in samples if sample.metric == "blind" and sample.value}
     names = {key.partition("/")[0] for key in wrong}
     rules, alerts, events = {rule.name: rule for rule in RULES}, {}, []
     for key in sorted({*wrong, *former}):
@@ -61,10 +62,13 @@ def judge(
         if name not in rules:
             continue  # of an earlier release of this program
         rule = rules[name]
-        is_seen = (rule.metric, object_) in seen
-        hidden = blind or not names.isdisjoint({*rule.unless, *DOWN})
+        is_seen = (rule.metric, object_) in probes
+        probe = probes.get((rule.metric, object_)) or former.get(key, {}).get("probe", "")
+        # an older release did not note the probe
+        in_the_dark = not blind.isdisjoint({probe, *BASES}) if probe else bool(blind)
+        hidden = in_the_dark or not names.isdisjoint({*rule.unless, *DOWN})
         condition = Condition(rule, object_, wrong.get(key), key in covered, is_seen, hidden)
-        alert = update_alert(former.get(key, {}), condition, int(now))
+        alert = {**update_alert(former.get(key, {}), condition, int(now)), "probe": probe}
         news = advance_alert(alert, condition, now)
         if news:
             events.append({**alert, "state": news})
@@ -117,7 +121,9 @@ def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> st
         # no reminder; but a higher value is reported, also when something else has ended
         news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
         alert["known"] = alert["value"]
-    elif not (alert["covered"] or alert["good"] or condition.rule.severity == "info"):
+    elif (condition.seen or condition.hidden) and not (
+        alert["covered"] or alert["good"] or condition.rule.severity == "info"
+    ):
         # a mail that comes each day for months is read no more
         pause = DAY if now - alert["since"] < WEEK else WEEK
         news = "reminder" if now - alert["told"] >= pause else ""

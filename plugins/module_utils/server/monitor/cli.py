@@ -63,12 +63,12 @@ def collect_samples(settings: Settings, state: dict[str, Any], now: float) -> li
     """Takes the samples of one check and reports its alerts; updates `state`, which the last check left."""
     from .alerts import judge
     from .context import Context
-    from .notify import notify
+    from .notify import measure_unsent, notify
     from .probes import run_probes
 
     state["began"] = min(state.get("began", int(now)), int(now))
     context = Context(settings, state, now)
-    samples = [*run_probes(context)]
+    samples = [*run_probes(context), *measure_unsent(settings, state, now)]
     alerts, events = judge(samples, settings, state.get("alerts", {}), now)
     notify(settings, state, events, now)
     values = [[one.metric, one.label, one.object, one.value] for one in samples]

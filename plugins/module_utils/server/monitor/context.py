@@ -20,7 +20,7 @@ PROGRAM_SECONDS = 20
 class Sample(NamedTuple):
     """A value of one object: the metric's name without prefix, the object by its label, the value.
 
-    `detail` is what an alert about it adds for a person.
+    `detail` is what an alert about it adds for a person, `probe` the probe that took it.
     """
 
     metric: str
@@ -28,6 +28,7 @@ class Sample(NamedTuple):
     object: str
     value: float
     detail: str = ""
+    probe: str = ""
 
 
 def observe(metric: str, value: float | bool, label: str = "", object_: str = "", detail: str = "") -> Sample:

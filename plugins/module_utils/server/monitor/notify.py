@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from ..core import words
 from ..core.escaping import escape
 from ..core.journal import ERROR, INFORMATION, WARNING, say
 from ..core.monitor_state import describe_alert
-from .context import ANSWER_SECONDS
+from .context import ANSWER_SECONDS, Sample, observe
 from .settings import Settings
 
 SETTLE_SECONDS = 5 * 60  # of a new monitor, until which what can wait is gathered for one message
 KEPT_EVENTS = 100  # of those that could not be sent
+POSTED = 10  # at a time: chat services refuse long messages (Teams: 28 KB)
 PRIORITIES = {"critical": ERROR, "warning": WARNING, "info": INFORMATION}
 WORDS = {"firing": "Trouble", "reminder": "Still", "resolved": "All clear"}
 
@@ -100,22 +102,33 @@ def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: 
     """Reports to the journal, by mail and webhook. What could not be sent stays in `state` for the next check."""
     for event in events:
         say(f"{describe_kind(event)}: {event['name']}: {describe_alert(event)}", PRIORITIES[event["severity"]])
-    pending = state.setdefault("pending", {})
-    for name, wanted, send in (
-        ("mail", settings.mail_to, send_mail),
-        ("webhook", settings.webhook, post_webhook),
+    pending, unsent = state.setdefault("pending", {}), state.setdefault("unsent", {})
+    for name, wanted, send, most in (
+        ("mail", settings.mail_to, send_mail, KEPT_EVENTS),
+        ("webhook", settings.webhook, post_webhook, POSTED),
     ):
         waiting = [*pending.get(name, []), *events] if wanted else []
         if is_settling(state, waiting, now):
             waiting = leave_out_resolved(waiting)
         elif waiting:
             try:
-                send(settings, waiting, now)
-                waiting = []
+                while waiting:
+                    send(settings, waiting[:most], now)
+                    waiting = waiting[most:]
+                unsent.pop(name, None)
             except Exception as error:  # whatever the other side does; its text may hold the URL, and that a token
                 text = str(error) if name == "mail" else getattr(error, "code", type(error).__name__)
                 say(f"{name} cannot be sent, the next check tries again: {text}", ERROR)
+                unsent[name] = min(unsent.get(name, int(now)), int(now))
         pending[name] = waiting[-KEPT_EVENTS:]
+
+
+def measure_unsent(settings: Settings, state: dict[str, Any], now: float) -> Iterator[Sample]:
+    """For how long each way that is set has not taken a message; the last check left it in `state`."""
+    for name, wanted in (("mail", settings.mail_to), ("webhook", settings.webhook)):
+        if wanted:
+            since = state.get("unsent", {}).get(name, now)
+            yield observe("unsent_minutes", max(now - since, 0) / 60, "way", name)
 
 
 def send_test(settings: Settings) -> bool:

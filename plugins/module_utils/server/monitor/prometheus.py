@@ -24,6 +24,7 @@ HELP = {
     "days_until_full": "Days until the file system is full at this growth; absent without enough history",
     "disk_guard": "1 while new images are refused",
     "mount_ok": "Whether the images' disk is mounted",
+    "storage_read_only": "Whether the images' disk lets nobody write to it",
     "process_up": "Whether Orthanc runs",
     "index_up": "Whether Orthanc answers from its index",
     "index_statistics": "Whether the index has the statistics for its query plans",
@@ -70,6 +71,7 @@ HELP = {
     "replaced_files": "Programs and libraries that a service runs and an update has replaced",
     "support_days": "Days until the system no longer receives security updates",
     "known_cves": "Known vulnerabilities without an update that are not accepted",
+    "unsent_minutes": "Minutes since a message could not be sent for the first time; 0 where none waits",
     "blind": "1 where the monitor could not check",
 }
 

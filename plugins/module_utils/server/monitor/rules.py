@@ -37,6 +37,12 @@ RULES = (
         "mount it (findmnt, journalctl -b -u local-fs.target), then systemctl start orthanc",
     ),
     Rule(
+        *("StorageReadOnly", "critical", "storage_read_only", "", "==", 1, 1, ()),
+        "The images' disk is read-only, as after an error of the disk: new images are refused",
+        "see dmesg; make sure that a backup is current, check the file system (fsck) or replace the disk, and mount it "
+        "again",
+    ),
+    Rule(
         *("DiskGuard", "critical", "disk_guard", "fs", "==", 1, 1, ()),
         "New images are refused: the disk is full except for the reserve that Orthanc needs",
         "make space or enlarge the disk; devices can send again as soon as there is space",
@@ -296,6 +302,12 @@ RULES = (
         "There are known vulnerabilities for which this system offers no update yet",
         "orthanc-monitor vulnerabilities says what each means; list accepted ones in orthanc_monitor_accepted_cves",
         nothing_to_do=True,
+    ),
+    Rule(
+        *("AlertsNotSent", "warning", "unsent_minutes", "way", ">", 60, 1, ()),
+        "Alerts have not been sent for an hour",
+        "see why: journalctl -t orthanc-monitor; correct the mail server, its password or the URL in the inventory, deploy,"
+        " and run orthanc-monitor test",
     ),
     Rule(
         *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),

@@ -26,11 +26,11 @@ State: TypeAlias = "dict[str, Any] | None"  # the contents of a program's state 
 ALERTS = {
     "worklist": ("Worklist",),
     "certificates": ("Certificate",),
-    "disk": ("Disk", "Inodes", "MountGone"),
+    "disk": ("Disk", "Inodes", "MountGone", "StorageReadOnly"),
     "forecast": ("FullSoon",),
     "orthanc": (
         *("OrthancStopped", "IndexSilent", "IndexLocked", "DicomSilent", "PluginMissing", "RestartLoop", "ProxyDown"),
-        *("ThreadsExhausted", "JobsFailed", "ErrorsLogged"),
+        *("DicomTlsDown", "ThreadsExhausted", "JobsFailed", "ErrorsLogged"),
     ),
     "patches": ("SecurityUpdates", "Package", "Reboot", "RestartDue", "SystemEnd"),
 }

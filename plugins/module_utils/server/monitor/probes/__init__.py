@@ -44,7 +44,8 @@ def run_probes(context: Context) -> Iterator[Sample]:
     for name, probe in PROBES.items():
         why = ""
         try:
-            yield from probe(context)
+            for sample in probe(context):
+                yield sample._replace(probe=name)
         except Exception as error:  # whatever it is: one probe must not end the check
             why = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
             say(f"cannot check {name}: {why}", WARNING)

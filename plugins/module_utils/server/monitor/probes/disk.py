@@ -25,9 +25,12 @@ HISTORY_DAYS = 90
 
 
 def probe_mount(context: Context) -> Iterator[Sample]:
-    """Whether the images' disk is mounted, and is the one of the deploy."""
-    there = os.path.ismount(context.settings.mount) and (context.settings.storage / MARKER).exists()
+    """Whether the images' disk is mounted, is the one of the deploy, and can be written to."""
+    storage = context.settings.storage
+    there = os.path.ismount(context.settings.mount) and (storage / MARKER).exists()
     yield observe("mount_ok", there)
+    if there:  # after an error of the disk the kernel lets nobody write to it
+        yield observe("storage_read_only", bool(os.statvfs(storage).f_flag & os.ST_RDONLY))
 
 
 def probe_disks(context: Context) -> Iterator[Sample]:
@@ -35,7 +38,9 @@ def probe_disks(context: Context) -> Iterator[Sample]:
     seen: set[int] = set()
     storage = context.settings.storage
     temporary = Path(context.options.get("TemporaryDirectory", storage))
-    for name, path in (("storage", storage), ("tmp", temporary), ("log", context.settings.logs)):
+    # a full one of the last two stops the monitor's own state, the mail queue and updates
+    others = {"log": context.settings.logs, "state": context.settings.directory, "root": Path("/")}
+    for name, path in {"storage": storage, "tmp": temporary, **others}.items():
         if name == "storage" and not (storage / MARKER).exists():
             continue  # these would be another disk's numbers; MountGone reports it
         device = path.stat().st_dev

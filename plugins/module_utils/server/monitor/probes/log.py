@@ -61,26 +61,27 @@ def find_conflicts(context: Context, lines: list[str], names: dict[str, str]) ->
 
 # --- where it is ----------------------------------------------------------------------------------
 def read_journal(context: Context) -> list[str]:
-    """The unit's lines since the last check."""
+    """The unit's lines since the last check. OSError where journalctl fails."""
     state = context.state
-    after = state.get("cursor", "")
-    # without a cursor, since the last check: what was counted is not counted again
-    since = [f"--after-cursor={after}"] if after else [f"--since=@{int(state.get('time', context.now - 60)) + 1}"]
-    done = ask_program("journalctl", "--unit=orthanc", "--output=cat", "--show-cursor", "--quiet", *since)
-    if done.status and after:  # the journal has been rotated away
-        del state["cursor"]
-        return []
-    lines = done.said.removesuffix("\n").split("\n")
+    ask = ("journalctl", "--unit=orthanc", "--output=cat", "--show-cursor", "--quiet")
+    done = ask_program(*ask, f"--after-cursor={state['cursor']}") if state.get("cursor") else None
+    if not done or done.status:  # no cursor yet, or its journal has been rotated away
+        # what the last check counted is not counted again
+        done = ask_program(*ask, f"--since=@{int(state.get('time', context.now - 60)) + 1}")
+    if done.status:
+        raise OSError(f"journalctl: {done.errors.strip()}")
+    # not what it says of a file that a power cut has damaged, which it leaves out
+    lines = done.output.removesuffix("\n").split("\n")
     if lines[-1].startswith("-- cursor: "):
         state["cursor"] = lines.pop().removeprefix("-- cursor: ")
     return lines
 
 
 def read_docker_log(context: Context) -> list[str]:
-    """The container's lines since the last check."""
+    """The container's lines since the last check. OSError where Docker does not give them."""
     since = context.state.get("docker_since", context.now - 60)
     done = ask_program("docker", "logs", f"--since={since:.3f}", f"--until={context.now:.3f}", "orthanc")
     if done.status:  # what it says then is not Orthanc's
-        return []
+        raise OSError(f"docker logs: {done.errors.strip()}")
     context.state["docker_since"] = context.now
     return done.said.split("\n")

@@ -43,7 +43,7 @@ def probe_backup(context: Context) -> Iterator[Sample]:
 def probe_units(context: Context) -> Iterator[Sample]:
     """What starts the regular tasks, and how these ended."""
     names, units = "Id,Type,LoadState,UnitFileState,ActiveState,Result", context.settings.units
-    said = ask_program("systemctl", "show", f"--property={names}", *units).said if units else ""
+    said = ask_program("systemctl", "show", f"--property={names}", *units).output if units else ""
     for text in said.strip().split("\n\n") if said else ():
         known = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         failed = known["ActiveState"] == "failed"

@@ -16,6 +16,8 @@ from .. import packages, survey
 from .. import vulnerabilities as vulnerability
 from ..context import DAY, Context, Sample, observe
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 
 def remember(context: Context, name: str, key: list[Any], find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What was found under this key, found anew when the key is another; each day and release in any case."""
@@ -82,7 +84,7 @@ def probe_lists(context: Context) -> Iterator[Sample]:
 
 def probe_restarts(context: Context) -> Iterator[Sample]:
     """Whether the machine must be restarted, and services that run what an update has replaced."""
-    key = survey.stamp(packages.MACHINE / packages.STATUS, survey.REBOOT)
+    key = [*survey.stamp(packages.MACHINE / packages.STATUS, survey.REBOOT), BOOT.read_text(encoding="ascii")]
     reason = remember(context, "reboot", key, lambda: {"reason": survey.find_reboot()})["reason"]
     yield observe("reboot_due", bool(reason), detail=reason)
     services = {"nginx": survey.read_pid(survey.NGINX)}
