@@ -306,8 +306,8 @@ RULES = (
     Rule(
         *("AlertsNotSent", "warning", "unsent_minutes", "way", ">", 60, 1, ()),
         "Alerts have not been sent for an hour",
-        "see why: journalctl -t orthanc-monitor; correct the mail server, its password or the URL in the inventory, deploy,"
-        " and run orthanc-monitor test",
+        "see why: journalctl -t orthanc-monitor; correct mail server, password or URL in the inventory, deploy, and run"
+        " orthanc-monitor test",
     ),
     Rule(
         *("MonitorBlind", "warning", "blind", "what", "==", 1, 3, ("MountGone", "RestartLoop", "OrthancStopped")),
