@@ -23,7 +23,7 @@ options:
     type: str
     required: true
   ca_name:
-    description: Common name of the CA.
+    description: Common name of the CA where there is none yet. One that is there keeps its name.
     type: str
     required: true
   days:
@@ -57,6 +57,16 @@ reasons:
   returned: always
 ca_expires:
   description: Whether the CA must be renewed, because it expires. With the same key, what it has signed stays valid.
+  type: bool
+  returned: always
+ca_name:
+  description: Common name that the CA has, or will have.
+  type: str
+  returned: always
+crl_stale:
+  description:
+    - Whether the list of revoked certificates must be signed again, because the CA did not sign it, or because it is
+      not valid now and for a year. Every certificate of a client is refused otherwise.
   type: bool
   returned: always
 ca:
@@ -111,7 +121,7 @@ def find_wrong_files(directory: Path) -> Iterator[str]:
                 yield f"{path} must be a file of root with the permissions {mode:04o}"
 
 
-def find_reasons(directory: Path, hostname: str, ca_name: str, days: int, ca_days: int) -> Iterator[str]:
+def find_reasons(directory: Path, hostname: str, days: int, ca_days: int) -> Iterator[str]:
     """What is wrong with the keys and certificates, whose files exist; raises ValueError if one cannot be read."""
     ca = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
     own = x509.load_pem_x509_certificate((directory / "self_signed.crt").read_bytes())
@@ -123,7 +133,7 @@ def find_reasons(directory: Path, hostname: str, ca_name: str, days: int, ca_day
             yield f"{name}.crt is not of its key"
         if not is_signed(certificate, ca):
             yield f"{name}.crt is not signed by the CA"
-    if list_names(ca) != [ca_name] or not is_ca(ca):
+    if len(list_names(ca)) != 1 or not is_ca(ca):
         yield "ca.crt has another name or other rights"
     if list_names(own) != [hostname] or not is_server(own, hostname):
         yield "self_signed.crt has another name or other rights"
@@ -131,6 +141,41 @@ def find_reasons(directory: Path, hostname: str, ca_name: str, days: int, ca_day
         yield f"self_signed.crt expires in {days} days"
     if not is_valid_for(ca, ca_days):
         yield describe_end(ca_days)
+
+
+def read_ca_name(directory: Path, otherwise: str) -> str:
+    """The common name of the CA that is there. It stays, also where the inventory has another name for the server: with
+    another one nothing that trusts the CA, and nothing that it issued, would be accepted any more."""
+    try:
+        ca = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
+    except (OSError, ValueError):
+        return otherwise
+    names = list_names(ca)
+    return names[0] if len(names) == 1 and is_ca(ca) else otherwise
+
+
+def is_crl_stale(directory: Path) -> bool:
+    """Whether the list of revoked certificates is there, and must be signed again."""
+    try:
+        ca = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
+        crl = x509.load_pem_x509_crl((directory / "ca.crl").read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    key: Any = ca.public_key()
+    now = datetime.datetime.now(datetime.timezone.utc)
+    first, last = read_times(crl, "last_update", "next_update")
+    year = datetime.timedelta(days=365)
+    return not (crl.is_signature_valid(key) and first <= now and now + year < last)
+
+
+def read_times(signed: Any, *names: str) -> list[Any]:
+    """Times of a certificate or list; before cryptography 42 they are in UTC without their zone."""
+    return [
+        getattr(signed, f"{name}_utc", None) or getattr(signed, name).replace(tzinfo=datetime.timezone.utc)
+        for name in names
+    ]
 
 
 def describe_end(ca_days: int) -> str:
@@ -205,11 +250,7 @@ def is_server(certificate: Any, hostname: str) -> bool:
 def is_valid_for(certificate: Any, days: int) -> bool:
     """Whether the certificate is valid now and for so many days."""
     now = datetime.datetime.now(datetime.timezone.utc)
-    # before cryptography 42: times in UTC without their zone
-    first, last = (
-        getattr(certificate, f"{name}_utc", None) or getattr(certificate, name).replace(tzinfo=datetime.timezone.utc)
-        for name in ("not_valid_before", "not_valid_after")
-    )
+    first, last = read_times(certificate, "not_valid_before", "not_valid_after")
     return bool(first <= now and now + datetime.timedelta(days=days) < last)
 
 
@@ -230,14 +271,19 @@ def main() -> None:
     reasons = list(find_wrong_files(directory))
     if not reasons:
         try:
-            reasons = list(
-                find_reasons(directory, *(asked[name] for name in ("hostname", "ca_name", "days", "ca_days")))
-            )
+            reasons = list(find_reasons(directory, *(asked[name] for name in ("hostname", "days", "ca_days"))))
         except (ValueError, TypeError) as error:  # TypeError: a key with a passphrase
             reasons = [f"a file cannot be read: {error}"]
     ca = directory / "ca.crt"
     text = ca.read_text(encoding="utf-8", errors="replace") if ca.is_file() else ""
-    module.exit_json(changed=False, reasons=reasons, ca_expires=describe_end(asked["ca_days"]) in reasons, ca=text)
+    module.exit_json(
+        changed=False,
+        reasons=reasons,
+        ca_name=read_ca_name(directory, asked["ca_name"]),
+        ca_expires=describe_end(asked["ca_days"]) in reasons,
+        crl_stale=is_crl_stale(directory),
+        ca=text,
+    )
 
 
 if __name__ == "__main__":
