@@ -20,11 +20,23 @@ from clients import (
     play,
     put,
     scu,
+    wait_for,
 )
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = [AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")[-1]]
+# a list of revoked certificates by another key, under the name of the CA
+FOREIGN_LIST = """
+set -e
+cd $(mktemp -d)
+name=$(openssl x509 -noout -subject -nameopt compat -in /etc/nginx/orthanc/ca.crt | sed 's/^subject= *//')
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out crt -days 9 -subj "$name" 2>&-
+touch index.txt
+printf '[ca]\\ndefault_ca=own\\n[own]\\ndatabase=index.txt\\ndefault_md=sha256\\n' > list.cnf
+openssl ca -config list.cnf -gencrl -keyfile key -cert crt -crldays 3650 -out /etc/nginx/orthanc/ca.crl 2>&-
+systemctl reload nginx
+"""
 GATEWAY = f"gateway:{PASSWORDS['gateway']}"
 
 
@@ -149,3 +161,13 @@ def test_a_ca_that_expires_is_renewed_with_its_key(host: Host) -> None:
     assert over_tls(host, "echoscu", "US3", *shown)[0] == 0
     assert over_tls(host, "echoscu", "US3", *carry(host, TLS_SCANNER, "us3"))[0] == 0
     assert https(host, OFFICE, "/dicom-web/studies?limit=1")[0] == 200
+
+
+def test_a_list_of_revocations_that_the_ca_did_not_sign_is_signed_again(host: Host) -> None:
+    """As where its key was made anew: nginx refuses every certificate of a client."""
+    shown = carry(host, TLS_SCANNER, "us3")
+    host.check_output(FOREIGN_LIST)
+    wait_for(lambda: over_tls(host, "echoscu", "US3", *shown)[0] != 0, "nginx has read the list")
+    status, said = play("deploy", host)
+    assert status == 0, said
+    assert over_tls(host, "echoscu", "US3", *shown)[0] == 0
