@@ -17,6 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 # in a template, by what the machine offers
 DOCKER = {12: {"docker.io", "iptables"}, 13: {"docker.io", "docker-cli", "iptables"}}
+NGINX = {"nginx-light", "libnginx-mod-stream"}
 # each adds one to a number in a file, a hundred times, in a way that another one at work would spoil
 ADDS = """
 import sys
@@ -89,7 +90,7 @@ def test_a_machine_of_another_checkout_is_neither_used_nor_removed(
 
 def list_installed(version: int) -> set[str]:
     """What the roles install on this release of Debian."""
-    named = set(DOCKER[version])
+    named = {*DOCKER[version], *NGINX}
     for path in ROOT.glob("roles/*/tasks/*.yml"):
         for task in yaml.safe_load(path.read_text()):
             name = task.get("clinicops.orthanc.orthanc_packages", {}).get("name", [])
