@@ -209,7 +209,9 @@ def test_npm_s_dicomweb_client_finds_what_c_find_finds(
         chromium.run(f"void (window.reader = new DICOMwebClient.api.DICOMwebClient({json.dumps(options)}))")
 
         def search(what: str, keys: dict[str, str], **within: str) -> list[dict[str, Any]]:
-            found = chromium.run(f"reader.searchFor{what}({json.dumps({'queryParams': keys, **within})})")
+            asked = json.dumps({"queryParams": keys, **within})
+            told = "error => { throw Error(`${error.message}: ${error.status}`) }"  # the client does not say the status
+            found = chromium.run(f"reader.searchFor{what}({asked}).catch({told})")
             return list(found or [])  # nothing is 204 or an empty list
 
         for key, value, expected in by_c_find:
