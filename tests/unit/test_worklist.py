@@ -26,7 +26,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from server.core import files
 from server.core.errors import Refused
-from server.worklist import cli, orders
+from server.worklist import cli, orders, spool
 from server.worklist.intake import Intake
 from server.worklist.item import MAX_BYTES, parse_item, read_data_set
 from server.worklist.orders import build_item
@@ -411,6 +411,30 @@ def test_what_is_no_plain_file_goes_at_once(settings: Any, tmp_path: Path, kind:
         tidy_worklist(settings)
         assert len(names(settings.quarantine)) == 2
         assert list(held.iterdir()) == []
+
+
+def test_a_file_that_its_writer_renames_leaves_no_reason_behind(settings: Any, monkeypatch: Any) -> None:
+    """Written under another name, and renamed in the moment in which the intake takes it for too large."""
+    path = drop(settings, ".a.part", b"")
+    os.truncate(path, 2_000_000)
+    cut = spool.truncate_file
+
+    def cut_and_rename(large: Path) -> None:
+        cut(large)
+        large.rename(large.with_name("a.wl"))
+
+    monkeypatch.setattr(spool, "truncate_file", cut_and_rename)
+    Intake(settings).process_incoming()
+    assert (names(settings.incoming), names(settings.quarantine)) == (["a.wl"], [])
+
+
+def test_a_reason_without_its_file_is_tidied(settings: Any) -> None:
+    """The intake was killed between the two, and the writer has renamed the file."""
+    settings.orthanc.write_text("{}")
+    for name in ("1-2-a.part.reason", "1-3-b.wl", "1-3-b.wl.reason"):
+        (settings.quarantine / name).write_text("It is too large.")
+    tidy_worklist(settings)
+    assert names(settings.quarantine) == ["1-3-b.wl", "1-3-b.wl.reason"]
 
 
 def test_a_large_file_has_one_reason_though_the_intake_was_killed(settings: Any, monkeypatch: Any, later: Any) -> None:

@@ -95,9 +95,13 @@ def quarantine_file(settings: Settings, path: Path, seen: os.stat_result, refuse
     text = [f"{ascii(os.fsencode(path.name))[1:]} of {who}, {when}", *map(escape, refused.problems), ""]
     reason = held.with_name(f"{held.name}.reason")
     write_atomic(reason, "\n".join(text), 0o600, part=settings.unfinished)
-    if seen.st_size > MAX_BYTES:
-        seen = path.lstat()  # it was truncated
-    if not move_file(path, held, seen) and not os.path.lexists(held):
+    try:
+        if seen.st_size > MAX_BYTES:
+            seen = path.lstat()  # it was truncated
+        moved = move_file(path, held, seen) or os.path.lexists(held)
+    except FileNotFoundError:  # its writer has removed or renamed it
+        moved = False
+    if not moved:
         reason.unlink()
         return False
     say(f"quarantine: {held.name} of {who}: {' '.join(refused.problems)}", 4)

@@ -108,6 +108,9 @@ def purge_leftovers(settings: Settings) -> None:
         held = [(path.lstat(), path) for path in settings.quarantine.iterdir()]
         for seen, path in sorted(held, key=lambda entry: -entry[0].st_ctime):
             reason = path.name.endswith(".reason")
+            if reason and not os.path.lexists(path.with_name(path.name.removesuffix(".reason"))):
+                path.unlink()  # the intake was killed before it moved the file, whose writer has renamed it since
+                continue
             number[seen.st_uid] += not reason
             excess = not reason and number[seen.st_uid] > QUARANTINE_FILES
             if excess or time.time() - seen.st_ctime > QUARANTINE_DAYS * 86400:
