@@ -393,13 +393,14 @@ def test_what_journalctl_says_of_a_damaged_file_is_no_line_of_orthanc_s(
 
 def test_a_cursor_that_was_rotated_away_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, there = Finished(1, "", "Failed to seek to cursor"), Finished(0, "E1128 x\n-- cursor: s=new\n", "")
-    asked = play_journal(monkeypatch, gone, there, gone, gone)
+    asked = play_journal(monkeypatch, gone, there, gone, gone, gone, Finished(1, "", ""))
     (tmp_path / "orthanc.json").write_text("{}")
     look = Context(settings(tmp_path, orthanc=str(tmp_path / "orthanc.json")), {"cursor": "s=old", "time": 940}, 1000.0)
     assert log.read_journal(look) == ["E1128 x"]
     assert asked == ["--after-cursor=s=old", "--since=@941"]
     with pytest.raises(OSError, match="Failed to seek"):  # and MonitorBlind
         log.read_journal(look)
+    assert log.read_journal(look) == []  # there is no journal at all, which journalctl does not say with --quiet
 
 
 def test_a_disk_that_the_kernel_has_made_read_only_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
