@@ -95,6 +95,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import differences, masking, service, signals
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import explain
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.process import try_output
 
 
@@ -180,12 +181,6 @@ def main() -> None:
     if planned:
         changes.append(f"the index's statistics {'written' if wanted else 'removed'}")
     module.exit_json(changes=changes, **result)
-
-
-def explain(error: OSError, path: Path) -> str:
-    """An error of the system with its remedy; a full disk names no file."""
-    what = f"{error.filename or path}: {error.strerror or error}"
-    return f"{what}. Remedy: check this path and the space on its disk, and deploy again."
 
 
 def can_try(configuration: dict[str, Any], image: str) -> bool:

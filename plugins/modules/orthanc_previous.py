@@ -70,7 +70,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.clinicops.orthanc.plugins.module_utils import previous, signals
-from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused, explain
 
 
 def main() -> None:
@@ -94,8 +94,7 @@ def main() -> None:
         else:
             previous.remove()
     except OSError as error:
-        what = f"{error.filename or previous.DIRECTORY}: {error.strerror or error}"
-        module.fail_json(msg=f"{what}. Remedy: check this path and the space on its disk, and deploy again.", **result)
+        module.fail_json(msg=explain(error, previous.DIRECTORY), **result)
     except Refused as error:
         module.fail_json(msg=str(error), **result)
     module.exit_json(**{**result, **outcome})

@@ -52,6 +52,7 @@ import tempfile
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import explain
 
 FILE = 0o644
 DIRECTORY = 0o755
@@ -139,8 +140,7 @@ def main() -> None:
         try:
             replace(package, current, stale, files)
         except OSError as error:
-            what = f"{error.filename or package}: {error.strerror or error}"
-            module.fail_json(f"{what}. Remedy: check this path and the space on its disk, and deploy again.")
+            module.fail_json(explain(error, package))
     headers = {"before_header": str(package), "after_header": str(package)}
     difference = {"before": lines(before), "after": lines(after), **headers}
     module.exit_json(changed=changed, files=sorted(files), diff=difference)

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 DONE, WRONG, USAGE = 0, 1, 2  # exit codes: done, something is wrong, wrong usage or settings
 SEE_LOG = "see journalctl -u orthanc, or docker logs orthanc"
 
@@ -30,3 +32,9 @@ class Misused(Refused):
 
 class Interrupted(BaseException):
     """A signal arrived: the program cleans up and ends."""
+
+
+def explain(error: OSError, path: Path) -> str:
+    """An error of the system while a deploy wrote below this path, with its remedy; a full disk names no file."""
+    what = f"{error.filename or path}: {error.strerror or error}"
+    return f"{what}. Remedy: check this path and the space on its disk, and deploy again."

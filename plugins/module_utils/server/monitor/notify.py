@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..core import words
@@ -83,6 +83,14 @@ def post_webhook(settings: Settings, events: list[Event], now: float) -> None:
         pass
 
 
+def list_ways(settings: Settings) -> list[tuple[str, bool, Callable[[Settings, list[Event], float], None], int]]:
+    """Each way: its name, whether it is set, what sends, and how many events it takes at a time."""
+    return [
+        ("mail", bool(settings.mail_to), send_mail, KEPT_EVENTS),
+        ("webhook", bool(settings.webhook), post_webhook, POSTED),
+    ]
+
+
 # --- when -----------------------------------------------------------------------------------------
 def is_settling(state: dict[str, Any], waiting: list[Event], now: float) -> bool:
     """Whether a new monitor still gathers: a first deploy is one message, unless something is critical."""
@@ -103,10 +111,7 @@ def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: 
     for event in events:
         say(f"{describe_kind(event)}: {event['name']}: {describe_alert(event)}", PRIORITIES[event["severity"]])
     pending, unsent = state.setdefault("pending", {}), state.setdefault("unsent", {})
-    for name, wanted, send, most in (
-        ("mail", settings.mail_to, send_mail, KEPT_EVENTS),
-        ("webhook", settings.webhook, post_webhook, POSTED),
-    ):
+    for name, wanted, send, most in list_ways(settings):
         waiting = [*pending.get(name, []), *events] if wanted else []
         if is_settling(state, waiting, now):
             waiting = leave_out_resolved(waiting)
@@ -125,7 +130,7 @@ def notify(settings: Settings, state: dict[str, Any], events: list[Event], now: 
 
 def measure_unsent(settings: Settings, state: dict[str, Any], now: float) -> Iterator[Sample]:
     """For how long each way that is set has not taken a message; the last check left it in `state`."""
-    for name, wanted in (("mail", settings.mail_to), ("webhook", settings.webhook)):
+    for name, wanted, _send, _most in list_ways(settings):
         if wanted:
             since = state.get("unsent", {}).get(name, now)
             yield observe("unsent_minutes", max(now - since, 0) / 60, "way", name)
