@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +362,38 @@ def test_lists_that_nobody_asked_for_are_old(tmp_path: Path) -> None:
     for path, moment in ((lists / "partial", 500), (lists, 400)):
         os.utime(path, (moment, moment))
     assert packages.read_lists_age(1000, tmp_path) == 500
+
+
+SIGNED = datetime(2026, 11, 28, 2, 53, tzinfo=UTC).timestamp()
+WEEK = "Date: Sat, 28 Nov 2026 02:53:00 UTC\nValid-Until: Sat, 05 Dec 2026 02:53:00 UTC\n"
+LATER = "Date: Sun, 29 Nov 2026 00:53:13 UTC\nValid-Until: Sun, 06 Dec 2026 00:53:13 UTC\n"
+ENDLESS = "Date: Sat, 28 Nov 2026 02:53:00 UTC\n"  # Ubuntu's
+
+
+@pytest.mark.parametrize(
+    ("releases", "days", "age"),
+    [
+        ([WEEK], 6.5, 0),
+        ([WEEK], 7.5, 7.5),
+        ([WEEK, LATER], 7.5, 0),
+        ([WEEK, ENDLESS], 7.5, 7.5),
+        ([ENDLESS], 300, 0),
+        ([], 300, 0),
+    ],
+)
+def test_expired_lists_are_old_although_apt_has_just_asked(
+    tmp_path: Path, releases: list[str], days: float, age: float
+) -> None:
+    """The mirrors are cut off, or a proxy answers with what was: apt leaves its stamps in any case."""
+    lists, now = tmp_path / "var/lib/apt/lists", SIGNED + days * 86400
+    (lists / "partial").mkdir(parents=True)
+    (lists / "mirror_dists_trixie_main_binary-amd64_Packages").touch()
+    for number, dates in enumerate(releases):
+        text = f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nOrigin: Debian\n{dates}SHA256:\n ab 1 main\n"
+        (lists / f"mirror{number}_dists_trixie-security_InRelease").write_text(text)
+    for path in (lists / "partial", lists):
+        os.utime(path, (now, now))
+    assert packages.read_lists_age(now, tmp_path) == age * 86400
 
 
 def test_a_machine_that_updates_itself_has_two_days_for_it() -> None:

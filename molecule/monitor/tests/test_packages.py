@@ -262,6 +262,22 @@ def test_lists_of_a_fortnight_ago_are_told(machine: str) -> None:
     assert look(machine, 3) == {}
 
 
+def test_lists_that_have_expired_are_told_although_apt_has_just_asked(machine: str) -> None:
+    """As where the mirrors are cut off, for more than a week: apt asks, and keeps the lists that it has."""
+    release = must(machine, "ls /var/lib/apt/lists/*security*InRelease").strip()
+    changes = [
+        f'-e "s/^{name}:.*/{name}: $(date -uRd -{days}days)/"' for name, days in (("Date", 9), ("Valid-Until", 2))
+    ]
+    must(machine, f"cp -p {release} /root/release && sed -i {' '.join(changes)} {release}")
+    try:
+        cut = "unshare --net apt-get -o Acquire::Retries=0 update"
+        assert "Failed to fetch" in must(machine, f"{cut} 2>&1")
+        assert look(machine) == {"PackageListsOld/": "9 days"}
+    finally:
+        must(machine, f"mv /root/release {release}")
+    assert look(machine, 3) == {}
+
+
 @pytest.mark.parametrize("name", [testinfra_hosts[0], pytest.param(testinfra_hosts[1], marks=pytest.mark.campaign)])
 def test_the_end_of_the_system_s_support_is_told(name: str) -> None:
     """By the table that Debian's own package brings, on the days before and after."""

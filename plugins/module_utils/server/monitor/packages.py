@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +128,8 @@ def read_changelog(root: Path, package: Package) -> set[str] | None:
 
 
 # --- what is offered ----------------------------------------------------------------------------------
+DATES = re.compile(r"^(Date|Valid-Until): *(.+)$", re.MULTILINE)
+RELEASE_CHARACTERS = 4096  # of a Release file, in which the dates are; checksums follow
 INSTALL = re.compile(r"^Inst (\S+) \[([^\]]+)\] \((\S+) (.*?) ?\[[^\]]*\]\)", re.MULTILINE)
 
 
@@ -170,13 +173,33 @@ def find_left_behind(directory: Path = MACHINE / "etc") -> list[str]:
     )
 
 
+def read_validity(root: Path = MACHINE) -> tuple[float, float] | None:
+    """When the newest lists of security updates were signed, and until when they are valid; None where they do not say
+    it, as Ubuntu's."""
+    found = []
+    for path in (root / LISTS).glob("*security*Release"):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            dates = dict(DATES.findall(file.read(RELEASE_CHARACTERS)))
+        if len(dates) == 2:
+            found.append((read_moment(dates["Date"]), read_moment(dates["Valid-Until"])))
+    return max(found, default=None)
+
+
+def read_moment(text: str) -> float:
+    """A date of a Release file, such as Sat, 28 Nov 2026 02:53:00 UTC, in seconds since 1970."""
+    return parsedate_to_datetime(text).timestamp()
+
+
 def read_lists_age(now: float, root: Path = MACHINE) -> float | None:
-    """Seconds since apt last downloaded its lists; None where it has none."""
+    """Seconds since apt last asked for its lists, or, once these have expired, since they were signed; None where it
+    has none. apt asks in vain where the mirrors are cut off, or a proxy answers with what was."""
     if not any((root / LISTS).glob("*Packages*")):
         return None
     periodic = root / "var/lib/apt/periodic"
     places = (periodic / "update-success-stamp", periodic / "update-stamp", root / LISTS, root / LISTS / "partial")
-    return now - max(path.stat().st_mtime for path in places if path.exists())
+    asked = max(path.stat().st_mtime for path in places if path.exists())
+    signed, until = read_validity(root) or (asked, now)
+    return now - (signed if until < now else asked)
 
 
 # --- what is due --------------------------------------------------------------------------------------

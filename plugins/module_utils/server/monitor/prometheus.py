@@ -66,7 +66,7 @@ HELP = {
     "security_updates": "Security updates, and updates of what Orthanc runs, to be installed by hand",
     "packages_held": "Packages whose update is held back, or that are half installed",
     "conffiles_left": "Configuration files that came with an update and were not installed",
-    "package_lists_days": "Days since apt last asked for updates",
+    "package_lists_days": "Days since apt last asked for updates, or since expired lists were signed",
     "reboot_due": "1 where an update needs a restart of the machine",
     "replaced_files": "Programs and libraries that a service runs and an update has replaced",
     "support_days": "Days until the system no longer receives security updates",

@@ -275,7 +275,8 @@ RULES = (
     Rule(
         *("PackageListsOld", "warning", "package_lists_days", "", ">", "package_lists_days", 1, ()),
         "The package lists are old, so new updates are not known",
-        "apt update; apt install unattended-upgrades does it each day",
+        "apt update, and correct what it complains of: mirror, proxy or network; apt install unattended-upgrades does "
+        "it each day",
     ),
     Rule(
         *("RebootDue", "warning", "reboot_due", "", "==", 1, 1, ()),
