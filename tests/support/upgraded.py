@@ -36,6 +36,7 @@ from clients import (
     verified,
 )
 from pydicom.uid import generate_uid
+from registry import PROGRAM
 from testinfra.host import Host
 
 DEVICE = client_at("us1")
@@ -86,12 +87,11 @@ def save(tag: str, directory: Path) -> None:
 def make_image(host: Host, tag: str, between: str = "") -> str:
     """An image of 1.13.0 on the machine whose Orthanc is a script; or the same Orthanc with another content."""
     machine, base, name = name_of(host), f"{NAME}:1.13.0", f"{NAME}:{tag}"
-    program = must(machine, f"docker run --rm --entrypoint sh {base} -c 'command -v Orthanc'").strip()
-    put(machine, "/root/Orthanc", f"{BEGIN.format(program=program)}{between}{END}".encode())
+    put(machine, "/root/Orthanc", f"{BEGIN.format(program=PROGRAM)}{between}{END}".encode())
     script = (
         f"set -e; chmod 755 /root/Orthanc; made=$(docker create {base} true);"
-        f" docker cp $made:{program} /root/real; docker cp /root/real $made:{program}.real;"
-        f" docker cp /root/Orthanc $made:{program}; docker commit $made {name}; docker rm $made; rm /root/real"
+        f" docker cp $made:{PROGRAM} /root/real; docker cp /root/real $made:{PROGRAM}.real;"
+        f" docker cp /root/Orthanc $made:{PROGRAM}; docker commit $made {name}; docker rm $made; rm /root/real"
     )
     must(machine, script)
     return name

@@ -23,10 +23,9 @@ exit 1
 def make_image(host: Host, tag: str, version: str) -> str:
     """The image that runs, with an Orthanc that only says its version."""
     base, name = inspect(host)["Config"]["Image"], f"{registry.REPOSITORY}:{tag}"
-    program = host.check_output(f"docker run --rm --entrypoint sh {base} -c 'command -v Orthanc'")
     text = FAULTY.replace("$VERSION", version)
     host.check_output(f"cat > /tmp/Orthanc <<'END'\n{text}END\nchmod 755 /tmp/Orthanc")
-    copied = f"docker cp /tmp/Orthanc $made:{program} && docker commit $made {name} && docker rm $made"
+    copied = f"docker cp /tmp/Orthanc $made:{registry.PROGRAM} && docker commit $made {name} && docker rm $made"
     host.check_output(f"made=$(docker create {base} true) && {copied}")
     return name
 

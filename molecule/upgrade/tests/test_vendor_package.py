@@ -34,9 +34,8 @@ def package(host: Host) -> None:
     """Debian 13's package is installed, with the removal script of the later release."""
     machine = name_of(host)
     load(host, "1.13.0")
-    script = must(machine, f"docker run --rm --entrypoint cat {NAME}:1.13.0 /var/lib/dpkg/info/orthanc.postrm")
-    assert "/var/lib/orthanc" in script
-    put(machine, "/root/postrm", script.encode())
+    copied = "docker cp $made:/var/lib/dpkg/info/orthanc.postrm /root/postrm; docker rm $made"
+    must(machine, f"set -e; made=$(docker create {NAME}:1.13.0 true); {copied}; grep /var/lib/orthanc /root/postrm")
     must(
         machine,
         "set -e; systemctl mask orthanc.service; rm -rf /root/package /root/fetched; mkdir /root/fetched;"

@@ -111,8 +111,15 @@ class Container:
 
     def read_version(self) -> str:
         """The same of the image that the container was made of; a container of its own is started for that."""
-        alone = ("--rm", "--network=none", "--entrypoint=Orthanc")
-        said = read_output("docker", "run", *alone, self.image, "--version", seconds=None)
+        # by its log, since a `docker run` that is attached sometimes prints nothing
+        alone = ("--pull=never", "--network=none", "--log-driver=json-file", "--entrypoint=Orthanc")
+        made = read_output("docker", "create", *alone, self.image, "--version")
+        try:
+            read_output("docker", "start", made)
+            read_output("docker", "wait", made)
+            said = read_output("docker", "logs", made)
+        finally:
+            run_program("docker", "rm", "--force", "--volumes", made)
         return find_version(said.partition("\n")[0]) or "mainline"
 
 
