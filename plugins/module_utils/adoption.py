@@ -18,7 +18,7 @@ import sqlite3
 import stat
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,6 +194,17 @@ def is_installed(package: str = "orthanc") -> bool:
 def find_existing(path: Path) -> Path:
     """The path, or the nearest directory above it that exists."""
     return next(one for one in (path, *path.parents) if one.exists())
+
+
+def find_small(needs: Iterable[tuple[Path, int]]) -> Iterator[tuple[int, int]]:
+    """Of each disk that is too small for so many bytes at these paths: what they need together, and what is free."""
+    disks: dict[int, list[int]] = {}
+    for path, size in needs:
+        place = find_existing(path)
+        disks.setdefault(place.stat().st_dev, [0, shutil.disk_usage(place).free])[0] += size
+    for needed, free in disks.values():
+        if needed * 1.1 > free:
+            yield needed, free
 
 
 def list_files(directory: Path) -> set[str]:

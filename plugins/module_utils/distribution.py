@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -238,15 +237,9 @@ def find_problems(
 
 def find_space(planned: Planned) -> Iterator[Problem]:
     """A disk that is too small for what apt downloads and installs."""
-    needs: dict[int, list[int]] = {}
-    for path, size in ((CACHE, planned.download), (Path("/usr"), max(0, planned.more))):
-        place = adoption.find_existing(path)
-        one = needs.setdefault(place.stat().st_dev, [0, shutil.disk_usage(place).free])
-        one[0] += size
-    for needed, free in needs.values():
-        if needed * 1.1 > free:
-            message = f"has {say_size(free)} free, and apt needs {say_size(needed)} for the new packages"
-            yield Problem("The system disk", message, "make room (apt-get clean, old kernels), or enlarge it")
+    for needed, free in adoption.find_small([(CACHE, planned.download), (Path("/usr"), max(0, planned.more))]):
+        message = f"has {say_size(free)} free, and apt needs {say_size(needed)} for the new packages"
+        yield Problem("The system disk", message, "make room (apt-get clean, old kernels), or enlarge it")
 
 
 # --- what is said -------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from .server.core.files import (
 from .server.core.locks import hold_lock
 from .server.core.process import read_output
 from .server.core.settings import BACKUP, FACTS
+from .server.core.words import say_size
 from .server.dicom.scu import ACCEPTED, Scu
 from .server.orthanc.layout import VERSION, name_attachment
 from .server.orthanc.runtime import find_version
@@ -556,6 +557,8 @@ def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> tuple[b
     if notes.step not in (*UNDER_WAY, "returning"):
         return False, []
     with hold_backups():
+        if is_aside(notes) and notes.step != "returning":
+            require_space(notes, storage, directory)
         notes.write("returning", directory)
         if is_aside(notes):
             installed.choose(notes.method).remove()
@@ -570,6 +573,24 @@ def go_back(address: str, storage: Path, directory: Path = DIRECTORY) -> tuple[b
         shutil.rmtree(directory / "etc", ignore_errors=True)
         notes.write("returned", directory)
     return True, [*describe_unread(notes, storage), *problems]
+
+
+def require_space(notes: Notes, storage: Path, directory: Path) -> None:
+    """Refused where there is no space for a copy of the index of before, and for the images that came since: they are
+    saved, and then stored again. The new Orthanc still runs."""
+    came = 0
+    for path in adoption.find_attachments(storage):
+        with contextlib.suppress(FileNotFoundError):  # Orthanc removes some
+            known = path.stat()
+            came += known.st_size if known.st_mtime >= notes.stopped else 0
+    index = storage / INDEX / "index"
+    kept = index.stat().st_size if index.exists() else 0
+    for needed, free in adoption.find_small([(storage, kept + came), (directory / adoption.ARRIVED, came)]):
+        what = f"The way back to {notes.old_image} needs {say_size(needed)} in {storage} or {directory}"
+        raise Refused(
+            f"{what}, and {say_size(free)} are free. Nothing was changed. Remedy: make space, and go back with --tags"
+            " back, or correct what failed, and run the upgrade again."
+        )
 
 
 def start_old(notes: Notes, address: str) -> list[str]:

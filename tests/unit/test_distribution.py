@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def test_apt_s_own_configuration_is_kept_without_what_it_runs(tmp_path: Path, mo
 
 def test_a_disk_that_is_too_small_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1 << 30})
-    monkeypatch.setattr(distribution.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
     assert not list(distribution.find_space(Planned({}, [], [], 300 << 20, 300 << 20)))
     (found,) = distribution.find_space(Planned({}, [], [], 600 << 20, 600 << 20))
     assert "1.1 GB free, and apt needs 1.3 GB" in found.message

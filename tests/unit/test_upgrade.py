@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -112,6 +113,36 @@ def test_without_the_old_index_nothing_is_replaced(switched: Path, tmp_path: Pat
     with pytest.raises(Refused, match="orthanc-backup restore"):
         upgrade.put_index_back(Notes(), switched, tmp_path / "upgrade")
     assert (switched / "index").read_bytes() == present
+
+
+@pytest.mark.parametrize(("free", "is_removed"), [(40 << 10, False), (60 << 10, True)])
+def test_the_way_back_asks_for_space_while_the_new_orthanc_still_runs(
+    switched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, is_removed: bool
+) -> None:
+    """A copy of the index of before, of 20 KiB, and twice the images that came since, of 10 KiB."""
+    monkeypatch.setattr(upgrade, "BACKUP", tmp_path)
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+
+    def remove(_self: installed.Package) -> None:
+        raise SystemExit("removed")
+
+    monkeypatch.setattr(installed.Package, "remove", remove)
+    index, directory = switched / upgrade.INDEX / "index", tmp_path / "upgrade"
+    with index.open("r+b") as file:
+        file.truncate(20 << 10)
+    for path in adoption.find_attachments(switched):
+        os.utime(path, (1000, 1000))
+    upgrade.find_file(switched, name_file(5)).write_bytes(bytes(10 << 10))
+    Notes(method="package", old_method="package", aside=True, stopped=2000, image="orthanc 2").write(
+        "switched", directory
+    )
+    end = (
+        (SystemExit, "removed") if is_removed else (Refused, r"needs 41\.0 kB .*, and 41\.0 kB are free\. Nothing was")
+    )
+    with pytest.raises(end[0], match=end[1]):
+        upgrade.go_back("127.0.0.1", switched, directory)
+    assert Notes.read(directory).step == ("returning" if is_removed else "switched")
 
 
 def test_the_old_settings_come_back_with_owner_and_mode(tmp_path: Path) -> None:
