@@ -19,7 +19,8 @@ options:
     type: path
     required: true
   hostname:
-    description: The only name in the server's certificate.
+    description:
+      - The only name in the server's certificate. Its common name is the first 64 characters of it.
     type: str
     required: true
   ca_name:
@@ -95,6 +96,7 @@ except ImportError:
 else:
     MISSING = ""
 
+COMMON_NAME = 64  # characters at most (RFC 5280, ub-common-name); clients look at the alternative names
 MODES = {"key": 0o600, "csr": 0o644, "crt": 0o644}
 USAGES = (
     "digital_signature",
@@ -135,7 +137,7 @@ def find_reasons(directory: Path, hostname: str, days: int, ca_days: int) -> Ite
             yield f"{name}.crt is not signed by the CA"
     if len(list_names(ca)) != 1 or not is_ca(ca):
         yield "ca.crt has another name or other rights"
-    if list_names(own) != [hostname] or not is_server(own, hostname):
+    if list_names(own) != [hostname[:COMMON_NAME]] or not is_server(own, hostname):
         yield "self_signed.crt has another name or other rights"
     if not is_valid_for(own, days):
         yield f"self_signed.crt expires in {days} days"

@@ -55,6 +55,18 @@ def test_another_name_or_a_date_is_a_reason(made: Path) -> None:
     assert judge(made, ca_days=3651) == ["ca.crt expires in 3651 days"]
 
 
+def test_a_long_host_name_is_in_the_alternative_names_alone(made: Path) -> None:
+    """A common name has at most 64 characters (RFC 5280, ub-common-name); clients look at the others."""
+    host = f"pacs.{'radiology-' * 5}department.clinic.example"
+    assert len(host) > 70
+    names = f"subjectAltName=DNS:{host}"
+    certify(made, "self_signed", host[:64], 397, names, USE, "extendedKeyUsage=serverAuth")
+    openssl(made, "verify", "-CAfile", "ca.crt", "-verify_hostname", host, "self_signed.crt")
+    assert judge(made, hostname=host) == []
+    certify(made, "self_signed", host[:64], 397, NAME, USE, "extendedKeyUsage=serverAuth")
+    assert judge(made, hostname=host) == ["self_signed.crt has another name or other rights"]
+
+
 def test_a_ca_keeps_its_name_where_the_inventory_has_another(made: Path) -> None:
     """As after a restore on a new machine, or where a host of the inventory is renamed."""
     assert own.read_ca_name(made, "Orthanc CA of mill") == CA
