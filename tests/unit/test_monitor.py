@@ -177,6 +177,14 @@ def test_what_is_known_is_told_once(tmp_path: Path) -> None:
     assert [bool(one) for one in told] == [True, False, True, False, False, False, True]
 
 
+def test_another_configuration_that_was_left_is_told_and_one_that_comes_back(tmp_path: Path) -> None:
+    """An update in autumn, while those of summer's are still there."""
+    numbers = (1, 1, 2, 2, 0, 0, 0, 1)
+    told = play(tmp_path, *[[("conffiles_left", "", number)] for number in numbers])
+    name = "ConfigurationLeft/"
+    assert told == [[f"firing {name}"], [], [f"firing {name}"], [], [], [], [f"resolved {name}"], [f"firing {name}"]]
+
+
 def test_what_is_not_seen_is_no_all_clear(tmp_path: Path) -> None:
     failed, unknown = [("backup_ok", "", 0)], [("backup_age_hours", "", 1)]
     assert play(tmp_path, failed, *[unknown] * 5, failed) == [["firing BackupFailed/"], [], [], [], [], [], []]

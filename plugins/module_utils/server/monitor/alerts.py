@@ -117,13 +117,12 @@ def advance_alert(alert: dict[str, Any], condition: Condition, now: float) -> st
             news = "firing"
     elif alert["good"] >= CLEAR_CHECKS or lost:
         return "resolved"
-    elif alert["nothing_to_do"] and condition.sample:
+    elif condition.rule.severity == "info":
         # no reminder; but a higher value is reported, also when something else has ended
-        news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
-        alert["known"] = alert["value"]
-    elif (condition.seen or condition.hidden) and not (
-        alert["covered"] or alert["good"] or condition.rule.severity == "info"
-    ):
+        if condition.sample:
+            news = "firing" if alert["value"] > alert.get("known", alert["value"]) else ""
+            alert["known"] = alert["value"]
+    elif (condition.seen or condition.hidden) and not (alert["covered"] or alert["good"]):
         # a mail that comes each day for months is read no more
         pause = DAY if now - alert["since"] < WEEK else WEEK
         news = "reminder" if now - alert["told"] >= pause else ""
