@@ -462,15 +462,20 @@ def find_tasks(tasks: list[dict[str, Any]], tags: tuple[str, ...] = ()) -> list[
     return found
 
 
-def test_an_upgrade_deploys_what_a_deploy_does() -> None:
+def test_an_upgrade_and_an_adoption_deploy_what_a_deploy_does() -> None:
     [play] = [one for one in yaml.safe_load((PLAYBOOKS / "deploy.yml").read_text()) if "roles" in one]
     [own] = yaml.safe_load((PLAYBOOKS / "upgrade.yml").read_text())
     tasks = find_tasks(own["tasks"])
     roles = [
         (tags, task["ansible.builtin.import_role"]) for tags, task in tasks if "ansible.builtin.import_role" in task
     ]
-    whole = [called["name"] for tags, called in roles if "tasks_from" not in called and tags == ("switch",)]
-    assert sorted(whole) == sorted(play["roles"])
+    switch = [called for tags, called in roles if tags == ("switch",)]
+    # in the order of a deploy as well: the firewall closes a port before anything listens on it
+    assert [called["name"] for called in switch if "tasks_from" not in called] == play["roles"]
+    assert switch[-1] == {"name": "clinicops.orthanc.orthanc_firewall", "tasks_from": "settle"}
+    [adopted] = yaml.safe_load((PLAYBOOKS / "tasks/adopt_now.yml").read_text())
+    [loop] = [task["loop"] for task in adopted["block"] if "loop" in task]
+    assert [f"clinicops.orthanc.{name}" for name in loop] == play["roles"]
     checks = {"ansible.builtin.import_tasks": "tasks/checks.yml"}
     assert [one for one in play["pre_tasks"] if one.items() >= checks.items()]
     assert [tags for tags, task in tasks if task.items() >= checks.items()] == [("always",)]
@@ -485,6 +490,10 @@ def test_every_task_of_an_upgrade_belongs_to_a_phase_and_each_failure_after_the_
     tried, guarded = [task for task in play["tasks"] if "rescue" in task]
     assert {tag for tags, _task in find_tasks(guarded["block"]) for tag in tags} == {"switch", "verify"}
     assert {tags for tags, _task in find_tasks(guarded["rescue"])} == {("switch", "verify")}
+    # the firewall's table is kept before its role writes another one
+    assert find_tasks(guarded["block"])[0][1]["vars"]["__orthanc_upgrade_step"]["name"] == "switch"
+    made = yaml.safe_load((ROOT / "roles/orthanc_firewall/vars/main.yml").read_text())
+    assert made["__orthanc_firewall_file"] in upgrade.KEPT
     # and from the image on, whatever refuses it gives its tag back
     assert find_tasks(tried["block"])[0][1]["ansible.builtin.import_role"]["tasks_from"] == "bring"
     steps = [task.get("vars", {}).get("__orthanc_upgrade_step", {}).get("name") for task in tried["rescue"]]
