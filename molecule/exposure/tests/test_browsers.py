@@ -17,6 +17,7 @@ import pytest
 import viewers
 from clients import (
     ADDRESSES,
+    CLIENTS,
     HOSTNAME,
     IT,
     OFFICE,
@@ -92,6 +93,26 @@ def test_orthanc_explorer_shows_a_study_and_its_image(host: Host, stored: pydico
         seen = {answer["response"]["url"]: answer["response"]["status"] for answer in answers}
         assert any("&_=" in url or "?_=" in url for url in seen)
         assert [url for url, status in seen.items() if status >= 400] == []
+
+
+def test_an_administrator_elsewhere_works_through_a_tunnel(host: Host) -> None:
+    """As in docs/security.md: of the office alone `it` gets nothing, and a name with another port is a foreign page."""
+    find = "fetch('/tools/find', {method: 'POST', body: JSON.stringify({Level: 'Study', Query: {}})})"
+    address = ADDRESSES[name_of(host)][1]
+    key = "-i /tmp/ssh.key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes"
+    tunnel = f"ssh {key} -M -S /tmp/way -fN -o ExitOnForwardFailure=yes -L '*:8443:127.0.0.1:443' root@{address}"
+    assert client(OFFICE, "sh", "-c", f"{tunnel} >/dev/null 2>&1").returncode == 0
+    rules = f"--host-resolver-rules=MAP {HOSTNAME} {CLIENTS[OFFICE][0]}:8443, MAP * ~NOTFOUND"
+    try:
+        with page.browser(rules, trusting(host)) as chromium:
+            statuses = []
+            for root in (HOSTNAME, f"{HOSTNAME}:8443"):
+                chromium.open(f"https://it:{PASSWORDS['it']}@{root}/system")
+                chromium.open(f"https://{root}/app/explorer.html")
+                statuses.append(chromium.run(f"{find}.then(answer => answer.status)"))
+            assert statuses == [200, 403]
+    finally:
+        client(OFFICE, "ssh", "-S", "/tmp/way", "-O", "exit", "x")
 
 
 # --- a viewer of another origin -----------------------------------------------------------------
