@@ -10,9 +10,11 @@ from clients import ADDRESSES, CLIENTS, IT, OFFICE, PASSWORDS, client, https, na
 from exposure import Request, ask_all
 from testinfra.host import Host
 from testinfra.utils.ansible_runner import AnsibleRunner
+from verified import Sabotage
 
 testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
 WRONG = 80
+NAMES = ("viewer", "nobody")
 STUDIES = "/dicom-web/studies?PatientName=GEHEIM"
 
 
@@ -21,7 +23,7 @@ def guessed(host: Host) -> list[int]:
     """Statuses of: the right password, 80 wrong ones, the right one, and five times one that is right and new there."""
     address = ADDRESSES[name_of(host)][1]
     right = Request("GET", STUDIES, "viewer", address)
-    wrong = [Request("GET", STUDIES, "viewer", address, password=f"wrong-{number}") for number in range(WRONG)]
+    wrong = [Request("GET", STUDIES, NAMES[number % 2], address, password=f"wrong-{number}") for number in range(WRONG)]
     new = Request("GET", STUDIES, "gateway", address)
     return [status for status, _ in ask_all(IT, authority(host), [right, *wrong, right, *[new] * 5])]
 
@@ -33,7 +35,7 @@ def authority(host: Host) -> bytes:
 
 def test_who_guesses_is_slowed_down(guessed: list[int]) -> None:
     wrong = guessed[1 : 1 + WRONG]
-    assert set(wrong) == {401, 429}
+    assert set(wrong[::2]) == set(wrong[1::2]) == {401, 429}  # and nobody learns which names there are
     assert wrong.index(429) >= 15  # a burst of 20 is let through
 
 
@@ -50,6 +52,22 @@ def test_a_password_that_was_right_before_still_is(guessed: list[int]) -> None:
 
 def test_a_right_password_that_was_never_used_from_there_has_to_wait(guessed: list[int]) -> None:
     assert 429 in guessed[2 + WRONG :]
+
+
+def test_an_application_with_an_old_password_does_not_lock_out_others_at_its_address(host: Host) -> None:
+    six = f"[{address6(ADDRESSES[name_of(host)][1])}]"
+    old = Request("GET", STUDIES, "viewer", six, password="of-last-year")
+    new = Request("GET", STUDIES, "gateway", six)
+    statuses = [status for status, _ in ask_all(IT, authority(host), [*[old] * WRONG, new])]
+    assert statuses == [401] * WRONG + [200]
+
+
+def test_a_corrected_password_works_although_it_was_refused_before(host: Host) -> None:
+    user = "gateway:a-password-of-tomorrow"
+    assert https(host, OFFICE, "/dicom-web/studies", user=user)[0] == 401
+    edit = "it['RegisteredUsers']['gateway'] = 'a-password-of-tomorrow'"
+    with Sabotage("a corrected password", "", edit=edit).done(name_of(host)):
+        wait_for(lambda: https(host, OFFICE, "/dicom-web/studies", user=user)[0] == 200, "the corrected password")
 
 
 def test_other_addresses_are_not_slowed_down(host: Host, guessed: list[int]) -> None:
