@@ -72,7 +72,8 @@ RATE = 50 << 20  # bytes a second at which an index is copied, for an estimate
 # the steps of an upgrade, in upgrade.json
 STEPS = ("", "tried", "switching", "switched", "confirmed", "returning", "returned", "settling", "settled")
 UNDER_WAY = ("switching", "switched", "confirmed")  # from where a failure goes back
-UNFINISHED = (*UNDER_WAY, "returning", "settling")
+STOPPED = (*UNDER_WAY, "settling")  # the old Orthanc is stopped for the new one
+UNFINISHED = (*STOPPED, "returning")
 
 
 @dataclasses.dataclass
@@ -390,7 +391,7 @@ def switch(new: installed.Orthanc, storage: Path, directory: Path = DIRECTORY) -
     notes = Notes.read(directory)
     identity = require_here(new)
     tried = (notes.method, notes.identity) == (new.method, identity)
-    if notes.step not in ("tried", *UNDER_WAY, "settling") or not tried:
+    if notes.step not in ("tried", *STOPPED) or not tried:
         what = f"The trial has not passed with {new.name}"
         what += f", but with {notes.image}" if notes.step == "tried" else ""
         raise Refused(f"{what}. Remedy: run the phase trial first.")

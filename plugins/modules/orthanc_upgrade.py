@@ -97,6 +97,10 @@ step:
       V(settling) and V(settled); empty before the first one.
   type: str
   returned: success
+stopped:
+  description: Whether the old Orthanc is stopped for the new one, so that neither backup nor trial is left to do.
+  type: bool
+  returned: success
 lines:
   description: What the step found, and after V(back) what a person has to see to, in sentences.
   type: list
@@ -183,7 +187,8 @@ def main() -> None:
             with hold_lock(LOCK, "step of an upgrade", LOCK_SECONDS):
                 result["changed"], result["lines"] = run_step(given)
         notes = upgrade.Notes.read()
-        result.update(needed=upgrade.is_needed(new, given["moved"], notes), step=notes.step)
+        result.update(needed=upgrade.is_needed(new, given["moved"], notes))
+        result.update(step=notes.step, stopped=notes.step in upgrade.STOPPED)
         result.update(distribution=upgrade.is_of_distribution(new, notes))
         result.update(arrived=notes.arrived, left=adoption.count_arrived(upgrade.DIRECTORY))
     except (Refused, OSError, sqlite3.Error, ValueError) as error:  # the last is of a file that was edited by hand

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -206,6 +206,33 @@ def test_another_method_is_an_upgrade_and_the_package_alone_is_for_apt(deployed:
     (deployed / "orthanc.json").unlink()
     with pytest.raises(Refused, match="no package of Orthanc to upgrade"):
         upgrade.find_old(Notes())
+
+
+@pytest.mark.parametrize("step", upgrade.STEPS)
+def test_nothing_before_the_switch_runs_once_the_old_orthanc_is_stopped(
+    deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The playbook reads it from the module. On an interrupted way back it runs again once that is complete."""
+    Notes(method="docker", old_method="package").write(step, tmp_path / "upgrade")
+    monkeypatch.setattr(Notes, "PLACE", tmp_path / "upgrade/upgrade.json")
+    monkeypatch.setattr(orthanc_upgrade, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(orthanc_upgrade, "run_step", lambda _given: (False, []))
+    monkeypatch.setattr(orthanc_upgrade.signals, "end_at_signals", lambda: None)
+    told: dict[str, Any] = {}
+
+    class Module:
+        params: ClassVar = {"step": "plan", "method": "docker", "image": "clinic/orthanc:2", "moved": ""}
+
+        def __init__(self, **_: Any) -> None:
+            self.exit_json = told.update
+
+    monkeypatch.setattr(orthanc_upgrade, "AnsibleModule", Module)
+    orthanc_upgrade.main()
+    assert (told["step"], told["stopped"]) == (step, step in ("switching", "switched", "confirmed", "settling"))
+    documented = yaml.safe_load(orthanc_upgrade.RETURN)
+    assert set(told) == {"changed", *documented}
+    assert not step or f"V({step})" in str(documented["step"])
+    assert "'stopped': __orthanc_upgrade_done.stopped" in (PLAYBOOKS / "upgrade.yml").read_text()
 
 
 def test_the_switch_goes_to_what_was_tried_alone(deployed: Path, tmp_path: Path) -> None:
