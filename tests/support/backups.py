@@ -213,7 +213,7 @@ def restic(machine: str, *arguments: str, config: str = "/etc/orthanc-backup.jso
 
 def sound(machine: str) -> None:
     """restic finds no error in the repository; locks of processes that are gone go first."""
-    restic(machine, "unlock")
+    restic(machine, "unlock", "--remove-all")
     status, said = restic(machine, "check")
     assert status == 0, said
 

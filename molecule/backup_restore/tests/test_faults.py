@@ -15,6 +15,7 @@ from backups import (
     after,
     answers,
     choice,
+    configured,
     done,
     full,
     held,
@@ -24,6 +25,8 @@ from backups import (
     must,
     on_small_disk,
     power_off,
+    python,
+    restic,
     sound,
     state,
     stored,
@@ -126,3 +129,14 @@ def test_a_cut_attempt_harms_nothing(machine: str, operation: str, fault: str, s
     sound(machine)
     done(machine, "run")
     must(machine, "rm -rf /var/lib/orthanc/db/.set-aside-*")
+
+
+@pytest.mark.parametrize("machine", testinfra_hosts)
+def test_a_backup_of_another_machine_with_this_host_name_is_not_disturbed(machine: str) -> None:
+    config = configured(machine, repository="/root/shared", directory="/root/shared-state", environment={})
+    done(machine, "init", config=config)
+    found = python(machine, "foreign_lock.py", config)
+    assert "already locked" in found.pop("said")
+    assert found == {"locked": True, "bystander": None, "other": 0}
+    assert restic(machine, "check", "--read-data", config=config)[0] == 0
+    must(machine, "rm -rf /root/shared /root/shared-state")

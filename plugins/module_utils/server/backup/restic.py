@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import pwd
@@ -19,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..core.errors import Refused
-from ..core.process import require_pipe
+from ..core.process import require_pipe, run_program
 from . import ledger_history, ssh
 from .settings import Settings
 
@@ -28,7 +30,7 @@ SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon af
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
-    "already locked": "wait for the other restic, or check restic list locks",
+    "already locked": "wait for the other restic; if none is at work on any machine, restic unlock --remove-all",
     "unable to open config file": "check orthanc_backup_repository; orthanc-backup init creates a new repository",
     "no space left": "make space for the repository, or keep fewer snapshots",
 }
@@ -59,11 +61,24 @@ def build_restic_command(settings: Settings, command: str, *arguments: str) -> l
     return ["restic", command, *options, *arguments]
 
 
+@functools.cache
+def build_isolation(host: str) -> list[str]:
+    """What runs restic under a host name that nothing has but this machine, since it booted; nothing where the system
+    does not allow it. restic takes the lock of a process for dead that is not there, if the lock's host name is its
+    own, and sends a SIGHUP to what has the number: another machine, or another boot, may have the same host name.
+    """
+    boot = f"{Path('/proc/sys/kernel/random/boot_id').read_text()}{os.stat('/proc/self/ns/pid').st_ino}"
+    name = f"{re.sub('[^0-9A-Za-z]', '-', host)[:40]}-{hashlib.sha256(boot.encode()).hexdigest()[:16]}".lstrip("-")
+    command = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', name]
+    return [] if run_program(*command, "true").status else command
+
+
 def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
     """Lines of restic's, and its complaints where it went on. It ends with this program, and takes its lock away."""
-    end = time.monotonic() + LOCK_SECONDS
+    end, isolated = time.monotonic() + LOCK_SECONDS, build_isolation(settings.host)
     while True:
-        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *build_restic_command(settings, *arguments)]
+        restic_command = build_restic_command(settings, *arguments)
+        command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *isolated, *restic_command]
         # a file, since a pipe that nobody reads would stop restic; in memory, since the disk may be full
         with (
             os.fdopen(os.memfd_create("restic"), "w+") as errors,
@@ -92,15 +107,8 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
             return
         if "already locked" not in said or time.monotonic() > end:
             break
-        # takes locks away whose process is gone from this machine, or which are half an hour old
-        subprocess.run(
-            build_restic_command(settings, "unlock", "--quiet"),
-            env=build_environment(settings),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            start_new_session=True,
-        )
+        if isolated:
+            remove_dead_locks(settings)
         time.sleep(1)
     for secret in (
         *settings.environment.values(),
@@ -113,6 +121,18 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
         raise Refused(why)
     remedy = remedy or "check that the repository can be reached"
     raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
+
+
+def remove_dead_locks(settings: Settings) -> None:
+    """Takes locks away whose process is gone from this machine since it booted, or which are half an hour old."""
+    subprocess.run(
+        [*build_isolation(settings.host), *build_restic_command(settings, "unlock", "--quiet")],
+        env=build_environment(settings),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+    )
 
 
 def explain_ssh(settings: Settings) -> str:
