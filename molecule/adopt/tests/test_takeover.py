@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,8 +266,7 @@ def require_unchanged(directory: Path, *clinics: Clinic, options: tuple[str, ...
 
 def require_readable(machine: str, directory: Path) -> None:
     """The server that came back can be read again; the password of the backup is asked for, since there is one."""
-    again = directory / "again"
-    again.mkdir()
+    again = Path(tempfile.mkdtemp(dir=directory))
     decided = {name: value for name, value in DECIDED.items() if name != "orthanc_backup_password"}
     status, said = adopt(machine, again, settings={**decided, "orthanc_hostname": "pacs.clinic.example"})
     assert status == 0, said
@@ -370,7 +370,7 @@ def cut_off_often(clinic: Clinic) -> None:
         if number % 3 == 0:
             require_brought_back(clinic)
             print(f"{machine} {number}: back ({time.monotonic() - begin:.0f} s)", flush=True)
-    require_readable(machine, clinic.directory)
+            require_readable(machine, clinic.directory)
     if machine == "orthanc-adopt13":  # nginx runs there before
         must(machine, BREAK_HANDLER)
         require_brought_back(clinic, because="Test nginx's configuration")
