@@ -293,19 +293,70 @@ def test_another_repository_gets_its_first_backup(tmp_path: Path, monkeypatch: p
         assert make_first_backup(own, dry_run=True)["first"] == first
 
 
-def test_a_repository_that_is_made_anew_has_no_backup_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the same place: somebody replaced the disk."""
-    own = make_settings(tmp_path)
+SAID = "restic cat: Fatal: unable to open config file: stat /mnt/config: no such file or directory"
+
+
+def lose_repository(patch: pytest.MonkeyPatch) -> list[str]:
+    """restic's commands from now on, at a place without a repository."""
+    calls: list[str] = []
 
     def call(_settings: Any, what: str, *_unused: str) -> str:
+        calls.append(what)
         if what == "cat":
-            raise Refused("restic cat: unable to open config file. Remedy: see it.")
+            raise Refused(f"{SAID}. Remedy: see it.")
         return ""
 
-    monkeypatch.setattr(beginning, "call_restic", call)
+    patch.setattr(beginning, "call_restic", call)
+    return calls
+
+
+def test_a_repository_that_is_made_anew_has_no_backup_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the same place: a person says that it is another disk."""
+    own = make_settings(tmp_path)
+    lose_repository(monkeypatch)
     write_state(own, "backup", {"last_success_epoch": 1, "last_repository": own.repository})
-    assert make_repository(own)["repository"] == "made"
+    assert make_repository(own, new=True)["repository"] == "made"
     assert read_state(own, "backup") == {"last_success_epoch": 1, "last_repository": ""}
+
+
+@pytest.mark.parametrize("last", ["here", "not noted"])  # the second by an earlier release
+def test_no_repository_takes_the_place_of_one_that_has_backups_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Somebody deploys while the backup's disk is not mounted."""
+    own = make_settings(tmp_path)
+    calls = lose_repository(monkeypatch)
+    noted = {"last_repository": own.repository} if last == "here" else {}
+    former = {"result": "failed", "last_success_epoch": 1_700_000_000, **noted}
+    write_state(own, "backup", former)
+    with pytest.raises(Refused) as refused:
+        make_repository(own)
+    said = str(refused.value)
+    assert f"{SAID}. The last backup of 14 Nov 2023 " in said
+    assert "Remedy: make the repository available again (mount its disk" in said
+    assert "orthanc-backup init --new" in said
+    assert calls == ["cat"]
+    assert read_state(own, "backup") == former
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {},
+        {"result": "failed"},
+        {"last_success_epoch": 1, "last_repository": "/mnt/the-disk-of-before"},
+        {"last_success_epoch": 1, "last_repository": ""},
+    ],
+    ids=["first deploy", "no backup yet", "another address", "made a moment ago"],
+)
+def test_a_repository_is_made_where_none_had_backups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, former: dict[str, Any]
+) -> None:
+    own = make_settings(tmp_path)
+    calls = lose_repository(monkeypatch)
+    write_state(own, "backup", former)
+    assert make_repository(own)["repository"] == "made"
+    assert calls == ["cat", "init"]
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

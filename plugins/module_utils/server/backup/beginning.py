@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..core import words
 from ..core.errors import Busy, Refused
 from ..core.limits import describe
 from ..core.process import read_output, run_program
@@ -43,14 +44,35 @@ def describe_first_backup(size: int, limit_upload: int) -> str:
     return f"{what}. Remedy: no action is needed; journalctl -u {UNIT} shows how it ends."
 
 
-def make_repository(settings: Settings) -> dict[str, Any]:
-    """Creates the repository if it does not exist. Where it exists, a running backup does not matter."""
+def is_in_use(settings: Settings) -> bool:
+    """Whether the last successful backup is in this repository. Where an earlier release did not note that, it is."""
+    former = read_state(settings, "backup")
+    last = former.get("last_repository", settings.repository)
+    return bool(former.get("last_success_epoch")) and last == settings.repository
+
+
+def require_unused(settings: Settings, said: str) -> None:
+    """Refuses a new repository in the place of one that has backups: its disk may not be mounted."""
+    if not is_in_use(settings):
+        return
+    at = words.say_moment(read_state(settings, "backup")["last_success_epoch"])
+    what = f"{said} The last backup of {at} is there, so no new repository is created"
+    remedy = "make the repository available again (mount its disk, check its server)"
+    raise Refused(f"{what}. Remedy: {remedy}; for a new or another disk, orthanc-backup init --new on the server.")
+
+
+def make_repository(settings: Settings, new: bool = False) -> dict[str, Any]:
+    """Creates the repository if it does not exist. Where it exists, a running backup does not matter.
+
+    `new`: a person said that it takes the place of one that had backups."""
     result = {"repository": "was there", "warnings": find_shared_disk(settings)}
     try:
         call_restic(settings, "cat", "config", "--no-lock")
     except Refused as refused:
         if "unable to open config file" not in str(refused):
             raise
+        if not new:
+            require_unused(settings, str(refused).partition(" Remedy: ")[0])
         with hold_program_lock(settings, "run"):
             call_restic(settings, "init")
             if former := read_state(settings, "backup"):  # its last success is in another one
@@ -61,8 +83,7 @@ def make_repository(settings: Settings) -> dict[str, Any]:
 
 def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
     """Makes the first backup of a repository: waits for it, leaves it running, or reports why it must wait."""
-    former = read_state(settings, "backup")
-    if former.get("last_success_epoch") and former.get("last_repository", settings.repository) == settings.repository:
+    if is_in_use(settings):
         return {"first": "was there"}
     try:
         with hold_program_lock(settings, "run"):

@@ -51,7 +51,7 @@ def run_action(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         settings.directory.mkdir(parents=True)
         settings.directory.chmod(0o755)  # the monitor reads what is there
     actions: dict[str, tuple[tuple[str, ...], Callable[[], dict[str, Any]]]] = {
-        "init": ((), lambda: make_repository(settings)),
+        "init": ((), lambda: make_repository(settings, given.new)),
         "first": ((), lambda: make_first_backup(settings, given.dry_run)),
         "adopt": (
             ("run",),
@@ -85,7 +85,8 @@ def parse_arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = build_common()
     add: Callable[..., argparse.ArgumentParser] = commands.add_parser
-    add("init", parents=[common], help="create the repository if it does not exist")
+    one = add("init", parents=[common], help="create the repository if it does not exist")
+    one.add_argument("--new", action="store_true", help="create it in the place of one that had backups and is gone")
     one = add("first", parents=[common], help="make the first backup; a large one continues in the background")
     one.add_argument("--dry-run", action="store_true", help="report whether it would be made")
     one = add("adopt", parents=[common], help="save an Orthanc that was set up by hand, before a deploy takes it over")

@@ -31,7 +31,7 @@ GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes fi
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
     "already locked": "wait for the other restic; if none is at work on any machine, restic unlock --remove-all",
-    "unable to open config file": "check orthanc_backup_repository; orthanc-backup init creates a new repository",
+    "unable to open config file": "make the repository available (mount its disk), or check orthanc_backup_repository",
     "no space left": "make space for the repository, or keep fewer snapshots",
 }
 
