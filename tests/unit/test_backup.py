@@ -302,11 +302,11 @@ def lose_repository(patch: pytest.MonkeyPatch) -> list[str]:
 
     def call(_settings: Any, what: str, *_unused: str) -> str:
         calls.append(what)
-        if what == "cat":
+        if what == "cat" and "init" not in calls:
             raise Refused(f"{SAID}. Remedy: see it.")
-        return ""
+        return '{"id": "0123456789abcdef"}'
 
-    patch.setattr(beginning, "call_restic", call)
+    replace_everywhere(patch, "call_restic", call)
     return calls
 
 
@@ -356,7 +356,8 @@ def test_a_repository_is_made_where_none_had_backups(
     calls = lose_repository(monkeypatch)
     write_state(own, "backup", former)
     assert make_repository(own)["repository"] == "made"
-    assert calls == ["cat", "init"]
+    assert calls == ["cat", "init", "cat"]
+    assert read_state(own, "repositories") == {"0123456789abcdef": ""}
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

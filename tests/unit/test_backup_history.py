@@ -17,7 +17,7 @@ from server.backup.manifest import Proof, keep_content
 from server.backup.restore_check import apply_retention
 from server.backup.run import accept_snapshot, make_backup, take_complete_snapshot
 from server.backup.settings import stamp_tomorrow
-from server.backup.state import read_state, write_state
+from server.backup.state import note_repository, read_state, write_state
 from server.core.errors import Refused
 from server.orthanc.api import Account, Api
 from test_backup import make_settings, replace_everywhere
@@ -33,7 +33,9 @@ class Repository:
         self.found: list[dict[str, Any]] = []
         self.calls: list[tuple[str, ...]] = []
         (own.storage / ".orthanc-archive").write_text(f"{ARCHIVE}\n")
+        self.id = "first"
         replace_everywhere(patch, "list_snapshots", self.list)
+        replace_everywhere(patch, "read_repository_id", lambda _settings: self.id)
         self.answer(patch)
 
     def answer(self, patch: pytest.MonkeyPatch) -> None:
@@ -63,10 +65,12 @@ def repository(own: Any, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return Repository(own, monkeypatch)
 
 
-def attempt(own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any) -> tuple[list[str], Any]:
+def attempt(
+    own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any, run: str = "1" * 16
+) -> tuple[list[str], Any]:
     """A run's tries, each with what its proof says; the problems, and its result."""
     left = [*proofs]
-    result: dict[str, Any] = {"run": "1" * 16, "moment": "20260102T000000.000", "snapshot": "new"}
+    result: dict[str, Any] = {"run": run, "moment": "20260102T000000.000", "snapshot": "new"}
 
     def proof(*_: Any) -> tuple[list[str], int]:
         said = left.pop(0)
@@ -110,6 +114,84 @@ def test_disks_may_take_turns_as_the_repository(
     repository.found = []
     assert attempt(own, repository, monkeypatch, ([], 0))[0] == []
     assert history.find_strangers(map(identify_snapshot, first), read_past(own)) == []
+
+
+def back_up(own: Any, repository: Repository, patch: pytest.MonkeyPatch, day: int) -> str:
+    """What a run says; a success is noted as make_backup does it."""
+    problems, _result = attempt(own, repository, patch, ([], 0), run=f"{day:016x}")
+    if not problems:
+        write_state(own, "backup", {"last_success_epoch": 1, "last_repository": own.repository})
+    return "\n".join(problems)
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+def test_a_repository_whose_snapshots_are_gone_is_no_success(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch, append_only: bool
+) -> None:
+    """Somebody removed them; it stays so each day, until a person decides."""
+    own = replace(own, append_only=append_only)
+    assert back_up(own, repository, monkeypatch, 1) == ""
+    assert back_up(own, repository, monkeypatch, 2) == ""
+    repository.found = []
+    for day in (3, 4):
+        said = back_up(own, repository, monkeypatch, day)
+        assert "The repository has none of the snapshots that this machine made" in said
+        assert "orthanc-backup accept new" in said
+    there = [identify_snapshot(one) for one in repository.found]
+    assert [history.is_proven(one, read_past(own)) for one in there] == [False, False]
+    save_past(own, history.record_accepted(read_past(own), there[-1], there, {}))
+    assert back_up(own, repository, monkeypatch, 5) == ""
+    assert back_up(own, repository, monkeypatch, 6) == ""
+
+
+def test_an_empty_repository_in_the_place_of_another_is_no_success(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert back_up(own, repository, monkeypatch, 1) == ""
+    first, repository.found, repository.id = repository.found, [], "second"
+    assert "none of the snapshots that this machine made" in back_up(own, repository, monkeypatch, 2)
+    # the same where an earlier release noted no id
+    write_state(own, "repositories", {})
+    assert "none of the snapshots that this machine made" in back_up(own, repository, monkeypatch, 3)
+    # the right one is there again
+    repository.found, repository.id = first, "first"
+    assert back_up(own, repository, monkeypatch, 4) == ""
+
+
+def test_what_is_no_loss_of_snapshots(own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert back_up(own, repository, monkeypatch, 1) == ""  # the first
+    write_state(own, "repositories", {})  # noted by no earlier release
+    assert back_up(own, repository, monkeypatch, 2) == ""
+    repository.found = repository.found[-1:]  # retention, or the machine that may forget
+    assert back_up(own, repository, monkeypatch, 3) == ""
+    # a new disk, made by orthanc-backup init --new; then they take turns
+    disks = {"first": repository.found, "second": []}
+    write_state(own, "backup", {**read_state(own, "backup"), "last_repository": ""})
+    note_repository(own, "second", "")
+    for day, name in enumerate(("second", "first", "second", "first"), 4):
+        repository.id, repository.found = name, disks[name]
+        assert back_up(own, repository, monkeypatch, day) == ""
+    # of a release that noted no ids the other disk has snapshots
+    write_state(own, "repositories", {"first": ARCHIVE})
+    repository.id, repository.found = "second", disks["second"]
+    assert back_up(own, repository, monkeypatch, 8) == ""
+    # another address, empty and not made here
+    own = replace(own, repository="/mnt/other")
+    repository.id, repository.found = "third", []
+    assert back_up(own, repository, monkeypatch, 9) == ""
+    # a new archive beside the snapshots of another one
+    (own.storage / ".orthanc-archive").write_text("f" * 16 + "\n")
+    repository.found = []
+    assert back_up(own, repository, monkeypatch, 10) == ""
+
+
+def test_a_first_run_that_was_killed_at_its_end_is_no_loss(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its snapshot was proven, and the next run marks it."""
+    assert back_up(own, repository, monkeypatch, 1) == ""
+    repository.found[0]["tags"][0] = "unproven"
+    assert back_up(own, repository, monkeypatch, 2) == ""
 
 
 def test_a_copy_that_backs_up_at_the_same_minute_is_noticed(

@@ -15,10 +15,10 @@ from ..core.limits import describe
 from ..core.process import read_output, run_program
 from ..orthanc.api import Api
 from .freeze import start_orthanc
-from .restic import call_restic, list_snapshots
+from .restic import call_restic, list_snapshots, read_repository_id
 from .run import find_shared_disk, make_backup
 from .settings import STOPPED, Settings, read_archive
-from .state import hold_program_lock, read_state, write_state
+from .state import hold_program_lock, is_in_use, note_repository, read_state, write_state
 
 WAIT_BYTES = 2_000_000_000
 WAIT_SECONDS = 300  # at the speed that the inventory allows
@@ -44,13 +44,6 @@ def describe_first_backup(size: int, limit_upload: int) -> str:
     return f"{what}. Remedy: no action is needed; journalctl -u {UNIT} shows how it ends."
 
 
-def is_in_use(settings: Settings) -> bool:
-    """Whether the last successful backup is in this repository. Where an earlier release did not note that, it is."""
-    former = read_state(settings, "backup")
-    last = former.get("last_repository", settings.repository)
-    return bool(former.get("last_success_epoch")) and last == settings.repository
-
-
 def require_unused(settings: Settings, said: str) -> None:
     """Refuses a new repository in the place of one that has backups: its disk may not be mounted."""
     if not is_in_use(settings):
@@ -64,21 +57,24 @@ def require_unused(settings: Settings, said: str) -> None:
 def make_repository(settings: Settings, new: bool = False) -> dict[str, Any]:
     """Creates the repository if it does not exist. Where it exists, a running backup does not matter.
 
-    `new`: a person said that it takes the place of one that had backups."""
-    result = {"repository": "was there", "warnings": find_shared_disk(settings)}
+    `new`: a person said that the one at this place may have no backups, though the last one was there."""
+    missing, warnings = "", find_shared_disk(settings)
     try:
         call_restic(settings, "cat", "config", "--no-lock")
     except Refused as refused:
-        if "unable to open config file" not in str(refused):
+        missing = str(refused).partition(" Remedy: ")[0]
+        if "unable to open config file" not in missing:
             raise
-        if not new:
-            require_unused(settings, str(refused).partition(" Remedy: ")[0])
+    if missing and not new:
+        require_unused(settings, missing)
+    if missing or new:
         with hold_program_lock(settings, "run"):
-            call_restic(settings, "init")
+            if missing:
+                call_restic(settings, "init")
+            note_repository(settings, read_repository_id(settings), "")
             if former := read_state(settings, "backup"):  # its last success is in another one
                 write_state(settings, "backup", {**former, "last_repository": ""})
-        result["repository"] = "made"
-    return result
+    return {"repository": "made" if missing else "was there", "warnings": warnings}
 
 
 def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:

@@ -212,6 +212,18 @@ def find_strangers(found: Iterable[Snapshot], past: Past) -> list[Snapshot]:
     return [one for one in found if one.token not in decided]
 
 
+def is_emptied(found: Iterable[Snapshot], past: Past, noted: str | None, in_use: bool) -> bool:
+    """Whether a repository has none of the snapshots that this machine made and proved, though it should.
+
+    `noted` is the archive whose proven snapshots it had, "" of a new repository, None of an unknown one. An unknown one
+    is a surprise only where the last backup went to the same place (`in_use`). What others added is judged elsewhere."""
+    found = [*found]
+    proven = {*past.ours} - {*past.unproven, *past.foreign}
+    if find_strangers(found, past) or not proven.isdisjoint(one.token for one in found):
+        return False
+    return in_use and bool(proven) if noted is None else noted == past.archive
+
+
 def choose_latest(found: Iterable[Snapshot], past: Past, horizon: str) -> Snapshot | None:
     """The newest proven snapshot: by the order of this machine's runs, which no clock changes; on a machine that
     remembers nothing by time, without what is dated later than `horizon`."""

@@ -176,6 +176,11 @@ def call_restic(settings: Settings, *arguments: str) -> str:
     return "".join(stream_restic(settings, *arguments))
 
 
+def read_repository_id(settings: Settings) -> str:
+    """The id that the repository got when it was made, wherever it is; a copy has the same."""
+    return str(json.loads(call_restic(settings, "cat", "config", "--no-lock"))["id"])
+
+
 def list_snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
     """Those with one of the tags, oldest first.
 

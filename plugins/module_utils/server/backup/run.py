@@ -36,9 +36,9 @@ from .manifest import (
     read_present,
 )
 from .output import say_problem, show_progress, summarize
-from .restic import call_restic, forget_snapshots, list_files, list_snapshots, stream_restic
+from .restic import call_restic, forget_snapshots, list_files, list_snapshots, read_repository_id, stream_restic
 from .settings import ARCHIVE, COUNTED, OURS, Settings, read_archive, stamp_now, stamp_tomorrow
-from .state import read_state, record_outcome, remove_abandoned_restores, write_state
+from .state import is_in_use, note_repository, read_state, record_outcome, remove_abandoned_restores, write_state
 
 DUE_SECONDS = 20 * 3600
 TRIES = 5  # of a backup during which studies are deleted
@@ -154,6 +154,9 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
     if not past.archive:
         past = history.adopt_snapshots(identity, there, stamp_tomorrow())
     others = history.find_strangers(there, past)
+    repository = read_repository_id(settings)
+    noted = read_state(settings, "repositories").get(repository)
+    emptied = history.is_emptied(there, past, noted, is_in_use(settings))
     predecessor = read_predecessor(settings, found, there, past)
     while True:
         begin, index = time.time(), settings.staging / "index"
@@ -172,7 +175,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         )  # fmt: skip
         write_atomic(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n", 0o600)
         result.update(counts=manifest["counts"], deleted_since=judgement.deleted)
-        why = judgement.tag or ("others" if others else "")
+        why = judgement.tag or ("others" if others else "emptied" if emptied else "")
         past.note_own(result["run"])
         save_past(settings, past)
         taking = take_snapshot(settings, manifest, result, why, find_present_id(settings, predecessor.parent))
@@ -193,7 +196,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         problems.append(f"{what}. Remedy: run orthanc-backup run when no images are being deleted.")
     if not problems:
         past.note_checked(result["run"])
-    problems = [*explain_unproven(settings, judgement, predecessor.snapshot, others, result), *problems]
+    problems = [*explain_unproven(settings, judgement, predecessor.snapshot, others, emptied, result), *problems]
     if problems:
         save_past(settings, past)
         with contextlib.suppress(Refused):  # the next run does it otherwise
@@ -201,6 +204,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
         return problems
     past.note_proven(result["run"])
     save_past(settings, past)
+    note_repository(settings, repository, identity)
     with contextlib.suppress(Refused):  # otherwise the retention does it
         superseded = [] if settings.append_only else [f"unproven,run={token}" for token in tries]
         forget_snapshots(settings, [one["id"] for one in list_snapshots(settings, *superseded)] if superseded else [])
@@ -212,6 +216,7 @@ def explain_unproven(
     judgement: history.Judgement,
     predecessor: history.Snapshot | None,
     others: list[history.Snapshot],
+    emptied: bool,
     result: dict[str, Any],
 ) -> list[str]:
     """Why a snapshot that has everything is not proven, and what to do."""
@@ -237,6 +242,12 @@ def explain_unproven(
         problems.append(
             f"{what}. {made}. Remedy: {remedy}; if this machine was reset to an older state, restore the newest one."
         )
+    if emptied:
+        what = (
+            "The repository has none of the snapshots that this machine made: they were removed, or it is another one"
+        )
+        remedy = f"find out why (a wrong disk, a rule that deletes, an intruder); {accept}"
+        problems.append(f"{what}. {made}. Remedy: {remedy}.")
     return problems
 
 

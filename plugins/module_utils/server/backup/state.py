@@ -30,6 +30,18 @@ def write_state(settings: Settings, name: str, content: dict[str, Any], mode: in
     write_atomic(settings.directory / f"{name}.json", json.dumps(content, indent=2) + "\n", mode)
 
 
+def is_in_use(settings: Settings) -> bool:
+    """Whether the last successful backup is in this repository. Where an earlier release did not note that, it is."""
+    former = read_state(settings, "backup")
+    last = former.get("last_repository", settings.repository)
+    return bool(former.get("last_success_epoch")) and last == settings.repository
+
+
+def note_repository(settings: Settings, identity: str, archive: str) -> None:
+    """Notes of which archive a repository has proven snapshots ("" of a new one), by the id that restic gave it."""
+    write_state(settings, "repositories", {**read_state(settings, "repositories"), identity: archive})
+
+
 @contextlib.contextmanager
 def record_outcome(settings: Settings, name: str, **more: Any) -> Iterator[dict[str, Any]]:
     """How it went, in a state file; what the last success was stays true when this attempt fails."""
