@@ -14,19 +14,10 @@ import json
 import re
 from typing import Any
 
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc.rights import RIGHTS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
-# The rights of a device, and Orthanc's option for each (Orthanc Book, "Configuration of DICOM modalities").
-RIGHTS = {
-    "echo": "AllowEcho",
-    "store": "AllowStore",
-    "find": "AllowFind",
-    "find_worklist": "AllowFindWorklist",
-    "move": "AllowMove",
-    "get": "AllowGet",
-    "storage_commitment": "AllowStorageCommitment",
-}
 # Debian 12 ships the Python plugin 4.0, which cannot answer such a request; 4.1 and later can.
 COMMITMENT_SINCE = "1.12.0"
 ROLES = ("admin", "dicomweb_reader", "dicomweb_writer")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc.rights import RIGHTS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import specs
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.configuration import RIGHTS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 NONE = "none"  # the answer for an empty list or text

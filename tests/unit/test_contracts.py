@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc import log
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc.rights import RIGHTS
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.verify import acceptance, report
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,6 +128,21 @@ def test_a_snapshot_and_a_report_name_the_collection_that_made_them() -> None:
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert load("orthanc_backup", "vars/main.yml")["__orthanc_backup_collection"] == version
     assert load("orthanc_verify", "vars/main.yml")["__orthanc_verify_collection"] == version
+
+
+def test_a_right_of_a_device_is_known_wherever_it_is_told() -> None:
+    """Set by the deploy, compared by the acceptance test, put into words for the report, read from Orthanc's log."""
+    assert set(acceptance.LISTED) == set(report.RIGHTS_IN_WORDS) == set(log.RIGHT_OF_REQUEST.values()) == set(RIGHTS)
+    entries = [
+        (role, settings[option]["options"]["may"]["choices"])
+        for role in ROLES
+        for entry in load(role, "meta/argument_specs.yml")["argument_specs"].values()
+        for settings in [entry["options"]]
+        for option in settings
+        if "may" in settings[option].get("options", {})
+    ]
+    assert {role for role, _choices in entries} == {"orthanc_config", "orthanc_verify"}
+    assert [(role, choices) for role, choices in entries if choices != list(RIGHTS)] == []
 
 
 def test_every_rule_is_documented() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.escaping import escape
+from ansible_collections.clinicops.orthanc.plugins.module_utils.server.orthanc.rights import RIGHTS
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.old import Old, Path, list_leaves
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.options import (
@@ -19,7 +20,7 @@ from ansible_collections.clinicops.orthanc.plugins.plugin_utils.adoption.options
     Verdict,
     Verdicts,
 )
-from ansible_collections.clinicops.orthanc.plugins.plugin_utils.configuration import COMMITMENT_SINCE, RIGHTS
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.configuration import COMMITMENT_SINCE
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 POSITIONS = ("AET", "Host", "Port", "Manufacturer")

@@ -28,7 +28,7 @@ REQUEST = re.compile(
 COMMAND = re.compile(r"The DICOM command (?P<command>[\w -]+?) is not allowed")
 SHOULD_BE = re.compile(r"Its IP address should be (?P<other>\S+)")
 # what a request is called in `may`, by Orthanc's words
-RIGHTS = {
+RIGHT_OF_REQUEST = {
     **{"Echo": "echo", "C-ECHO": "echo", "Store": "store", "C-STORE": "store", "Find": "find", "C-FIND": "find"},
     **{"FindWorklist": "find_worklist", "Find Worklist": "find_worklist", "Move": "move", "Get": "get"},
     **{"N-ACTION": "storage_commitment", "NAction": "storage_commitment", "N-ACTION-RQ": "storage_commitment"},
@@ -132,7 +132,7 @@ def describe_title(event: Event) -> str:
 def describe_rejection(event: Event, aet: str, host: str) -> str:
     """Why Orthanc rejected the device that is listed with this AE title and address, in a sentence without its end."""
     if event.kind == "right":
-        return f"it requested {RIGHTS.get(event.detail, event.detail)}, which it is not allowed to use"
+        return f"it requested {RIGHT_OF_REQUEST.get(event.detail, event.detail)}, which it is not allowed to use"
     if event.aet != aet:
         return f"it {describe_title(event)} at {event.ip}, but Orthanc knows it as {aet}"
     if event.ip != host:

@@ -23,6 +23,7 @@ from ..core.process import ask_program, run_program
 from ..core.settings import BACKUP
 from ..dicom import scu, web
 from ..dicom.web import User
+from ..orthanc.rights import LISTED, RIGHTS
 from . import exposure, nginx
 
 # Only the acceptance test uses these. Both must match before a patient is deleted.
@@ -34,16 +35,6 @@ WORKLIST_SECONDS = 30
 BACKUP_PROGRAM = "/usr/local/sbin/orthanc-backup"
 MONITOR = Path("/var/lib/orthanc-monitor/state.json")
 WORKLIST = "/usr/local/bin/orthanc-worklist"
-# orthanc_modalities' rights, by Orthanc's option
-RIGHTS = {
-    "echo": "AllowEcho",
-    "store": "AllowStore",
-    "find": "AllowFind",
-    "find_worklist": "AllowFindWorklist",
-    "move": "AllowMove",
-    "get": "AllowGet",
-    "storage_commitment": "AllowNAction",  # as Orthanc lists it
-}
 # Orthanc takes what it allows always without asking who sends it, or from where
 ANY_SENDER = ("any_address", "any_device")
 TIMED_OUT = "timed out"  # as Python says it
@@ -309,7 +300,7 @@ class Day:
     def compare_listed(self, device: dict[str, Any], found: dict[str, Any] | None) -> str:
         if not found:
             return "not listed"
-        may = [right for right, name in RIGHTS.items() if found.get(name)]
+        may = [right for right, name in LISTED.items() if found.get(name)]
         return self.describe_device(
             {**device, "aet": found["AET"], "host": found["Host"], "port": found["Port"], "may": may}
         )

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from ..core.errors import Refused
 from ..core.process import try_output
 from ..dicom import web
-from ..orthanc.log import RIGHTS, Event, describe_title, find_events
+from ..orthanc.log import RIGHT_OF_REQUEST, Event, describe_title, find_events
 from ..orthanc.runtime import Container, Unit, choose_runtime
 from . import acceptance, exposure
 
@@ -185,7 +185,7 @@ def explain_refusal(event: Event, known: Evidence) -> Diagnosis:
             f"device the address {host}, or set its host in orthanc_modalities to {event.ip} and deploy again."
         )
     elif event.kind == "right":
-        right = RIGHTS.get(event.detail, event.detail)
+        right = RIGHT_OF_REQUEST.get(event.detail, event.detail)
         text = (
             f"{name} requested {right} {when}, for which it has no right. "
             f"Remedy: add {right} to may of {name} in orthanc_modalities, and deploy again."

@@ -23,7 +23,7 @@ from ..core.limits import SILENT_MINUTES
 from ..core.verdict import BAD, GOOD, SOON, Limits, Report, limits_of
 
 GROUPS = ("DICOM", "Worklist", "DICOMweb", "Access", "Service", "Safety")
-RIGHTS = {
+RIGHTS_IN_WORDS = {
     "echo": "test the connection (C-ECHO)",
     "store": "store images (C-STORE)",
     "find_worklist": "query the worklist (C-FIND MWL)",
@@ -272,8 +272,8 @@ def _device(device: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
         "server_port": server["dicom_tls_port"] if tls else server["dicom_port"],
         "server_address": device.get("server_address") or "",
         "server_problem": device.get("server_problem") or "",
-        "may": [RIGHTS.get(right, right) for right in dict.fromkeys([*RIGHTS, *may]) if right in may],
-        "may_not": [words for right, words in RIGHTS.items() if right not in may],
+        "may": [RIGHTS_IN_WORDS.get(right, right) for right in dict.fromkeys([*RIGHTS_IN_WORDS, *may]) if right in may],
+        "may_not": [words for right, words in RIGHTS_IN_WORDS.items() if right not in may],
         "moves": "move" in may,
         "largest": words.say_size(server["largest_object"]) if server["largest_object"] and "store" in may else "",
     }
