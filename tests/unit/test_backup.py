@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from server.backup import beginning, history, ledger, restic
+from server.backup import beginning, history, ledger, restic, restore, restored_orthanc
 from server.backup.beginning import make_first_backup, make_repository
 from server.backup.freeze import copy_index, is_frozen, parse_version
 from server.backup.ledger import Study, group_by_device, read_studies
@@ -227,6 +228,49 @@ def test_nothing_is_restored_through_a_link(tmp_path: Path) -> None:
     (tmp_path / ".restore-0123").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Refused, match="Remedy: remove it"):
         fetch_files(make_settings(tmp_path), {"id": "0123"}, tmp_path / ".restore-0123")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_a_repository_did_not_give_for_a_while_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """restic ends with 1 for a file that is damaged, and for one that it did not get."""
+    own, calls = make_settings(tmp_path), list[list[str]]()
+    names = [Attachment(f"{number:08x}-0000-4000-8000-000000000000", 1, 1, "", "", "") for number in range(4)]
+    damaged, work = names[0], tmp_path / "work"
+
+    def fetch(_settings: Any, _snapshot: Any, target: Path, only: list[str], incomplete: bool) -> None:
+        assert incomplete
+        calls.append(only)
+        here = [one for one in names if one != damaged and (not only or f"/db/{one.path}" in only)]
+        if not only:
+            (target / "own").mkdir(parents=True)
+            (target / "own/index").write_text("index")
+        for one in here if answers and only else here[:1]:
+            (target / "db" / one.path).parent.mkdir(parents=True, exist_ok=True)
+            (target / "db" / one.path).write_text("1")
+
+    monkeypatch.setattr(restored_orthanc, "fetch_files", fetch)
+    digest = hashlib.sha256(b"index").hexdigest()
+    manifest = {"storage": "/db", "staging": "/own", "index": {"sha256": digest}}
+    proof = Proof({"short_id": "0123"}, manifest, names, set(), [])
+    _data, defects = restored_orthanc.assemble_data(own, proof, work, names, incomplete=True)
+    assert [one.path for one in defects] == [damaged.path]
+    # again for what is missing alone, and once more than it helps
+    assert [len(only) for only in calls] == ([0, 3, 1] if answers else [0, 3, 2, 1])
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_a_repository_that_went_during_a_restore_is_not_one_without_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: bool
+) -> None:
+    def call(_settings: Any, what: str, *_unused: str) -> str:
+        assert what == ("check" if sound else "cat")  # one with errors does not have fewer by now
+        raise Refused("restic: connection refused. Remedy: check it.")
+
+    monkeypatch.setattr(restore, "call_restic", call)
+    with pytest.raises(Refused, match=r"images are missing that it may have .*refused.*Remedy: restore again"):
+        restore.require_same_repository(make_settings(tmp_path), sound)
 
 
 def test_an_index_is_not_copied_onto_a_disk_without_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def restore_snapshot(
         call_restic(settings, "check", "--quiet", "--no-lock")  # a lock of the machine that is lost must not hold it up
     except Refused as refused:
         problems = refused.problems
-    proof = prove_snapshot(settings, wanted)
+    sound, proof = not problems, prove_snapshot(settings, wanted)
     identity, manifest = proof.snapshot["short_id"], proof.manifest
     problems += proof.problems
     if problems and not incomplete:
@@ -74,6 +74,8 @@ def restore_snapshot(
         return {**result, "would": would, "resend": group_by_device(came)}
     names = [one for one in proof.names if one.uuid not in proof.bad]
     data, defects = assemble_data(settings, proof, work, names, incomplete=incomplete)
+    if defects:
+        require_same_repository(settings, sound)
     problems += describe_defects(defects, "Not in the restored data", "send them again; damaged files are set aside")
     names = [one for one in names if one.path not in {defect.path for defect in defects}]
     named = {one.uuid for one in names}
@@ -101,6 +103,17 @@ def restore_snapshot(
     os.sync()  # what was verified is on the disk before anything depends on it
     write_state(settings, "restore", under_way, 0o600)
     return exchange_data(settings, read_state(settings, "restore"))
+
+
+def require_same_repository(settings: Settings, sound: bool) -> None:
+    """Refuses a repository that does not answer any more, or was without errors before and has some now: what it did
+    not give is not lost."""
+    try:
+        call_restic(settings, *(("check", "--quiet") if sound else ("cat", "config")), "--no-lock")
+    except Refused as refused:
+        said = str(refused).partition(" Remedy: ")[0]
+        what = f"The repository stopped answering during the restore, so images are missing that it may have ({said})"
+        raise Refused(f"{what}. Remedy: restore again when the repository can be reached.") from None
 
 
 def require_version(settings: Settings, version: str) -> None:

@@ -103,6 +103,7 @@ def assemble_data(
     defects = find_defects(data, wanted)
     if defects and not incomplete:
         raise Refused(*describe_defects(defects, what, f"orthanc-backup reconcile; {ANOTHER}; or {WITHOUT}"))
+    defects = fetch_again(settings, proof, work, wanted, defects)
     for path in [data / one.path for one in defects if (data / one.path).exists()]:
         set_aside(path, data.with_name("damaged"))
     account = settings.account
@@ -119,6 +120,21 @@ def assemble_data(
         if parent == work:
             break
     return data, defects
+
+
+def fetch_again(
+    settings: Settings, proof: Proof, work: Path, wanted: list[Attachment], defects: list[Defect]
+) -> list[Defect]:
+    """What cannot be had. restic ends in the same way whether a file is damaged or the repository did not answer, so
+    what it did not restore is fetched as long as that brings something."""
+    storage, before = proof.manifest["storage"], len(wanted) + 1
+    while 0 < len(defects) < before:
+        before, paths = len(defects), {one.path for one in defects}
+        for first in range(0, before, 1000):  # a command line has an end
+            part = [f"{storage}/{one.path}" for one in defects[first : first + 1000]]
+            fetch_files(settings, proof.snapshot, work, part, incomplete=True)
+        defects = find_defects(join_below(work, storage), [one for one in wanted if one.path in paths])
+    return defects
 
 
 def build_second_command(settings: Settings) -> list[str]:
