@@ -40,3 +40,8 @@ def test_every_path_that_is_named_is_there(page: str) -> None:
     there = [name for name in named if (ROOT / name.partition("/")[0]).is_dir()]
     assert len(there) > 10
     assert [name for name in sorted(there) if not (ROOT / name).exists()] == []
+
+
+def test_every_file_that_runs_on_the_server_during_a_deploy_has_its_row() -> None:
+    named = re.findall(r"^\| `(plugins/module_utils/\w+\.py)` \|", architecture.PAGE.read_text(), re.MULTILINE)
+    assert named == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "plugins/module_utils").glob("*.py"))
