@@ -23,7 +23,7 @@ def make_cheap(key: str, password: str) -> str:
         derived = Scrypt(salt=salt, length=64, n=n, r=r, p=p).derive(password.encode())
         return derived[:32], derived[32:48], derived[48:]
 
-    def sealed(text: bytes, nonce: bytes, encrypt: bytes, mac: bytes, r: bytes) -> bytes:
+    def sealed(text: bytes, nonce: bytes, mac: bytes, r: bytes) -> bytes:
         """The MAC, Poly1305-AES."""
         block = Cipher(algorithms.AES(mac), modes.ECB()).encryptor()
         return Poly1305.generate_tag(r + block.update(nonce), text)
@@ -35,11 +35,11 @@ def make_cheap(key: str, password: str) -> str:
     data, salt = base64.b64decode(content["data"]), base64.b64decode(content["salt"])
     nonce, text, tag = data[:16], data[16:-16], data[-16:]
     opened = keys(salt, content["N"], content["r"], content["p"])
-    assert sealed(text, nonce, *opened) == tag, "this is not how restic seals its keys"
+    assert sealed(text, nonce, *opened[1:]) == tag, "this is not how restic seals its keys"
     content.update(N=16, r=1, p=1)
     again = keys(salt, 16, 1, 1)
     text = crypted(crypted(text, nonce, opened[0]), nonce, again[0])
-    content["data"] = base64.b64encode(nonce + text + sealed(text, nonce, *again)).decode()
+    content["data"] = base64.b64encode(nonce + text + sealed(text, nonce, *again[1:])).decode()
     return json.dumps(content)
 
 

@@ -19,7 +19,7 @@ from server.backup import run
 from server.backup.output import print_result, say_problem
 from server.core import journal, monitor_state
 from server.core.errors import Refused
-from server.core.escaping import escape, escape_lines
+from server.core.escaping import escape
 from server.monitor import cli as monitor
 from server.monitor import describe, notify, prometheus
 from server.monitor.context import Sample
@@ -39,7 +39,6 @@ def test_what_acts_is_seen_instead() -> None:
     assert escape("A\n<0>b\x1b[2J\x9b\u2028\u202e\U000e0001\ud800") == (
         r"A\x0a<0>b\x1b[2J\x9b\u2028\u202e\U000e0001\ud800"
     )
-    assert escape_lines("A\x1b\nB\r") == "A\\x1b\nB\\x0d"
 
 
 @pytest.mark.parametrize("name", ["Müller^Jürgen", "山田^太郎", "علی‌رضا", "Zoë O'Neil", "محمد", "नमस्ते‍", "🙂"])

@@ -86,7 +86,7 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
         "orthanc_dicom_port": _find_published(old, found, "DicomPort"),
         "orthanc_http_port": old.effective("HttpPort") if not old.container else 8042,
         "orthanc_adopt": _describe_adoption(old, found),
-        **_find_directories(old, found),
+        **_find_directories(found),
     }
     settings = {name: value for name, value in settings.items() if name not in given or name == "orthanc_users"}
     settings |= {name: value for name, value in given.items() if name != "orthanc_users" or not chosen}
@@ -97,7 +97,7 @@ def adopt(old: Old, found: Mapping[str, Any], given: Mapping[str, Any], generate
         "hostname": plain["hostname"] or "undecided.example",
     }
     special = {
-        **_judge_settings(old, found, settings),
+        **_judge_settings(old, settings),
         **devices.judge_devices(old, known),
         **users.judge_users(people),
     }
@@ -167,7 +167,7 @@ def _find_published(old: Old, found: Mapping[str, Any], option: str) -> Any:
     return next((one["outside"] for one in found["ports"] if one["inside"] == inside), inside)
 
 
-def _find_directories(old: Old, found: Mapping[str, Any]) -> dict[str, Any]:
+def _find_directories(found: Mapping[str, Any]) -> dict[str, Any]:
     """The directories that can stay where they are."""
     settings: dict[str, Any] = {}
     if found["storage"]["where"] in ("machine", "mount") and may_stay(found["storage"]["path"]):
@@ -210,7 +210,7 @@ def _may_end(site: Mapping[str, Any]) -> bool:
 
 
 # --- what becomes of the options ----------------------------------------------------------------
-def _judge_settings(old: Old, found: Mapping[str, Any], settings: Mapping[str, Any]) -> Verdicts:
+def _judge_settings(old: Old, settings: Mapping[str, Any]) -> Verdicts:
     """The verdicts on options that a deploy computes from its own settings."""
     verdicts: Verdicts = {}
 

@@ -96,7 +96,7 @@ def put_in_place(settings: Settings, under_way: dict[str, Any], aside: Path) -> 
         if "history" in under_way:  # the next run is judged against what was restored
             write_state(settings, "history", under_way["history"])
         put_ledger(settings, work, aside, manifest)
-        put_paths(settings, work, aside, under_way)
+        put_paths(work, aside, under_way)
         # the trial opened this index already, with the Orthanc that is installed
         write_atomic(storage / VERSION, settings.runtime.read_version() + "\n", 0o640, settings.owner)
         enter_phase(settings, under_way, "start")
@@ -235,7 +235,7 @@ def find_arrivals_after(settings: Settings, under_way: dict[str, Any], index: Pa
     return found
 
 
-def put_paths(settings: Settings, work: Path, aside: Path, under_way: dict[str, Any]) -> None:
+def put_paths(work: Path, aside: Path, under_way: dict[str, Any]) -> None:
     """Puts worklist items and missing files in place; what is replaced is kept with the data set aside."""
     copies = join_below(work, f"{under_way['manifest']['staging']}/paths")
     placings = [placing.Placing(*each) for each in under_way.get("placings", [])]

@@ -22,11 +22,6 @@ def escape(text: object) -> str:
     return "".join(escape_character(letter) for letter in str(text))
 
 
-def escape_lines(text: object) -> str:
-    """The same, its line breaks kept: for what a program puts together line by line from escaped parts."""
-    return "\n".join(escape(line) for line in str(text).split("\n"))
-
-
 def escape_character(letter: str) -> str:
     """The character itself, or its escape where it would act instead of being seen."""
     if letter.isascii():
