@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -14,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from server.backup import beginning, history, ledger, restic, restore, restored_orthanc
+from server.backup import beginning, history, ledger, restic, restore, restored_orthanc, settings
 from server.backup.beginning import make_first_backup, make_repository
 from server.backup.freeze import copy_index, is_frozen, parse_version
 from server.backup.ledger import Study, group_by_device, read_studies
@@ -33,12 +34,15 @@ from server.backup.manifest import (
 )
 from server.backup.output import print_result
 from server.backup.restic import fetch_files, watch_ssh
-from server.backup.restore_check import apply_retention, find_unproven
+from server.backup.restore import require_space
+from server.backup.restore_check import apply_retention, find_unproven, measure_room
 from server.backup.run import find_shared_disk, make_backup
 from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
 from server.core.errors import Refused
 from server.core.files import hash_file, write_atomic
+from server.core.monitor_state import read_margin
+from server.monitor.probes.disk import guard_disk
 from server.orthanc.api import Api
 from server.orthanc.layout import find_attachments, walk_folders
 
@@ -456,6 +460,29 @@ def test_a_check_says_what_it_has_not_verified() -> None:
     assert "Snapshot 0123 does not contain an image. Remedy: " in said()[0]
     assert "lacks the MD5 of 1 of 2 attachments" in said("", "d41d8cd98f00b204e9800998ecf8427e")[0]
     assert said("d41d8cd98f00b204e9800998ecf8427e") == []
+
+
+@pytest.mark.parametrize(("percent", "guard", "room"), [(50, 5, 25.0), (10, 5, 2.0), (6, 5, 0.0), (6, 0, 3.0)])
+def test_a_restore_check_does_not_switch_the_disk_guard_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: int, guard: int, room: float
+) -> None:
+    own, size = make_settings(tmp_path, scratch_bytes=20 << 30), 1_000_000_000
+    own.scratch.mkdir()
+    (tmp_path / "monitor.json").write_text(json.dumps({"disk_guard_percent": guard}))
+    monkeypatch.setattr(settings, "read_margin", lambda size: read_margin(size, tmp_path / "monitor.json"))
+    free = size * percent // 100
+    usage = shutil.disk_usage(tmp_path)._replace(total=2 * size, used=size - free, free=free)  # the rest is root's
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    assert measure_room(own, 0) == pytest.approx(size * room / 100)
+    # a restore beside production does not either; one of production may use all
+    proof = Proof({"short_id": "0123"}, {"counts": {"bytes": free * 9 // 10}, "index": {"size": 0}}, [], set(), [])
+    require_space(own, tmp_path / "work", proof, production=True)
+    with pytest.raises(Refused) if guard else contextlib.nullcontext():
+        require_space(own, tmp_path / "work", proof, production=False)
+    (own.storage / ".orthanc-storage").touch()
+    monitor = SimpleNamespace(settings=SimpleNamespace(storage=own.storage, disk_guard_percent=guard))
+    [sample] = guard_disk(cast("Any", monitor), free - int(measure_room(own, 0)), size)
+    assert sample.value == 0
 
 
 def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from .listing import identify_snapshot, list_archive
 from .manifest import Attachment, Proof, describe_defects, prove_snapshot
 from .restic import call_restic, fetch_files
 from .restored_orthanc import assemble_data, remove_images, require_counts, require_image, start_second_orthanc
-from .settings import Settings, join_below, read_archive, set_aside, stamp_now
+from .settings import Settings, count_free, join_below, read_archive, set_aside, stamp_now
 from .state import read_state, remove_abandoned_restores, write_state
 
 
@@ -61,7 +61,7 @@ def restore_snapshot(
     work = target or settings.storage / f".restore-{identity}"
     if not dry_run and not target:
         remove_abandoned_restores(settings, work)
-    require_space(work, proof)
+    require_space(settings, work, proof, production=not target)
     came, unread = find_received_after(settings, manifest)
     problems += unread
     result: dict[str, Any] = {
@@ -124,12 +124,13 @@ def require_version(settings: Settings, version: str) -> None:
         raise Refused(f"{what}. Remedy: install {version} or newer.")
 
 
-def require_space(work: Path, proof: Proof) -> None:
-    """Refuses a disk without space for the snapshot, of which a part may be there already."""
+def require_space(settings: Settings, work: Path, proof: Proof, production: bool) -> None:
+    """Refuses a disk without space for the snapshot, of which a part may be there already. What does not replace
+    production leaves it what it needs to receive."""
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
     needed = proof.manifest["counts"]["bytes"] + 2 * proof.manifest["index"]["size"] - there
     parent = next(path for path in (work, *work.parents) if path.exists())
-    free = shutil.disk_usage(parent).free
+    free = shutil.disk_usage(parent).free if production else count_free(settings, parent)
     if needed > free * 0.95:
         what = (
             f"Snapshot {proof.snapshot['short_id']} needs {needed >> 20} MiB in {parent}, and {free >> 20} MiB are free"

@@ -20,7 +20,7 @@ from .listing import identify_snapshot, list_archive, mark_verified, read_past, 
 from .manifest import Proof, find_foreign_files, prove_snapshot, read_content
 from .restic import call_restic, forget_snapshots, list_snapshots
 from .restored_orthanc import assemble_data, require_counts, require_image, start_second_orthanc
-from .settings import Settings, read_archive, stamp_now, stamp_tomorrow
+from .settings import Settings, count_free, read_archive, stamp_now, stamp_tomorrow
 from .state import record_outcome
 
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
@@ -51,14 +51,12 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
     result["warnings"] = find_unproven(proof)
     create_directories(settings.scratch.parent, 0o711)  # the second Orthanc's account passes through
     settings.scratch.mkdir(mode=0o711)
-    room = min(settings.scratch_bytes, int(shutil.disk_usage(settings.scratch).free * 0.5))
-    room -= 2 * manifest["index"]["size"]
+    room = measure_room(settings, manifest["index"]["size"])
     parts = 256 if counts["bytes"] <= room else 256 * max(0, room) // counts["bytes"]
     if not parts:
         what = f"The restore check has {max(0, room) >> 20} MiB for attachments, less than 1/256 of them"
-        raise Refused(
-            f"{what}. Remedy: make space in {settings.scratch.parent}, or raise orthanc_backup_scratch_bytes."
-        )
+        remedy = f"make space in {settings.scratch.parent}, set orthanc_backup_scratch_dir to another disk"
+        raise Refused(f"{what}. Remedy: {remedy}, or raise orthanc_backup_scratch_bytes.")
     # uuids are random: a directory more or less is a sample, and each week it is the next ones
     first = int(time.time()) // (7 * 86400) * parts % 256
     prefixes = {f"{(first + number) % 256:02x}" for number in range(parts)}
@@ -78,6 +76,12 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
         recovery_seconds=round(time.monotonic() - begin, 2),
         recovery_point_seconds=round((datetime.now(timezone.utc) - moment).total_seconds()),
     )
+
+
+def measure_room(settings: Settings, index: int) -> int:
+    """Bytes for attachments beside an index of this size: never so many that devices are refused meanwhile."""
+    free = shutil.disk_usage(settings.scratch).free
+    return min(settings.scratch_bytes, free // 2, count_free(settings, settings.scratch)) - 2 * index
 
 
 def find_unproven(proof: Proof) -> list[str]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import pwd
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from ..core.monitor_state import read_margin
 from ..core.settings import read_settings
 from ..orthanc.layout import DISK_GUARD, RESERVE
 from ..orthanc.runtime import Container, Unit, choose_runtime
@@ -119,6 +121,13 @@ def read_name(find: Callable[[], str]) -> str:
         return find()
     except KeyError:
         return ""
+
+
+def count_free(settings: Settings, path: Path) -> int:
+    """Bytes that may be used below a directory while Orthanc receives: on the images' disk without the disk guard's."""
+    usage, storage = shutil.disk_usage(path), settings.storage
+    shared = storage.exists() and path.stat().st_dev == storage.stat().st_dev
+    return max(0, usage.free - (read_margin(usage.used + usage.free) if shared else 0))
 
 
 def set_aside(path: Path, directory: Path) -> None:

@@ -14,13 +14,28 @@ from .limits import SILENT_MINUTES
 
 DIRECTORY = Path("/var/lib/orthanc-monitor")
 FILE = "state.json"
+SETTINGS = Path("/etc/orthanc-monitor.json")
 IN_MEMORY = Path("/run/orthanc-monitor.json")  # the state, while there is no space for it
+CLEAR_PERCENT = 2  # so much more than the disk guard's percentage must be free until images are accepted again
 SEVERITIES = ("critical", "warning", "info")  # worst first
 
 
 def read_state(directory: Path) -> dict[str, Any]:
     """The state after the last check, from the disk or from memory; empty before the first check."""
     return max(read_object(directory / FILE), read_object(IN_MEMORY), key=lambda state: state.get("time", 0))
+
+
+def size_reserve(size: int) -> int:
+    """Bytes of the reserve that the monitor keeps on the images' disk of this size."""
+    return max(min(size // 100, 1 << 30), 1)
+
+
+def read_margin(size: int, settings: Path = SETTINGS) -> int:
+    """Bytes of the images' disk of this size that other programs leave free: with less, the disk guard refuses images.
+
+    None where there is no monitor, or no disk guard."""
+    percent = read_object(settings).get("disk_guard_percent", 0)
+    return (percent + CLEAR_PERCENT) * size // 100 + size_reserve(size) if percent else 0
 
 
 def list_standing(state: dict[str, Any]) -> list[dict[str, Any]]:

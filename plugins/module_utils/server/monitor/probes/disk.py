@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...core.journal import ERROR, NOTICE, say
+from ...core.monitor_state import CLEAR_PERCENT, size_reserve
 from ...orthanc.layout import DISK_GUARD, MARKER, RESERVE
 from ..context import DAY, HOUR, Context, Sample, observe
 from ..history import estimate_growth
 
-CLEAR_PERCENT = 2  # so much more must be free until new images are accepted again
 HISTORY_DAYS = 90
 
 
@@ -90,7 +90,7 @@ def guard_disk(context: Context, free: int, size: int) -> Iterator[Sample]:
     """
     storage, percent = context.settings.storage, context.settings.disk_guard_percent
     guard, reserve = storage / DISK_GUARD, storage / RESERVE
-    limit, kept = percent * size / 100, max(min(size // 100, 1 << 30), 1)
+    limit, kept = percent * size / 100, size_reserve(size)
     held = stat_regular(reserve)
     if percent and free < limit:
         with contextlib.suppress(OSError):
