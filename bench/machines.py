@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,13 +67,7 @@ def write_file(name: str, path: str, content: str | bytes) -> None:
 
 def unpack_files(name: str, directory: str, files: Mapping[str, bytes]) -> None:
     """Writes files by their paths in a directory of a container; the directory is emptied before."""
-    with io.BytesIO() as packed:
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for path, content in files.items():
-                member = tarfile.TarInfo(path)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        run_in(name, f"rm -rf {directory}; mkdir -p {directory}; tar -C {directory} -xf -", packed.getvalue())
+    run_in(name, f"rm -rf {directory}; mkdir -p {directory}; tar -C {directory} -xf -", bed.pack(files))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import base64
 import contextlib
 import fcntl
 import hashlib
+import io
 import ipaddress
 import json
 import os
@@ -23,9 +24,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -654,6 +656,17 @@ def enter(name: str, variable: str) -> list[str]:
 def read_key() -> str:
     """The public key of the connections."""
     return KEY.with_suffix(".pub").read_text().strip()
+
+
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive of files by their paths, for a machine to unpack."""
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            for path, content in files.items():
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return packed.getvalue()
 
 
 def machine_down(name: str, *, keep_volume: bool = False) -> None:

@@ -7,20 +7,18 @@ As a program it fills them, and writes what each has into the file that its argu
 from __future__ import annotations
 
 import base64
-import io
 import json
-import os
 import shlex
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
+import bed
 import pydicom
 import yaml
 from backups import must
-from clients import ADDRESSES, ROOT, client, example, wait_for
+from clients import ADDRESSES, ROOT, build_environment, client, content_of, example, wait_for
 from pydicom.uid import UID, generate_uid
 
 DEVICE = "orthanc-adopt-us1"
@@ -48,21 +46,15 @@ def make_images(aet: str) -> bytes:
     """A tar archive of images of every kind, in two studies for each device."""
     image = pydicom.dcmread(example())
     image.PatientID, studies = f"PATIENT-{aet}", [generate_uid(), generate_uid()]
-    with io.BytesIO() as packed:
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for kind in KINDS:
-                image.SeriesInstanceUID = generate_uid()
-                for number in range(SENDERS[aet]):
-                    image.StudyInstanceUID = studies[number % 2]
-                    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UID(kind)
-                    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-                    with io.BytesIO() as one:
-                        image.save_as(one)
-                        member = tarfile.TarInfo(f"{image.SOPInstanceUID}.dcm")
-                        member.size = one.tell()
-                        one.seek(0)
-                        archive.addfile(member, one)
-        return packed.getvalue()
+    files = {}
+    for kind in KINDS:
+        image.SeriesInstanceUID = generate_uid()
+        for number in range(SENDERS[aet]):
+            image.StudyInstanceUID = studies[number % 2]
+            image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UID(kind)
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            files[f"{image.SOPInstanceUID}.dcm"] = content_of(image)
+    return bed.pack(files)
 
 
 def store(machine: str) -> None:
@@ -84,11 +76,9 @@ def store_one(machine: str) -> str:
     image = pydicom.dcmread(example())
     image.SeriesInstanceUID = generate_uid()  # what the DICOMweb plugin has cached of other series stays
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    with io.BytesIO() as one:
-        image.save_as(one)
-        path = f"/tmp/{machine}.dcm"
-        send = f"cat > {path} && storescu -R -to 10 -aet US1 -aec ORTHANC {ADDRESSES[machine][0]} 4242 {path}"
-        done = client(DEVICE, "sh", "-c", send, stdin=one.getvalue())
+    path = f"/tmp/{machine}.dcm"
+    send = f"cat > {path} && storescu -R -to 10 -aet US1 -aec ORTHANC {ADDRESSES[machine][0]} 4242 {path}"
+    done = client(DEVICE, "sh", "-c", send, stdin=content_of(image))
     assert done.returncode == 0, done
     return str(image.SOPInstanceUID)
 
@@ -117,14 +107,12 @@ def add(machine: str) -> dict[str, Any]:
     study, patient = f"/studies/{before['first']}", f"/patients/{before['patient']}"
     image = pydicom.dcmread(example())
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    with io.BytesIO() as one:
-        image.save_as(one)
-        calls = [
-            ("PUT", f"{study}/metadata/{'Reviewed' if machine == 'orthanc-adopt13' else 1024}", b"yes"),
-            ("PUT", f"{study}/attachments/{'report' if machine == 'orthanc-adopt13' else 1025}", b"%PDF a report"),
-            ("PUT", f"{patient}/protected", b"1"),
-            ("POST", "/instances", one.getvalue()),
-        ]
+    calls = [
+        ("PUT", f"{study}/metadata/{'Reviewed' if machine == 'orthanc-adopt13' else 1024}", b"yes"),
+        ("PUT", f"{study}/attachments/{'report' if machine == 'orthanc-adopt13' else 1025}", b"%PDF a report"),
+        ("PUT", f"{patient}/protected", b"1"),
+        ("POST", "/instances", content_of(image)),
+    ]
     if machine != "orthanc-adopt12":  # from Orthanc 1.12.0 on
         calls.append(("PUT", f"{study}/labels/teaching", b""))
     after = ask_archive(machine, calls)
@@ -151,15 +139,7 @@ def adopt(machine: str, directory: Path, *options: str, settings: dict[str, Any]
         capture_output=True,
         text=True,
         check=False,
-        env={
-            **os.environ,
-            "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
-            "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-            "COLUMNS": "200",
-        },
+        env=build_environment(COLUMNS="200"),
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -8,13 +8,13 @@ import json
 import os
 import shlex
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import bed
 import pydicom
 import yaml
 from pydicom.data import get_testdata_file
@@ -127,6 +127,20 @@ def https(
     return int(status), kind, done.stdout
 
 
+def build_environment(**more: str) -> dict[str, str]:
+    """For an ansible-playbook whose output a test reads, in whatever directory it runs."""
+    return {
+        **os.environ,
+        "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+        # Molecule asks for colours, which would stand between the words
+        "ANSIBLE_FORCE_COLOR": "false",
+        "ANSIBLE_NOCOLOR": "true",
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+        **more,
+    }
+
+
 def start(playbook: str, host: Host | str, settings: dict[str, Any] | None = None, *more: str) -> subprocess.Popen[str]:
     """A playbook on one machine, still running."""
     options = [
@@ -143,13 +157,7 @@ def start(playbook: str, host: Host | str, settings: dict[str, Any] | None = Non
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Molecule asks for colours, which would stand between the words
-        env={
-            **os.environ,
-            "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-        },
+        env=build_environment(),
     )
 
 
@@ -192,6 +200,13 @@ def closed_but_for_devices(host: Host) -> None:
             assert reached.returncode in (7, 28), (place, port)
 
 
+def content_of(image: pydicom.Dataset) -> bytes:
+    """The image as a DICOM file."""
+    with io.BytesIO() as buffer:
+        image.save_as(buffer)
+        return buffer.getvalue()
+
+
 class Sending:
     """Images on their way from the scanner, one association each, in the background."""
 
@@ -199,16 +214,11 @@ class Sending:
         image = pydicom.dcmread(example())
         image.StudyInstanceUID, image.SeriesInstanceUID, image.PatientID = generate_uid(), generate_uid(), "MANY"
         self.file = f"/tmp/acknowledged-{image.StudyInstanceUID}"
-        with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-            for _ in range(count):
-                image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-                with io.BytesIO() as one:
-                    image.save_as(one)
-                    member = tarfile.TarInfo(f"{image.SOPInstanceUID}.dcm")
-                    member.size = one.tell()
-                    one.seek(0)
-                    archive.addfile(member, one)
-            put(SCANNER, "/tmp/many.tar", packed.getvalue())
+        files = {}
+        for _ in range(count):
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            files[f"{image.SOPInstanceUID}.dcm"] = content_of(image)
+        put(SCANNER, "/tmp/many.tar", bed.pack(files))
         send = (
             f"rm -rf /tmp/many {self.file}; mkdir /tmp/many; tar -C /tmp/many -xf /tmp/many.tar; touch {self.file}; "
             f"refused=0; for image in /tmp/many/*; do storescu -xe -to 5 -aet US2 -aec ORTHANC {address} 4242 $image"

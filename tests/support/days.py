@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import pydicom
 from backups import Image, held, held_in, lacking, must, restic
-from clients import ADDRESSES, HOSTNAME, ROOT, VIEWER, client, example, put, scu
+from clients import ADDRESSES, HOSTNAME, ROOT, VIEWER, client, content_of, example, put, scu
 from held import digest
 from pydicom.uid import generate_uid
 from studies import identifier, remove
@@ -173,9 +173,7 @@ def make_image(rng: random.Random, study: str, patient: str, accession: str) -> 
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     image.PatientID, image.AccessionNumber, image.Rows, image.Columns = patient, accession, 180, 180
     image.PixelData = rng.randbytes(180 * 180 * 3)
-    with io.BytesIO() as buffer:
-        image.save_as(buffer)
-        return buffer.getvalue()
+    return content_of(image)
 
 
 @dataclass

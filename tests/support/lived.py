@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 
 import pydicom
 from backups import must
-from clients import ROOT, example, fingerprint, name_of, play, put, wait_for
+from clients import ROOT, content_of, example, fingerprint, name_of, play, put, wait_for
 from pydicom.uid import generate_uid
 from testinfra.host import Host
 
@@ -55,9 +54,7 @@ def stored(machine: str, port: int = 4242) -> set[str]:
     for number in range(IMAGES):
         one = pydicom.dcmread(example())
         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        with io.BytesIO() as buffer:
-            one.save_as(buffer)
-            put(machine, f"/root/images/{number}.dcm", buffer.getvalue())
+        put(machine, f"/root/images/{number}.dcm", content_of(one))
         found.add(str(one.SOPInstanceUID))
     wait_for(lambda: must(machine, f"echoscu -to 5 127.0.0.1 {port} && echo yes || true").endswith("yes\n"), "Orthanc")
     must(machine, f"storescu -to 10 127.0.0.1 {port} /root/images/*.dcm")

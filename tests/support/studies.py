@@ -9,11 +9,10 @@ import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import pydicom
 from backups import STORAGE, must, python
-from clients import PASSWORDS, example
+from clients import PASSWORDS, content_of, example
 from pydicom.uid import generate_uid
 
 ASK = """
@@ -75,12 +74,6 @@ def make(accession: str = "", patient: str = "", series: int = 2, images: int = 
             image.PixelData = bytes([number]) * 768
             study.files[str(image.SOPInstanceUID)] = content_of(image)
     return study
-
-
-def content_of(image: Any) -> bytes:
-    with io.BytesIO() as buffer:
-        image.save_as(buffer)
-        return buffer.getvalue()
 
 
 def changed(file: bytes) -> bytes:

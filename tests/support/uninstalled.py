@@ -7,7 +7,6 @@ As a program it fills the adopted server, and records each machine in the direct
 from __future__ import annotations
 
 import base64
-import io
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 
 import pydicom
 from backups import must
-from clients import PASSWORDS, ROOT, example, read_platforms, wait_for
+from clients import PASSWORDS, ROOT, content_of, example, read_platforms, wait_for
 from pydicom.uid import generate_uid
 
 MACHINES = PACKAGE, CONTAINER, ADOPTED = tuple(read_platforms("uninstall", "orthanc"))
@@ -76,9 +75,7 @@ def make_image() -> bytes:
     image = pydicom.dcmread(example())
     image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
     image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    with io.BytesIO() as one:
-        image.save_as(one)
-        return one.getvalue()
+    return content_of(image)
 
 
 def read_images(machine: str, user: str = IT, count: int = 0) -> dict[str, str]:

@@ -198,17 +198,6 @@ def empty(machine: str) -> None:
     assert status == 0, said
 
 
-def pack(files: dict[str, bytes]) -> bytes:
-    """A tar archive."""
-    with io.BytesIO() as packed:
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for name, content in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        return packed.getvalue()
-
-
 def plain(token: str, data: bytes, how: str = "renamed", **more: Any) -> Plan:
     """A file of a plan for spool.py."""
     return {"token": token, "name": f"{token}.wl", "how": how, "data": base64.b64encode(data).decode(), **more}

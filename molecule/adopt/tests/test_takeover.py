@@ -19,7 +19,7 @@ import pytest
 from adopted import DEVICE, adopt, ask_archive, connect, store_one
 from backups import PASSWORD as BACKUP_PASSWORD
 from backups import must, power_off
-from clients import ADDRESSES, PASSWORDS, ROOT, client, scu, wait_for
+from clients import ADDRESSES, PASSWORDS, build_environment, client, scu, wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 MACHINES = FIRST, *OTHERS = sorted(AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc"))
@@ -74,15 +74,7 @@ def start(directory: Path, *options: str, playbook: str = "deploy") -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={
-            **os.environ,
-            "MOLECULE_PROJECT_DIRECTORY": str(ROOT),
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
-            "ANSIBLE_NOCOLOR": "true",
-            "ANSIBLE_FORCE_COLOR": "false",
-            "ANSIBLE_PIPELINING": "true",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-        },
+        env=build_environment(ANSIBLE_PIPELINING="true"),
     )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
-import tarfile
 from typing import Any
 
 import bed
@@ -59,14 +57,8 @@ def until_up(configuration: str) -> str:
 def exit_codes(host: Host, version: str, tried: list[dict[str, str]]) -> list[int]:
     """The exit code of the real Orthanc on each configuration, one after the other; CAME_UP when it comes up, and is
     ended. A configuration is its files' texts by their names."""
-    with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as archive:
-        for number, files in enumerate(tried):
-            for name, text in files.items():
-                member = tarfile.TarInfo(f"{number:03}/{name}")
-                member.size = len(text.encode())
-                archive.addfile(member, io.BytesIO(text.encode()))
-        archive.close()
-        content = packed.getvalue()
+    named = [(f"{number:03}/{name}", text) for number, files in enumerate(tried) for name, text in files.items()]
+    content = bed.pack({path: text.encode() for path, text in named})
     script = (
         "rm -rf /tmp/tried.d; mkdir /tmp/tried.d; cd /tmp/tried.d; tar -x; ip link set lo up 2>/dev/null;"
         f" export one; for one in /tmp/tried.d/*; do {until_up('$one')}; echo $code; done"

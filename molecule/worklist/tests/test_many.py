@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 
+import bed
 import pytest
 from clients import wait_for
 from testinfra.utils.ansible_runner import AnsibleRunner
@@ -21,7 +22,6 @@ from worklists import (
     files_read,
     keys,
     names,
-    pack,
     patients,
     plain,
     seconds,
@@ -43,7 +43,7 @@ def fill_without_the_gate(machine: str, items: list[Item]) -> None:
     status, said = sh(
         machine,
         f"tar -C {SERVED} -x --owner=root && chown root:orthanc {SERVED}/*.wl && chmod 640 {SERVED}/*.wl",
-        stdin=pack({f"{item.patient}.wl": item.file() for item in items}),
+        stdin=bed.pack({f"{item.patient}.wl": item.file() for item in items}),
     )
     assert status == 0, said
 
