@@ -34,6 +34,7 @@ class Repository:
         self.calls: list[tuple[str, ...]] = []
         (own.storage / ".orthanc-archive").write_text(f"{ARCHIVE}\n")
         self.id = "first"
+        self.manifests: dict[str, dict[str, Any]] = {}
         replace_everywhere(patch, "list_snapshots", self.list)
         replace_everywhere(patch, "read_repository_id", lambda _settings: self.id)
         self.answer(patch)
@@ -66,7 +67,7 @@ def repository(own: Any, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 
 def attempt(
-    own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any, run: str = "1" * 16
+    own: Any, repository: Repository, patch: pytest.MonkeyPatch, *proofs: Any, run: str = "1" * 16, day: int = 2
 ) -> tuple[list[str], Any]:
     """A run's tries, each with what its proof says; the problems, and its result."""
     left = [*proofs]
@@ -78,7 +79,8 @@ def attempt(
         return found
 
     def taken(_settings: Any, manifest: dict[str, Any], result: dict[str, Any], why: str, _parent: str) -> None:
-        repository.add(result["run"], "unproven" if why else "orthanc", day=2)
+        repository.add(result["run"], "unproven" if why else "orthanc", day=day)
+        repository.manifests[result["run"]] = {**manifest, "archive": ARCHIVE}
         lineages.append(manifest["lineage"])
 
     lineages: list[Any] = []
@@ -118,7 +120,7 @@ def test_disks_may_take_turns_as_the_repository(
 
 def back_up(own: Any, repository: Repository, patch: pytest.MonkeyPatch, day: int) -> str:
     """What a run says; a success is noted as make_backup does it."""
-    problems, _result = attempt(own, repository, patch, ([], 0), run=f"{day:016x}")
+    problems, _result = attempt(own, repository, patch, ([], 0), run=f"{day:x}".ljust(16, "0"), day=day)
     if not problems:
         write_state(own, "backup", {"last_success_epoch": 1, "last_repository": own.repository})
     return "\n".join(problems)
@@ -183,6 +185,37 @@ def test_what_is_no_loss_of_snapshots(own: Any, repository: Repository, monkeypa
     (own.storage / ".orthanc-archive").write_text("f" * 16 + "\n")
     repository.found = []
     assert back_up(own, repository, monkeypatch, 10) == ""
+
+
+@pytest.mark.parametrize("how", ["restored", "only the system disk was lost"])
+def test_disks_go_on_to_take_turns_on_a_new_machine(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    disks: dict[str, Any] = {"first": [], "second": []}
+
+    def use(name: str) -> None:
+        repository.id, repository.found = name, disks[name]
+
+    for day, name in enumerate(("first", "second", "first", "second"), 1):
+        use(name)
+        write_state(own, "backup", {})
+        assert back_up(own, repository, monkeypatch, day) == ""
+    use("first")
+    write_state(own, "repositories", {})
+    write_state(own, "history", {})
+    there = [identify_snapshot(one) for one in repository.found]
+    if how == "restored":
+        save_past(own, history.record_restored(repository.manifests[there[-1].token], there[-1], there, Past(), "new"))
+    manifests = repository.manifests
+    replace_everywhere(monkeypatch, "read_manifest", lambda _, one: (manifests[identify_snapshot(one).token], []))
+    assert back_up(own, repository, monkeypatch, 5) == ""
+    use("second")
+    said = back_up(own, repository, monkeypatch, 6)
+    # what that disk got after the snapshot that was restored is newer than this machine's images
+    assert "Another machine has added 1 snapshots (40000000 of 20260104T000000)" in said
+    disks["second"][:] = disks["second"][:1]  # as if the machine had died a day before
+    use("second")
+    assert back_up(own, repository, monkeypatch, 7) == ""
 
 
 def test_a_first_run_that_was_killed_at_its_end_is_no_loss(

@@ -173,6 +173,9 @@ def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:
     # what an incomplete restore left out was not deleted
     partial = history.record_restored(manifest, there[0], there, past, "new", whole=False)
     assert (partial.restored, partial.lineage) == ("1", {"new": None})
+    # what its machine had made on other disks, too
+    elsewhere = history.record_restored({**manifest, "ours": ["0", "2", "8", "1"]}, there[0], there, Past(), "new")
+    assert elsewhere.ours == ["0", "8", "2", "3", "9", "1"]
     # on a machine that remembers another archive, or nothing
     for before in (Past(), Past("another", ours=["7"])):
         assert history.record_restored(manifest, there[0], there, before, "new").ours == ["2", "3", "9", "1"]

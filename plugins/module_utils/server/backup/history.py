@@ -215,8 +215,8 @@ def find_strangers(found: Iterable[Snapshot], past: Past) -> list[Snapshot]:
 def is_emptied(found: Iterable[Snapshot], past: Past, noted: str | None, in_use: bool) -> bool:
     """Whether a repository has none of the snapshots that this machine made and proved, though it should.
 
-    `noted` is the archive whose proven snapshots it had, "" of a new repository, None of an unknown one. An unknown one
-    is a surprise only where the last backup went to the same place (`in_use`). What others added is judged elsewhere."""
+    `noted` is the archive whose proven snapshots it had, "" of a new repository, None of an unknown one. That is a
+    surprise only where the last backup went to the same place (`in_use`). What others added is judged elsewhere."""
     found = [*found]
     proven = {*past.ours} - {*past.unproven, *past.foreign}
     if find_strangers(found, past) or not proven.isdisjoint(one.token for one in found):
@@ -241,27 +241,30 @@ def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> S
     return restored or choose_latest(found, past, horizon)
 
 
-def adopt_snapshots(archive: str, found: Iterable[Snapshot], horizon: str = "9") -> Past:
+def adopt_snapshots(archive: str, found: Iterable[Snapshot], horizon: str = "9", inherited: Iterable[str] = ()) -> Past:
     """The past of a machine that remembers none: everything that is there is taken over, in the order of time; what is
-    dated later than `horizon` stands for nothing newer."""
+    dated later than `horizon` stands for nothing newer. `inherited` is what was made before, in other repositories too.
+    """
     by_time = sorted(found, key=lambda one: (one.time <= horizon, one.time))
-    unchecked = [one.token for one in by_time if not one.tagged_proven]
-    return Past(archive, ours=[one.token for one in by_time], unchecked=unchecked)
+    tokens, unchecked = [one.token for one in by_time], [one.token for one in by_time if not one.tagged_proven]
+    return Past(archive, ours=[*(one for one in inherited if one not in {*tokens}), *tokens], unchecked=unchecked)
 
 
 def record_restored(
     manifest: dict[str, Any], restored: Snapshot, found: Iterable[Snapshot], past: Past, token: str, whole: bool = True
 ) -> Past:
-    """The past after a restore in place: everything that is there now is taken over, and the next snapshot is judged
-    against the one that was restored, of which it begins a new line (`token`). What a restore left out that was not
-    `whole` nobody deleted: the new line knows nothing of those before."""
+    """The past after a restore in place: what is there now is taken over, and what the snapshot's machine had made by
+    then, on other disks too. The next snapshot is judged against the one that was restored, of which it begins a new
+    line (`token`). What a restore left out that was not `whole` nobody deleted: the new line knows nothing of those
+    before."""
     archive = str(manifest["archive"])
     before = past if past.archive == archive else Past(archive)
     decided, number = {*before.ours, *before.foreign, restored.token}, manifest.get("sequence", {}).get("resources", -1)
     new = [one.token for one in sorted(found, key=lambda one: one.time) if one.token not in decided]
+    inherited = [one for one in manifest.get("ours", []) if one not in {*decided, *new}]
     return replace(
         before,
-        ours=[*(one for one in before.ours if one != restored.token), *new, restored.token],
+        ours=[*inherited, *(one for one in before.ours if one != restored.token), *new, restored.token],
         foreign=[one for one in before.foreign if one != restored.token],
         restored=restored.token,
         lineage=fork_lineage(dict(manifest.get("lineage", {})) if whole else {}, number, token),

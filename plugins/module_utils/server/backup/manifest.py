@@ -24,7 +24,7 @@ from ..orthanc.index import open_index
 from ..orthanc.layout import find_attachments, name_attachment, walk_folders
 from . import history
 from .freeze import copy_index, read_index_version
-from .listing import choose_snapshot, identify_snapshot
+from .listing import choose_snapshot, identify_snapshot, read_past
 from .output import show_progress, summarize
 from .restic import call_restic, list_files
 from .settings import (
@@ -37,6 +37,7 @@ from .settings import (
     join_below,
     read_archive,
     read_name,
+    stamp_tomorrow,
 )
 
 
@@ -280,3 +281,17 @@ def read_content(settings: Settings, snapshot: dict[str, Any]) -> history.Conten
     content = history.parse_content(manifest, [[str(field) for field in one] for one in names])
     keep_content(settings, token, content)
     return content
+
+
+def recall_past(settings: Settings, identity: str, found: list[dict[str, Any]]) -> history.Past:
+    """What this machine remembers of its archive's snapshots; where it remembers nothing, what is there is taken over,
+    and what by the newest proven one its machine had made."""
+    past = read_past(settings)
+    if past.archive:
+        return past
+    there, inherited = [identify_snapshot(one) for one in found], list[str]()
+    if newest := history.choose_latest(there, past, stamp_tomorrow()):
+        with contextlib.suppress(Refused):
+            manifest, _unused = read_manifest(settings, next(one for one in found if one["id"] == newest.id))
+            inherited = manifest.get("ours", [])
+    return history.adopt_snapshots(identity, there, stamp_tomorrow(), inherited)

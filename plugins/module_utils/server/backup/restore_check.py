@@ -17,10 +17,10 @@ from ..core.journal import say
 from ..core.process import run_at_end
 from . import history, ledger_history, retention
 from .listing import identify_snapshot, list_archive, mark_verified, read_past, save_past
-from .manifest import Proof, find_foreign_files, prove_snapshot, read_content
+from .manifest import Proof, find_foreign_files, prove_snapshot, read_content, recall_past
 from .restic import call_restic, forget_snapshots, list_snapshots
 from .restored_orthanc import assemble_data, require_counts, require_image, start_second_orthanc
-from .settings import Settings, count_free, read_archive, stamp_now, stamp_tomorrow
+from .settings import Settings, count_free, read_archive, stamp_now
 from .state import record_outcome
 
 KEPT_UNPROVEN = 3  # snapshots that were found incomplete
@@ -115,10 +115,9 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     if not identity:  # the images' disk is not mounted, or nothing was restored yet
         result.update(forgotten=0, held=0)
         return
-    past, found = read_past(settings), list_archive(settings, identity)
+    found = list_archive(settings, identity)
     by_token = {identify_snapshot(one).token: one for one in found}
-    if not past.archive:
-        past = history.adopt_snapshots(identity, map(identify_snapshot, found), stamp_tomorrow())
+    past = recall_past(settings, identity, found)
     undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
     newest = history.choose_latest(map(identify_snapshot, found), past, "9")
 

@@ -34,6 +34,7 @@ from .manifest import (
     prove_snapshot,
     read_content,
     read_present,
+    recall_past,
 )
 from .output import say_problem, show_progress, summarize
 from .restic import call_restic, forget_snapshots, list_files, list_snapshots, read_repository_id, stream_restic
@@ -150,9 +151,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
     identity, tries = read_archive(settings), list[str]()
     found = list_archive(settings, identity)
     there = [identify_snapshot(one) for one in found]
-    past = read_past(settings)
-    if not past.archive:
-        past = history.adopt_snapshots(identity, there, stamp_tomorrow())
+    past = recall_past(settings, identity, found)
     others = history.find_strangers(there, past)
     repository = read_repository_id(settings)
     noted = read_state(settings, "repositories").get(repository)
@@ -171,6 +170,7 @@ def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: 
             settings, result["moment"], names, present, run=result["run"],
             sequence={"resources": now_there.last_resource, "changes": now_there.last_change},
             lineage=history.continue_lineage(predecessor.content, judgement, bool(others), result["run"]),
+            ours=[*past.ours, result["run"]],
             unknown_files=now_there.unknown_files + now_there.young_files,  # each of them is old one day
         )  # fmt: skip
         write_atomic(settings.staging / "manifest.json", json.dumps(manifest, indent=1) + "\n", 0o600)
@@ -240,12 +240,10 @@ def explain_unproven(
         )
         remedy = f"find and stop the copy of this machine, then {accept}; on the copy orthanc-backup run --new-archive"
         problems.append(
-            f"{what}. {made}. Remedy: {remedy}; if this machine was reset to an older state, restore the newest one."
+            f"{what}. {made}. Remedy: {remedy}; if this machine has an older state, restore the newest one."
         )
     if emptied:
-        what = (
-            "The repository has none of the snapshots that this machine made: they were removed, or it is another one"
-        )
+        what = "The repository has none of the snapshots that this machine made: they were removed, or it is another"
         remedy = f"find out why (a wrong disk, a rule that deletes, an intruder); {accept}"
         problems.append(f"{what}. {made}. Remedy: {remedy}.")
     return problems
@@ -345,9 +343,7 @@ def accept_snapshot(settings: Settings, wanted: str, reason: str) -> dict[str, A
     one, identity = identify_snapshot(proof.snapshot), read_archive(settings)
     named, found = proof.snapshot["short_id"], list_archive(settings, identity)
     there = [identify_snapshot(each) for each in found]
-    past = read_past(settings)
-    if not past.archive:
-        past = history.adopt_snapshots(identity, there, stamp_tomorrow())
+    past = recall_past(settings, identity, found)
     if proof.manifest["archive"] != identity or one.token not in past.ours:
         what = f"Snapshot {named} was not made by this machine in its present archive"
         raise Refused(f"{what}. Remedy: restore it, or accept the newest one that this machine made.")
