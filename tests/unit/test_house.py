@@ -268,6 +268,7 @@ ONCE: dict[str, tuple[str, str, dict[str, str]]] = {
     "a line of the journal": (r"[\"']INVOCATION_ID[\"'] (not )?in", "server/core/journal.py", {}),
     "what is wrong, with an exit code": (r"class (Refused|Busy|Misused|Interrupted)\b", "server/core/errors.py", {}),
     "the backup's state files": (r"Path\([\"']/var/lib/orthanc-backup[\"']\)", "server/core/settings.py", {}),
+    "a file of a deploy is read": (r"cannot be read\. Remedy: run the command as root", "server/core/settings.py", {}),
     "shared facts": (r"/etc/clinicops-orthanc\.json", "server/core/settings.py", {}),
     "how Orthanc runs": (
         r"NRestarts|\.RestartCount",

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from .errors import Misused
+from .errors import Misused, Refused
 
 FACTS = Path("/etc/clinicops-orthanc.json")  # without secrets, for everybody to read
 BACKUP = Path("/var/lib/orthanc-backup")  # the state files of orthanc-backup
@@ -58,14 +58,21 @@ def convert(value: Any, kind: Any) -> Any:
 
 def read_file(path: Path, role: str) -> dict[str, Any]:
     """The JSON object in a file of a deploy's. Misused where there is none."""
+    other = "belongs to another version"
+    return read_deployed(path, Misused, f"deploy with the role {role}", other, f"{other} (it has no settings)")
+
+
+def read_deployed(path: Path, error: type[Refused], absent: str, broken: str, empty: str) -> dict[str, Any]:
+    """The JSON object in a file that a deploy wrote. Otherwise the error, with the remedy where the file is `absent`,
+    and with what is said of a file that is `broken`, or `empty` of options."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Misused(f"{path} does not exist. Remedy: deploy with the role {role}.") from None
+        raise error(f"{path} does not exist. Remedy: {absent}.") from None
     except PermissionError:
-        raise Misused(f"{path} cannot be read. Remedy: run the command as root.") from None
-    except ValueError as error:
-        raise Misused(f"{path} belongs to another version ({error}). Remedy: deploy again.") from None
+        raise error(f"{path} cannot be read. Remedy: run the command as root.") from None
+    except ValueError as wrong:
+        raise error(f"{path} {broken} ({wrong}). Remedy: deploy again.") from None
     if not isinstance(content, dict):
-        raise Misused(f"{path} belongs to another version (it has no settings). Remedy: deploy again.")
+        raise error(f"{path} {empty}. Remedy: deploy again.")
     return content

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import SEE_LOG, Refused
+from ..core.settings import read_deployed
 
 ANSWER_SECONDS = 120.0
 REST_SECONDS = 0.5  # Orthanc ends a connection that rests for a second
@@ -34,17 +35,7 @@ class Account(NamedTuple):
 
 def read_options(path: Path) -> dict[str, Any]:
     """Orthanc's configuration as a deploy wrote it. Refused where it is not there or is not ours."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Refused(f"{path} does not exist. Remedy: deploy again.") from None
-    except PermissionError:
-        raise Refused(f"{path} cannot be read. Remedy: run the command as root.") from None
-    except ValueError as error:
-        raise Refused(f"{path} cannot be read ({error}). Remedy: deploy again.") from None
-    if not isinstance(found, dict):
-        raise Refused(f"{path} does not contain Orthanc's options. Remedy: deploy again.")
-    return found
+    return read_deployed(path, Refused, "deploy again", "cannot be read", "does not contain Orthanc's options")
 
 
 def find_administrator(options: Mapping[str, Any]) -> Account:
