@@ -147,3 +147,23 @@ def test_adoption_and_uninstall_read_the_same_lists() -> None:
     assert f"{SYSTEMD}/orthanc.service.d/clinicops.conf" in acting
     text = (ROOT / "roles/orthanc_install/tasks/adopt.yml").read_text()
     assert "orthanc_install_made_by_roles | map(attribute='acting')" in text
+
+
+def test_a_backup_that_the_inventory_no_longer_has_leaves_the_ledger_alone() -> None:
+    """And the file that tells the next deploy of a backup goes last: an interrupted removal is completed."""
+    made = read_made("orthanc_backup")
+    tasks = yaml.safe_load((ROOT / "roles/orthanc_backup/tasks/remove.yml").read_text())
+    [removed] = [
+        task["clinicops.orthanc.orthanc_remove"] for task in tasks if "clinicops.orthanc.orthanc_remove" in task
+    ]
+    assert removed["units"] == "{{ orthanc_backup_made.units }}"
+    files, kept = (
+        evaluate.copy_plain(TEMPLAR.template(trust_as_template(text))) for text in (removed["files"], *removed["keep"])
+    )
+    assert kept == "/var/lib/orthanc-backup"
+    assert {*files} == {*made["acting"], *made["files"]} - {kept}
+    assert files[-1] == "/etc/orthanc-backup.json"
+    # before anything goes, it is asked whether a restore or a backup is unfinished
+    assert [next(one for one in task if "." in one) for task in tasks] == [
+        *("ansible.builtin.find", "ansible.builtin.assert", "clinicops.orthanc.orthanc_remove")
+    ]
