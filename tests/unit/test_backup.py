@@ -35,12 +35,12 @@ from server.backup.manifest import (
 from server.backup.output import print_result
 from server.backup.restic import fetch_files, watch_ssh
 from server.backup.restore import require_space
-from server.backup.restore_check import apply_retention, find_unproven, measure_room
+from server.backup.restore_check import apply_retention, find_altered_images, find_unproven, measure_room
 from server.backup.run import find_shared_disk, make_backup
 from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
 from server.core.errors import Refused
-from server.core.files import hash_file, write_atomic
+from server.core.files import hash_file, hash_md5, write_atomic
 from server.core.monitor_state import read_margin
 from server.monitor.probes.disk import guard_disk
 from server.orthanc.api import Api
@@ -483,6 +483,25 @@ def test_a_restore_check_does_not_switch_the_disk_guard_on(
     monitor = SimpleNamespace(settings=SimpleNamespace(storage=own.storage, disk_guard_percent=guard))
     [sample] = guard_disk(cast("Any", monitor), free - int(measure_room(own, 0)), size)
     assert sample.value == 0
+
+
+def test_each_week_another_part_of_the_images_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bit that the disk lost: size and times of the file are as they were."""
+    own, md5 = make_settings(tmp_path, subset=3), hash_md5(b"image")
+    names = [Attachment(f"{number:08x}-0000-4000-8000-000000000000", 1, 5, md5, "", "") for number in range(30)]
+    for one in names[:-1]:  # the last one was deleted since
+        (own.storage / one.path).parent.mkdir(parents=True, exist_ok=True)
+        (own.storage / one.path).write_bytes(b"image")
+    (own.storage / names[7].path).write_bytes(b"imagf")
+    said, read = list[str](), 0
+    for week in range(40, 43):
+        result = dict[str, Any]()
+        monkeypatch.setattr(time, "time", lambda week=week: 7 * 86400.0 * week)
+        said += find_altered_images(own, names, result)
+        read += result["compared"]
+    assert read == len(names)
+    [told] = said
+    assert f"{names[7].path} is altered. Remedy: orthanc-backup reconcile --repair" in told
 
 
 def test_what_a_snapshot_held_is_kept_here(tmp_path: Path) -> None:

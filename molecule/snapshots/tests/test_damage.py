@@ -61,13 +61,15 @@ def test_a_flipped_byte_is_named(machine: str, images: list[Image]) -> None:
     flip += "; f.write(bytes([b ^ 1]))"
     must(machine, f'python3 -c "{flip}" {path}')
     name = path.removeprefix(f"{STORAGE}/")
+    assert f"{name} is altered" in refused(machine, "check", config=configured(machine, subset=1))
     # size and index are as they were; and restic has read it when it comes a second time
     for _ in range(2):
         assert f"{name} is altered" in refused(machine, "run")
     newest = done(machine, "list")["snapshots"][-1]
     assert newest["proven"] is False
     assert "were not verified" in refused(machine, "accept", newest["id"])
-    assert done(machine, "check")["snapshot"] != newest["id"]
+    assert f"{name} is altered" in refused(machine, "check", config=configured(machine, subset=1))
+    assert state(machine, "restore_check")["snapshot"] != newest["id"]
     status, said = backup(machine, "reconcile")
     assert (status, said["altered"]) == (1, [name])
     # the rest can be had from that snapshot
