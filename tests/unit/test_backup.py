@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +37,7 @@ from server.backup.output import print_result
 from server.backup.restic import fetch_files, watch_ssh
 from server.backup.restore import require_space
 from server.backup.restore_check import apply_retention, find_altered_images, find_unproven, measure_room
-from server.backup.run import find_shared_disk, make_backup
+from server.backup.run import find_shared_disk, is_on_system_disk, make_backup, require_mounted
 from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
 from server.core.errors import Refused
@@ -406,6 +407,26 @@ def test_a_repository_is_made_where_none_had_backups(
     assert make_repository(own)["repository"] == "made"
     assert calls == ["cat", "init", "cat"]
     assert read_state(own, "repositories") == {"0123456789abcdef": ""}
+
+
+def test_a_repository_below_a_disk_that_is_away_gets_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made before the disk was mounted there for the first time."""
+    own, disk = make_settings(tmp_path), Path("/dev/shm")
+    for repository, system_disk in (("sftp:clinic@192.0.2.1:/x", False), (str(disk / "new"), False), ("/new/x", True)):
+        assert is_on_system_disk(replace(own, repository=repository)) is system_disk
+    own = replace(own, repository="/new/x")
+    last: dict[str, Any] = {"last_success_epoch": 1, "last_repository": "/new/x", "last_on_system_disk": False}
+    write_state(own, "backup", last)
+    with pytest.raises(Refused, match="/new/x is on the system disk, and was on another disk at the last backup"):
+        make_backup(own, False, False)
+    # of an earlier release; there before; another address; a person said so (init --new); mounted
+    for changed in ({"last_on_system_disk": None}, {"last_on_system_disk": True}, {"last_repository": "/mnt"}):
+        write_state(own, "backup", {**last, **changed})
+        require_mounted(own)
+    write_state(own, "backup", {**last, "last_repository": ""})
+    require_mounted(own)
+    write_state(own, "backup", last)
+    require_mounted(replace(own, repository=f"local:{disk}"))
 
 
 def test_a_backup_is_due_again_when_the_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

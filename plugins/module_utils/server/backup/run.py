@@ -71,13 +71,31 @@ def find_disks(device: int) -> set[str]:
     }
 
 
+def find_place(settings: Settings) -> Path | None:
+    """The directory of a repository on this machine, or the nearest one above it that exists."""
+    path = Path(settings.repository.removeprefix("local:"))
+    return next(one for one in (path, *path.parents) if one.exists()) if path.is_absolute() else None
+
+
+def is_on_system_disk(settings: Settings) -> bool:
+    """Whether the repository is in the file system of /."""
+    path = find_place(settings)
+    return path is not None and path.stat().st_dev == Path("/").stat().st_dev
+
+
+def require_mounted(settings: Settings) -> None:
+    """Refuses a repository on the system disk if the last backup at this place went to another one, which is away."""
+    elsewhere = read_state(settings, "backup").get("last_on_system_disk") is False
+    if elsewhere and is_in_use(settings) and is_on_system_disk(settings):
+        what = f"{settings.repository} is on the system disk, and was on another disk at the last backup"
+        raise Refused(f"{what}. Remedy: mount that disk; if the repository is to stay here, orthanc-backup init --new.")
+
+
 def find_shared_disk(settings: Settings) -> list[str]:
     """The warning about a repository on the same disk as the images."""
-    path = Path(settings.repository.removeprefix("local:"))
-    if not path.is_absolute() or not settings.storage.exists():
+    path = find_place(settings)
+    if not path or not settings.storage.exists():
         return []
-    while not path.exists():
-        path = path.parent
     if not find_disks(path.stat().st_dev) & find_disks(settings.storage.stat().st_dev):
         return []
     what = f"The only repository {settings.repository} is on the disk that holds the images: one defect destroys both"
@@ -100,6 +118,7 @@ def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
             write_state(settings, "backup", {**read_state(settings, "backup"), "unsettled": ""})
         if not read_state(settings, "restore"):
             remove_abandoned_restores(settings)
+        require_mounted(settings)
         require_same_archive(settings, anew)
         result["warnings"] = find_shared_disk(settings) + find_foreign_files(settings)
         for warning in result["warnings"]:
@@ -117,6 +136,7 @@ def make_backup(settings: Settings, due: bool, anew: bool) -> dict[str, Any]:
         if problems:
             raise Refused(*problems)
         result.update(last_moment=result["moment"], last_repository=settings.repository)
+        result["last_on_system_disk"] = is_on_system_disk(settings)
     return result
 
 
