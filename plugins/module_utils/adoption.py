@@ -10,21 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
 import sqlite3
 import stat
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils import present, removal, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
+from .conffiles import ETC, is_changed, list_changed_conffiles, list_conffiles
+from .indexes import (
+    ARRIVED,
+    INDEX,
+    count_arrived,
+    find_opener,
+    list_arrived,
+    list_attachments,
+    read_schema,
+    save_arrived,
+    save_index,
+)
 from .progress import Progress
 from .server.core.errors import Refused
 from .server.core.files import copy_durably, create_directories, hash_file, sync_directory, write_atomic
@@ -35,17 +45,12 @@ from .server.orthanc.runtime import STOP_SECONDS
 NAME = "orthanc_adopt"
 BEFORE = Path("/etc/orthanc/site/before")  # what was there, for root alone
 UNIT = "orthanc.service"
-ETC = Path("/etc/orthanc")
 SYSTEMD = Path("/etc/systemd/system")
 NGINX = Path("/etc/nginx")
-INDEX = ("index", "index-wal", "index-journal")
 ASIDE = ".adoption"  # beside the images: the index as the old Orthanc left it
 NAMES = f"{ASIDE}-names"  # beside the images: a second name of each
 RENAMED = f"{present.NAME}-before"  # the old container, where its name is the deploy's
-ARRIVED = "arrived"  # in BEFORE, or an upgrade's directory: images that came after the switch
 START_SECONDS = 300.0
-ZLIB = 2  # compressionType of AttachedFiles
-DICOM = 1  # fileType
 # the steps of an adoption, in adoption.json
 STEPS = ("", "prepared", "switching", "switched", "returning", "returned", "adopted")
 
@@ -228,44 +233,6 @@ def describe(wanted: Wanted, notes: Notes) -> list[str]:
 
 
 # --- the old files ------------------------------------------------------------------------------
-class Conffile(NamedTuple):
-    """A configuration file of a package, and the MD5 of it as the package has it."""
-
-    path: str
-    digest: str
-    package: str
-
-
-def read_conffiles(text: str) -> list[Conffile]:
-    """From dpkg-query's lines: `=status package`, then ` path md5` for each, some with a word after it."""
-    found, package = [], ""
-    for line in text.splitlines():
-        if line.startswith("="):
-            status, _unused, name = line[1:].partition(" ")
-            package = name if status == "installed" else ""
-        elif package and len(words := line.split()) == 2:  # one that is obsolete has a third word
-            found.append(Conffile(words[0], words[1], package))
-    return found
-
-
-def list_conffiles() -> list[Conffile]:
-    """Those in /etc/orthanc of the packages that are installed."""
-    form = "=${db:Status-Status} ${Package}\n${Conffiles}\n"
-    shown = try_output("dpkg-query", "--show", "--showformat", form, "orthanc*")
-    return [one for one in read_conffiles(shown) if one.path.startswith(f"{ETC}/")]
-
-
-def is_changed(one: Conffile) -> bool:
-    """Whether a person changed or removed it."""
-    path = Path(one.path)
-    return not path.is_file() or hash_file(path, "md5") != one.digest
-
-
-def list_changed_conffiles() -> list[str]:
-    """Paths of the packages' configuration files that a person changed or removed."""
-    return sorted(one.path for one in list_conffiles() if is_changed(one))
-
-
 def list_own_files(wanted: Wanted) -> list[Path]:
     """What a person wrote or may have changed: configuration files, units, and drop-ins of Orthanc's unit."""
     drop_ins = SYSTEMD / f"{UNIT}.d"
@@ -377,12 +344,6 @@ def restore_names(storage: Path) -> None:
         os.link(storage / NAMES / name, storage / name)
 
 
-def list_attachments(index: Path) -> set[str]:
-    """The files that an index knows, below the directory of the images."""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        return {name_attachment(uuid) for (uuid,) in database.execute("SELECT uuid FROM AttachedFiles")}
-
-
 def require_complete(directory: Path, index: Path, old: Path) -> None:
     """Refuses where the new directory lacks an attachment that its index has and the old directory as well."""
     with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro&immutable=1", uri=True)) as database:
@@ -391,25 +352,6 @@ def require_complete(directory: Path, index: Path, old: Path) -> None:
         source, target = (place / name_attachment(uuid) for place in (old, directory))
         if source.exists() and (not target.exists() or target.stat().st_size != int(size)):
             raise Refused(f"{target} is not the same as {source}. Remedy: deploy again; nothing was removed.")
-
-
-def save_index(source: Path, target: Path) -> None:
-    """Copies the index of an Orthanc that does not run, with its changes that are not in it yet, into a new directory,
-    all or nothing."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(mode=0o700)
-    for name in INDEX:
-        if (source / name).exists():
-            copy_durably(source / name, part / name)
-    with contextlib.closing(sqlite3.connect(part / "index")) as database:
-        database.execute("PRAGMA journal_mode=DELETE")  # takes the changes in
-        problem = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
-        raise Refused(f"{source}/index: {problem}. Remedy: repair it with sqlite3, or restore a backup.")
-    part.rename(target)
-    sync_directory(target.parent)
-    sync_directory(target)
 
 
 def copy_index(source: Path, target: Path) -> None:
@@ -422,56 +364,6 @@ def copy_index(source: Path, target: Path) -> None:
     (copy / "index").rename(target / "index")
     copy.rmdir()
     sync_directory(target)
-
-
-def read_schema(index: Path) -> set[str]:
-    """Names of the tables, indexes and triggers, without SQLite's own: the statistics do not count."""
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        rows = database.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
-        return {str(name) for (name,) in rows}
-
-
-class Arrived(NamedTuple):
-    """A DICOM file that one index has: its attachment, and how that is compressed."""
-
-    uuid: str
-    compression: int
-
-
-def list_images(index: Path) -> dict[str, Arrived]:
-    """The DICOM file of each image, by Orthanc's identifier of the image, which is made of the image's own."""
-    query = (
-        "SELECT publicId, uuid, compressionType FROM AttachedFiles JOIN Resources ON internalId = id WHERE fileType = ?"
-    )
-    with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        rows = database.execute(query, (DICOM,))
-        return {identity: Arrived(uuid, compression) for identity, uuid, compression in rows}
-
-
-def list_arrived(now: Path, before: Path) -> list[Arrived]:
-    """The images that an index has and the one of before has not, or has as another file: it was sent again."""
-    known = {identity: one.uuid for identity, one in list_images(before).items()}
-    return [one for identity, one in sorted(list_images(now).items()) if known.get(identity) != one.uuid]
-
-
-def read_dicom(directory: Path, one: Arrived) -> bytes:
-    """The DICOM file of an attachment."""
-    content = (directory / name_attachment(one.uuid)).read_bytes()
-    return zlib.decompress(content[8:]) if one.compression == ZLIB else content  # after the size
-
-
-def save_arrived(directory: Path, found: Iterable[Arrived], into: Path) -> list[str]:
-    """Writes the DICOM files of these images into a directory for root. Returns the attachments that are damaged."""
-    unread = []
-    for one in found:
-        try:
-            content = read_dicom(directory, one)
-        except (OSError, zlib.error):
-            unread.append(one.uuid)
-            continue
-        create_directories(into, 0o700)
-        write_atomic(into / f"{hashlib.sha256(content).hexdigest()[:32]}.dcm", content, 0o600)
-    return unread
 
 
 # --- owners -------------------------------------------------------------------------------------
@@ -501,20 +393,6 @@ def restore_owners(storage: Path, owner: list[int], files: list[int]) -> None:
 def read_unit(name: str, what: str) -> str:
     """A property of a unit."""
     return try_output("systemctl", "show", f"--property={what}", "--value", name).strip()
-
-
-def find_opener(index: Path) -> int:
-    """The process that has the index open; 0 if none has."""
-    with contextlib.suppress(FileNotFoundError):
-        wanted = index.stat()
-        for process in Path("/proc").glob("[0-9]*/fd"):
-            with contextlib.suppress(OSError):
-                for entry in process.iterdir():
-                    with contextlib.suppress(OSError):
-                        found = entry.stat()
-                        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
-                            return int(process.parent.name)
-    return 0
 
 
 def mask_unit(directory: Path) -> None:
@@ -792,8 +670,3 @@ def send_arrived(wanted: Wanted, notes: Notes, directory: Path = BEFORE) -> None
             submission.submit(pid, files)
         notes.sent += len(files) - count_arrived(directory)
         notes.write(notes.step, directory)
-
-
-def count_arrived(directory: Path = BEFORE) -> int:
-    """How many images came after the switch that the old index does not have."""
-    return sum(1 for _unused in (directory / ARRIVED).glob("*.dcm"))

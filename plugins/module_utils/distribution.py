@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, differences, present
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, conffiles, differences, present
 from ansible_collections.clinicops.orthanc.plugins.module_utils.neighbours import Problem
 
 from .server.core.errors import Refused
@@ -218,9 +218,9 @@ def find_problems(
         yield Problem("apt", f"holds {', '.join(held)} back", f"apt-mark unhold {' '.join(held)}")
     if ask_apt("dpkg", "--audit").output.strip():
         yield Problem("dpkg", "has not finished with each package", "dpkg --configure -a, and apt-get install -f")
-    changed = adoption.list_changed_conffiles()
+    changed = conffiles.list_changed_conffiles()
     if changed:
-        owners = sorted({one.package for one in adoption.list_conffiles() if one.path in changed})
+        owners = sorted({one.package for one in conffiles.list_conffiles() if one.path in changed})
         states = [f"{path} ({'changed' if Path(path).exists() else 'missing'})" for path in changed]
         message = f"differ{'s' if len(states) == 1 else ''} from the package's, which asks about it, or fails"
         remedy = f"put back what the package has: apt-get install --reinstall {RESTORE} {' '.join(owners)}"

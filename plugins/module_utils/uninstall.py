@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     adoption,
     distribution,
+    indexes,
     occupied,
     present,
     removal,
@@ -313,8 +314,8 @@ def list_arrived() -> list[str]:
     """The images that are in no Orthanc: how many, where, and when they came. No waiver removes them."""
     said = []
     for when, kept in KEPT.items():
-        directory = kept / adoption.ARRIVED
-        if count := adoption.count_arrived(kept):
+        directory = kept / indexes.ARRIVED
+        if count := indexes.count_arrived(kept):
             what = f"{words.say_count(count, 'image')} in {directory} that came during {when} and that no Orthanc has"
             said.append(f"{what}. Once stored elsewhere: rm -r {directory}")
     return said

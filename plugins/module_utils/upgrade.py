@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from ansible_collections.clinicops.orthanc.plugins.module_utils import (
     adoption,
     differences,
+    indexes,
     installed,
     present,
     previous,
@@ -111,7 +112,7 @@ def read_opened(storage: Path) -> str:
 
 def read_index_size(storage: Path) -> int:
     """Bytes of the index, with its changes that are not in it yet."""
-    return sum((storage / name).stat().st_size for name in adoption.INDEX if (storage / name).exists())
+    return sum((storage / name).stat().st_size for name in indexes.INDEX if (storage / name).exists())
 
 
 def find_old(notes: Notes) -> installed.Orthanc:
@@ -235,7 +236,7 @@ def hold_backups() -> Iterator[None]:
 def require_closed(index: Path) -> None:
     """Refused where a process has an index open, although its Orthanc was stopped."""
     end = time.monotonic() + CLOSE_SECONDS
-    while adoption.find_opener(index):
+    while indexes.find_opener(index):
         if time.monotonic() > end:
             what = f"Orthanc was stopped, but a process still has {index} open"
             raise Refused(f"{what}. Remedy: fuser {index} shows it; stop it, and run the upgrade again.")
@@ -429,7 +430,7 @@ def put_aside(notes: Notes, old: installed.Orthanc, storage: Path, directory: Pa
     old.stop()
     require_closed(storage / "index")
     shutil.rmtree(storage / INDEX, ignore_errors=True)  # of an attempt since which Orthanc may have run
-    adoption.save_index(storage, storage / INDEX)
+    indexes.save_index(storage, storage / INDEX)
     require_closed(storage / "index")  # somebody may have started it meanwhile
     old.set_aside()
 
@@ -447,7 +448,7 @@ def confirm(address: str, storage: Path, directory: Path = DIRECTORY) -> list[st
         here = set(orthanc.get("/instances"))
     finally:
         orthanc.close()
-    before = adoption.list_images(storage / INDEX / "index")
+    before = indexes.list_images(storage / INDEX / "index")
     lost = [
         identity for identity, one in before.items() if identity not in here and find_file(storage, one.uuid).exists()
     ]
@@ -523,7 +524,7 @@ def find_file(storage: Path, uuid: str) -> Path:
 class Changes(NamedTuple):
     """What the new Orthanc did with the images: which came, all files of those, and which were deleted."""
 
-    arrived: list[adoption.Arrived]
+    arrived: list[indexes.Arrived]
     files: list[str]
     deleted: list[str]
 
@@ -537,14 +538,14 @@ def find_changes(now: Path, before: Path, storage: Path) -> Changes:
             rows.append(database.execute(query).fetchall())
     known, present_now = ({uuid for _identity, uuid, _kind, _packed in part} for part in reversed(rows))
     new = [row for row in rows[0] if row[1] not in known]
-    images = {identity for identity, _uuid, kind, _packed in new if kind == adoption.DICOM}
+    images = {identity for identity, _uuid, kind, _packed in new if kind == indexes.DICOM}
     return Changes(
-        [adoption.Arrived(uuid, packed) for _identity, uuid, kind, packed in new if kind == adoption.DICOM],
+        [indexes.Arrived(uuid, packed) for _identity, uuid, kind, packed in new if kind == indexes.DICOM],
         [uuid for identity, uuid, _kind, _packed in new if identity in images],
         [
             identity
             for identity, uuid, kind, _packed in rows[1]
-            if kind == adoption.DICOM and uuid not in present_now and not find_file(storage, uuid).exists()
+            if kind == indexes.DICOM and uuid not in present_now and not find_file(storage, uuid).exists()
         ],
     )
 
@@ -586,7 +587,7 @@ def require_space(notes: Notes, storage: Path, directory: Path) -> None:
             came += known.st_size if known.st_mtime >= notes.stopped else 0
     index = storage / INDEX / "index"
     kept = index.stat().st_size if index.exists() else 0
-    for needed, free in adoption.find_small([(storage, kept + came), (directory / adoption.ARRIVED, came)]):
+    for needed, free in adoption.find_small([(storage, kept + came), (directory / indexes.ARRIVED, came)]):
         what = f"The way back to {notes.old_image} needs {say_size(needed)} in {storage} or {directory}"
         raise Refused(
             f"{what}, and {say_size(free)} are free. Nothing was changed. Remedy: make space, and go back with --tags"
@@ -631,7 +632,7 @@ def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
         raise Refused(f"{before} is gone. Remedy: orthanc-backup restore brings the backup of before the upgrade.")
     if now.exists():
         changes = find_changes(now, before, storage)
-        unread = adoption.save_arrived(storage, changes.arrived, directory / adoption.ARRIVED)
+        unread = indexes.save_arrived(storage, changes.arrived, directory / indexes.ARRIVED)
         notes.missing = sorted({*notes.missing, *changes.deleted})
         notes.unread = sorted({*notes.unread, *unread})
         notes.orphans = sorted({*notes.orphans, *changes.files} - {*notes.unread})
@@ -641,7 +642,7 @@ def put_index_back(notes: Notes, storage: Path, directory: Path) -> None:
     copy_durably(before, part)
     os.chown(part, owner.st_uid, owner.st_gid)
     part.chmod(0o640)
-    for name in adoption.INDEX[1:]:
+    for name in indexes.INDEX[1:]:
         (storage / name).unlink(missing_ok=True)
     part.rename(now)
     sync_directory(storage)
@@ -694,13 +695,13 @@ def put_images_in(notes: Notes, configuration: dict[str, Any], storage: Path, di
             # its file is gone; one that Orthanc gives out was stored again since
             if orthanc.ask("GET", f"/instances/{identity}/file").status != http.client.OK:
                 orthanc.ask("DELETE", f"/instances/{identity}")
-        notes.missing, notes.came = [], max(notes.came, adoption.count_arrived(directory))
+        notes.missing, notes.came = [], max(notes.came, indexes.count_arrived(directory))
         notes.write("returning", directory)
-        for path in sorted((directory / adoption.ARRIVED).glob("*.dcm")):
+        for path in sorted((directory / indexes.ARRIVED).glob("*.dcm")):
             submission.store_file(orthanc, path)
     finally:
         orthanc.close()
-    left = adoption.count_arrived(directory)
+    left = indexes.count_arrived(directory)
     notes.arrived = notes.came - left
     if not left:
         for uuid in notes.orphans:

@@ -101,7 +101,7 @@ import sqlite3
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, indexes
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 
@@ -123,7 +123,7 @@ def run_step(step: str, wanted: adoption.Wanted) -> dict[str, object]:
         steps = {"prepare": adoption.prepare, "switch": adoption.switch, "back": adoption.bring_back}
         changed = steps[step](wanted)
     notes = adoption.Notes.read()
-    meanwhile = {"arrived": adoption.count_arrived(), "sent": notes.sent, "unread": notes.unread}
+    meanwhile = {"arrived": indexes.count_arrived(adoption.BEFORE), "sent": notes.sent, "unread": notes.unread}
     return {"changed": changed, "left": left, "step": notes.step, **meanwhile}
 
 

@@ -122,7 +122,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, installed, signals, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import indexes, installed, signals, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
 
@@ -190,7 +190,7 @@ def main() -> None:
         result.update(needed=upgrade.is_needed(new, given["moved"], notes))
         result.update(step=notes.step, stopped=notes.step in upgrade.STOPPED)
         result.update(distribution=upgrade.is_of_distribution(new, notes))
-        result.update(arrived=notes.arrived, left=adoption.count_arrived(upgrade.DIRECTORY))
+        result.update(arrived=notes.arrived, left=indexes.count_arrived(upgrade.DIRECTORY))
     except (Refused, OSError, sqlite3.Error, ValueError) as error:  # the last is of a file that was edited by hand
         module.fail_json(msg=str(error), **result)
     module.exit_json(**result)

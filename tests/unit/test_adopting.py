@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, submission
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, conffiles, indexes, submission
 from ansible_collections.clinicops.orthanc.plugins.module_utils.adoption import Notes, Wanted
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Refused
 
@@ -33,13 +33,13 @@ def fill(directory: Path, count: int, compression: int = 1) -> Path:
         )
         for number, uuid in enumerate(UUIDS[:count], 1):
             content = f"image {number}".encode()
-            if compression == adoption.ZLIB:
+            if compression == indexes.ZLIB:
                 content = len(content).to_bytes(8, "little") + zlib.compress(content)
             path = directory / uuid[:2] / uuid[2:4] / uuid
             path.parent.mkdir(parents=True)
             path.write_bytes(content)
             database.execute("INSERT INTO Resources VALUES (?, 4, ?)", (number, f"image-{number}"))
-            row = (number, adoption.DICOM, uuid, len(content), compression)
+            row = (number, indexes.DICOM, uuid, len(content), compression)
             database.execute("INSERT INTO AttachedFiles VALUES (?, ?, ?, ?, ?)", row)
         database.commit()
     return directory
@@ -173,7 +173,7 @@ def test_images_that_nobody_takes_stay(tmp_path: Path) -> None:
     adoption.send_arrived(wanted(tmp_path), Notes("returning"), tmp_path / "before")  # no Orthanc runs
     with open(tmp_path / "old/index", "rb"):  # this process is not one
         adoption.send_arrived(wanted(tmp_path), Notes("returning"), tmp_path / "before")
-    assert adoption.count_arrived(tmp_path / "before") == 1
+    assert indexes.count_arrived(tmp_path / "before") == 1
 
 
 # --- the index ----------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_the_copy_of_an_index_has_its_last_changes(tmp_path: Path) -> None:
     target = tmp_path / "new"
     target.mkdir()
     adoption.copy_index(crashed, target)
-    adoption.save_index(crashed, crashed / adoption.ASIDE)
+    indexes.save_index(crashed, crashed / adoption.ASIDE)
     for copy in (target, crashed / adoption.ASIDE):
         assert sorted(path.name for path in copy.iterdir()) == ["index"]
         with contextlib.closing(sqlite3.connect(copy / "index")) as database:
@@ -197,12 +197,12 @@ def test_the_copy_of_an_index_has_its_last_changes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("upgraded", [False, True])
-@pytest.mark.parametrize("compression", [1, adoption.ZLIB])
+@pytest.mark.parametrize("compression", [1, indexes.ZLIB])
 def test_the_old_index_comes_back_only_where_its_tables_changed(
     tmp_path: Path, upgraded: bool, compression: int
 ) -> None:
     old = fill(tmp_path / "old", 2)
-    adoption.save_index(old, old / adoption.ASIDE)
+    indexes.save_index(old, old / adoption.ASIDE)
     (old / "index").unlink()
     for name in adoption.list_files(old):
         shutil.rmtree(old / Path(name).parts[0])
@@ -214,11 +214,11 @@ def test_the_old_index_comes_back_only_where_its_tables_changed(
         database.commit()
     asked = Wanted("package", old, old)
     adoption.bring_index_back(asked, tmp_path / "before")
-    images = adoption.list_images(old / "index")
+    images = indexes.list_images(old / "index")
     assert len(images) == (2 if upgraded else 4)
     arrived = sorted(path.read_bytes() for path in (tmp_path / "before/arrived").glob("*.dcm"))
     assert arrived == ([b"image 3", b"image 4"] if upgraded else [])
-    assert adoption.count_arrived(tmp_path / "before") == len(arrived)
+    assert indexes.count_arrived(tmp_path / "before") == len(arrived)
 
 
 def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
@@ -229,12 +229,12 @@ def test_images_that_came_after_a_move_are_kept(tmp_path: Path) -> None:
     # the index of a deploy that failed is not compared again
     assert not (tmp_path / "new/index").exists()
     adoption.bring_index_back(wanted(tmp_path), tmp_path / "before")
-    assert adoption.count_arrived(tmp_path / "before") == 1
+    assert indexes.count_arrived(tmp_path / "before") == 1
 
 
 def test_an_image_that_cannot_be_read_does_not_end_the_way_back(tmp_path: Path) -> None:
     fill(tmp_path / "old", 1)
-    images = fill(tmp_path / "new", 3, adoption.ZLIB)
+    images = fill(tmp_path / "new", 3, indexes.ZLIB)
     damaged = images / UUIDS[1][:2] / UUIDS[1][2:4] / UUIDS[1]
     damaged.write_bytes(b"nothing that zlib reads")
     assert adoption.bring_index_back(wanted(tmp_path), tmp_path / "before") == [str(damaged)]
@@ -269,7 +269,7 @@ def test_beside_the_images_no_second_index_is_left(tmp_path: Path) -> None:
     adoption.bring_index_back(Wanted("package", images, images, index=apart), tmp_path / "before")
     assert [path.read_bytes() for path in (tmp_path / "before/arrived").iterdir()] == [b"image 3"]
     assert not (images / "index").exists()
-    assert len(adoption.list_images(apart / "index")) == 2
+    assert len(indexes.list_images(apart / "index")) == 2
 
 
 # --- configuration files ------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_conffiles_are_read_from_dpkg() -> None:
         "=installed orthanc\n /etc/orthanc/orthanc.json 1\n /etc/init.d/orthanc 2\n /etc/orthanc/old.json 3 obsolete\n"
         "=config-files orthanc-dicomweb\n /etc/orthanc/dicomweb.json 4\n=not-installed orthanc-mysql\n\n"
     )
-    assert adoption.read_conffiles(text) == [
+    assert conffiles.read_conffiles(text) == [
         ("/etc/orthanc/orthanc.json", "1", "orthanc"),
         ("/etc/init.d/orthanc", "2", "orthanc"),
     ]

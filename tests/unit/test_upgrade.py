@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, installed, upgrade
+from ansible_collections.clinicops.orthanc.plugins.module_utils import adoption, indexes, installed, upgrade
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.backup.settings import OURS
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.errors import Busy, Refused
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.locks import hold_lock
@@ -51,7 +51,7 @@ def make_storage(tmp_path: Path, images: dict[str, int]) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(f"image {number}".encode())
             database.execute("INSERT INTO Resources VALUES (?, 4, ?)", (internal, identity))
-            row = (internal, adoption.DICOM, name_file(number), 9, 1, f"md5-{number}")
+            row = (internal, indexes.DICOM, name_file(number), 9, 1, f"md5-{number}")
             database.execute("INSERT INTO AttachedFiles VALUES (?, ?, ?, ?, ?, ?)", row)
         database.commit()
     return storage
@@ -69,7 +69,7 @@ def add_file(storage: Path, identity: str, kind: int, number: int) -> None:
 def switched(tmp_path: Path) -> Path:
     """After the switch: one image was deleted, one replaced, one came with a second file; one got an attachment."""
     before = make_storage(tmp_path, {"stays": 1, "deleted": 2, "replaced": 3})
-    adoption.save_index(before, before / upgrade.INDEX)
+    indexes.save_index(before, before / upgrade.INDEX)
     now = make_storage(tmp_path, {"stays": 1, "replaced": 4, "new": 5})
     add_file(now, "new", 3, 6)
     add_file(now, "stays", 1024, 7)
@@ -100,8 +100,8 @@ def test_the_old_index_comes_back_and_an_interrupted_way_back_is_repeated(switch
         noted = Notes.read(directory)
         assert (noted.step, noted.missing) == ("returning", ["deleted", "replaced"])
         assert noted.orphans == [name_file(4), name_file(5), name_file(6)]
-        assert sorted(adoption.list_images(switched / "index")) == ["deleted", "replaced", "stays"]
-        saved = (directory / adoption.ARRIVED).iterdir()
+        assert sorted(indexes.list_images(switched / "index")) == ["deleted", "replaced", "stays"]
+        saved = (directory / indexes.ARRIVED).iterdir()
         assert sorted(path.read_bytes() for path in saved) == [b"image 4", b"image 5"]
         assert not (switched / "index-wal").exists()
         assert (switched / "index").stat().st_mode & 0o777 == 0o640
@@ -311,7 +311,7 @@ class Old:
 def begin_way_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, orthanc: Old, arrived: list[str]) -> Notes:
     monkeypatch.setattr(upgrade.service, "open_api", lambda _configuration: orthanc)
     for number, identity in enumerate(arrived):
-        path = tmp_path / adoption.ARRIVED / f"{number}.dcm"
+        path = tmp_path / indexes.ARRIVED / f"{number}.dcm"
         path.parent.mkdir(exist_ok=True)
         path.write_text(identity)
     return Notes(step="returning", missing=["deleted", "sent-again"])
@@ -328,7 +328,7 @@ def test_an_interrupted_way_back_deletes_no_image_that_it_stored(
     again = Notes.read(tmp_path)
     upgrade.put_images_in(again, {}, tmp_path, tmp_path)
     assert {*orthanc.images} == {"stays", "sent-again", "new"}
-    assert (again.arrived, adoption.count_arrived(tmp_path)) == (2, 0)
+    assert (again.arrived, indexes.count_arrived(tmp_path)) == (2, 0)
 
 
 def test_an_image_that_a_device_sent_to_the_old_orthanc_meanwhile_stays(
@@ -349,7 +349,7 @@ def test_an_image_that_cannot_be_read_is_told_and_its_file_stays(switched: Path,
         notes = Notes.read(directory)
         upgrade.put_index_back(notes, switched, directory)
         assert Notes.read(directory).unread == [name_file(5)]
-    assert [path.read_bytes() for path in (directory / adoption.ARRIVED).iterdir()] == [b"image 4"]
+    assert [path.read_bytes() for path in (directory / indexes.ARRIVED).iterdir()] == [b"image 4"]
     assert name_file(5) not in notes.orphans
     [said] = upgrade.describe_unread(notes, switched)
     assert str(damaged) in said
