@@ -7,6 +7,8 @@ The other machine is a PID namespace.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -60,12 +62,13 @@ def pruned(config: Path) -> dict[str, object]:
         held = json.loads(restic.call_restic(settings, "cat", "lock", lock.name, "--no-lock"))
         assert (held["hostname"], held["pid"]) == (os.uname().nodename, free)
         one = bystander(free)
-        restic.LOCK_SECONDS = 5
-        try:
-            said = restic.call_restic(settings, "prune")
-        except Refused as refused:
-            said = str(refused)
-        found = {"said": said, "locked": lock.exists(), "bystander": one.poll()}
+        restic.LOCK_SECONDS, restic.QUIET_SECONDS = 5, 2
+        with contextlib.redirect_stderr(io.StringIO()) as told:
+            try:
+                said = restic.call_restic(settings, "prune")
+            except Refused as refused:
+                said = str(refused)
+        found = {"said": said, "told": told.getvalue(), "locked": lock.exists(), "bystander": one.poll()}
         one.kill()
         one.wait()
         other.stdin.close()

@@ -137,6 +137,7 @@ def test_a_backup_of_another_machine_with_this_host_name_is_not_disturbed(machin
     done(machine, "init", config=config)
     found = python(machine, "foreign_lock.py", config)
     assert "already locked" in found.pop("said")
+    assert found.pop("told").count("Another restic has locked the repository") == 1
     assert found == {"locked": True, "bystander": None, "other": 0}
     assert restic(machine, "check", "--read-data", config=config)[0] == 0
     must(machine, "rm -rf /root/shared /root/shared-state")

@@ -21,11 +21,13 @@ from typing import Any
 from urllib.parse import quote
 
 from ..core.errors import Refused
+from ..core.journal import NOTICE, say
 from ..core.process import require_pipe, run_program
 from . import ledger_history, ssh
 from .settings import Settings
 
 LOCK_SECONDS = 35 * 60  # another restic at work; a lock that nobody renews is dead after half an hour
+QUIET_SECONDS = 60  # of that wait, until a person is told
 SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon after it
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
 REMEDIES = {
@@ -76,6 +78,7 @@ def build_isolation(host: str) -> list[str]:
 def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (0,)) -> Iterator[str]:
     """Lines of restic's, and its complaints where it went on. It ends with this program, and takes its lock away."""
     end, isolated = time.monotonic() + LOCK_SECONDS, build_isolation(settings.host)
+    quiet = end - LOCK_SECONDS + QUIET_SECONDS
     while True:
         restic_command = build_restic_command(settings, *arguments)
         command = ["setpriv", "--pdeathsig", "INT", *GENTLE, *isolated, *restic_command]
@@ -107,6 +110,9 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
             return
         if "already locked" not in said or time.monotonic() > end:
             break
+        if time.monotonic() > quiet:
+            say("Another restic has locked the repository, or left its lock: waiting for up to 35 minutes.", NOTICE)
+            quiet = end
         if isolated:
             remove_dead_locks(settings)
         time.sleep(1)
