@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_present import ABSENT, play_docker
 
 ROOT = Path(__file__).resolve().parents[2]
 LACKING = """
@@ -19,12 +18,6 @@ class Lacking:
             raise ModuleNotFoundError("No module named 'jsonschema'")
 sys.meta_path.insert(0, Lacking())
 """
-
-
-@pytest.fixture(autouse=True)
-def no_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whatever Docker is on this machine, or whether its engine runs."""
-    play_docker(monkeypatch, tmp_path, errors=ABSENT[0])
 
 
 def said_by(playbook: str, tmp_path: Path, lacks: bool) -> subprocess.CompletedProcess[str]:

@@ -104,7 +104,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "library").mkdir()
     (made / "library" / "warn.py").write_text(MODULE)
     ssh = made / "ssh"
-    ssh.write_text("#!/bin/sh\necho 'connect to host gone: No route to host' >&2\nexit 255\n")
+    # it reads what it is given first: one that ended earlier would be reported as a broken pipe
+    read = "[ ! -p /dev/stdin ] || cat >/dev/null"
+    ssh.write_text(f"#!/bin/sh\n{read}\necho 'connect to host gone: No route to host' >&2\nexit 255\n")
     ssh.chmod(0o755)
     lines = [f"{host} ansible_connection=local" for host in HOSTS[:-1]]
     lines.append(f"gone ansible_connection=ssh ansible_ssh_executable={ssh}")

@@ -14,6 +14,22 @@ from ansible_collections.clinicops.orthanc.plugins.modules import orthanc_config
 from test_files_and_units import call
 
 
+def test_a_directory_is_read_as_orthanc_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    for name in ("b.json", "a.json", "roles.lua", "a.json.before", "deeper/c.json"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "latin1.json").write_bytes('{"Name": "Müller"}'.encode("latin-1"))
+    found = present.read_present(str(tmp_path), "")
+    assert found["files"] == {
+        str(tmp_path / "a.json"): "a.json",
+        str(tmp_path / "b.json"): "b.json",
+        str(tmp_path / "latin1.json"): '{"Name": "Müller"}',
+    }
+    assert (found["environment"], found["image"]) == (None, False)
+    assert list(present.read_present(str(tmp_path / "b.json"), "")["files"].values()) == ["b.json"]
+    assert present.read_present(str(tmp_path / "nothing"), "")["files"] == {}
+
+
 def play_docker(patch: pytest.MonkeyPatch, directory: Path, output: str = "", errors: str = "") -> None:
     """A command `docker` that says this, and fails if it says an error; as the real one does, with an empty list."""
     said = f"printf '%s' '{output or '[]'}'; " + (f"echo '{errors}' >&2; exit 1" if errors else "exit 0")
@@ -39,24 +55,6 @@ BROKEN = [
     " /var/run/docker.sock: connect: permission denied",
     "Error response from daemon: layer does not exist",
 ]
-
-
-def test_a_directory_is_read_as_orthanc_reads_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    play_docker(monkeypatch, tmp_path / "bin", errors=ABSENT[0])
-    (tmp_path / "deeper").mkdir()
-    for name in ("b.json", "a.json", "roles.lua", "a.json.before", "deeper/c.json"):
-        (tmp_path / name).write_text(name)
-    (tmp_path / "latin1.json").write_bytes('{"Name": "Müller"}'.encode("latin-1"))
-    found = present.read_present(str(tmp_path), "")
-    assert found["files"] == {
-        str(tmp_path / "a.json"): "a.json",
-        str(tmp_path / "b.json"): "b.json",
-        str(tmp_path / "latin1.json"): '{"Name": "Müller"}',
-    }
-    assert (found["environment"], found["image"]) == (None, False)
-    assert list(present.read_present(str(tmp_path / "b.json"), "")["files"].values()) == ["b.json"]
-    assert present.read_present(str(tmp_path / "nothing"), "")["files"] == {}
 
 
 @pytest.mark.parametrize("errors", ABSENT)
