@@ -295,6 +295,38 @@ def test_whether_a_waiver_is_needed_is_not_said_before_the_version_is_known() ->
     assert "idle_waiver" in {one["rule"] for one in find_problems(ALL, known)}
 
 
+@pytest.mark.parametrize("value", [True, "yes", "on", "True", 1, "1"])
+def test_a_firewall_that_is_on_in_any_spelling(value: Any) -> None:
+    """`-e orthanc_firewall_enabled=true` is text."""
+    assert [one for one in find_problems(ALL, give(orthanc_firewall_enabled=value)) if one["severity"] == "error"] == []
+
+
+@pytest.mark.parametrize("value", [False, "no", "off", "False", 0, "0"])
+def test_a_firewall_that_is_off_in_any_spelling(value: Any) -> None:
+    [found] = [one for one in find_problems(ALL, give(orthanc_firewall_enabled=value)) if one["severity"] == "error"]
+    assert (found["path"], found["rule"]) == ("orthanc_firewall_enabled", "no_firewall")
+
+
+@pytest.mark.parametrize("value", ["maybe", "y", "n", "t", 2, 1.0, " yes", "", [True]])
+@pytest.mark.parametrize("name", ["firewall_enabled", "monitor_prometheus", "backup_append_only", "rollout_back"])
+def test_neither_true_nor_false(name: str, value: Any) -> None:
+    """The filter `bool` takes `y` for false, and its elder brother for true."""
+    [found] = [one for one in find_problems(ALL, give(**{f"orthanc_{name}": value})) if one["severity"] == "error"]
+    assert (found["path"], found["message"]) == (f"orthanc_{name}", "must be true or false")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"orthanc_backup_hours": ["late", 5]}, "must be a list of whole numbers"),
+        ({"orthanc_verify_places": {"a": "b"}}, "must be a list of text"),
+    ],
+)
+def test_what_a_list_consists_of(setting: dict[str, Any], message: str) -> None:
+    [found] = [one for one in find_problems(ALL, give(**setting)) if one["severity"] == "error"]
+    assert found["message"] == message
+
+
 KINDS: tuple[Any, ...] = (None, "", "x", "1", 1, -1, True, [], ["x"], [None], [{}], {}, {"x": None}, [[1]])
 
 

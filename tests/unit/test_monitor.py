@@ -890,6 +890,8 @@ def test_good_settings(change: dict[str, Any]) -> None:
         ({"smtp": {"port": 25}}, "smtp.host is missing"),
         ({"smtp": {"host": "m", "user": "u"}}, "smtp.password is missing"),
         ({"smtp": {"host": "m", "user": "u", "password": "p", "tls": False}}, "would send the password unencrypted"),
+        ({"smtp": {"host": "m", "user": "u", "password": "p", "tls": "off"}}, "would send the password unencrypted"),
+        ({"smtp": {"host": "m", "tls": "f"}}, "smtp.tls must be true or false"),
         ({"smtp": {"host": "m", "user": "u", "password": 'a"b'}}, "contains a quote"),
         ({"webhook": "hooks.clinic.example"}, "is not a URL"),
         ({"prometheus_sources": ["everybody"]}, "prometheus_sources"),

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.module_utils.server.core.limits import LIMITS
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.booleans import is_boolean, is_false
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import network
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, nearest, problem
 
@@ -88,7 +89,9 @@ def _smtp(smtp: Any) -> list[Problem]:
         found.append(_wrong("smtp.host", "is missing", "write the name of the mail server"))
     if smtp.get("user") and not smtp.get("password"):
         found.append(_wrong("smtp.password", "is missing", "write it into the vault"))
-    if smtp.get("password") and str(smtp.get("tls", True)).lower() in ("false", "no", "0"):
+    if not is_boolean(smtp.get("tls", True)):
+        found.append(_wrong("smtp.tls", "must be true or false", "remove it"))
+    if smtp.get("password") and is_false(smtp.get("tls", True)):
         found.append(_wrong("smtp.tls", "would send the password unencrypted", "remove it"))
     return found
 

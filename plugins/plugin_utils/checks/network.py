@@ -8,6 +8,7 @@ import ipaddress
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.booleans import is_false
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.problem import Problem, problem
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -21,7 +22,7 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
     """The problems of `ports`, as in `orthanc_firewall_ports`: name, port, sources. `enabled`: whether there is a
     firewall."""
     found = []
-    if enabled is not True:
+    if is_false(enabled):
         message = f"is {str(enabled).lower()}: {rules.WAIVABLE['no_firewall']}"
         found.append(problem("orthanc_firewall_enabled", message, "remove it", "no_firewall"))
     for port in ports:

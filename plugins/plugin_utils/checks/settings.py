@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import configuration, memory, specs
+from ansible_collections.clinicops.orthanc.plugins.plugin_utils.booleans import is_boolean
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils.checks import (
     adoption,
     backups,
@@ -33,6 +34,7 @@ KINDS = {
     "str": "text",
     "path": "a path",
 }
+ELEMENTS = {"int": " of whole numbers", "str": " of text"}
 # settings that may be empty, although their default is not
 EMPTY = ("orthanc_verify_report_directory",)
 DEFINE = (
@@ -148,9 +150,11 @@ def _find_unspecified(role: str, given: Given) -> list[Problem]:
             errors = ArgumentSpecValidator({own: spec}).validate({own: given.values[own]}).error_messages
         except (TypeError, OverflowError):  # from Ansible, for a number instead of a dictionary, or .inf
             errors = [f"must be {KINDS[spec['type']]}"]
-        if not errors:
+        if not errors and (spec["type"] != "bool" or is_boolean(given.values[own])):
             continue
         message = f"must be {KINDS[spec['type']]}"
+        if spec["type"] == "list":
+            message += ELEMENTS.get(spec["elements"], "")
         if "options" in spec:
             message = f"does not match its description: {errors[0]}"
         elif "choices" in spec:
