@@ -310,6 +310,7 @@ IP = [
     {"ifname": "eth2", "addr_info": [{"local": "2001:db8::7", "scope": "global"}]},
     {"ifname": "docker0", "addr_info": [{"local": "172.17.0.1", "scope": "global"}]},
     {"ifname": "br-0123456789ab", "addr_info": [{"local": "172.18.0.1", "scope": "global"}]},
+    {"ifname": "br-orthanc", "addr_info": [{"local": "172.19.0.1", "scope": "global"}]},
 ]
 
 

@@ -27,7 +27,7 @@ table inet orthanc {
 	chain prerouting {
 		type filter hook prerouting priority mangle; policy accept;
 		iifname "lo" accept
-		iifname != "br-*" tcp dport { 443, 4242, 8042 } fib daddr oifname "br-*" jump refuse
+		iifname != "br-orthanc" tcp dport { 443, 4242, 8042 } fib daddr oifname "br-orthanc" jump refuse
 		fib daddr type != local accept
 		tcp dport 4242 ip saddr @dicom_4 counter accept
 		tcp dport 4242 ip6 saddr @dicom_6 counter accept

@@ -133,6 +133,58 @@ def test_a_neighbour_does_not_reach_the_container_itself() -> None:
         bed.docker(*route, "del", way)
 
 
+# a bridge of the administrator's, with a machine behind it that serves HTTP at one of our ports
+LAN = """
+ip netns add lan
+ip link add br-lan type bridge
+ip address add 192.0.2.1/24 dev br-lan
+ip link set br-lan up
+ip link add lan0 type veth peer name eth0 netns lan
+ip link set lan0 master br-lan up
+ip -n lan address add 192.0.2.2/24 dev eth0
+ip -n lan link set eth0 up
+ip -n lan route add default via 192.0.2.1
+iptables -I DOCKER-USER -o br-lan -j ACCEPT
+iptables -I DOCKER-USER -i br-lan -o eth0 -j ACCEPT
+systemd-run --quiet --unit=lan ip netns exec lan python3 -m http.server 443
+"""
+NO_LAN = """
+systemctl stop lan
+iptables -D DOCKER-USER -o br-lan -j ACCEPT
+iptables -D DOCKER-USER -i br-lan -o eth0 -j ACCEPT
+ip link del br-lan
+ip netns del lan
+"""
+
+
+def test_a_bridge_of_the_administrator_is_not_taken_for_docker_s() -> None:
+    """Who is behind it does not reach the container itself, and is reached at ports that are also ours."""
+    machine = "orthanc-verify13"
+    inside = must(machine, "docker inspect -f '{{.NetworkSettings.Networks.orthanc.IPAddress}}' orthanc").strip()
+    image = bed.docker("inspect", "--format={{.Config.Image}}", DEVICE).stdout.strip()
+    route = ["run", "--rm", f"--network=container:{DEVICE}", "--cap-add=NET_ADMIN", image, "ip", "route"]
+
+    def reached(port: int) -> bool:
+        probe = f"timeout 2 ip netns exec lan bash -c 'exec 3<>/dev/tcp/{inside}/{port}'"
+        return sh(machine, probe)[0] == 0
+
+    must(machine, LAN)
+    bed.docker(*route, "add", "192.0.2.0/24", "via", ADDRESSES[machine][0])
+    try:
+        wait_for(
+            lambda: client(DEVICE, "curl", "-sf", "-m", "2", "http://192.0.2.2:443/").returncode == 0,
+            "the machine behind",
+        )
+        assert [port for port in (4242, 8042) if reached(port)] == []
+        # without our table Docker's own rules let it in
+        must(machine, "nft flush table inet orthanc")
+        assert [port for port in (4242, 8042) if reached(port)] == [4242, 8042]
+    finally:
+        must(machine, RESTART)
+        bed.docker(*route, "del", "192.0.2.0/24")
+        must(machine, NO_LAN)
+
+
 def test_what_a_deploy_calls_loads_the_table_again(host: Host) -> None:
     machine, module = name_of(host), "clinicops.orthanc.orthanc_firewall_table"
     assert not is_open(machine)

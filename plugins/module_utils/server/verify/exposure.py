@@ -45,7 +45,7 @@ ALLOW = "let this machine create network namespaces: unshare --net true shows wh
 ALIEN = "remove it: find it with nft --handle list ruleset, delete it with nft delete rule; and find out what added it"
 REACH = "check that the service runs, and that no firewall on the way blocks it"
 # Docker's own bridges: other machines have networks with the same addresses, and would probe those.
-INTERNAL = re.compile(r"docker0|br-[0-9a-f]{12}")
+INTERNAL = re.compile(r"docker0|br-(orthanc|[0-9a-f]{12})")
 
 
 def check(name: str, tried: str, expected: str, seen: str, passed: bool, remedy: str = "", reason: str = "") -> Check:
