@@ -92,7 +92,7 @@ def describe(findings: list[clinics.Finding], checked: list[str]) -> str:
     wrong = [each for each in findings if each.problem["severity"] == "error"]
     if wrong and len(checked) == 1 and all(each.clinics == checked for each in findings):
         title = f"{len(wrong)} setting(s) to correct; nothing was changed."
-        return "\n".join([title, *(evaluate.say(each.problem) for each in findings)])
+        return "\n".join([title, *(evaluate.say_marked(each.problem) for each in findings)])
     title = f"{say_count(len(checked), 'clinic')} checked; nothing was changed."
     if wrong:
         concerned = say_count(clinics.count_clinics(wrong), "clinic")

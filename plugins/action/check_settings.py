@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
         if errors:
             title = f"{len(errors)} setting(s) to correct; nothing was changed."
             return {"failed": True, "msg": "\n".join([title, *errors])}
-        waived = [f"Waived: {evaluate.say(one)}" for one in found if one["severity"] == "waived"]
+        waived = [evaluate.say_marked(one) for one in found if one["severity"] == "waived"]
         # without waived problems there is nothing to show
         shown = {"_ansible_verbose_always": True} if waived else {}
         return {"changed": False, "problems": found, "later": sorted(later), "msg": "\n".join(waived), **shown}

@@ -67,9 +67,13 @@ def test_settings_as_they_should_be(change: dict[str, Any]) -> None:
         ({"repository": "local:backup"}, "is neither an absolute path"),
         ({"repository": "sftp:"}, "is neither an absolute path"),
         ({"repository": "https://backup.example/"}, "is neither an absolute path"),
+        *(
+            ({"repository": share}, "is a network share")
+            for share in ("//nas/backup", r"\\nas\backup", "smb://nas/backup", "nfs://nas/backup", "local://nas/backup")
+        ),
         ({"repository": "/var/lib/orthanc/db/backup"}, "inside the images' directory /var/lib/orthanc/db"),
         ({"repository": "/mnt/../var/lib/orthanc//db"}, "inside the images' directory"),
-        ({"repository": "//var/lib"}, "or contains it"),
+        ({"repository": "/var//lib"}, "or contains it"),
         ({"repository": "/", "storage_dir": "/srv/"}, "or contains it"),
         ({"password": ""}, "password must be text of at least 20 characters"),
         ({"password": "nineteen characters"}, "password must be text of at least 20 characters"),

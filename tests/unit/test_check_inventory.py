@@ -97,6 +97,17 @@ def test_a_clinic_is_compared_with_those_that_the_limit_leaves_out(tmp_path: Pat
         assert (status, result["problems"]) == (0, [])
 
 
+def test_a_warning_among_the_problems_of_one_clinic_is_marked_and_comes_last(tmp_path: Path) -> None:
+    write_inventory(tmp_path / "inventory", 1, {"clinic-000": {"orthanc_aet": "MORE_THAN_SIXTEEN"}}, {})
+    status, result = check(tmp_path / "inventory")
+    assert status == 2
+    title, wrong, *warnings = result["msg"].splitlines()
+    assert title == "1 setting(s) to correct; nothing was changed."
+    assert wrong.startswith("orthanc_aet 'MORE_THAN_SIXTEEN' is not an AE title")
+    assert warnings
+    assert all(line.startswith("Warning: orthanc_") for line in warnings), warnings
+
+
 # --- what two clinics may not share -------------------------------------------------------------
 def settings(name: str, **changed: Any) -> dict[str, Any]:
     """What is compared of a clinic that shares nothing."""

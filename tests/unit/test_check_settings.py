@@ -315,6 +315,15 @@ def test_neither_true_nor_false(name: str, value: Any) -> None:
     assert (found["path"], found["message"]) == (f"orthanc_{name}", "must be true or false")
 
 
+@pytest.mark.parametrize("host", ["us1.clinic.example", "198.51.100.21/24", "0.0.0.0/0"])
+def test_a_device_without_an_address_is_one_problem(host: str) -> None:
+    device = {"name": "us1", "aet": "US1", "host": host, "port": 104, "may": ["echo"]}
+    firewall = [{"name": "dicom", "port": 4242, "sources": [host, "198.51.100.90/26"]}]
+    found = find_problems(ALL, give(orthanc_modalities=[device], orthanc_firewall_ports=firewall))
+    paths = [one["path"] for one in found if one["severity"] == "error"]
+    assert paths == ["orthanc_modalities[0].host", "the sources of port 4242 (dicom)"]
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

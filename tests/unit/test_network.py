@@ -20,7 +20,24 @@ def test_anything_else_is_named(source: object) -> None:
     (found,) = network.problems(ports(source))
     assert "port 443 (https)" in found["path"]
     assert str(source) in found["message"]
-    assert "orthanc_https_sources" in found["remedy"]
+    assert "in orthanc_https_sources and orthanc_admin_sources" in found["remedy"]
+    assert "orthanc_modalities" not in found["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("198.51.100.90/26", "should be 198.51.100.64/26, or 198.51.100.90 alone"),
+        ("2001:DB8::1/32", "should be 2001:db8::/32, or 2001:db8::1 alone"),
+        ("198.51.100.90/255.255.255.192", "should be 198.51.100.64/26, or 198.51.100.90 alone"),
+        ("198.51.100.64/255.255.255.192", "should be 198.51.100.64/26"),
+        ("office", "is not an address or a network"),
+        ("fe80::1%eth0", "is not an address or a network"),
+    ],
+)
+def test_the_network_that_was_probably_meant(source: str, meant: str) -> None:
+    (found,) = network.problems(ports(source))
+    assert found["message"] == f"must all be addresses: {source!r} {meant}"
 
 
 def test_a_source_without_its_hyphen_is_named() -> None:

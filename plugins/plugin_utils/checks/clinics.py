@@ -287,9 +287,8 @@ def write_table(findings: Iterable[Finding], clinics: Collection[str], width: in
     """The problems as a table of text: which of the checked `clinics`, what is wrong, what to do."""
     rows = []
     for each in findings:
-        word = {"error": "", "warning": "Warning: ", "waived": "Waived: "}[each.problem["severity"]]
-        said, _separator, remedy = evaluate.say(each.problem).partition(" Remedy: ")
-        right = [line for text in (f"{word}{said}", f"Remedy: {remedy}") for line in _wrap(text, width - LEFT - 2)]
+        said, _separator, remedy = evaluate.say_marked(each.problem).partition(" Remedy: ")
+        right = [line for text in (said, f"Remedy: {remedy}") for line in _wrap(text, width - LEFT - 2)]
         left = _wrap(_name(each.clinics, clinics), LEFT)
         height = max(len(left), len(right))
         left += [""] * (height - len(left))

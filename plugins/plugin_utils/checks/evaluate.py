@@ -108,6 +108,12 @@ def copy_plain(value: Any) -> Any:
     return value
 
 
+def say_marked(one: Problem) -> str:
+    """A problem as `say` says it, marked if it is not an error."""
+    word = {"error": "", "warning": "Warning: ", "waived": "Waived: "}[one["severity"]]
+    return f"{word}{say(one)}"
+
+
 def say(one: Problem) -> str:
     """A problem as a sentence with its remedy."""
     end = "" if one["remedy"].endswith("?") else "."

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Collection
 from typing import Any
 
 from ansible_collections.clinicops.orthanc.plugins.plugin_utils import rules
@@ -16,11 +17,20 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SHORTEST = {4: 8, 6: 16}
 # Name of a port: the rule that is broken if everybody may reach it. Others are open on purpose, or closed.
 EVERYBODY = {"dicom": "dicom_for_everybody", "dicom_tls": "dicom_for_everybody", "https": "https_for_everybody"}
+# Name of a port: the settings that its sources come from.
+SETTINGS = {
+    "dicom": "orthanc_modalities and orthanc_dicom_sources",
+    "dicom_tls": "orthanc_modalities",
+    "https": "orthanc_https_sources and orthanc_admin_sources",
+    "metrics": "orthanc_monitor_prometheus_sources",
+}
 
 
-def problems(ports: list[dict[str, object]], enabled: object = True, waivers: Any = None) -> list[Problem]:
+def problems(
+    ports: list[dict[str, object]], enabled: object = True, waivers: Any = None, reported: Collection[object] = ()
+) -> list[Problem]:
     """The problems of `ports`, as in `orthanc_firewall_ports`: name, port, sources. `enabled`: whether there is a
-    firewall."""
+    firewall. `reported`: sources that another check reports."""
     found = []
     if is_false(enabled):
         message = f"is {str(enabled).lower()}: {rules.WAIVABLE['no_firewall']}"
@@ -40,7 +50,8 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
             found.append(problem(path, "must be a list", "write each on its own line, after a hyphen"))
             continue
         for source in sources:
-            found += _source(path, str(port["name"]), source)
+            if source not in reported:
+                found += _source(path, str(port["name"]), source)
     configurations = tuple(rule for rule in rules.WAIVABLE if rule not in rules.FIREWALL)
     waived: list[Problem] = rules.waive(found, waivers or {}, configurations)
     return waived
@@ -48,15 +59,29 @@ def problems(ports: list[dict[str, object]], enabled: object = True, waivers: An
 
 def read_source(source: object) -> Network:
     """The network that a source of a firewall rule is. Raises ValueError for anything else."""
-    network = ipaddress.ip_network(str(source))
-    # nft and nginx do not accept a zone or a dotted mask
-    if "%" in str(source) or str(source).lower() not in (
-        str(network),
-        str(network).partition("/")[0],
-        network.exploded,
-    ):
-        raise ValueError(f"{str(source)!r} should be {network}")
+    text = str(source)
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        network = None
+    # nft and nginx do not accept a zone
+    if network is None or "%" in text:
+        raise ValueError(f"{text!r} is not an address or a network")
+    address = ipaddress.ip_address(text.partition("/")[0])
+    if address != network.network_address:
+        raise ValueError(f"{text!r} should be {network}, or {address} alone")
+    # nor a dotted mask
+    if text.lower() not in (str(network), str(address), network.exploded):
+        raise ValueError(f"{text!r} should be {network}")
     return network
+
+
+def is_address(value: object) -> bool:
+    """Whether the value is one address, and neither a name nor a network."""
+    try:
+        return bool(ipaddress.ip_address(str(value)))
+    except ValueError:
+        return False
 
 
 def is_everybody(network: Network) -> bool:
@@ -68,8 +93,8 @@ def _source(path: str, name: str, source: object) -> list[Problem]:
     try:
         network = read_source(source)
     except ValueError as error:
-        remedy = "write them like 198.51.100.21 or 198.51.100.64/26 in orthanc_modalities, orthanc_dicom_sources,"
-        remedy += " orthanc_https_sources and orthanc_admin_sources"
+        settings = SETTINGS.get(name, "the setting that they come from")
+        remedy = f"write them like 198.51.100.21 or 198.51.100.64/26 in {settings}"
         return [problem(path, f"must all be addresses: {error}", remedy)]
     if name in EVERYBODY and is_everybody(network):
         rule = EVERYBODY[name]

@@ -219,9 +219,17 @@ def _check_firewall(given: Given) -> list[Problem]:
     settings = given.of("orthanc_firewall")
     if not isinstance(settings["ports"], list):
         return []  # the check of its spec reports it
-    found = network.problems(settings["ports"], settings["enabled"], settings["waivers"])
+    hosts = _list_hosts(given.of("orthanc_config")["modalities"])
+    # the check of the configuration reports a device without an address
+    reported = [host for host in hosts if not network.is_address(host)]
+    found = network.problems(settings["ports"], settings["enabled"], settings["waivers"], reported)
     # the check of the configuration reports warnings about waivers
     return [one for one in found if one["severity"] == "error"]
+
+
+def _list_hosts(modalities: Any) -> list[Any]:
+    devices = modalities if isinstance(modalities, list) else []
+    return [device["host"] for device in devices if isinstance(device, dict) and "host" in device]
 
 
 def _check_backup(given: Given) -> list[Problem]:
