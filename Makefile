@@ -8,8 +8,11 @@ PYTHON := $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (
 BED := python3 tests/bed/bed.py
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-.PHONY: demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios lines \
+.PHONY: help demo demo-down docs first-deploy test campaign ready lint unit unit-campaign bench clean scenarios lines \
   release-check sanity changelog
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 # Let Ansible find the checkout as a collection, without Galaxy.
 .collections/ansible_collections/clinicops/orthanc:

@@ -38,7 +38,7 @@ class Question(NamedTuple):
 QUESTIONS = (
     Question(DIRECTORY, "Directory for the inventory", "inventory", "inventory"),
     Question(ADDRESS, "Address or host name of the server, for SSH", "198.51.100.10"),
-    Question(USER, "User on the server, who may use sudo; if empty, your SSH decides", "ansible", ""),
+    Question(USER, "User on the server, who may use sudo; if empty, your SSH configuration decides", "ansible", ""),
     Question(
         "orthanc_install_method", "Orthanc from Debian's package, or in a container: package, docker", "", "package"
     ),
@@ -73,7 +73,7 @@ QUESTIONS = (
 )
 # On a device, by its keys.
 DEVICE = (
-    Question("name", "Name of a DICOM device; or none, if there is no other", "us1", NONE),
+    Question("name", "Name of the next DICOM device; none ends the list", "us1", NONE),
     Question("aet", "    AE title of this device", "US1"),
     Question("host", "    IP address of this device", "198.51.100.21"),
     Question("port", "    DICOM port of this device", "", "104"),

@@ -28,6 +28,13 @@ PYTEST = f"""\
 """
 
 
+@pytest.mark.parametrize("target", [[], ["help"]])
+def test_make_says_what_can_be_made(target: list[str]) -> None:
+    said = subprocess.run(["make", *target], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    for name in ("demo", "test", "campaign", "bench", "release-check"):
+        assert f"make {name}: " in said
+
+
 def shell(name: str, script: str, minutes: float = 1, takes: tuple[str, ...] = ()) -> Job:
     return Job(name, ["sh", "-c", script], minutes, frozenset(takes))
 

@@ -29,7 +29,7 @@ ANSWERS = {
     "User on the server": PERSON,
     "[package]:": "",
     "Name of the server": HOSTNAME,
-    "Name of a DICOM device": "us1",
+    "Name of the next DICOM device": "us1",
     "AE title of this device": "US1",
     "IP address of this device": "198.51.100.21",
     "DICOM port of this device [104]:": "",
