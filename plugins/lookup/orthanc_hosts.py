@@ -76,9 +76,11 @@ class LookupModule(LookupBase):
 
     def _list_files(self, variables: Mapping[str, Any], hosts: set[str]) -> Iterator[str]:
         groups = [name for name, members in variables["groups"].items() if hosts & set(members)]
-        for source in variables.get("ansible_inventory_sources") or []:
+        sources = [Path(source) for source in variables.get("ansible_inventory_sources") or []]
+        # a list of hosts is no path
+        for source in filter(Path.exists, sources):
             # Ansible finds what it has read by the real path
-            directory = Path(source).resolve() if Path(source).is_dir() else Path(source).resolve().parent
+            directory = source.resolve() if source.is_dir() else source.resolve().parent
             for below, names in (("group_vars", groups), ("host_vars", sorted(hosts))):
                 for name in names if (directory / below).is_dir() else []:
                     yield from self._loader.find_vars_files(str(directory / below), name)

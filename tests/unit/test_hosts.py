@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -137,6 +138,27 @@ def test_a_vault_without_its_password(place: str, inventory: Path, tmp_path: Pat
         path.parent.rename(inventory / "host_vars/www")
         status, said = run("clinicops.orthanc.check_inventory", "-i", str(inventory))
         assert status == 0, said
+
+
+def test_files_in_the_directory_of_the_command_are_not_those_of_a_server_without_an_inventory(tmp_path: Path) -> None:
+    """`-i host,` has no directory."""
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/all.yml").write_text("a: b: c")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-e", "ansible_port=1", "clinicops.orthanc.adopt"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".collections"),
+        },
+    )
+    assert done.returncode == 4
+    assert "unreachable" in done.stdout
+    assert "cannot be read" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("wrong", ["orthanc_name: a\n\torthanc_aet: B\n", "orthanc_name: a\n  orthanc_aet: B\n"])
