@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server.backup import history
+from server.backup import history, retention
 from server.backup.history import Content, Past
 from server.backup.listing import choose_snapshot, identify_snapshot, read_past, save_past
 from server.backup.manifest import Proof, keep_content
@@ -83,13 +84,17 @@ def attempt(
         repository.manifests[result["run"]] = {**manifest, "archive": ARCHIVE}
         lineages.append(manifest["lineage"])
 
+    def known(_settings: Any, one: dict[str, Any]) -> Content:
+        manifest = repository.manifests.get(identify_snapshot(one).token, {})
+        return Content({}, 150, 250, manifest.get("lineage", {"line": None}))
+
     lineages: list[Any] = []
     result["lineages"] = lineages
     replace_everywhere(patch, "copy_index", lambda *_: {})
     replace_everywhere(patch, "list_attachments", lambda *_: [])
     replace_everywhere(patch, "read_present", lambda *_: history.Present({}, 200, 300, 0, 0))
     replace_everywhere(patch, "build_manifest", lambda *_args, **more: {**more, "counts": {"last_change": 300}})
-    replace_everywhere(patch, "read_content", lambda *_: Content({}, 150, 250, {"line": None}))
+    replace_everywhere(patch, "read_content", known)
     replace_everywhere(patch, "take_snapshot", taken)
     replace_everywhere(patch, "verify_snapshot", proof)
     return take_complete_snapshot(own, result, [], False), result
@@ -216,6 +221,34 @@ def test_disks_go_on_to_take_turns_on_a_new_machine(
     disks["second"][:] = disks["second"][:1]  # as if the machine had died a day before
     use("second")
     assert back_up(own, repository, monkeypatch, 7) == ""
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_restore_begins_a_line_on_every_disk_whichever_is_used_first(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """What was given after the snapshot that was restored is in no line of the restored index: nobody deleted it."""
+    disks: dict[str, Any] = {"first": [], "second": []}
+
+    def run(day: int, name: str) -> Any:
+        repository.id, repository.found = name, disks[name]
+        write_state(own, "backup", {})
+        assert back_up(own, repository, monkeypatch, day) == ""
+        return repository.manifests[identify_snapshot(disks[name][-1]).token]["lineage"]
+
+    first, second = run(1, "first"), run(2, "second")
+    assert run(3, "first") == first
+    there = [identify_snapshot(one) for one in disks["first"]]
+    manifest = {**repository.manifests[there[0].token], "sequence": {"resources": 100}}
+    save_past(own, history.record_restored(manifest, there[0], there, read_past(own), "restored", whole))
+    expected = [{**(dict.fromkeys(line, 100) if whole else {}), "restored": None} for line in (second, first)]
+    assert [run(4, "second"), run(5, "first")] == expected
+    assert [run(6, "second"), run(7, "first")] == expected
+    # what of the former line was given later than the restored snapshot stays, though no kept one holds it
+    (late, image), line = ("late", "image"), expected[1]
+    contents = {late: Content({image: 104}, 105, 105, first), "kept": Content({}, 107, 107, line)}
+    old = [retention.Dated(late, late, datetime.now(timezone.utc))]
+    assert retention.protect_images(old, ["kept"], contents.get, proven=True).held == {late: 1}
 
 
 def test_a_first_run_that_was_killed_at_its_end_is_no_loss(

@@ -169,7 +169,10 @@ def test_after_a_restore_the_next_one_goes_on_from_what_was_restored() -> None:
     assert predecessor.token == "1"  # though it is not proven
     new.note_own("4")
     new.note_proven("4")
-    assert (new.restored, new.lineage) == ("", {})
+    # on each disk what was made since, or what was restored, or what it has
+    one, two, four = snapshot("1"), snapshot("2"), snapshot("4")
+    for disk, chosen in (([one, two, four], four), ([two, four], four), ([one, two], one), ([two], two)):
+        assert history.choose_predecessor(disk, new, "9") == chosen
     # what an incomplete restore left out was not deleted
     partial = history.record_restored(manifest, there[0], there, past, "new", whole=False)
     assert (partial.restored, partial.lineage) == ("1", {"new": None})

@@ -148,8 +148,8 @@ class Past:
 
     `ours`: made or once taken over by this machine. `foreign`: a person said that they are another's. `unproven`:
     ours, and not yet, or never, found to be right; `unchecked`: those of them whose files were not verified.
-    `accepted`: by whom, when and why. `restored`: what was put in place and has no successor yet, and the `lineage`
-    that the successor begins. `held`: snapshots that the retention kept, and for how many images.
+    `accepted`: by whom, when and why. `restored`: what was put in place last, and the `lineage` that begins with it,
+    on each disk. `held`: snapshots that the retention kept, and for how many images.
     """
 
     archive: str = ""
@@ -182,8 +182,21 @@ class Past:
     def note_proven(self, token: str) -> None:
         """The run's snapshot has everything and goes on from its predecessor: the next is judged against it."""
         self.unproven = [one for one in self.unproven if one != token]
-        if self.restored not in self.ours or self.ours.index(token) > self.ours.index(self.restored):
-            self.restored, self.lineage = "", {}
+
+    def precedes_restore(self, token: str) -> bool:
+        """Whether it was made before the last restore, or is what was restored."""
+        if self.restored not in self.ours or token not in self.ours:
+            return False
+        return self.ours.index(token) <= self.ours.index(self.restored)
+
+    def fork_restored(self, token: str, content: Content) -> Content:
+        """With the lineage that its successor continues: the restored line begins on every disk, whichever is used
+        first, at what was restored. What was given later than that is not in it."""
+        if not self.precedes_restore(token):
+            return content
+        new = next(name for name, bound in self.lineage.items() if bound is None)
+        at = max((bound for bound in self.lineage.values() if bound is not None), default=-1)
+        return replace(content, lineage=fork_lineage(content.lineage, min(content.last_resource, at), new))
 
 
 class Snapshot(NamedTuple):
@@ -237,8 +250,10 @@ def choose_latest(found: Iterable[Snapshot], past: Past, horizon: str) -> Snapsh
 def choose_predecessor(found: Iterable[Snapshot], past: Past, horizon: str) -> Snapshot | None:
     """What the next snapshot goes on from: what was restored in place, or the newest proven one."""
     found = [*found]
-    restored = next((one for one in found if past.restored and one.token == past.restored), None)
-    return restored or choose_latest(found, past, horizon)
+    latest = choose_latest(found, past, horizon)
+    if latest and not past.precedes_restore(latest.token):
+        return latest
+    return next((one for one in found if past.restored and one.token == past.restored), latest)
 
 
 def adopt_snapshots(archive: str, found: Iterable[Snapshot], horizon: str = "9", inherited: Iterable[str] = ()) -> Past:

@@ -146,7 +146,8 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     by_token = {identify_snapshot(one).token: one for one in found}
     past = recall_past(settings, identity, found)
     undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
-    newest = history.choose_latest(map(identify_snapshot, found), past, "9")
+    there = [identify_snapshot(one) for one in found]
+    used = history.choose_latest(there, past, "9"), history.choose_predecessor(there, past, "9")
 
     def read_dated(one: dict[str, Any]) -> retention.Dated:
         return retention.Dated(one["id"], identify_snapshot(one).token, ledger_history.read_local_time(one))
@@ -163,7 +164,7 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
     ours = [one for one in found if identify_snapshot(one).token not in undecided]
     proven = [read_dated(one) for one in ours if history.is_proven(identify_snapshot(one), past)]
     unproven = [read_dated(one) for one in ours if not history.is_proven(identify_snapshot(one), past)]
-    stays = {past.restored, newest.token if newest else ""}
+    stays = {one.token for one in used if one}
     superseded = [one for one in retention.apply_policy(proven, settings.keep, at) if one.token not in stays]
     kept = {one.token for one in proven} - {one.token for one in superseded}
     old = retention.protect_images(superseded, kept, content, proven=True)

@@ -11,7 +11,6 @@ import pwd
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -161,9 +160,9 @@ def read_predecessor(
         content = read_content(settings, next(each for each in found if each["id"] == one.id))
     except Refused as refused:  # data first: the snapshot is made
         return Predecessor(one, None, str(refused).partition(" Remedy: ")[0], None)
-    content = replace(content, lineage=past.lineage) if past.restored == one.token else content
     # what has not changed since a snapshot whose every MD5 was compared need not be read again
-    return Predecessor(one, content, "", one if content.lineage and history.is_proven(one, past) else None)
+    parent = one if content.lineage and history.is_proven(one, past) else None
+    return Predecessor(one, past.fork_restored(one.token, content), "", parent)
 
 
 def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
