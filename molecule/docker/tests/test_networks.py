@@ -68,9 +68,15 @@ def test_an_older_image_is_refused_before_anything_stops(host: Host) -> None:
 
 
 def test_the_other_network_serves_as_well(host: Host) -> None:
+    """On the way back the container is connected to a network that somebody made, which stays as it is."""
+    named = "docker network inspect --format {{.Id}} orthanc"
     for settings, mode in (({"orthanc_install_docker_network": "host"}, "host"), ({}, "orthanc")):
+        made = host.run(named).stdout
         status, said = play("deploy", host, settings)
         assert status == 0, said
         assert PROVEN in said
         assert host.check_output("docker inspect --format {{.HostConfig.NetworkMode}} orthanc") == mode
+        assert host.run(named).stdout == made
         closed_but_for_devices(host)
+        if mode == "host":
+            host.check_output("docker network rm orthanc && docker network create --subnet 198.18.7.0/24 orthanc")

@@ -116,10 +116,11 @@ class Container:
         made = read_output("docker", "create", *alone, self.image, "--version")
         try:
             read_output("docker", "start", made)
-            read_output("docker", "wait", made)
-            said = read_output("docker", "logs", made)
+            status, said = read_output("docker", "wait", made, seconds=None), read_output("docker", "logs", made)
         finally:
             run_program("docker", "rm", "--force", "--volumes", made)
+        if status != "0" or not said:
+            raise Refused(f"{self.image}: Orthanc --version fails ({status}). Remedy: see docker run with this image.")
         return find_version(said.partition("\n")[0]) or "mainline"
 
 
