@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -36,7 +37,13 @@ from server.backup.manifest import (
 from server.backup.output import print_result
 from server.backup.restic import fetch_files, watch_ssh
 from server.backup.restore import require_space
-from server.backup.restore_check import apply_retention, find_altered_images, find_unproven, measure_room
+from server.backup.restore_check import (
+    apply_retention,
+    check_restore,
+    find_altered_images,
+    find_unproven,
+    measure_room,
+)
 from server.backup.run import find_shared_disk, is_on_system_disk, make_backup, require_mounted
 from server.backup.settings import Settings, read_archive
 from server.backup.state import hold_program_lock, read_state, record_outcome, write_state
@@ -483,14 +490,22 @@ def test_a_check_says_what_it_has_not_verified() -> None:
     assert said("d41d8cd98f00b204e9800998ecf8427e") == []
 
 
-@pytest.mark.parametrize(("percent", "guard", "room"), [(50, 5, 25.0), (10, 5, 2.0), (6, 5, 0.0), (6, 0, 3.0)])
+@pytest.mark.parametrize(
+    ("percent", "guard", "refusing", "room"),
+    [
+        *((50, 5, False, 22.0), (10, 5, False, 2.0), (7, 5, False, 0.5), (6, 5, False, 0.0), (6, 0, False, 3.0)),
+        *((10, 5, True, 1.0), (8, 5, True, 0.0)),  # it needs two percent more to go off
+    ],
+)
 def test_a_restore_check_does_not_switch_the_disk_guard_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: int, guard: int, room: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, percent: int, guard: int, refusing: bool, room: float
 ) -> None:
     own, size = make_settings(tmp_path, scratch_bytes=20 << 30), 1_000_000_000
     own.scratch.mkdir()
     (tmp_path / "monitor.json").write_text(json.dumps({"disk_guard_percent": guard}))
-    monkeypatch.setattr(settings, "read_margin", lambda size: read_margin(size, tmp_path / "monitor.json"))
+    monkeypatch.setattr(settings, "read_margin", partial(read_margin, settings=tmp_path / "monitor.json"))
+    if refusing:
+        (own.storage / ".orthanc-disk-guard").touch()
     free = size * percent // 100
     usage = shutil.disk_usage(tmp_path)._replace(total=2 * size, used=size - free, free=free)  # the rest is root's
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
@@ -504,6 +519,21 @@ def test_a_restore_check_does_not_switch_the_disk_guard_on(
     monitor = SimpleNamespace(settings=SimpleNamespace(storage=own.storage, disk_guard_percent=guard))
     [sample] = guard_disk(cast("Any", monitor), free - int(measure_room(own, 0)), size)
     assert sample.value == 0
+
+
+def test_old_snapshots_go_though_there_is_no_room_for_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, calls = make_settings(tmp_path, scratch_bytes=0), list[str]()
+    manifest = {"counts": {"bytes": 9}, "index": {"size": 0}, "moment": "20260101T000000.000"}
+    proof = Proof({"short_id": "0123"}, manifest, [Attachment("00", 1, 9, "md5", "", "")], set(), [])
+    replace_everywhere(monkeypatch, "prove_snapshot", lambda *_unused: proof)
+    replace_everywhere(monkeypatch, "call_restic", lambda _settings, what, *_unused: calls.append(what))
+    with pytest.raises(Refused, match=r"The restore check has 0 MiB for attachments.*Remedy: make space"):
+        check_restore(own)
+    assert calls == ["prune", "check"]
+    assert read_state(own, "restore_check")["result"] == "failed"
+    assert "verified" not in read_state(own, "restore_check")
 
 
 def test_each_week_another_part_of_the_images_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,15 +36,16 @@ KEPT_UNPROVEN = 3  # snapshots that were found incomplete
 
 
 def check_restore(settings: Settings) -> dict[str, Any]:
-    """The newest snapshot in a scratch directory, and an Orthanc that reads it; only then old snapshots go."""
+    """The newest snapshot in a scratch directory, and an Orthanc that reads it; old snapshots go unless that fails."""
     with record_outcome(settings, "restore_check") as result:
         os.nice(10)
         with run_at_end(7 * 86400, "rm", "-rf", "--one-file-system", str(settings.scratch)):
             shutil.rmtree(settings.scratch, ignore_errors=True)
-            names = restore_on_trial(settings, result, time.monotonic())
-        mark_verified(settings, result)
+            names, problems = restore_on_trial(settings, result, time.monotonic())
+        if not problems:
+            mark_verified(settings, result)
         maintain_repository(settings, result)
-        problems = find_foreign_files(settings) + find_altered_images(settings, names, result)
+        problems += find_foreign_files(settings) + find_altered_images(settings, names, result)
         if problems:
             raise Refused(*problems)
     return result
@@ -55,9 +56,9 @@ def count_weeks() -> int:
     return int(time.time()) // (7 * 86400)
 
 
-def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -> list[Attachment]:
+def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -> tuple[list[Attachment], list[str]]:
     """Restores the newest snapshot, or as large a part of it as there is room for, and has an Orthanc read it. Returns
-    what the snapshot names."""
+    what the snapshot names, and that there is no room for it, which says nothing against the snapshot."""
     proof = prove_snapshot(settings, "latest")
     manifest, counts = proof.manifest, proof.manifest["counts"]
     result.update(snapshot=proof.snapshot["short_id"], moment=manifest["moment"], counts=counts)
@@ -71,7 +72,7 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
     if not parts:
         what = f"The restore check has {max(0, room) >> 20} MiB for attachments, less than 1/256 of them"
         remedy = f"make space in {settings.scratch.parent}, set orthanc_backup_scratch_dir to another disk"
-        raise Refused(f"{what}. Remedy: {remedy}, or raise orthanc_backup_scratch_bytes.")
+        return proof.names, [f"{what}. Remedy: {remedy}, or raise orthanc_backup_scratch_bytes."]
     # uuids are random: a directory more or less is a sample, and each week it is the next ones
     first = count_weeks() * parts % 256
     prefixes = {f"{(first + number) % 256:02x}" for number in range(parts)}
@@ -91,7 +92,7 @@ def restore_on_trial(settings: Settings, result: dict[str, Any], begin: float) -
         recovery_seconds=round(time.monotonic() - begin, 2),
         recovery_point_seconds=round((datetime.now(timezone.utc) - moment).total_seconds()),
     )
-    return proof.names
+    return proof.names, []
 
 
 def find_altered_images(settings: Settings, names: list[Attachment], result: dict[str, Any]) -> list[str]:
@@ -107,8 +108,7 @@ def find_altered_images(settings: Settings, names: list[Attachment], result: dic
 
 def measure_room(settings: Settings, index: int) -> int:
     """Bytes for attachments beside an index of this size: never so many that devices are refused meanwhile."""
-    free = shutil.disk_usage(settings.scratch).free
-    return min(settings.scratch_bytes, free // 2, count_free(settings, settings.scratch)) - 2 * index
+    return min(settings.scratch_bytes, count_free(settings, settings.scratch) // 2) - 2 * index
 
 
 def find_unproven(proof: Proof) -> list[str]:

@@ -127,7 +127,8 @@ def count_free(settings: Settings, path: Path) -> int:
     """Bytes that may be used below a directory while Orthanc receives: on the images' disk without the disk guard's."""
     usage, storage = shutil.disk_usage(path), settings.storage
     shared = storage.exists() and path.stat().st_dev == storage.stat().st_dev
-    return max(0, usage.free - (read_margin(usage.used + usage.free) if shared else 0))
+    refusing = (storage / DISK_GUARD).exists()
+    return max(0, usage.free - (read_margin(usage.used + usage.free, refusing) if shared else 0))
 
 
 def set_aside(path: Path, directory: Path) -> None:

@@ -30,12 +30,13 @@ def size_reserve(size: int) -> int:
     return max(min(size // 100, 1 << 30), 1)
 
 
-def read_margin(size: int, settings: Path = SETTINGS) -> int:
-    """Bytes of the images' disk of this size that other programs leave free: with less, the disk guard refuses images.
+def read_margin(size: int, refusing: bool, settings: Path = SETTINGS) -> int:
+    """Bytes of the images' disk of this size that other programs leave free: with less, the disk guard refuses images,
+    or goes on refusing them. Beside the percentage as many as the reserve has, for what arrives before the next look.
 
     None where there is no monitor, or no disk guard."""
     percent = read_object(settings).get("disk_guard_percent", 0)
-    return (percent + CLEAR_PERCENT) * size // 100 + size_reserve(size) if percent else 0
+    return (percent + (CLEAR_PERCENT if refusing else 0)) * size // 100 + size_reserve(size) if percent else 0
 
 
 def list_standing(state: dict[str, Any]) -> list[dict[str, Any]]:
