@@ -44,15 +44,17 @@ class Repository:
         """Takes every call of restic from now on."""
         replace_everywhere(patch, "call_restic", lambda _settings, *arguments: self.calls.append(arguments))
 
-    def list(self, _settings: Any, *tags: str) -> list[dict[str, Any]]:
+    def list(self, settings: Any, *tags: str, any_host: bool = False) -> list[dict[str, Any]]:
         wanted = [{*tag.split(",")} for tag in tags]
-        return [one for one in self.found if any({*one["tags"]} >= tag for tag in wanted)]
+        there = [one for one in self.found if any_host or one["hostname"] == settings.host]
+        return [one for one in there if any({*one["tags"]} >= tag for tag in wanted)]
 
-    def add(self, token: str, tag: str = "orthanc", identity: str = "", day: int = 1) -> None:
+    def add(self, token: str, tag: str = "orthanc", identity: str = "", day: int = 1, host: str = "clinic") -> None:
         name = identity or f"id-{token[:6]}"
         tags = [tag, f"run={token}", f"archive={ARCHIVE}"]
         time = f"2026-01-{day:02}T00:00:00Z"
-        self.found.append({"id": name, "short_id": token[:8], "original": token, "time": time, "tags": tags})
+        facts = {"id": name, "short_id": token[:8], "original": token, "time": time, "tags": tags, "hostname": host}
+        self.found.append(facts)
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def attempt(
         return found
 
     def taken(_settings: Any, manifest: dict[str, Any], result: dict[str, Any], why: str, _parent: str) -> None:
-        repository.add(result["run"], "unproven" if why else "orthanc", day=day)
+        repository.add(result["run"], "unproven" if why else "orthanc", day=day, host=own.host)
         repository.manifests[result["run"]] = {**manifest, "archive": ARCHIVE}
         lineages.append(manifest["lineage"])
 
@@ -163,6 +165,23 @@ def test_an_empty_repository_in_the_place_of_another_is_no_success(
     # the right one is there again
     repository.found, repository.id = first, "first"
     assert back_up(own, repository, monkeypatch, 4) == ""
+
+
+def test_snapshots_under_a_former_name_are_not_gone(
+    own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody renames the machine in the inventory: the run says under which name its snapshots are."""
+    assert back_up(own, repository, monkeypatch, 1) == ""
+    renamed = replace(own, host="us-clinic")
+    for day in (2, 3):
+        said = back_up(renamed, repository, monkeypatch, day)
+        assert "The repository has snapshots of this machine under the name clinic, and none under us-clinic" in said
+        assert "set orthanc_backup_host to clinic and deploy" in said
+        assert "orthanc-backup accept new" in said
+    assert back_up(own, repository, monkeypatch, 4) == ""  # the former name again
+    there = [identify_snapshot(one) for one in repository.list(renamed, "unproven")]
+    save_past(own, history.record_accepted(read_past(own), there[-1], there, {}))
+    assert back_up(renamed, repository, monkeypatch, 5) == ""
 
 
 def test_what_is_no_loss_of_snapshots(own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

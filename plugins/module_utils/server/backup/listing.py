@@ -17,9 +17,17 @@ from .settings import Settings, read_archive, stamp_tomorrow
 from .state import read_state, write_state
 
 
-def list_archive(settings: Settings, identity: str) -> list[dict[str, Any]]:
+def list_archive(settings: Settings, identity: str, any_host: bool = False) -> list[dict[str, Any]]:
     """The archive's snapshots of images, proven or not."""
-    return list_snapshots(settings, *(f"{tag},archive={identity}" for tag in ("orthanc", "unproven")))
+    tags = (f"{tag},archive={identity}" for tag in ("orthanc", "unproven"))
+    return list_snapshots(settings, *tags, any_host=any_host)
+
+
+def find_former_host(settings: Settings, past: history.Past) -> str:
+    """The name under which the repository has the newest of this machine's snapshots, if it is another one."""
+    found = list_archive(settings, past.archive, any_host=True)
+    names = [one["hostname"] for one in found if identify_snapshot(one).token in past.ours]
+    return next((name for name in reversed(names) if name != settings.host), "")
 
 
 def identify_snapshot(snapshot: dict[str, Any]) -> history.Snapshot:

@@ -187,15 +187,13 @@ def read_repository_id(settings: Settings) -> str:
     return str(json.loads(call_restic(settings, "cat", "config", "--no-lock"))["id"])
 
 
-def list_snapshots(settings: Settings, *tags: str) -> list[dict[str, Any]]:
-    """Those with one of the tags, oldest first.
+def list_snapshots(settings: Settings, *tags: str, any_host: bool = False) -> list[dict[str, Any]]:
+    """Those with one of the tags, oldest first; `any_host`: under other names than this machine's as well.
 
     A mark gives a snapshot another id: `id` is restic's, and `short_id`, which people see, is of the one at first.
     """
-    wanted = [f"--tag={tag}" for tag in tags]
-    found = (
-        json.loads(call_restic(settings, "snapshots", "--json", "--no-lock", "--host", settings.host, *wanted)) or []
-    )
+    wanted = [*([] if any_host else ["--host", settings.host]), *(f"--tag={tag}" for tag in tags)]
+    found = json.loads(call_restic(settings, "snapshots", "--json", "--no-lock", *wanted)) or []
     for one in found:
         one["short_id"] = (one.get("original") or one["id"])[:8]
     return sorted(found, key=read_moment)

@@ -19,7 +19,15 @@ from ..core.files import write_atomic
 from ..core.journal import say
 from . import history
 from .freeze import copy_index
-from .listing import find_present_id, identify_snapshot, list_archive, mark_unproven, read_past, save_past
+from .listing import (
+    find_former_host,
+    find_present_id,
+    identify_snapshot,
+    list_archive,
+    mark_unproven,
+    read_past,
+    save_past,
+)
 from .manifest import (
     Attachment,
     build_manifest,
@@ -264,6 +272,12 @@ def explain_unproven(
     if emptied:
         what = "The repository has none of the snapshots that this machine made: they were removed, or it is another"
         remedy = f"find out why (a wrong disk, a rule that deletes, an intruder); {accept}"
+        if former := find_former_host(settings, read_past(settings)):
+            what = (
+                f"The repository has snapshots of this machine under the name {former}, and none under {settings.host}"
+            )
+            remedy = f"if the machine was renamed, set orthanc_backup_host to {former} and deploy, or go on with the "
+            remedy += f"new name: orthanc-backup accept {new}; if it was not, find out who removed the others"
         problems.append(f"{what}. {made}. Remedy: {remedy}.")
     return problems
 
