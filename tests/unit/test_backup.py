@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from server.backup import beginning, history, ledger, restic, restore, restored_orthanc, settings
+from server.backup import history, ledger, restic, restore, restored_orthanc, settings
 from server.backup.beginning import make_first_backup, make_repository
 from server.backup.freeze import copy_index, is_frozen, parse_version
 from server.backup.ledger import Study, group_by_device, read_studies
@@ -338,13 +338,16 @@ def test_a_ledger_that_cannot_be_read_holds_up_no_restore(tmp_path: Path, monkey
 def test_another_repository_gets_its_first_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = make_settings(tmp_path)
     monkeypatch.setattr(Api, "as_administrator", lambda _path: SimpleNamespace(get=lambda _path: SIZE))
-    monkeypatch.setattr(beginning, "list_snapshots", lambda *_unused: [])
-    for state, first in (
-        ({}, "would be made"),
-        ({"last_success_epoch": 1}, "was there"),  # of a release that did not note it
-        ({"last_success_epoch": 1, "last_repository": own.repository}, "was there"),
-        ({"last_success_epoch": 1, "last_repository": "/mnt/the-disk-of-before"}, "would be made"),
+    (own.storage / ".orthanc-archive").write_text("0123456789abcdef\n")
+    some = [{"id": "x"}]
+    for state, there, first in (
+        ({}, [], "would be made"),
+        ({"last_success_epoch": 1}, some, "was there"),  # of a release that did not note where
+        ({"last_success_epoch": 1}, [], "would be made"),  # and the address is another one now
+        ({"last_success_epoch": 1, "last_repository": own.repository}, some, "was there"),
+        ({"last_success_epoch": 1, "last_repository": "/mnt/the-disk-of-before"}, [], "would be made"),
     ):
+        replace_everywhere(monkeypatch, "list_snapshots", lambda *_unused, found=there: found)
         write_state(own, "backup", state)
         assert make_first_backup(own, dry_run=True)["first"] == first
 
@@ -380,7 +383,7 @@ def test_no_repository_takes_the_place_of_one_that_has_backups_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     """Somebody deploys while the backup's disk is not mounted."""
-    own = make_settings(tmp_path)
+    own = make_settings(tmp_path, repository="/mnt/backup/orthanc")
     calls = lose_repository(monkeypatch)
     noted = {"last_repository": own.repository} if last == "here" else {}
     former = {"result": "failed", "last_success_epoch": 1_700_000_000, **noted}
@@ -389,6 +392,7 @@ def test_no_repository_takes_the_place_of_one_that_has_backups_by_itself(
         make_repository(own)
     said = str(refused.value)
     assert f"{SAID}. The last backup of 14 Nov 2023 " in said
+    assert ("may be there" in said) == (last == "not noted")
     assert "Remedy: make the repository available again (mount its disk" in said
     assert "orthanc-backup init --new" in said
     assert calls == ["cat"]
@@ -414,6 +418,18 @@ def test_a_repository_is_made_where_none_had_backups(
     assert make_repository(own)["repository"] == "made"
     assert calls == ["cat", "init", "cat"]
     assert read_state(own, "repositories") == {"0123456789abcdef": ""}
+
+
+@pytest.mark.parametrize("address", ["sftp:clinic@192.0.2.1:/x", "s3:https://192.0.2.1/x", "/dev/shm/mounted/x"])
+def test_with_an_earlier_release_s_notes_a_new_address_gets_its_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """It noted no address: only a place on the system disk can be where a disk should be mounted."""
+    own = make_settings(tmp_path, repository=address)
+    lose_repository(monkeypatch)
+    write_state(own, "backup", {"last_success_epoch": 1})
+    assert make_repository(own)["repository"] == "made"
+    assert read_state(own, "backup")["last_repository"] == ""
 
 
 def test_a_repository_below_a_disk_that_is_away_gets_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

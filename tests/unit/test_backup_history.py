@@ -205,10 +205,14 @@ def test_what_is_no_loss_of_snapshots(own: Any, repository: Repository, monkeypa
     own = replace(own, repository="/mnt/other")
     repository.id, repository.found = "third", []
     assert back_up(own, repository, monkeypatch, 9) == ""
+    # the same with the notes of a release that noted no address
+    write_state(own, "backup", {"last_success_epoch": 1})
+    repository.id, repository.found = "fourth", []
+    assert back_up(own, repository, monkeypatch, 10) == ""
     # a new archive beside the snapshots of another one
     (own.storage / ".orthanc-archive").write_text("f" * 16 + "\n")
     repository.found = []
-    assert back_up(own, repository, monkeypatch, 10) == ""
+    assert back_up(own, repository, monkeypatch, 11) == ""
 
 
 @pytest.mark.parametrize("how", ["restored", "only the system disk was lost"])

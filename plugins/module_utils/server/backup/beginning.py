@@ -16,9 +16,9 @@ from ..core.process import read_output, run_program
 from ..orthanc.api import Api
 from .freeze import start_orthanc
 from .restic import call_restic, list_snapshots, read_repository_id
-from .run import find_shared_disk, make_backup
+from .run import find_shared_disk, is_on_system_disk, make_backup
 from .settings import STOPPED, Settings, read_archive
-from .state import hold_program_lock, is_in_use, note_repository, read_state, write_state
+from .state import hold_program_lock, is_in_use, is_unnoted, note_repository, read_state, write_state
 
 WAIT_BYTES = 2_000_000_000
 WAIT_SECONDS = 300  # at the speed that the inventory allows
@@ -46,10 +46,11 @@ def describe_first_backup(size: int, limit_upload: int) -> str:
 
 def require_unused(settings: Settings, said: str) -> None:
     """Refuses a new repository in the place of one that has backups: its disk may not be mounted."""
-    if not is_in_use(settings):
+    unnoted = is_unnoted(settings) and is_on_system_disk(settings)  # a disk that is away leaves its place there
+    if not (is_in_use(settings) or unnoted):
         return
-    at = words.say_moment(read_state(settings, "backup")["last_success_epoch"])
-    what = f"{said} The last backup of {at} is there, so no new repository is created"
+    at, there = words.say_moment(read_state(settings, "backup")["last_success_epoch"]), "may be" if unnoted else "is"
+    what = f"{said} The last backup of {at} {there} there, so no new repository is created"
     remedy = "make the repository available again (mount its disk, check its server)"
     raise Refused(f"{what}. Remedy: {remedy}; for a new or another disk, orthanc-backup init --new on the server.")
 
@@ -79,7 +80,7 @@ def make_repository(settings: Settings, new: bool = False) -> dict[str, Any]:
 
 def make_first_backup(settings: Settings, dry_run: bool) -> dict[str, Any]:
     """Makes the first backup of a repository: waits for it, leaves it running, or reports why it must wait."""
-    if is_in_use(settings):
+    if is_in_use(settings) or (is_unnoted(settings) and list_snapshots(settings, "orthanc")):
         return {"first": "was there"}
     try:
         with hold_program_lock(settings, "run"):

@@ -31,10 +31,15 @@ def write_state(settings: Settings, name: str, content: dict[str, Any], mode: in
 
 
 def is_in_use(settings: Settings) -> bool:
-    """Whether the last successful backup is in this repository. Where an earlier release did not note that, it is."""
+    """Whether the last successful backup is known to be in this repository; earlier releases did not note where."""
     former = read_state(settings, "backup")
-    last = former.get("last_repository", settings.repository)
-    return bool(former.get("last_success_epoch")) and last == settings.repository
+    return bool(former.get("last_success_epoch")) and former.get("last_repository") == settings.repository
+
+
+def is_unnoted(settings: Settings) -> bool:
+    """Whether the last successful backup is of a release that did not note its repository: it may be another one."""
+    former = read_state(settings, "backup")
+    return bool(former.get("last_success_epoch")) and "last_repository" not in former
 
 
 def note_repository(settings: Settings, identity: str, archive: str) -> None:
