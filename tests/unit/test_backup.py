@@ -35,6 +35,7 @@ from server.backup.manifest import (
     write_rows,
 )
 from server.backup.output import print_result
+from server.backup.reconcile import reconcile_index
 from server.backup.restic import fetch_files, watch_ssh
 from server.backup.restore import require_space
 from server.backup.restore_check import (
@@ -206,6 +207,42 @@ def test_attachments_are_verified_one_by_one(tmp_path: Path) -> None:
     assert [(one.kind, one.path) for one in found] == [
         ("truncated", short.path), ("altered", other.path), ("missing", gone.path)
     ]  # fmt: skip
+
+
+def test_an_image_on_a_bad_sector_is_a_defect_that_the_repair_replaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_settings(tmp_path)
+    names = [
+        Attachment(f"{two}bbcccc-1111-2222-3333-444444444444", 1, 0, hash_md5(b""), "", "i") for two in ("0a", "1a")
+    ]
+    bad, good = (own.storage / one.path for one in names)
+    for path in (bad, good):
+        path.parent.mkdir(parents=True)
+    bad.symlink_to("/proc/self/mem")  # its first byte cannot be read: EIO
+    good.touch()
+
+    def fetch(_settings: Any, _snapshot: Any, target: Path, only: list[str], incomplete: bool) -> None:
+        assert (only, incomplete) == ([str(bad)], True)
+        (target / str(bad)[1:]).parent.mkdir(parents=True)
+        (target / str(bad)[1:]).touch()
+
+    snapshot = {"id": "x", "short_id": "0123", "paths": [str(own.storage)]}
+    replace_everywhere(monkeypatch, "list_current_attachments", lambda _settings: (names, 0.0))
+    replace_everywhere(monkeypatch, "list_snapshots", lambda *_unused: [snapshot])
+    replace_everywhere(monkeypatch, "fetch_files", fetch)
+    api = SimpleNamespace(ask=lambda *_unused: (200, b"", ""))
+    monkeypatch.setattr(Api, "as_administrator", lambda _path: api)
+    found = reconcile_index(own, repair=False)
+    assert found["unreadable"] == found["left"] == [names[0].path]
+    assert find_altered_images(replace(own, subset=1), names, {})[0].startswith(
+        f"In {own.storage}: {names[0].path} is unreadable. Remedy: orthanc-backup reconcile --repair; check the disk"
+    )
+    repaired = reconcile_index(own, repair=True)
+    assert (repaired["repaired"], repaired["left"]) == ({names[0].uuid: "from snapshot 0123"}, [])
+    assert bad.read_bytes() == b""
+    [aside] = own.storage.glob(f".quarantine-*/{bad.name}")
+    assert aside.is_symlink()
 
 
 def test_what_to_send_again_stands_once_for_each_device() -> None:

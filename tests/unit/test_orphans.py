@@ -38,6 +38,14 @@ def other() -> pydicom.Dataset:
     return made
 
 
+def test_an_orphan_on_a_bad_sector_stays_where_it_is(tmp_path: Path) -> None:
+    bad = tmp_path / "0011"
+    bad.symlink_to("/proc/self/mem")  # its first byte cannot be read: EIO
+    found = orphans.sort_orphans([bad], {})
+    assert found.images == []
+    assert found.unresolved == {"0011": "not an image: it cannot be read (Input/output error)"}
+
+
 IMAGE = packed(small())
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import Refused
-from ..core.files import hash_file, write_atomic
+from ..core.files import UNREADABLE, hash_file, write_atomic
 from ..orthanc.index import open_index
 from ..orthanc.layout import find_attachments, name_attachment, walk_folders
 from . import history
@@ -64,7 +64,8 @@ def parse_attachment(row: list[str]) -> Attachment:
 
 
 class Defect(NamedTuple):
-    """What is wrong with an attachment: it is missing, truncated (its size is another) or altered (its MD5 is)."""
+    """What is wrong with an attachment: it is missing, truncated (its size is another), altered (its MD5 is) or
+    unreadable (on a bad sector)."""
 
     kind: str
     path: str
@@ -137,6 +138,10 @@ def find_defects(data: Path, wanted: list[Attachment], what: str = "verify") -> 
             )
         except FileNotFoundError:
             kind = "missing"
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            kind = "unreadable"
         if kind:
             found.append(Defect(kind, one.path))
     return found

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ..core.files import hash_file
+from ..core.files import UNREADABLE, hash_file
 from ..dicom import dataset
 
 DICOM = 1  # the fileType of the index
@@ -104,9 +104,14 @@ def find_whole(part: Path, wholes: list[Path]) -> Path | None:
 def read_image(path: Path) -> bytes:
     """The DICOM file that is in an attachment, inflated where Orthanc compressed it (StorageCompression).
 
-    Raises dataset.NotDicom for what is not an image, or only a part of one.
+    Raises dataset.NotDicom for what is not an image, or only a part of one, or lies on a bad sector.
     """
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        raise dataset.NotDicom(f"it cannot be read ({error.strerror})") from None
     if data[128:132] != b"DICM":
         # eight bytes of its size, little endian, and zlib; any other file begins with a size that is wrong
         try:

@@ -41,7 +41,7 @@ def reconcile_index(settings: Settings, repair: bool) -> dict[str, Any]:
         listed_now = {one.path for one in list_current_attachments(settings)[0]}
         defects = [one for one in defects if one.path in listed_now]
     result: dict[str, Any] = {"attachments": len(names)}
-    for kind in ("missing", "truncated", "altered"):
+    for kind in ("missing", "truncated", "altered", "unreadable"):
         result[kind] = [one.path for one in defects if one.kind == kind]
     result["orphaned"] = [str(path.relative_to(settings.storage)) for path in lost]
     left = [*(one.path for one in defects), *result["orphaned"]]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import hashlib
 import json
@@ -11,6 +12,9 @@ import os
 import pwd
 from pathlib import Path
 from typing import Any
+
+# what a disk or its file system says of content that is lost: a bad sector, a checksum that differs (ext4, XFS, Btrfs)
+UNREADABLE = {errno.EIO, errno.EBADMSG, errno.EUCLEAN}
 
 
 def write_atomic(
