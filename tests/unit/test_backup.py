@@ -36,7 +36,7 @@ from server.backup.manifest import (
 )
 from server.backup.output import print_result
 from server.backup.reconcile import reconcile_index
-from server.backup.restic import fetch_files, watch_ssh
+from server.backup.restic import explain_failure, fetch_files, watch_ssh
 from server.backup.restore import require_space
 from server.backup.restore_check import (
     apply_retention,
@@ -467,6 +467,13 @@ def test_with_an_earlier_release_s_notes_a_new_address_gets_its_repository(
     write_state(own, "backup", {"last_success_epoch": 1})
     assert make_repository(own)["repository"] == "made"
     assert read_state(own, "backup")["last_repository"] == ""
+
+
+def test_a_backup_into_no_repository_says_how_a_new_one_is_made(tmp_path: Path) -> None:
+    said = explain_failure(make_settings(tmp_path), "snapshots", SAID.removeprefix("restic cat: "))
+    assert said.startswith("restic snapshots: Fatal: unable to open config file: stat /mnt/config: ")
+    assert "(mount its disk)" in said
+    assert said.endswith("; for a new disk, orthanc-backup init --new.")
 
 
 def test_a_repository_below_a_disk_that_is_away_gets_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes fi
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
     "already locked": "wait for the other restic; if none is at work on any machine, restic unlock --remove-all",
-    "unable to open config file": "make the repository available (mount its disk), or check orthanc_backup_repository",
+    "unable to open config file": "make the repository available (mount its disk), or check orthanc_backup_repository; "
+    "for a new disk, orthanc-backup init --new",
     "no space left": "make space for the repository, or keep fewer snapshots",
 }
 
@@ -116,6 +117,11 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
         if isolated:
             remove_dead_locks(settings)
         time.sleep(1)
+    raise Refused(explain_failure(settings, arguments[0], said))
+
+
+def explain_failure(settings: Settings, command: str, said: str) -> str:
+    """Why restic failed by what it said, without secrets, and the remedy."""
     for secret in (
         *settings.environment.values(),
         *re.findall(r"//(.+)@", build_environment(settings)["RESTIC_REPOSITORY"]),
@@ -124,9 +130,8 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
     said = " ".join(line for line in said.splitlines() if not line.startswith("{"))[-500:] or said[-500:]
     remedy = next((remedy for text, remedy in REMEDIES.items() if text in said), "")
     if not remedy and (why := explain_ssh(settings)):
-        raise Refused(why)
-    remedy = remedy or "check that the repository can be reached"
-    raise Refused(f"restic {arguments[0]}: {said.strip()}. Remedy: {remedy}.")
+        return why
+    return f"restic {command}: {said.strip()}. Remedy: {remedy or 'check that the repository can be reached'}."
 
 
 def remove_dead_locks(settings: Settings) -> None:
