@@ -12,7 +12,8 @@ description:
   - Fails if the inventory has no host in that group, if C(--limit) leaves none of them, if C(--tags) names one that no
     task of the playbook has, or if a file with variables of these hosts cannot be read. Ansible itself skips all tasks
     in the first three cases and reports success, to cron as well; in the last one it does not name the file.
-  - C(--limit) and C(--tags) are not checked where another playbook imports the playbook, since it may have more plays.
+  - Where another playbook imports the playbook, it may have more plays. There C(--limit) and C(--tags) are not checked,
+    and a group without a host is a warning, unless the whole inventory has none.
   - Where Ansible only lists tasks or checks the syntax, nothing is checked.
 options:
   _terms:
@@ -39,6 +40,7 @@ _list:
   elements: str
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
+from ansible.utils.display import Display
 
 COLLECTION = "clinicops.orthanc."
 PLAYBOOKS = Path(__file__).resolve().parents[2] / "playbooks"
@@ -76,14 +79,14 @@ class LookupModule(LookupBase):
 
     def _list_files(self, variables: Mapping[str, Any], hosts: set[str]) -> Iterator[str]:
         groups = [name for name, members in variables["groups"].items() if hosts & set(members)]
-        sources = [Path(source) for source in variables.get("ansible_inventory_sources") or []]
-        # a list of hosts is no path
-        for source in filter(Path.exists, sources):
-            # Ansible finds what it has read by the real path
-            directory = source.resolve() if source.is_dir() else source.resolve().parent
+        # a list of hosts is no path, and may be too long for one
+        for source in map(Path, filter(os.path.exists, variables.get("ansible_inventory_sources") or [])):
+            directory = source if source.is_dir() else source.parent
             for below, names in (("group_vars", groups), ("host_vars", sorted(hosts))):
-                for name in names if (directory / below).is_dir() else []:
-                    yield from self._loader.find_vars_files(str(directory / below), name)
+                # beside the link, where the inventory is one; Ansible finds what it has read by the real path
+                place = (directory / below).resolve()
+                for name in names if place.is_dir() else []:
+                    yield from self._loader.find_vars_files(str(place), name)
 
 
 def is_own_run() -> bool:
@@ -94,21 +97,29 @@ def is_own_run() -> bool:
 
 def require_tags(variables: Mapping[str, Any], known: list[str]) -> None:
     """Raises AnsibleError if the command line asks for a tag that no task has."""
-    if unknown := sorted(set(variables.get("ansible_run_tags") or []).difference(["all", *known])):
+    # a comma at the end adds an empty one, which selects nothing
+    asked = set(variables.get("ansible_run_tags") or ["all"]) - {""} or {"''"}
+    words = ["all", "always", "tagged"] if known else ["all", "untagged"]
+    if unknown := sorted(asked.difference(words, known)):
         remedy = f"write one or more of {', '.join(known)}" if known else "run the playbook without --tags"
         raise AnsibleError(f"No task has the tag {', '.join(unknown)}, so nothing was done. Remedy: {remedy}.")
 
 
 def require_hosts(variables: Mapping[str, Any], group: str) -> set[str]:
-    """The hosts of the group that --limit leaves. Raises AnsibleError if there are none."""
+    """The hosts of the group that --limit leaves. Raises AnsibleError if a playbook of this collection has none."""
+    own = is_own_run()
     hosts = set(variables["groups"].get(group, []))
     if not hosts:
         sources = ", ".join(variables.get("ansible_inventory_sources") or ["the inventory"])
+        message = f"No server is in the group {group} of {sources}"
+        if not own and variables["groups"].get("all"):
+            Display().warning(f"{message}, so the plays of {COLLECTION}* are skipped.")
+            return hosts
         remedy = NAME if group == "all" else INVENTORY
-        raise AnsibleError(f"No server is in the group {group} of {sources}, so nothing was done. Remedy: {remedy}.")
+        raise AnsibleError(f"{message}{', so nothing was done' if own else ''}. Remedy: {remedy}.")
     # before the play's hosts are known, those of the whole inventory, within the limit
     limited = hosts & set(variables.get("ansible_play_hosts_all") or hosts)
-    if not limited and is_own_run():
+    if not limited and own:
         limit = variables.get("ansible_limit")
         raise AnsibleError(f"No server of the group {group} is in --limit {limit}, so nothing was done.")
     return limited

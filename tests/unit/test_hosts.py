@@ -68,9 +68,24 @@ def test_another_playbook_that_imports_a_deploy(inventory: Path, tmp_path: Path)
     site.write_text("- ansible.builtin.import_playbook: clinicops.orthanc.deploy\n")
     status, said = run(str(site), "-i", str(tmp_path / "inventroy"))
     assert status not in (0, 2), said
+    assert "inventroy. Remedy: " in said
     for options in (["--tags", "web"], ["--limit", "www"]):
         status, said = run(str(site), "-i", str(inventory), *options)
         assert status == 0, said
+
+
+def test_another_playbook_goes_on_where_the_inventory_has_other_servers_only(tmp_path: Path) -> None:
+    site = tmp_path / "site.yml"
+    tasks = [{"ansible.builtin.debug": {"msg": "the web server's turn"}}]
+    after = {"hosts": "web", "gather_facts": False, "tasks": tasks}
+    site.write_text(yaml.safe_dump([{"ansible.builtin.import_playbook": "clinicops.orthanc.deploy"}, after]))
+    for number, group in enumerate([{}, {"orthanc": {"hosts": {}}}]):
+        servers = write_inventory(tmp_path / str(number), {"web": {"hosts": {"www": {}}}, **group})
+        status, said = run(str(site), "-i", str(servers))
+        assert status == 0, said
+        assert "the web server's turn" in said
+        assert "No server is in the group orthanc of " in said
+        assert "nothing was done" not in said
 
 
 def test_a_limit_without_a_server(inventory: Path) -> None:
@@ -86,6 +101,40 @@ def test_a_tag_that_no_task_has(name: str, inventory: Path) -> None:
     status, said = run(str(ROOT / f"playbooks/{name}.yml"), "-i", str(inventory), "--tags", "plan,setle")
     assert status not in (0, 2), said
     assert "setle, so nothing was done. Remedy: " in said
+
+
+@pytest.mark.parametrize(
+    ("tags", "refused"),
+    [
+        ("untagged", ""),
+        ("untagged,", ""),
+        ("all", ""),
+        ("always", "always"),
+        ("tagged", "tagged"),
+        ("", "''"),
+        (",", "''"),
+    ],
+)
+def test_the_words_of_ansible_where_no_task_has_a_tag(tags: str, refused: str, inventory: Path) -> None:
+    status, said = run("clinicops.orthanc.check_inventory", "-i", str(inventory), "--tags", tags)
+    if refused:
+        assert status not in (0, 2), said
+        assert f"No task has the tag {refused}, so nothing was done." in said
+    else:
+        assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("tags", "refused"), [("always", ""), ("tagged", ""), ("plan,", ""), ("untagged", "untagged"), ("never", "never")]
+)
+def test_the_words_of_ansible_where_tasks_have_tags(tags: str, refused: str, tmp_path: Path) -> None:
+    """The server is not there: the plan, which comes first, cannot reach it."""
+    hosts = {"pacs": {"ansible_host": "127.0.0.1", "ansible_port": 1}}
+    servers = write_inventory(tmp_path / "inventory", {"orthanc": {"hosts": hosts}})
+    _status, said = run("clinicops.orthanc.upgrade", "-i", str(servers), "--tags", tags)
+    expected = f"No task has the tag {refused}, so nothing was done." if refused else "Connection refused"
+    assert expected in said
+    assert ("No task" in said) == bool(refused)
 
 
 def test_the_phases_of_an_upgrade_are_its_tags() -> None:
@@ -159,6 +208,31 @@ def test_files_in_the_directory_of_the_command_are_not_those_of_a_server_without
     assert done.returncode == 4
     assert "unreachable" in done.stdout
     assert "cannot be read" not in done.stdout + done.stderr
+
+
+def test_a_long_list_of_servers() -> None:
+    servers = "".join(f"pacs{number}.clinic.example," for number in range(20))
+    there = ["-e", "ansible_host=127.0.0.1", "-e", "ansible_port=1", "--limit", "pacs1.clinic.example"]
+    _status, said = run("clinicops.orthanc.adopt", "-i", servers, *there)
+    assert "The machine is unreachable" in said
+
+
+def test_an_inventory_that_is_a_link(inventory: Path, tmp_path: Path) -> None:
+    """Ansible reads the files beside the link, and not those beside the file."""
+    (inventory / "group_vars/orthanc/more.yml").write_text("a: b: c")
+    clinic = tmp_path / "clinic"
+    (clinic / "group_vars").mkdir(parents=True)
+    (clinic / "group_vars/orthanc.yml").write_text(yaml.safe_dump(SETTINGS))
+    (clinic / "hosts.yml").symlink_to(inventory / "hosts.yml")
+    status, said = run("clinicops.orthanc.check_inventory", "-i", str(clinic / "hosts.yml"))
+    assert status == 0, said
+    # and a directory that is a link
+    (clinic / "group_vars").rename(tmp_path / "shared")
+    (clinic / "group_vars").symlink_to(tmp_path / "shared")
+    (tmp_path / "shared/orthanc.yml").write_text("a: b: c")
+    status, said = run("clinicops.orthanc.check_inventory", "-i", str(clinic / "hosts.yml"))
+    assert status not in (0, 2), said
+    assert f"{tmp_path}/shared/orthanc.yml cannot be read" in said
 
 
 @pytest.mark.parametrize("wrong", ["orthanc_name: a\n\torthanc_aet: B\n", "orthanc_name: a\n  orthanc_aet: B\n"])
