@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from backups import STORAGE, answers, configured, done, held, listed, must, refused, restic, stored
+from backups import PASSWORD, STORAGE, answers, configured, done, held, listed, must, refused, restic, stored
 from clients import wait_for
+from repositories import cheapen_repository
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 testinfra_hosts = AnsibleRunner.get_runner(os.environ["MOLECULE_INVENTORY_FILE"]).get_hosts("orthanc")
@@ -39,10 +40,15 @@ def forget_machine(machine: str) -> str:
     return configured(machine, "/root/turns.json", repository=f"{PLACE}/clinic", directory=OWN)
 
 
+def make(machine: str, config: str, *new: str) -> None:
+    assert done(machine, "init", *new, config=config)["repository"] == "made"
+    cheapen_repository(f"{PLACE}/clinic", PASSWORD, machine)
+
+
 def test_disks_take_turns(machine: str) -> None:
     config = forget_machine(machine)
     with plugged(machine, 1):
-        assert done(machine, "init", config=config)["repository"] == "made"
+        make(machine, config)
         done(machine, "run", config=config)
 
     # somebody deploys while no disk is there
@@ -52,7 +58,7 @@ def test_disks_take_turns(machine: str) -> None:
 
     with plugged(machine, 2):
         refused(machine, "init", config=config)
-        assert done(machine, "init", "--new", config=config)["repository"] == "made"
+        make(machine, config, "--new")
         done(machine, "run", config=config)
     stored(machine, 1)
     for disk in (1, 2, 1):
@@ -79,7 +85,7 @@ def test_disks_take_turns(machine: str) -> None:
 def test_snapshots_that_vanish_are_noticed(machine: str) -> None:
     config = forget_machine(machine)
     with plugged(machine, 1):
-        done(machine, "init", config=config)
+        make(machine, config)
         for _ in range(2):
             done(machine, "run", config=config)
         found = [one["restic"] for one in done(machine, "list", config=config)["snapshots"]]
