@@ -35,7 +35,7 @@ from server.backup.manifest import (
     write_rows,
 )
 from server.backup.output import print_result
-from server.backup.reconcile import reconcile_index
+from server.backup.reconcile import bring_back, reconcile_index
 from server.backup.restic import explain_failure, fetch_files, watch_ssh
 from server.backup.restore import require_space
 from server.backup.restore_check import (
@@ -231,6 +231,7 @@ def test_an_image_on_a_bad_sector_is_a_defect_that_the_repair_replaces(
     replace_everywhere(monkeypatch, "list_current_attachments", lambda _settings: (names, 0.0))
     replace_everywhere(monkeypatch, "list_snapshots", lambda *_unused: [snapshot])
     replace_everywhere(monkeypatch, "fetch_files", fetch)
+    replace_everywhere(monkeypatch, "read_repository_id", lambda _settings: "id")
     api = SimpleNamespace(ask=lambda *_unused: (200, b"", ""))
     monkeypatch.setattr(Api, "as_administrator", lambda _path: api)
     found = reconcile_index(own, repair=False)
@@ -299,7 +300,8 @@ def test_what_a_repository_did_not_give_for_a_while_is_not_lost(
             (target / "db" / one.path).parent.mkdir(parents=True, exist_ok=True)
             (target / "db" / one.path).write_text("1")
 
-    monkeypatch.setattr(restored_orthanc, "fetch_files", fetch)
+    replace_everywhere(monkeypatch, "fetch_files", fetch)
+    replace_everywhere(monkeypatch, "read_repository_id", lambda _settings: "id")
     digest = hashlib.sha256(b"index").hexdigest()
     manifest = {"storage": "/db", "staging": "/own", "index": {"sha256": digest}}
     proof = Proof({"short_id": "0123"}, manifest, names, set(), [])
@@ -307,6 +309,37 @@ def test_what_a_repository_did_not_give_for_a_while_is_not_lost(
     assert [one.path for one in defects] == [damaged.path]
     # again for what is missing alone, and once more than it helps
     assert [len(only) for only in calls] == ([0, 3, 1] if answers else [0, 3, 2, 1])
+
+
+@pytest.mark.parametrize("how", ["restore", "repair"])
+def test_a_repository_that_went_is_not_waited_for_by_each_thousand_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """restic tries a quarter of an hour each time."""
+    own, calls = make_settings(tmp_path), list[int]()
+    names = [Attachment(f"{number:08x}-0000-4000-8000-000000000000", 1, 1, "", "", "") for number in range(5000)]
+
+    def fetch(_settings: Any, _snapshot: Any, _target: Path, only: list[str], incomplete: bool) -> None:
+        assert incomplete
+        calls.append(len(only))
+
+    def identify(_settings: Any) -> str:
+        if calls:
+            raise Refused("restic cat: connection refused. Remedy: check that the repository can be reached.")
+        return "id"
+
+    replace_everywhere(monkeypatch, "fetch_files", fetch)
+    replace_everywhere(monkeypatch, "read_repository_id", identify)
+    snapshot = {"id": "x", "short_id": "0123", "paths": [str(own.storage)]}
+    replace_everywhere(monkeypatch, "list_snapshots", lambda *_unused: [snapshot] * 2)
+    monkeypatch.setattr(Api, "as_administrator", lambda _path: None)
+    proof = Proof(snapshot, {"storage": str(own.storage)}, names, set(), [])
+    defects = find_defects(own.storage, names)
+    fetch_again = partial(restored_orthanc.fetch_again, own, proof, tmp_path / "work", names, defects)
+    repair = partial(bring_back, own, names, own.storage / ".quarantine-1")
+    with pytest.raises(Refused, match="connection refused"):
+        (fetch_again if how == "restore" else repair)()
+    assert calls == [1000]
 
 
 @pytest.mark.parametrize("sound", [True, False])

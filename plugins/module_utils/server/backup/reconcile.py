@@ -22,7 +22,7 @@ from ..orthanc.runtime import STOP_SECONDS
 from . import orphans
 from .freeze import command_orthanc, start_orthanc
 from .manifest import Attachment, find_defects, list_current_attachments, read_manifest
-from .restic import fetch_files, find_storage, list_snapshots
+from .restic import fetch_many, find_storage, list_snapshots
 from .settings import SETTLE_SECONDS, STOPPED, Settings, join_below, set_aside, stamp_now
 
 
@@ -160,9 +160,7 @@ def bring_back(settings: Settings, wanted: list[Attachment], quarantine: Path, l
     for snapshot in reversed(list_snapshots(settings, "orthanc", "unproven")) if wanted else ():
         shutil.rmtree(scratch, ignore_errors=True)
         storage = find_storage(snapshot)
-        for first in range(0, len(wanted), 1000):  # a command line has an end
-            part = wanted[first : first + 1000]
-            fetch_files(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in part], incomplete=True)
+        fetch_many(settings, snapshot, scratch, [f"{storage}/{one.path}" for one in wanted])
         data, placed = join_below(scratch, storage), list[Attachment]()
         for one in [one for one in wanted if orphans.is_whole(data, one)]:
             path = settings.storage / one.path

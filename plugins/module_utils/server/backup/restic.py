@@ -242,3 +242,12 @@ def fetch_files(
     command = ["restore", "--no-lock", "--quiet", "--target", str(target), *(f"--include={path}" for path in only)]
     for _unused in stream_restic(settings, *command, snapshot["id"], good=(0, 1) if incomplete else (0,)):
         pass
+
+
+def fetch_many(settings: Settings, snapshot: dict[str, Any], target: Path, paths: list[str]) -> None:
+    """As much of these files as can be restored; who calls it verifies. Refused where the repository does not answer
+    any more: restic says the same as of files that it cannot restore, and would try each part for a quarter of an hour.
+    """
+    for first in range(0, len(paths), 1000):  # a command line has an end
+        read_repository_id(settings)
+        fetch_files(settings, snapshot, target, paths[first : first + 1000], incomplete=True)

@@ -20,7 +20,7 @@ from ..core.process import run_at_end, run_program
 from ..orthanc.api import Account, Api
 from .manifest import Attachment, Defect, Proof, describe_defects, find_defects
 from .output import show_progress
-from .restic import fetch_files
+from .restic import fetch_files, fetch_many
 from .settings import ANOTHER, COUNTED, SECOND, WITHOUT, Settings, join_below, set_aside
 
 
@@ -130,9 +130,7 @@ def fetch_again(
     storage, before = proof.manifest["storage"], len(wanted) + 1
     while 0 < len(defects) < before:
         before, paths = len(defects), {one.path for one in defects}
-        for first in range(0, before, 1000):  # a command line has an end
-            part = [f"{storage}/{one.path}" for one in defects[first : first + 1000]]
-            fetch_files(settings, proof.snapshot, work, part, incomplete=True)
+        fetch_many(settings, proof.snapshot, work, [f"{storage}/{one.path}" for one in defects])
         defects = find_defects(join_below(work, storage), [one for one in wanted if one.path in paths])
     return defects
 
