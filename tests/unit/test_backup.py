@@ -22,6 +22,7 @@ from typing import Any, cast
 import pytest
 from server.backup import history, ledger, restic, restore, restored_orthanc, settings
 from server.backup.beginning import make_first_backup, make_repository
+from server.backup.cli import parse_arguments, run_action
 from server.backup.freeze import copy_index, is_frozen, parse_version
 from server.backup.ledger import Study, group_by_device, read_studies
 from server.backup.listing import identify_snapshot
@@ -507,6 +508,20 @@ def test_a_backup_into_no_repository_says_how_a_new_one_is_made(tmp_path: Path) 
     assert said.startswith("restic snapshots: Fatal: unable to open config file: stat /mnt/config: ")
     assert "(mount its disk)" in said
     assert said.endswith("; for a new disk, orthanc-backup init --new.")
+
+
+def test_a_person_can_remove_a_lock_for_which_this_machine_s_backup_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repository's address and password are in the program's settings alone, so it calls restic."""
+    own, calls = make_settings(tmp_path), list[tuple[str, ...]]()
+    said = explain_failure(own, "prune", "repository is already locked by PID 9541 on another by root")
+    assert said.endswith("if none is at work on any machine, orthanc-backup unlock.")
+    replace_everywhere(monkeypatch, "call_restic", lambda _settings, *arguments: calls.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["orthanc-backup", "unlock"])
+    with hold_program_lock(own, "run"):
+        assert run_action(own, parse_arguments()) == {"locks": "removed"}
+    assert calls == [("unlock", "--remove-all")]
 
 
 def test_a_repository_below_a_disk_that_is_away_gets_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

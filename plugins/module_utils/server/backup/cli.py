@@ -27,6 +27,7 @@ from .ledger import update_ledger
 from .listing import describe_snapshots
 from .output import PROGRAM, print_result
 from .reconcile import reconcile_index
+from .restic import remove_locks
 from .restore import restore_snapshot
 from .restore_check import check_restore
 from .restore_study import restore_one_study
@@ -60,6 +61,7 @@ def run_action(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         "run": (("run",), lambda: make_backup(settings, given.due, given.new_archive)),
         "accept": (("run",), lambda: accept_snapshot(settings, given.id, given.reason)),
         "list": ((), lambda: describe_snapshots(settings)),
+        "unlock": ((), lambda: remove_locks(settings)),  # while a backup waits for such a lock
         "schedule": ((), describe_schedules),
         "ledger": (("ledger",), lambda: update_ledger(settings)),
         "check": (("check",), lambda: check_restore(settings)),
@@ -102,6 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     one.add_argument("id", help="id of a snapshot, from orthanc-backup list")
     one.add_argument("--reason", default="", metavar="TEXT", help="stored with the snapshot's acceptance")
     add("list", parents=[common], help="list the snapshots")
+    add("unlock", parents=[common], help="remove the repository's locks; only if no restic is at work on any machine")
     add("schedule", parents=[common], help="what starts backup, restore check and ledger, and whether it runs")
     add("ledger", parents=[common], help="record which studies arrived, to know what to send again after a restore")
     add(

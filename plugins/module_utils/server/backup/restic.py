@@ -32,7 +32,7 @@ SSH_SECONDS = 60  # restic without its ssh: it begins with one, and ends soon af
 GENTLE = ("nice", "-n", "10", "ionice", "-c", "2", "-n", "7")  # Orthanc goes first
 REMEDIES = {
     "wrong password": "put the repository's password into orthanc_backup_password",
-    "already locked": "wait for the other restic; if none is at work on any machine, restic unlock --remove-all",
+    "already locked": "wait for the other restic; if none is at work on any machine, orthanc-backup unlock",
     "unable to open config file": "make the repository available (mount its disk), or check orthanc_backup_repository; "
     "for a new disk, orthanc-backup init --new",
     "no space left": "make space for the repository, or keep fewer snapshots",
@@ -112,7 +112,8 @@ def stream_restic(settings: Settings, *arguments: str, good: tuple[int, ...] = (
         if "already locked" not in said or time.monotonic() > end:
             break
         if time.monotonic() > quiet:
-            say("Another restic has locked the repository, or left its lock: waiting for up to 35 minutes.", NOTICE)
+            what = "Another restic has locked the repository, or left its lock: waiting for up to 35 minutes"
+            say(f"{what}. Remedy: {REMEDIES['already locked']}.", NOTICE)
             quiet = end
         if isolated:
             remove_dead_locks(settings)
@@ -144,6 +145,12 @@ def remove_dead_locks(settings: Settings) -> None:
         check=False,
         start_new_session=True,
     )
+
+
+def remove_locks(settings: Settings) -> dict[str, Any]:
+    """Takes all locks away: a person says that no other restic is at work on any machine."""
+    call_restic(settings, "unlock", "--remove-all")
+    return {"locks": "removed"}
 
 
 def explain_ssh(settings: Settings) -> str:
