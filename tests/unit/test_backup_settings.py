@@ -42,6 +42,8 @@ def found(**change: Any) -> list[str]:
         {},
         {"repository": "/mnt/disk/orthanc"},
         {"repository": "local:/mnt/disk/orthanc"},
+        {"repository": "//mnt/nas/orthanc"},
+        {"repository": "local://srv/orthanc"},
         {"repository": "/var/lib/orthanc/db-backup"},
         {"repository": "sftp://backup@[2001:db8::1]:2222//orthanc"},
         {"repository": "rest:https://192.0.2.10:8000/clinic/"},
@@ -69,8 +71,11 @@ def test_settings_as_they_should_be(change: dict[str, Any]) -> None:
         ({"repository": "https://backup.example/"}, "is neither an absolute path"),
         *(
             ({"repository": share}, "is a network share")
-            for share in ("//nas/backup", r"\\nas\backup", "smb://nas/backup", "nfs://nas/backup", "local://nas/backup")
+            for share in (r"\\nas\backup", "smb://nas/backup", "nfs://nas/backup", "NFS://nas/backup")
         ),
+        ({"repository": "//nas/backup"}, "begins with //, as a network share does"),
+        ({"repository": "local://nas/backup"}, "begins with //"),
+        ({"repository": "//var/lib/orthanc/db/backup"}, "inside the images' directory"),
         ({"repository": "/var/lib/orthanc/db/backup"}, "inside the images' directory /var/lib/orthanc/db"),
         ({"repository": "/mnt/../var/lib/orthanc//db"}, "inside the images' directory"),
         ({"repository": "/var//lib"}, "or contains it"),

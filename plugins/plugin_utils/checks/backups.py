@@ -57,9 +57,13 @@ def _repository(repository: str, storage: str) -> list[Problem]:
     if remote and place:
         return []
     local = repository.removeprefix("local:")
-    if re.match(r"//|\\\\|(smb|cifs|nfs|afp)://", local):
-        remedy = "mount it on the server, and write the path where it is mounted, such as /mnt/nas/orthanc"
+    remedy = "mount it on the server, and write the path where it is mounted, such as /mnt/nas/orthanc"
+    if re.match(r"\\\\|(?i:smb|cifs|nfs|afp)://", local):
         return [_wrong("repository", f"{repository!r} is a network share, not a path", remedy)]
+    # to Linux, two slashes are one
+    if re.match(r"//(?!(mnt|media|srv|var)/)", local):
+        remedy += "; or write one slash if it is a directory of this server"
+        return [_wrong("repository", f"{repository!r} begins with //, as a network share does", remedy)]
     if not local.startswith("/"):
         message = f"{repository!r} is neither an absolute path nor a restic repository"
         return [_wrong("repository", message, "write /mnt/disk/orthanc, sftp:user@host:/orthanc or rest:https://host/")]
