@@ -315,13 +315,19 @@ def test_neither_true_nor_false(name: str, value: Any) -> None:
     assert (found["path"], found["message"]) == (f"orthanc_{name}", "must be true or false")
 
 
-@pytest.mark.parametrize("host", ["us1.clinic.example", "198.51.100.21/24", "0.0.0.0/0"])
-def test_a_device_without_an_address_is_one_problem(host: str) -> None:
+@pytest.mark.parametrize("host", ["us1.clinic.example", "198.51.100.21/24", "0.0.0.0/0", 5, None, ["198.51.100.21"]])
+def test_a_device_without_an_address_is_one_problem(host: Any) -> None:
     device = {"name": "us1", "aet": "US1", "host": host, "port": 104, "may": ["echo"]}
-    firewall = [{"name": "dicom", "port": 4242, "sources": [host, "198.51.100.90/26"]}]
+    firewall = [
+        {"name": "dicom", "port": 4242, "sources": [host, "198.51.100.90/26"]},
+        # each as text, and the same mistake in another setting
+        {"name": "dicom_tls", "port": 2762, "sources": [str(host)]},
+        {"name": "https", "port": 443, "sources": [str(host)]},
+    ]
     found = find_problems(ALL, give(orthanc_modalities=[device], orthanc_firewall_ports=firewall))
     paths = [one["path"] for one in found if one["severity"] == "error"]
-    assert paths == ["orthanc_modalities[0].host", "the sources of port 4242 (dicom)"]
+    ports = ["the sources of port 4242 (dicom)", "the sources of port 443 (https)"]
+    assert paths == ["orthanc_modalities[0].host", *ports]
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ def test_another_playbook_goes_on_where_the_inventory_has_other_servers_only(tmp
     tasks = [{"ansible.builtin.debug": {"msg": "the web server's turn"}}]
     after = {"hosts": "web", "gather_facts": False, "tasks": tasks}
     site.write_text(yaml.safe_dump([{"ansible.builtin.import_playbook": "clinicops.orthanc.deploy"}, after]))
-    for number, group in enumerate([{}, {"orthanc": {"hosts": {}}}]):
-        servers = write_inventory(tmp_path / str(number), {"web": {"hosts": {"www": {}}}, **group})
+    web: dict[str, Any] = {"web": {"hosts": {"www": {}}}}
+    for number, content in enumerate([web, {**web, "orthanc": {"hosts": {}}}]):
+        servers = write_inventory(tmp_path / str(number), content)
         status, said = run(str(site), "-i", str(servers))
         assert status == 0, said
         assert "the web server's turn" in said

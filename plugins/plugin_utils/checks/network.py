@@ -17,6 +17,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SHORTEST = {4: 8, 6: 16}
 # Name of a port: the rule that is broken if everybody may reach it. Others are open on purpose, or closed.
 EVERYBODY = {"dicom": "dicom_for_everybody", "dicom_tls": "dicom_for_everybody", "https": "https_for_everybody"}
+# Names of the ports whose sources are the devices.
+DEVICES = ("dicom", "dicom_tls")
 # Name of a port: the settings that its sources come from.
 SETTINGS = {
     "dicom": "orthanc_modalities and orthanc_dicom_sources",
@@ -27,10 +29,10 @@ SETTINGS = {
 
 
 def problems(
-    ports: list[dict[str, object]], enabled: object = True, waivers: Any = None, reported: Collection[object] = ()
+    ports: list[dict[str, object]], enabled: object = True, waivers: Any = None, reported: Collection[str] = ()
 ) -> list[Problem]:
     """The problems of `ports`, as in `orthanc_firewall_ports`: name, port, sources. `enabled`: whether there is a
-    firewall. `reported`: sources that another check reports."""
+    firewall. `reported`: the hosts of devices that another check reports."""
     found = []
     if is_false(enabled):
         message = f"is {str(enabled).lower()}: {rules.WAIVABLE['no_firewall']}"
@@ -50,7 +52,7 @@ def problems(
             found.append(problem(path, "must be a list", "write each on its own line, after a hyphen"))
             continue
         for source in sources:
-            if source not in reported:
+            if port["name"] not in DEVICES or str(source) not in reported:
                 found += _source(path, str(port["name"]), source)
     configurations = tuple(rule for rule in rules.WAIVABLE if rule not in rules.FIREWALL)
     waived: list[Problem] = rules.waive(found, waivers or {}, configurations)

@@ -221,7 +221,7 @@ def _check_firewall(given: Given) -> list[Problem]:
         return []  # the check of its spec reports it
     hosts = _list_hosts(given.of("orthanc_config")["modalities"])
     # the check of the configuration reports a device without an address
-    reported = [host for host in hosts if not network.is_address(host)]
+    reported = [str(host) for host in hosts if not network.is_address(host)]
     found = network.problems(settings["ports"], settings["enabled"], settings["waivers"], reported)
     # the check of the configuration reports warnings about waivers
     return [one for one in found if one["severity"] == "error"]
