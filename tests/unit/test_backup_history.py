@@ -184,6 +184,22 @@ def test_snapshots_under_a_former_name_are_not_gone(
     assert back_up(renamed, repository, monkeypatch, 5) == ""
 
 
+@pytest.mark.parametrize("wanted", ["latest", GOOD[:8]])
+def test_a_restore_on_a_machine_with_another_name_says_which_names_there_are(
+    own: Any, repository: Repository, wanted: str
+) -> None:
+    """A replacement machine got a new name, so that even the list is empty."""
+    (own.storage / ".orthanc-archive").unlink()
+    repository.add(GOOD)
+    repository.add(LATE, host="north")
+    with pytest.raises(Refused) as refused:
+        choose_snapshot(replace(own, host="us-clinic"), wanted)
+    assert "The repository has no snapshot of us-clinic, but those of clinic, north. Remedy: " in str(refused.value)
+    assert "set orthanc_backup_host to that name" in str(refused.value)
+    with pytest.raises(Refused, match="No snapshot of clinic matches 'cccc'"):
+        choose_snapshot(own, "cccc")
+
+
 def test_what_is_no_loss_of_snapshots(own: Any, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     assert back_up(own, repository, monkeypatch, 1) == ""  # the first
     write_state(own, "repositories", {})  # noted by no earlier release

@@ -65,12 +65,23 @@ def choose_snapshot(settings: Settings, wanted: str) -> dict[str, Any]:
         found = [one for one in list_snapshots(settings, "orthanc", "unproven") if has_identity(one, wanted)]
     # a mark that was cut off leaves a snapshot twice, with the same run
     found = [*{identify_snapshot(one).token: one for one in found}.values()]
+    if not found:
+        require_same_host(settings)
     if len(found) != 1:
         matching = (
             f"{len(found)} snapshots of {settings.host} match" if found else f"No snapshot of {settings.host} matches"
         )
         raise Refused(f"{matching} {wanted!a}. Remedy: choose one from orthanc-backup list.")
     return found[0]
+
+
+def require_same_host(settings: Settings) -> None:
+    """Refuses a name of which the repository has nothing while it has snapshots of others: it may be a new one."""
+    names = {one["hostname"] for one in list_snapshots(settings, "orthanc", "unproven", any_host=True)}
+    if names and settings.host not in names:
+        what = f"The repository has no snapshot of {settings.host}, but those of {', '.join(sorted(names))}"
+        remedy = "if this machine was one of these or replaces it, set orthanc_backup_host to that name and deploy"
+        raise Refused(f"{what}. Remedy: {remedy}; if it is new, orthanc-backup run makes its first.")
 
 
 def mark_unproven(settings: Settings, attempt: str) -> None:
