@@ -189,14 +189,10 @@ class Past:
             return False
         return self.ours.index(token) <= self.ours.index(self.restored)
 
-    def fork_restored(self, token: str, content: Content) -> Content:
-        """With the lineage that its successor continues: the restored line begins on every disk, whichever is used
-        first, at what was restored. What was given later than that is not in it."""
-        if not self.precedes_restore(token):
-            return content
-        new = next(name for name, bound in self.lineage.items() if bound is None)
-        at = max((bound for bound in self.lineage.values() if bound is not None), default=-1)
-        return replace(content, lineage=fork_lineage(content.lineage, min(content.last_resource, at), new))
+    def read_lineage(self, token: str, content: Content) -> Lineage:
+        """What the successor of a snapshot continues. The restored line begins on every disk, whichever is used first:
+        other lines, even up to the same internal id, may have parted from it before."""
+        return self.lineage if self.precedes_restore(token) else content.lineage
 
 
 class Snapshot(NamedTuple):

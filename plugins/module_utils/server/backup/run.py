@@ -11,6 +11,7 @@ import pwd
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -170,7 +171,8 @@ def read_predecessor(
         return Predecessor(one, None, str(refused).partition(" Remedy: ")[0], None)
     # what has not changed since a snapshot whose every MD5 was compared need not be read again
     parent = one if content.lineage and history.is_proven(one, past) else None
-    return Predecessor(one, past.fork_restored(one.token, content), "", parent)
+    content = replace(content, lineage=past.read_lineage(one.token, content))
+    return Predecessor(one, content, "", parent)
 
 
 def take_complete_snapshot(settings: Settings, result: dict[str, Any], present: list[str], anew: bool) -> list[str]:
