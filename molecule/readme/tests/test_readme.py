@@ -34,7 +34,7 @@ ANSWERS = {
     "IP address of this device": "198.51.100.21",
     "DICOM port of this device [104]:": "",
     "What this device may do": "",
-    "if there is no other": "",
+    "none ends the list": "",
     "from which users and systems read over HTTPS": "198.51.100.64/26",
     "administrators' computers": "198.51.100.90",
     "Users, each with a role": "",
