@@ -37,7 +37,14 @@ from .indexes import (
 )
 from .progress import Progress
 from .server.core.errors import Refused
-from .server.core.files import copy_durably, create_directories, hash_file, sync_directory, write_atomic
+from .server.core.files import (
+    copy_durably,
+    create_directories,
+    find_existing,
+    hash_file,
+    sync_directory,
+    write_atomic,
+)
 from .server.core.process import read_output, run_program, try_output
 from .server.orthanc.layout import FOLDERS, MARKER, VERSION, find_attachments, name_attachment
 from .server.orthanc.runtime import STOP_SECONDS
@@ -194,11 +201,6 @@ def find_obstacles(wanted: Wanted, notes: Notes) -> list[Problem]:
 def is_installed(package: str = "orthanc") -> bool:
     """Whether a package of Debian's is."""
     return try_output("dpkg-query", "--show", "--showformat", "${db:Status-Status}", package) == "installed"
-
-
-def find_existing(path: Path) -> Path:
-    """The path, or the nearest directory above it that exists."""
-    return next(one for one in (path, *path.parents) if one.exists())
 
 
 def find_small(needs: Iterable[tuple[Path, int]]) -> Iterator[tuple[int, int]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Refused
-from ..core.files import hash_file
+from ..core.files import find_existing, hash_file
 from ..core.process import read_output
 from ..orthanc.layout import MARKER, find_attachments
 from . import history, placing
@@ -129,7 +129,7 @@ def require_space(settings: Settings, work: Path, proof: Proof, production: bool
     production leaves it what it needs to receive."""
     there = sum(path.stat().st_size for path in work.rglob("*") if path.is_file()) if work.exists() else 0
     needed = proof.manifest["counts"]["bytes"] + 2 * proof.manifest["index"]["size"] - there
-    parent = next(path for path in (work, *work.parents) if path.exists())
+    parent = find_existing(work)
     free = shutil.disk_usage(parent).free if production else count_free(settings, parent)
     if needed > free * 0.95:
         what = (

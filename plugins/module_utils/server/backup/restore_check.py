@@ -143,10 +143,10 @@ def apply_retention(settings: Settings, result: dict[str, Any]) -> None:
         result.update(forgotten=0, held=0)
         return
     found = list_archive(settings, identity)
-    by_token = {identify_snapshot(one).token: one for one in found}
-    past = recall_past(settings, identity, found)
-    undecided = {one.token for one in history.find_strangers(map(identify_snapshot, found), past)}
     there = [identify_snapshot(one) for one in found]
+    by_token = {one.token: each for one, each in zip(there, found, strict=True)}
+    past = recall_past(settings, identity, found)
+    undecided = {one.token for one in history.find_strangers(there, past)}
     used = history.choose_latest(there, past, "9"), history.choose_predecessor(there, past, "9")
 
     def read_dated(one: dict[str, Any]) -> retention.Dated:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import Refused
-from ..core.files import write_atomic
+from ..core.files import find_existing, write_atomic
 from ..core.journal import say
 from . import history
 from .freeze import copy_index
@@ -82,7 +82,7 @@ def find_disks(device: int) -> set[str]:
 def find_place(settings: Settings) -> Path | None:
     """The directory of a repository on this machine, or the nearest one above it that exists."""
     path = Path(settings.repository.removeprefix("local:"))
-    return next(one for one in (path, *path.parents) if one.exists()) if path.is_absolute() else None
+    return find_existing(path) if path.is_absolute() else None
 
 
 def is_on_system_disk(settings: Settings) -> bool:

@@ -50,6 +50,11 @@ def create_directories(path: Path, mode: int) -> None:
         one.chmod(mode)
 
 
+def find_existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
 def find_numbers(owner: str | int, group: str | int) -> tuple[int, int]:
     """Of an account and a group, by name or number; -1, which changes nothing, for none. Without a group, the owner's.
 
